@@ -1,0 +1,53 @@
+"""Figures: one look, and one colour per gradient method or model in all of them."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), black kept for the truth; the last five
+# are from Paul Tol's "muted" scheme.
+METHOD_COLOURS = {
+    "aca": "#0072B2",
+    "direct": "#56B4E9",
+    "naive": "#E69F00",
+    "adjoint": "#D55E00",
+    "mali": "#009E73",
+}
+MODEL_COLOURS = {
+    "node": METHOD_COLOURS["aca"],
+    "resnet": "#CC79A7",
+    "lstm": "#882255",
+    "lstm-aug": "#AA4499",
+    "rnn": "#999933",
+    "gru": "#117733",
+    "ode": "#332288",
+    "truth": "#000000",
+}
+
+
+def colour(label):
+    """The colour of a gradient method or model, whatever the case of its name. ValueError for an unknown one."""
+    colours = METHOD_COLOURS | MODEL_COLOURS
+    try:
+        return colours[label.lower()]
+    except KeyError:
+        raise ValueError(f"no colour for {label!r}; known are {', '.join(colours)}") from None
+
+
+def new_figure(rows=1, columns=1, *, width=5.0, height=3.5, **keywords):
+    """A figure and its axes (one, or an array as from matplotlib's ``subplots``); width and height, in inches, per axes.
+
+    Drawn without pyplot, so that no window system is needed and nothing stays open.
+    """
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, **keywords)
+    for ax in figure.axes:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure, path):
+    """Write ``figure`` to ``path`` as PNG, tightly cropped; equal figures give equal bytes."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})

@@ -1,0 +1,28 @@
+"""A progress bar where somebody is watching, nothing elsewhere."""
+
+import sys
+
+try:
+    from tqdm import tqdm
+except ImportError:
+    tqdm = None
+
+
+class _Silent:
+    """Iterates and shows nothing."""
+
+    def __init__(self, iterable):
+        self._iterable = iterable
+
+    def __iter__(self):
+        return iter(self._iterable)
+
+    def set_postfix(self, **values):
+        pass
+
+
+def progress(iterable, *, total=None, desc=""):
+    """Iterate with a tqdm bar if tqdm is installed and stderr is a terminal; has ``.set_postfix(loss=...)`` either way."""
+    if tqdm is None or not sys.stderr.isatty():
+        return _Silent(iterable)
+    return tqdm(iterable, total=total, desc=desc, leave=False, dynamic_ncols=True)

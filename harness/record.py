@@ -1,0 +1,131 @@
+"""The run folder: run.json, metrics.jsonl, TensorBoard events and summary.json, the raw record behind every number."""
+
+import json
+from pathlib import Path
+
+import torch
+from tensorboardX import SummaryWriter
+
+from harness import environment
+from harness.cli import UsageError
+from harness.files import atomic_write
+from harness.resources import Stopwatch, peak_memory_bytes
+
+RECORD_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt")
+
+
+class Run:
+    """Records one run in its folder; made by :meth:`start` or :meth:`resume`.
+
+    Wall-clock values appear in the metrics only under ``seconds``, so that without it the rows of an interrupted and
+    resumed run can be compared bit for bit with those of an uninterrupted one.
+    """
+
+    def __init__(self, folder, *, part, seconds=0.0, purge_step=None):
+        self.folder = folder
+        self._stopwatch = Stopwatch(seconds)
+        # the suffix keeps the parts apart that begin within the same second
+        self._curves = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".part{part}")
+
+    @classmethod
+    def start(cls, folder, arguments, *, overwrite=False):
+        """Begin a new record with run.json: arguments, seed and environment, before anything else is done.
+
+        ``overwrite`` first removes the record and the checkpoints (*.pt) that the folder holds.
+
+        Raises:
+            UsageError: the folder holds a record and ``overwrite`` is off, or it cannot be made.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"run folder {folder} cannot be made: {error.strerror}") from error
+        if (folder / "run.json").exists() and not overwrite:
+            raise UsageError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
+        for pattern in RECORD_FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+        _write_json(
+            folder / "run.json",
+            {
+                "arguments": arguments,
+                "seed": arguments.get("seed"),
+                "environment": environment.describe(),
+                "resumed": [],
+            },
+        )
+        return cls(folder, part=0)
+
+    @classmethod
+    def resume(cls, folder, arguments, *, step):
+        """Go on with a record from a checkpoint taken at ``step``: later metrics and curves are cut off.
+
+        run.json keeps its first content and lists this part, with its arguments and environment, under ``resumed``.
+
+        Raises:
+            UsageError: the folder holds no record.
+        """
+        folder = Path(folder)
+        record = read_run(folder)
+        del record["summary"]
+        record["resumed"].append({"step": step, "arguments": arguments, "environment": environment.describe()})
+        _write_json(folder / "run.json", record)
+        (folder / "summary.json").unlink(missing_ok=True)
+        rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        with atomic_write(folder / "metrics.jsonl") as file:
+            file.writelines(_line(row).encode() for row in rows)
+        seconds = rows[-1]["seconds"] if rows else 0.0
+        return cls(folder, part=len(record["resumed"]), seconds=seconds, purge_step=step + 1)
+
+    def log(self, step, scalars=None, **extra):
+        """Add a row of metrics: ``scalars`` (tag -> number) also become TensorBoard curves, ``extra`` is any JSON value."""
+        scalars = {tag: float(value) for tag, value in (scalars or {}).items()}
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(_line({"step": step, **scalars, **extra, "seconds": self._stopwatch.seconds}))
+        for tag, value in scalars.items():
+            self._curves.add_scalar(tag, value, step)
+        self._curves.flush()  # so that a killed run has its curves up to the last checkpoint
+
+    def finish(self, summary):
+        """Write summary.json: ``summary``, the wall time over all resumed parts and the peak memory of the last part."""
+        memory = {"cpu": peak_memory_bytes("cpu")}
+        if torch.cuda.is_initialized():
+            memory["cuda"] = peak_memory_bytes("cuda")
+        _write_json(
+            self.folder / "summary.json",
+            {**summary, "seconds": self._stopwatch.seconds, "peak_memory_bytes": memory},
+        )
+        self.close()
+
+    def close(self):
+        """Close the curves of a run that stops early; :meth:`finish` does it itself."""
+        self._curves.close()
+
+
+def read_run(folder):
+    """run.json as a dict, with summary.json under ``summary`` (None while unfinished). UsageError if there is none."""
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder} holds no record of a run (run.json)") from None
+    summary = folder / "summary.json"
+    record["summary"] = json.loads(summary.read_text()) if summary.exists() else None
+    return record
+
+
+def read_metrics(folder):
+    """The rows of metrics.jsonl as dicts, in order; a last line that a kill cut short is left out."""
+    path = Path(folder) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _line(row):
+    return json.dumps(row) + "\n"
+
+
+def _write_json(path, content):
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
