@@ -92,11 +92,10 @@ def add_common_arguments(parser, *, out, data=None, data_env=None):
     """
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=0, help="seed of every random number")
-    group.add_argument("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu, cuda, cuda:N or mps")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (CUDA where there is one)")
     group.add_argument("--threads", type=positive_int, help="CPU threads (without it: PyTorch's choice)")
-    group.add_argument(
-        "--out", default=out, metavar="DIR", help="run folder" + ("" if out else " (without it: named after the arguments)")
-    )
+    derived = "" if out else " (without it: named after the arguments)"
+    group.add_argument("--out", default=out, metavar="DIR", help="run folder" + derived)
     group.add_argument("--overwrite", action="store_true", help="replace the record that the run folder already holds")
     group.add_argument("--resume", metavar="FILE", help="checkpoint to go on from (without it: start anew)")
     if data or data_env:
@@ -129,7 +128,7 @@ def resolve_device(name):
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: no CUDA device is available here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0")
+        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: MPS is not available here; use --device cpu")
     return device

@@ -35,7 +35,7 @@ def colour(label):
 
 
 def new_figure(rows=1, columns=1, *, width=5.0, height=3.5, **keywords):
-    """A figure and its axes (one, or an array as from matplotlib's ``subplots``); width and height, in inches, per axes.
+    """A figure and its axes (one, or an array as from matplotlib's ``subplots``), each ``width`` by ``height`` inches.
 
     Drawn without pyplot, so that no window system is needed and nothing stays open.
     """

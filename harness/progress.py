@@ -22,7 +22,7 @@ class _Silent:
 
 
 def progress(iterable, *, total=None, desc=""):
-    """Iterate with a tqdm bar if tqdm is installed and stderr is a terminal; has ``.set_postfix(loss=...)`` either way."""
+    """Iterate with a tqdm bar if tqdm is installed and stderr is a terminal; ``.set_postfix(loss=1)`` works anyway."""
     if tqdm is None or not sys.stderr.isatty():
         return _Silent(iterable)
     return tqdm(iterable, total=total, desc=desc, leave=False, dynamic_ncols=True)

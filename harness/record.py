@@ -79,7 +79,7 @@ class Run:
         return cls(folder, part=len(record["resumed"]), seconds=seconds, purge_step=step + 1)
 
     def log(self, step, scalars=None, **extra):
-        """Add a row of metrics: ``scalars`` (tag -> number) also become TensorBoard curves, ``extra`` is any JSON value."""
+        """Add a row of metrics. ``scalars`` (tag -> number) also become TensorBoard curves; ``extra`` is any JSON."""
         scalars = {tag: float(value) for tag, value in (scalars or {}).items()}
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_line({"step": step, **scalars, **extra, "seconds": self._stopwatch.seconds}))
@@ -88,7 +88,7 @@ class Run:
         self._curves.flush()  # so that a killed run has its curves up to the last checkpoint
 
     def finish(self, summary):
-        """Write summary.json: ``summary``, the wall time over all resumed parts and the peak memory of the last part."""
+        """Write summary.json: ``summary``, wall time over all resumed parts, peak memory of the last part."""
         memory = {"cpu": peak_memory_bytes("cpu")}
         if torch.cuda.is_initialized():
             memory["cuda"] = peak_memory_bytes("cuda")
