@@ -1,0 +1,58 @@
+"""An ODE as a layer."""
+
+from torch import nn
+
+from .api import check_solver, solve_endtime
+
+
+class ODEBlock(nn.Module):
+    """z(t0) -> z(t1) along z' = func(t, z), for use inside networks.
+
+    :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
+    :param t0, t1: interval of integration, in either direction
+    :param method, rtol, atol, h, gradient, options, max_evals: as for `solve`
+
+    The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
+    solver. ``stats`` holds the counts of the last call.
+    """
+
+    SETTINGS = ("method", "rtol", "atol", "h", "gradient", "options", "max_evals")
+
+    def __init__(
+        self, func, *, t0=0.0, t1=1.0, method="RK12", rtol=1e-2, atol=1e-2, h=None, gradient="aca", options=None,
+        max_evals=50_000,
+    ):  # fmt: skip
+        super().__init__()
+        self.func, self.t0, self.t1 = func, t0, t1
+        self.stats = None
+        self._settings = {}
+        self.configure(
+            method=method, rtol=rtol, atol=atol, h=h, gradient=gradient, options=options, max_evals=max_evals
+        )
+
+    def configure(self, **settings):
+        """Change settings by name; the others stay. Returns the block.
+
+        :raises ValueError: a setting that `solve` would refuse; nothing is changed then
+        """
+        unknown = sorted(set(settings) - set(self.SETTINGS))
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; accepted: {', '.join(self.SETTINGS)}")
+        changed = self._settings | settings
+        check_solver(**{name: value for name, value in changed.items() if name != "max_evals"})
+        self._settings = changed
+        return self
+
+    @property
+    def settings(self):
+        """The solver's settings, as a dict."""
+        return dict(self._settings)
+
+    def forward(self, z):
+        """z at t0, a tensor or nested state -> the same at t1."""
+        z1, self.stats = solve_endtime(self.func, z, self.t0, self.t1, **self._settings)
+        return z1
+
+    def extra_repr(self):
+        shown = {name: value for name, value in self._settings.items() if value is not None}
+        return f"[{self.t0}, {self.t1}], " + ", ".join(f"{name}={value}" for name, value in shown.items())

@@ -1,0 +1,90 @@
+"""Step-size control: error norm, initial step, I and PI controllers.
+
+`Controller.factor` works on floats and on 0-d tensors alike: the naive gradient method keeps it in its graph.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+
+
+def rms_norm(x):
+    """Root mean square over all entries of a flat vector (0 for an empty one): 0-d tensor."""
+    return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
+
+
+@dataclass(frozen=True)
+class Controller:
+    """Accepts a step when norm(error / (atol + rtol max(|y0|, |y1|))) <= 1 and proposes the next size.
+
+    :param rtol, atol: tolerances; floats, or tensors of the flat state's size
+    :param error_order: order in h of the error estimate (5 for Dopri5, 2 for Heun-Euler)
+    :param beta: 0 for the I controller; about 0.04 for Hairer's PI controller (Hairer, Norsett, Wanner I, IV.2)
+    :param norm: flat vector -> 0-d tensor
+    """
+
+    rtol: float | torch.Tensor
+    atol: float | torch.Tensor
+    error_order: int
+    safety: float = 0.9
+    ifactor: float = 10.0
+    dfactor: float = 0.2
+    beta: float = 0.0
+    min_step: float = 0.0
+    max_step: float = math.inf
+    norm: Callable = rms_norm
+
+    def error_ratio(self, error, y0, y1):
+        """Error in units of the tolerance, 0-d tensor; differentiable."""
+        return self.norm(error / self._scale(torch.maximum(y0.abs(), y1.abs())))
+
+    def factor(self, ratio, previous=1.0):
+        """By how much to multiply the step size after an error ratio (and the one of the last accepted step)."""
+        exponent = 1.0 / self.error_order
+        if isinstance(ratio, torch.Tensor):
+            # the floor keeps the gradient of a vanishing error finite; the clamp then makes it zero
+            ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny)
+            grown = self.safety * ratio ** (0.75 * self.beta - exponent) * previous**self.beta
+            return grown.clamp(self.dfactor, self.ifactor)
+        if ratio == 0.0:
+            return self.ifactor
+        grown = self.safety * ratio ** (0.75 * self.beta - exponent) * max(previous, 1e-4) ** self.beta
+        return min(max(grown, self.dfactor), self.ifactor)
+
+    def limit(self, size):
+        """A step size (positive) within min_step and max_step."""
+        return min(max(size, self.min_step), self.max_step)
+
+    def initial_step(self, evaluate, t0, t1, y0, k1):
+        """First step size (positive), by the rule of Hairer, Norsett and Wanner I, II.4.
+
+        :param evaluate: evaluate(t, y) -> slope; called once, a short explicit Euler step away from (t0, y0)
+        """
+        span = abs(t1 - t0)
+        scale = self._scale(y0.abs())
+        d0, d1 = float(self.norm(y0 / scale)), float(self.norm(k1 / scale))
+        size = 1e-6 * span if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        size = min(size, span)
+        probe = math.copysign(size, t1 - t0)
+        k2 = evaluate(t0 + probe, torch.add(y0, k1, alpha=probe))
+        d2 = float(self.norm((k2 - k1) / scale)) / size
+        steepest = max(d1, d2)
+        if not math.isfinite(steepest):
+            return self.limit(size)
+        longer = max(1e-6 * span, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
+        return self.limit(min(100 * size, longer, span))
+
+    def _scale(self, magnitude):
+        if isinstance(self.rtol, torch.Tensor):
+            return torch.addcmul(torch.as_tensor(self.atol).to(magnitude), magnitude, self.rtol)
+        return torch.add(magnitude * self.rtol, self.atol)
+
+
+@dataclass(frozen=True)
+class FixedSteps:
+    """No error estimate: every step has the given size, except that the last one ends on the end time."""
+
+    size: float
+    error_order = None

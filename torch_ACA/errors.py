@@ -1,0 +1,44 @@
+"""What a solve raises when it cannot reach the end of its interval."""
+
+
+class SolverError(RuntimeError):
+    """A solve that stopped short of its end time.
+
+    Attributes: ``t`` (time reached), ``h`` (step size of the last try), ``n_steps`` (accepted steps), ``n_f_evals``
+    (evaluations of the vector field). The message carries all four and a hint.
+    """
+
+    what = "the solve failed"
+    hint = ""
+
+    def __init__(self, t, h, n_steps, n_f_evals, *, what=None, hint=None):
+        self.t, self.h, self.n_steps, self.n_f_evals = t, h, n_steps, n_f_evals
+        message = (
+            f"{what or self.what} at t = {t:.6g} with step size {h:.3g}, after {n_steps} accepted steps and "
+            f"{n_f_evals} evaluations of func. {hint or self.hint}"
+        )
+        super().__init__(message.rstrip())
+
+
+class NonFiniteError(SolverError):
+    """func returned NaN or infinity, and smaller steps did not avoid it."""
+
+    what = "the derivative or the state became infinite or NaN"
+    hint = "Check func near this time and state, bound its output, or shorten the interval."
+
+
+class StepSizeUnderflowError(SolverError):
+    """The step size needed for the tolerance is below the resolution of time."""
+
+    what = "the step size became too small to advance time"
+    hint = (
+        "The problem is stiff or has a singularity or jump here: loosen rtol and atol, use float64, "
+        "or name the jump in options={'jump_t': ...}."
+    )
+
+
+class TooManyEvaluationsError(SolverError):
+    """The limit on evaluations of func, or on steps, was reached."""
+
+    what = "the limit on evaluations or steps was reached"
+    hint = "The problem may be stiff: loosen rtol and atol, or raise max_evals."

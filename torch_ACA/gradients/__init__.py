@@ -1,0 +1,1 @@
+"""Gradient methods: what is remembered of a solve, and how its gradient is computed."""

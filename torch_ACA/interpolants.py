@@ -1,0 +1,97 @@
+"""Dense output: y(t + theta h) = y + h * sum_j w_j(theta) k_j for theta in [0, 1], with polynomial weights w_j.
+
+Every interpolant here is linear in the slopes, so its value, its time derivative and its VJP are three uses of one small
+matrix of polynomial coefficients. Rows are the stages; an interpolant that needs the slope at the end of the step, and
+whose tableau does not end on it (no FSAL), has one more row for it.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+
+@dataclass(frozen=True)
+class Polynomials:
+    """``rows[j]`` holds the coefficients of theta, theta^2, ... in the weight of slope j."""
+
+    rows: tuple
+
+    def weights(self, theta):
+        """w_j(theta) for a column of times: theta [m] float64 -> [m, slopes]."""
+        return _powers(theta, self.degree) @ self._matrix()
+
+    def derivatives(self, theta):
+        """dw_j/dtheta: theta [m] float64 -> [m, slopes]."""
+        exponents = torch.arange(1, self.degree + 1, dtype=torch.float64)
+        return (theta[:, None] ** (exponents - 1) * exponents) @ self._matrix()
+
+    def traced_weights(self, theta):
+        """The weights as a list, for a 0-d tensor theta; differentiable."""
+        return [theta * _horner(r, theta) for r in self.rows]
+
+    def exact(self, theta):
+        """w_j at one fraction, in exact arithmetic."""
+        return tuple(sum(c * theta ** (i + 1) for i, c in enumerate(r)) for r in self.rows)
+
+    @property
+    def degree(self):
+        return len(self.rows[0])
+
+    @property
+    def slopes(self):
+        return len(self.rows)
+
+    def _matrix(self):
+        return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64).T
+
+
+def _powers(theta, degree):
+    return theta[:, None] ** torch.arange(1, degree + 1, dtype=torch.float64)
+
+
+def _horner(coefficients, theta):
+    value = 0.0
+    for c in reversed(coefficients):
+        value = value * theta + float(c)
+    return value
+
+
+def linear():
+    """The chord of Euler's method; global order 1."""
+    return Polynomials(((Fraction(1),),))
+
+
+def quadratic(b):
+    """The parabola through y, its slope k_1 and y1: global order 2, no evaluation beyond the stages."""
+    rows = [(Fraction(0), weight) for weight in b]
+    rows[0] = (Fraction(1), b[0] - 1)
+    return Polynomials(tuple(rows))
+
+
+def cubic_hermite(b, *, end_slope_is_last_stage):
+    """The cubic through both ends and their slopes: global order 3."""
+    rows = [[Fraction(0), 3 * weight, -2 * weight] for weight in b]  # (3 theta^2 - 2 theta^3) (y1 - y)
+    if not end_slope_is_last_stage:
+        rows.append([Fraction(0)] * 3)
+    _add(rows[0], (1, -2, 1))  # theta (1 - theta)^2 h k_1
+    _add(rows[-1], (0, -1, 1))  # theta^2 (theta - 1) h k_end
+    return Polynomials(tuple(tuple(r) for r in rows))
+
+
+def quartic_through_midpoint(b, *, midpoint):
+    """The cubic Hermite corrected to pass through y + h * sum(midpoint_j k_j) at theta = 1/2 (FSAL tableaus)."""
+    hermite = cubic_hermite(b, end_slope_is_last_stage=True)
+    half = hermite.exact(Fraction(1, 2))
+    rows = []
+    for coefficients, target, value in zip(hermite.rows, midpoint, half):
+        extended = [*coefficients, Fraction(0)]
+        bump = 16 * (target - value)  # times theta^2 (1 - theta)^2, which is 1/16 at the midpoint
+        _add(extended, (0, bump, -2 * bump, bump))
+        rows.append(tuple(extended))
+    return Polynomials(tuple(rows))
+
+
+def _add(coefficients, increments):
+    for i, increment in enumerate(increments):
+        coefficients[i] += increment

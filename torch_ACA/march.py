@@ -1,0 +1,132 @@
+"""The loop over accepted steps, in either direction of time.
+
+It lands exactly on every stop (the end time last) and controls the error of the step before a stop like any other. It
+knows steppers and controllers only by what they can do: no autograd and no tableaus here.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from .controller import FixedSteps
+from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
+
+_EPS = 2.0**-52
+_NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
+
+
+@dataclass
+class Stats:
+    """Counts of one solve. ``n_backward_f_evals`` is filled by the backward pass."""
+
+    n_f_evals: int = 0
+    n_accepted: int = 0
+    n_rejected: int = 0
+    n_backward_f_evals: int = 0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A time to land on. ``index``: its place among the times given to the solve (None: not one of them);
+    ``jump``: func jumps here, so the slope is evaluated afresh behind it."""
+
+    t: float
+    index: int | None = None
+    jump: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to give up."""
+
+    max_evals: int = 500_000
+    max_steps: int = 2**31 - 1
+
+
+@dataclass(slots=True)
+class Step:
+    """An accepted step. ``stop`` is set when the step size was chosen to end there."""
+
+    t: float
+    h: float
+    t_end: float
+    start: Any
+    trial: Any
+    stop: Stop | None
+    after_jump: bool
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Called with (t, y, h) before every try, and after an accepted or a rejected one."""
+
+    step: Callable | None = None
+    accept: Callable | None = None
+    reject: Callable | None = None
+
+    def __post_init__(self):
+        nothing = lambda t, y, h: None  # noqa: E731
+        for name in ("step", "accept", "reject"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, nothing)
+
+
+def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(), stats=None, callbacks=Callbacks()):
+    """Yield the accepted `Step`s from t0 through every stop in turn.
+
+    :param stepper: `prepare`, `step`, `mark`, `rewind`, `refresh`, `n_f_evals` (see `steppers.base`)
+    :param carry: the stepper's state at t0
+    :param stops: non-empty sequence of `Stop`, monotone away from t0
+    :param first_step: size (positive) to try first
+    :raises SolverError: non-finite values, step-size underflow, too many evaluations
+    """
+    stats = Stats() if stats is None else stats
+    fixed = isinstance(controller, FixedSteps)
+    span = abs(stops[-1].t - t0)
+    t, size, previous, after_jump = t0, first_step, 1.0, False
+    for stop in stops:
+        while t != stop.t:
+            stepper.prepare(carry)
+            mark = stepper.mark()
+            rejected, finite = False, True
+            while True:
+                remaining = stop.t - t
+                lands = abs(remaining) <= size * _NEARLY
+                h = remaining if lands else math.copysign(size, remaining)
+                failure = (t, h, stats.n_accepted, stepper.n_f_evals)
+                if stepper.n_f_evals >= limits.max_evals:
+                    raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
+                if stats.n_accepted >= limits.max_steps:
+                    raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
+                if rejected and (abs(h) <= 10 * _EPS * max(abs(t), span) or t + h == t):
+                    raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
+                callbacks.step(t, carry.y, h)
+                trial = stepper.step(carry, h)
+                if fixed:
+                    if not stepper.is_finite(trial):
+                        raise NonFiniteError(*failure)
+                    break
+                ratio = float(controller.error_ratio(trial.error, carry.y, trial.end.y))
+                finite = math.isfinite(ratio)
+                factor = controller.factor(ratio, previous) if finite else controller.dfactor
+                if finite and (ratio <= 1.0 or abs(h) <= controller.min_step):
+                    previous = ratio
+                    grown = controller.limit(abs(h) * (min(factor, 1.0) if rejected else factor))
+                    # a step shortened to land says little about the size that the tolerance allows
+                    size = max(grown, size) if lands and not rejected else grown
+                    break
+                callbacks.reject(t, carry.y, h)
+                stats.n_rejected += 1
+                rejected = True
+                size = controller.limit(abs(h) * min(factor, 1.0))
+                stepper.rewind(mark)
+            stats.n_accepted += 1
+            callbacks.accept(t, carry.y, h)
+            t_end = trial.end.t = stop.t if lands else t + h
+            yield Step(t, h, t_end, carry, trial, stop if lands else None, after_jump)
+            t, carry, after_jump = t_end, trial.end, False
+        if stop.jump:
+            stepper.refresh(carry)
+            after_jump = True
+    if not fixed and not stepper.is_finite_state(carry):
+        raise NonFiniteError(t, 0.0, stats.n_accepted, stepper.n_f_evals)

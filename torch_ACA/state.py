@@ -1,0 +1,131 @@
+"""Nested state to one flat real vector, and back.
+
+The solver works on a flat vector; users think in tensors, tuples, lists and dicts. Complex leaves become pairs of reals
+(autograd's own convention, so gradients carry over), half-precision leaves are carried in float32, and a leaf keeps its
+memory format (channels-last stays channels-last): it is flattened in the order in which it lies in memory.
+"""
+
+import math
+
+import torch
+from torch.utils import _pytree as pytree
+
+_CARRIED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_REAL_OF = {torch.complex32: torch.float32, torch.complex64: torch.float32, torch.complex128: torch.float64}
+
+
+class _Leaf:
+    """Place, shape and type of one tensor of the state inside the flat vector."""
+
+    __slots__ = ("start", "stop", "shape", "dtype", "stored_shape", "to_stored", "from_stored")
+
+    def __init__(self, tensor, start):
+        order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))
+        identity = order == list(range(tensor.dim())) or tensor.is_contiguous()
+        stored = tensor if identity else tensor.permute(order)
+        self.shape, self.dtype = tensor.shape, tensor.dtype
+        self.to_stored = None if identity else order
+        self.from_stored = None if identity else sorted(range(tensor.dim()), key=order.__getitem__)
+        self.stored_shape = (*stored.shape, 2) if tensor.is_complex() else tuple(stored.shape)
+        self.start = start
+        self.stop = start + math.prod(self.stored_shape)
+
+    def flatten(self, tensor, dtype):
+        if self.to_stored is not None:
+            tensor = tensor.permute(self.to_stored)
+        if self.dtype.is_complex:
+            tensor = torch.view_as_real(tensor.to(self.dtype).resolve_conj())
+        return tensor.reshape(-1).to(dtype)
+
+    def unflatten(self, flat):
+        lead = flat.dim() - 1
+        tensor = flat.unflatten(-1, self.stored_shape) if self.stored_shape else flat.squeeze(-1)
+        if self.dtype.is_complex:
+            tensor = torch.view_as_complex(tensor.to(_REAL_OF[self.dtype]))
+        if self.from_stored is not None:
+            tensor = tensor.permute(*range(lead), *(lead + d for d in self.from_stored))
+        return tensor.to(self.dtype)
+
+    def spread(self, value, layout):
+        """A number or tensor, broadcast over this leaf's entries: flat vector (tolerances)."""
+        full = torch.as_tensor(value, dtype=layout.dtype, device=layout.device).expand(self.shape)
+        full = full if self.to_stored is None else full.permute(self.to_stored)
+        if self.dtype.is_complex:
+            full = full[..., None].expand(self.stored_shape)
+        return full.reshape(-1)
+
+
+class StateLayout:
+    """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``."""
+
+    def __init__(self, y0):
+        leaves, self.structure = pytree.tree_flatten(y0)
+        if not leaves:
+            raise ValueError("y0 holds no tensor; give a tensor, or a tuple, list or dict of tensors")
+        for leaf in leaves:
+            if not isinstance(leaf, torch.Tensor):
+                raise TypeError(f"y0 must hold tensors only, got {type(leaf).__name__}")
+            if not (leaf.is_floating_point() or leaf.is_complex()):
+                raise TypeError(f"y0 must be floating point or complex, got {leaf.dtype}; convert it with .float()")
+            if leaf.device != leaves[0].device:
+                raise ValueError(f"all of y0 must be on one device, got {leaves[0].device} and {leaf.device}")
+        self.device = leaves[0].device
+        carried = [_REAL_OF.get(leaf.dtype, _CARRIED_IN.get(leaf.dtype, leaf.dtype)) for leaf in leaves]
+        self.dtype = torch.float64 if torch.float64 in carried else torch.float32
+        self.leaves, stop = [], 0
+        for leaf in leaves:
+            self.leaves.append(_Leaf(leaf, stop))
+            stop = self.leaves[-1].stop
+        self.size = stop
+        only = self.leaves[0]
+        self._plain = (
+            len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
+        )
+
+    def flatten(self, state):
+        """[size] vector of a state of this layout; differentiable."""
+        tensors = self.tensors(state)
+        parts = [leaf.flatten(tensor, self.dtype) for leaf, tensor in zip(self.leaves, tensors)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def unflatten(self, flat):
+        """State of a vector [..., size]; leading dimensions (output times) go in front of each leaf's own."""
+        return pytree.tree_unflatten(self.unflatten_leaves(flat), self.structure)
+
+    def unflatten_leaves(self, flat):
+        """The leaves of `unflatten`, as a list."""
+        if self._plain:
+            return [flat.view(*flat.shape[:-1], *self.leaves[0].shape)]
+        if len(self.leaves) == 1:
+            return [self.leaves[0].unflatten(flat)]
+        return [leaf.unflatten(flat[..., leaf.start : leaf.stop]) for leaf in self.leaves]
+
+    def assemble(self, tensors):
+        """State from its leaves."""
+        return pytree.tree_unflatten(tensors, self.structure)
+
+    def tensors(self, state):
+        """Leaves of a state (what func returned), checked against the layout."""
+        tensors, structure = (
+            ([state], self.structure)
+            if isinstance(state, torch.Tensor) and self.structure.is_leaf()
+            else pytree.tree_flatten(state)
+        )
+        if structure != self.structure and len(tensors) != len(self.leaves):
+            raise ValueError(f"func must return a state nested like y0, got {structure} for {self.structure}")
+        for leaf, tensor in zip(self.leaves, tensors):
+            if not isinstance(tensor, torch.Tensor):
+                raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
+            if tensor.shape != leaf.shape:
+                raise ValueError(
+                    f"func returned shape {tuple(tensor.shape)} for a state of shape {tuple(leaf.shape)}; they must agree"
+                )
+        return tensors
+
+    def write(self, tensors, out):
+        """Copy leaves into a flat vector [size] in place (no autograd)."""
+        if self._plain:
+            out.view(self.leaves[0].shape).copy_(tensors[0])
+            return
+        for leaf, tensor in zip(self.leaves, tensors):
+            out[leaf.start : leaf.stop].copy_(leaf.flatten(tensor, self.dtype))

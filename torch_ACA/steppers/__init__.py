@@ -1,0 +1,1 @@
+"""One step of a method: its value, its VJP, its dense output."""

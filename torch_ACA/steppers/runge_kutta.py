@@ -1,0 +1,201 @@
+"""Explicit Runge-Kutta steps: y1 = y + h sum_j b_j k_j, k_j = f(t + c_j h, y + h sum_{l<j} a_jl k_l).
+
+Two kernels of the same step. The fused one works in a stage buffer [slopes, n], one matrix-vector product per stage, and
+has a hand-written VJP that calls autograd once per stage on f alone. The functional one (`traced`) is out of place and
+differentiable in everything; it serves the naive method, second derivatives and the tests.
+
+The first stage of a step is the slope at its start: with FSAL tableaus the last stage of the step before, otherwise the
+slope that dense output may have needed there already. So the VJP of a step leaves the cotangent of its first stage to
+the caller, who adds to it what the step before contributes, and then pulls it through f once.
+"""
+
+import torch
+
+from .base import Carry, Stepper, Trial
+
+
+class RungeKutta(Stepper):
+    """The stepper of one tableau.
+
+    :param tableau: `tableaus.Tableau`
+    :param vector_field: `vector_field.VectorField`
+    :param keep_graphs: keep the graph of every evaluation made by `step`, for a VJP without recomputation
+    :param time_grad: let `vjp` return cotangents of the time and the step size
+    """
+
+    def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
+        super().__init__(vector_field)
+        self.tableau, self.keep_graphs, self.time_grad = tableau, keep_graphs, time_grad
+        layout = vector_field.layout
+        s = tableau.stages
+        self.own_stages = s - 1 if tableau.fsal else s  # stages that a step pays for, its first one included
+        self.needs_end_slope = tableau.fsal or tableau.interpolant.slopes > s
+        self.slopes = torch.empty(max(s, tableau.interpolant.slopes), layout.size, dtype=layout.dtype, device=layout.device)
+        self._rows = [self.slopes[: i + 1].T for i in range(s)]
+        self._a = [self._vector(weights) for weights in tableau.a]
+        self._b = self._vector(tableau.b)
+        self._b_error = self._vector(tableau.b_error) if tableau.adaptive else None
+        self._c = [float(c) for c in tableau.c]
+        # in `vjp`, row 0 of the cotangents belongs to y1 and row r to the state of stage own_stages - r
+        self._cotangents = None
+        last = self.own_stages - 1
+        self._pullback = [
+            self._vector([tableau.b[j], *(tableau.a[m][j] for m in range(last, j, -1))]) for j in range(last + 1)
+        ]
+
+    def start(self, t, y, slope=None, evaluation=None):
+        """Carry at the start of a solve; slope and evaluation: f there, if known already."""
+        return Carry(t, y, slope, evaluation)
+
+    def refresh(self, carry):
+        """Forget the slope: f jumps here."""
+        carry.slope = carry.evaluation = None
+
+    def prepare(self, carry):
+        """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
+        first = self.slopes[0]
+        if carry.slope is None:
+            self._evaluate(carry, first)
+        elif carry.slope.data_ptr() != first.data_ptr():
+            first.copy_(carry.slope)
+            carry.slope = first
+
+    def step(self, carry, h):
+        """Try a step of size h from a prepared carry."""
+        t, y = carry.t, carry.y
+        evaluations = [carry.evaluation] if self.keep_graphs else None
+        for i in range(1, self.tableau.stages):
+            stage = torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
+            evaluation = self._slope(t + self._c[i] * h, stage, self.slopes[i])
+            if self.keep_graphs:
+                evaluations.append(evaluation)
+        if self.tableau.fsal:
+            end = Carry(t + h, stage, self.slopes[i], evaluations.pop() if self.keep_graphs else None)
+        else:
+            end = Carry(t + h, torch.addmv(y, self._rows[-1], self._b, alpha=h))
+        error = None
+        if self._b_error is not None:
+            error = torch.addmv(y, self._rows[-1], self._b_error, alpha=h, beta=0)
+        return Trial(end, error, evaluations)
+
+    def end_slope(self, carry):
+        """Make sure that the slope at the end of the step just taken is in the buffer, for dense output."""
+        if carry.slope is None:
+            self._evaluate(carry, self.slopes[-1])
+
+    def interpolate(self, y, h, theta):
+        """Dense output inside the step whose slopes are in the buffer.
+
+        :param y: state at the start of the step [n]
+        :param theta: fractions of the step [m], float64
+        :returns: states [m, n]
+        """
+        weights = self._like(self.tableau.interpolant.weights(theta))
+        return torch.addmm(y.expand(len(theta), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
+
+    def interpolate_vjp(self, h, theta, cotangents):
+        """Pull cotangents [m, n] of `interpolate` back.
+
+        :returns: cotangents of the state at the start [n] and of the slopes [slopes, n]; with time_grad also
+            d(loss)/d(time) of each output [m], else None (this one needs the slopes in the buffer)
+        """
+        interpolant = self.tableau.interpolant
+        slope_bars = h * (self._like(interpolant.weights(theta)).T @ cotangents)
+        time_bars = None
+        if self.time_grad:
+            derivatives = self._like(interpolant.derivatives(theta)) @ self.slopes[: interpolant.slopes]
+            time_bars = (derivatives * cotangents).sum(-1)
+        return cotangents.sum(0), slope_bars, time_bars
+
+    def replay(self, t, h, y):
+        """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages."""
+        evaluations = []
+        for i in range(self.own_stages):
+            stage = y if i == 0 else torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
+            wanted = self.time_grad or i + 1 < self.own_stages
+            evaluations.append(
+                self.field.record(t + self._c[i] * h, stage, self.slopes[i] if wanted else None, time_grad=self.time_grad)
+            )
+        return evaluations
+
+    def reload(self, evaluations):
+        """Put the values of kept evaluations back into the buffer."""
+        for row, evaluation in zip(self.slopes, evaluations):
+            evaluation.write(row)
+
+    def vjp(self, h, evaluations, y_bar, slope_bars, gradients):
+        """Discrete adjoint of a step, but for its first stage.
+
+        :param evaluations: of its own stages; all but the first are used up
+        :param y_bar: cotangent of the state at its end [n]
+        :param slope_bars: cotangents of its slopes from dense output [slopes, n], or None
+        :param gradients: `vector_field.GradientSum`
+        :returns: cotangents of the state at its start [n] and of its first stage [n]; of its start time and of its size
+            (0-d, zero unless time_grad)
+        """
+        own = self.own_stages
+        if self._cotangents is None:
+            self._cotangents = torch.empty(own, self.slopes.shape[1], dtype=y_bar.dtype, device=y_bar.device)
+        cotangents = self._cotangents
+        cotangents[0].copy_(y_bar)
+        t_bar = h_bar = 0.0
+        for j in range(own - 1, -1, -1):
+            rows = cotangents[: own - j].T
+            if slope_bars is None:
+                k_bar = torch.addmv(y_bar, rows, self._pullback[j], alpha=h, beta=0)
+            else:
+                k_bar = torch.addmv(slope_bars[j], rows, self._pullback[j], alpha=h)
+            if self.time_grad:
+                h_bar = h_bar + (k_bar @ self.slopes[j]) / h
+            if j == 0:
+                return cotangents.sum(0), k_bar, t_bar, h_bar
+            stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients)
+            evaluations[j] = None
+            if stage_bar is None:
+                cotangents[own - j].zero_()
+            else:
+                cotangents[own - j].copy_(stage_bar)
+            if time_bar is not None:
+                t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
+
+    def traced(self, t, h, y, slope=None):
+        """The step out of place, differentiable in t, h (0-d tensors or floats), y and all that f depends on.
+
+        :returns: y1 [n], its slopes (list of [n]), the error estimate [n] or None
+        """
+        slopes = [self.field.traced(t, y) if slope is None else slope]
+        for i in range(1, self.tableau.stages):
+            stage = y + h * _combine(self.tableau.a[i], slopes)
+            slopes.append(self.field.traced(t + self._c[i] * h, stage))
+        y1 = stage if self.tableau.fsal else y + h * _combine(self.tableau.b, slopes)
+        error = h * _combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
+        return y1, slopes, error
+
+    def traced_interpolate(self, t, h, y, slopes, times):
+        """Dense output of a `traced` step at times (0-d tensors), differentiable: list of [n]."""
+        if len(slopes) < self.tableau.interpolant.slopes:
+            raise ValueError("the slope at the end of the step is missing")
+        return [
+            y + h * sum(w * k for w, k in zip(self.tableau.interpolant.traced_weights((time - t) / h), slopes))
+            for time in times
+        ]
+
+    def _evaluate(self, carry, row):
+        carry.evaluation = self._slope(carry.t, carry.y, row)
+        carry.slope = row
+
+    def _slope(self, t, y, row):
+        if self.keep_graphs:
+            return self.field.record(t, y, row, time_grad=self.time_grad)
+        return self.field(t, y, row)
+
+    def _vector(self, weights):
+        return self._like([float(w) for w in weights])
+
+    def _like(self, values):
+        return torch.as_tensor(values, dtype=self.field.layout.dtype).to(self.field.layout.device)
+
+
+def _combine(weights, slopes):
+    """sum of weights[j] * slopes[j] over the weights that are not zero."""
+    return sum(float(w) * k for w, k in zip(weights, slopes) if w != 0)

@@ -1,0 +1,145 @@
+"""The user's func as the solver sees it: on flat real vectors, counted, its side effects under control."""
+
+import contextlib
+
+import torch
+
+from .capture import age_mark, graph_inputs, tensors_behind
+from .side_effects import SideEffects, modules_of
+
+
+class VectorField:
+    """f(t, y) on flat states.
+
+    ``n_evals`` counts the calls. ``captured`` holds the tensors besides the state and the time that f depends on, once
+    `first_evaluation` has looked.
+    """
+
+    def __init__(self, func, layout):
+        if not callable(func):
+            raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
+        self.func, self.layout = func, layout
+        self.n_evals = 0
+        self.captured = ()
+        self._modules = modules_of(func)
+        self.side_effects = SideEffects(self._modules, layout.device)
+        self._autocast = _ambient_autocast(layout.device.type)
+
+    def time(self, t):
+        """0-d tensor of a time given as float, in the state's precision."""
+        return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+
+    def __call__(self, t, y, out):
+        """Write f(t, y) into out [size]; t a float; records no graph."""
+        with torch.no_grad():
+            self.layout.write(self.layout.tensors(self._call(self.time(t), self.layout.unflatten(y))), out)
+
+    def traced(self, t, y):
+        """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
+        return self.layout.flatten(self._call(t, self.layout.unflatten(y)))
+
+    def record(self, t, y, out=None, *, time_grad=False):
+        """Evaluate f at float t with a graph of its own, for `Evaluation.vjp`; the value also goes into out."""
+        with torch.no_grad():
+            leaves = [leaf.requires_grad_() for leaf in self.layout.unflatten_leaves(y.detach())]
+            time = self.time(t).requires_grad_(time_grad)
+        with torch.enable_grad():
+            outputs = self.layout.tensors(self._call(time, self.layout.assemble(leaves)))
+        evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
+        if out is not None:
+            evaluation.write(out)
+        return evaluation
+
+    def first_evaluation(self, t, y, *, differentiable):
+        """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on.
+
+        :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
+        """
+        k = torch.empty_like(y, requires_grad=False)
+        if not differentiable:
+            self.side_effects.watch(lambda: self(t, y, k))
+            return k, None
+        since = age_mark()
+        evaluation = self.side_effects.watch(lambda: self.record(t, y, k, time_grad=True))
+        found, history = graph_inputs(evaluation.outputs, [*evaluation.leaves, evaluation.time], since)
+        if history:
+            with self.side_effects.replay():
+                found += tensors_behind(history, lambda: self.record(t, y))
+        # parameters that this first call did not need may be needed at another time
+        found += [p for module in self._modules for p in module.parameters() if p.requires_grad]
+        self.captured = tuple({id(p): p for p in found}.values())
+        return k, evaluation
+
+    def _call(self, t, state):
+        self.n_evals += 1
+        self.side_effects.before_evaluation()
+        with self._autocast():
+            return self.func(t, state)
+
+
+class Evaluation:
+    """One evaluation of f with the graph it recorded."""
+
+    __slots__ = ("field", "leaves", "time", "outputs")
+
+    def __init__(self, field, leaves, time, outputs):
+        self.field, self.leaves, self.time, self.outputs = field, leaves, time, outputs
+
+    def write(self, out):
+        """Copy the value into out [size]."""
+        self.field.layout.write([o.detach() for o in self.outputs], out)
+
+    def vjp(self, cotangent, gradients):
+        """Pull a cotangent [size] of f's value back.
+
+        Adds to ``gradients`` (a `GradientSum` over ``field.captured``); returns the cotangents of the state ([size], or
+        None for zero) and of the time (0-d, or None).
+        """
+        layout, captured = self.field.layout, self.field.captured
+        outputs, cotangents = [], []
+        for output, piece in zip(self.outputs, layout.unflatten_leaves(cotangent)):
+            if output.requires_grad:
+                outputs.append(output)
+                cotangents.append(piece.to(output.dtype))
+        if not outputs:
+            return None, None
+        wanted = [*self.leaves, *captured] if self.time is None else [*self.leaves, *captured, self.time]
+        found = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
+        n = len(self.leaves)
+        gradients.add(found[n : n + len(captured)])
+        time_cotangent = found[-1] if self.time is not None else None
+        if all(g is None for g in found[:n]):
+            return None, time_cotangent
+        flat = torch.empty_like(cotangent)
+        layout.write([torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found)], flat)
+        return flat, time_cotangent
+
+
+class GradientSum:
+    """Sum of gradients with respect to a tuple of tensors, in buffers of its own (never in ``.grad``)."""
+
+    def __init__(self, count):
+        self.totals = [None] * count
+        self._owned = [False] * count
+
+    def add(self, gradients):
+        if gradients and all(self._owned) and all(g is not None for g in gradients):
+            torch._foreach_add_(self.totals, list(gradients))
+            return
+        for i, g in enumerate(gradients):
+            if g is None:
+                continue
+            if self.totals[i] is None:
+                self.totals[i] = g
+            elif self._owned[i]:
+                self.totals[i].add_(g)
+            else:  # the first gradient may share memory with something else
+                self.totals[i], self._owned[i] = self.totals[i] + g, True
+
+
+def _ambient_autocast(device_type):
+    """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
+    if not torch.is_autocast_enabled(device_type):
+        return contextlib.nullcontext
+    dtype = torch.get_autocast_dtype(device_type)
+    return lambda: torch.autocast(device_type, dtype=dtype, cache_enabled=False)
