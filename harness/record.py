@@ -1,6 +1,7 @@
 """The run folder: run.json, metrics.jsonl, TensorBoard events and summary.json, the raw record behind every number."""
 
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from harness.cli import UsageError
 from harness.files import atomic_write
 from harness.resources import Stopwatch, peak_memory_bytes
 
-RECORD_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt")
+RUN_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt")
 
 
 class Run:
@@ -21,17 +22,18 @@ class Run:
     resumed run can be compared bit for bit with those of an uninterrupted one.
     """
 
-    def __init__(self, folder, *, part, seconds=0.0, purge_step=None):
+    def __init__(self, folder, rows=()):
         self.folder = folder
-        self._stopwatch = Stopwatch(seconds)
-        # the suffix keeps the parts apart that begin within the same second
-        self._curves = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".part{part}")
+        self._stopwatch = Stopwatch(rows[-1]["seconds"] if rows else 0.0)
+        self._curves = SummaryWriter(str(folder), flush_secs=10)
+        for row in rows:
+            self._draw(row)
 
     @classmethod
     def start(cls, folder, arguments, *, overwrite=False):
         """Begin a new record with run.json: arguments, seed and environment, before anything else is done.
 
-        ``overwrite`` first removes the record and the checkpoints (*.pt) that the folder holds.
+        ``overwrite`` first removes the record, its curves and its checkpoints (*.pt) from the folder.
 
         Raises:
             UsageError: the folder holds a record and ``overwrite`` is off, or it cannot be made.
@@ -41,21 +43,19 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"run folder {folder} cannot be made: {error.strerror}") from error
-        if (folder / "run.json").exists() and not overwrite:
-            raise UsageError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
-        for pattern in RECORD_FILES:
-            for path in folder.glob(pattern):
-                path.unlink()
-        _write_json(
-            folder / "run.json",
-            {
-                "arguments": arguments,
-                "seed": arguments.get("seed"),
-                "environment": environment.describe(),
-                "resumed": [],
-            },
-        )
-        return cls(folder, part=0)
+        if (folder / "run.json").exists():
+            if not overwrite:
+                raise UsageError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
+            for pattern in RUN_FILES:
+                _remove(folder, pattern)
+        record = {
+            "arguments": arguments,
+            "seed": arguments.get("seed"),
+            "environment": environment.describe(),
+            "resumed": [],
+        }
+        _write_json(folder / "run.json", record)
+        return cls(folder)
 
     @classmethod
     def resume(cls, folder, arguments, *, step):
@@ -71,21 +71,32 @@ class Run:
         del record["summary"]
         record["resumed"].append({"step": step, "arguments": arguments, "environment": environment.describe()})
         _write_json(folder / "run.json", record)
-        (folder / "summary.json").unlink(missing_ok=True)
+        _remove(folder, "summary.json")
         rows = [row for row in read_metrics(folder) if row["step"] <= step]
         with atomic_write(folder / "metrics.jsonl") as file:
             file.writelines(_line(row).encode() for row in rows)
-        seconds = rows[-1]["seconds"] if rows else 0.0
-        return cls(folder, part=len(record["resumed"]), seconds=seconds, purge_step=step + 1)
+        _remove(folder, "events.out.tfevents.*")  # drawn again from the rows: a kill loses what the writer had queued
+        return cls(folder, rows)
 
     def log(self, step, scalars=None, **extra):
-        """Add a row of metrics. ``scalars`` (tag -> number) also become TensorBoard curves; ``extra`` is any JSON."""
+        """Add a row of metrics: ``scalars`` maps tags of the form Group/Name, which become curves, to numbers.
+
+        ``extra`` is anything else of the row that JSON can hold.
+        """
         scalars = {tag: float(value) for tag, value in (scalars or {}).items()}
+        if bad := [tag for tag in scalars if "/" not in tag]:
+            raise ValueError(f"tags have the form Group/Name, such as Train/Loss; got {bad}")
+        row = {"step": step, **scalars, **extra, "seconds": self._stopwatch.seconds}
         with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(_line({"step": step, **scalars, **extra, "seconds": self._stopwatch.seconds}))
-        for tag, value in scalars.items():
-            self._curves.add_scalar(tag, value, step)
-        self._curves.flush()  # so that a killed run has its curves up to the last checkpoint
+            file.write(_line(row))
+        self._draw(row)
+
+    def _draw(self, row):
+        """Put the row's scalars on the curves, dated so that TensorBoard's clock shows the time spent on the run."""
+        date = time.time() - self._stopwatch.seconds + row["seconds"]
+        for tag, value in row.items():
+            if "/" in tag:
+                self._curves.add_scalar(tag, value, row["step"], walltime=date)
 
     def finish(self, summary):
         """Write summary.json: ``summary``, wall time over all resumed parts, peak memory of the last part."""
@@ -120,6 +131,11 @@ def read_metrics(folder):
     path = Path(folder) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _remove(folder, pattern):
+    for path in folder.glob(pattern):
+        path.unlink()
 
 
 def _line(row):

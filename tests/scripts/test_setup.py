@@ -1,0 +1,66 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def setup(folder, python):
+    """Run scripts/setup.sh in a bare copy of the project, with ``python`` as $PYTHON."""
+    (folder / "scripts").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "scripts" / "setup.sh", folder / "scripts")
+    for name in ("requirements.txt", "pyproject.toml"):
+        (folder / name).write_text("")
+    return subprocess.run(
+        ["bash", folder / "scripts" / "setup.sh"],
+        env=os.environ | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def fake_python(path, body):
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (None, "not found"),
+        ('[[ $1 == --version ]] && echo Python 3.8.1 || exit 1', "Python 3.8.1 is too old"),
+        ('[[ $2 != *ensurepip* ]]', "has no venv module"),
+    ],
+)
+def test_unusable_python_is_one_line(tmp_path, body, says):
+    python = fake_python(tmp_path / "python", body) if body else tmp_path / "python"
+    done = setup(tmp_path, python)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_installs_again_only_when_the_requirements_change(tmp_path):
+    calls = tmp_path / "calls"
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    fake_python(tmp_path / ".venv" / "bin" / "python", f'echo "$@" >>{calls}')
+    for _ in range(2):
+        assert setup(tmp_path, "unused").returncode == 0
+    assert len(calls.read_text().splitlines()) == 1
+
+
+def test_failed_install_is_tried_again(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    fake_python(tmp_path / ".venv" / "bin" / "python", "exit 1")
+    for _ in range(2):
+        assert setup(tmp_path, "unused").returncode == 1
+
+
+def test_requirements_hold_the_project_dependencies():
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["dependencies"]) <= set((ROOT / "requirements.txt").read_text().split("\n"))
