@@ -4,8 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), black kept for the truth; the last five
-# are from Paul Tol's "muted" scheme.
+# Colour-blind safe: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), black kept for the truth, and from lstm
+# to ode Paul Tol's "muted" scheme.
 METHOD_COLOURS = {
     "aca": "#0072B2",
     "direct": "#56B4E9",
