@@ -1,191 +1,138 @@
 """`solve`: checks what was asked, sets the problem up and hands it to a gradient method."""
 
-import math
-
 import torch
 from torch.utils import _pytree as pytree
 
-from .controller import Controller, FixedSteps
 from .errors import NonFiniteError
+from .gradients.adjoint import AdjointSettings, adjoint
 from .gradients.discrete import aca, direct
+from .gradients.mali import mali
+from .gradients.naive import naive
 from .march import Callbacks, Limits
 from .problem import Problem, stops_of
+from .settings import checked_settings, checked_times, floats
 from .solution import Solution
 from .state import StateLayout
-from .tableaus import TABLEAUS
 from .vector_field import VectorField
 
-METHODS = tuple(TABLEAUS)
-FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
-GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
-
-_INTEGRATE = {"aca": aca, "direct": direct}
-_BY_LOWER_NAME = {name.lower(): tableau for name, tableau in TABLEAUS.items()}
-_CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
-_OPTIONS = (*_CONTROLLER_OPTIONS, "first_step", "step_size", "max_num_steps", "step_t", "jump_t", "land_on_t")
+_INTEGRATE = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
 def solve(
-    func, y0, t, *, method=None, rtol=1e-5, atol=1e-6, h=None, gradient="aca", options=None, max_evals=500_000
+    func,
+    y0,
+    t,
+    *,
+    method=None,
+    rtol=1e-5,
+    atol=1e-6,
+    h=None,
+    gradient="aca",
+    options=None,
+    max_evals=500_000,
+    dense=False,
+    on_failure="raise",
+    callbacks=None,
+    adjoint=None,
 ):
-    """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable.
+    """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
     :param y0: initial state: a tensor of any shape, or a tuple, list or dict of tensors; floating point or complex
     :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor or sequence of floats
-    :param method: one of `METHODS` (any case); default Dopri5
+    :param method: one of `METHODS` (any case); None: ALF for gradient="mali", Dopri5 otherwise
     :param rtol, atol: tolerances of adaptive methods (floats, or nested like y0 and broadcastable to it)
     :param h: step size of fixed-step methods; first step of adaptive ones (None: Hairer's rule)
-    :param gradient: one of `GRADIENTS`: ``aca`` remembers accepted states and recomputes steps in the backward pass;
-        ``direct`` keeps the graphs of the accepted steps. Both give the exact gradient of the discrete solution with
-        respect to y0, t and every tensor that func uses
-    :param options: dict of first_step or step_size (as h), max_num_steps, min_step, max_step, safety, ifactor, dfactor,
-        beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times where func jumps),
-        land_on_t (land on every output time instead of interpolating)
+    :param gradient: one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and
+        evaluates each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
+        steps. ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
+        backwards. ``mali``: reversible leapfrog, memory independent of the number of steps
+    :param options: dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step,
+        max_step, safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on),
+        jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating)
     :param max_evals: evaluations of func after which the solve gives up
+    :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
+    :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
+    :param callbacks: `Callbacks`
+    :param adjoint: for gradient="adjoint": dict of rtol, atol, method, options of the backward solve (default: as
+        forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
-    tableau = _tableau(method)
-    integrate = _gradient_method(gradient)
-    options = _checked_options(options)
     layout = StateLayout(y0)
-    times, ts = _checked_times(t, layout)
-    size = _step_size(h, options, tableau)
-    controller = _controller(tableau, size, rtol, atol, options, layout)
+    settings = checked_settings(method, gradient, rtol, atol, h, options, layout)
+    times, ts = checked_times(t, layout)
+    options = settings.options
+    if on_failure not in ("raise", "return"):
+        raise ValueError(f"on_failure must be 'raise' or 'return', got {on_failure!r}")
+    if dense and gradient not in ("aca", "direct"):
+        raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
+    backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options)
 
-    field = VectorField(func, layout)
+    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
     flat = layout.flatten(y0)
     slope, evaluation = field.first_evaluation(ts[0], flat.detach(), differentiable=torch.is_grad_enabled())
     if evaluation is not None and not times.requires_grad:
         evaluation.time = None
     if not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
+    size = settings.first_step
     if size is None:
-        size = _initial_step(controller, field, ts, flat.detach(), slope)
+        size = _initial_step(settings.controller, field, ts, flat.detach(), slope)
     problem = Problem(
         field,
         flat,
         times,
         ts,
-        tableau,
-        controller,
+        settings.method,
+        settings.controller,
         size,
         stops_of(
             ts,
             land_on_outputs=options.get("land_on_t", False),
-            step_t=_floats(options.get("step_t", ())),
-            jump_t=_floats(options.get("jump_t", ())),
+            step_t=floats(options.get("step_t", ())),
+            jump_t=floats(options.get("jump_t", ())),
         ),
         slope,
         evaluation,
+        dense=dense,
+        adjoint=backward,
         limits=Limits(max_evals, options.get("max_num_steps", Limits.max_steps)),
-        callbacks=Callbacks(),
+        callbacks=callbacks or Callbacks(),
+        return_on_failure=on_failure == "return",
     )
-    ys = torch.cat([flat[None], integrate(problem)])
-    return Solution(times, layout.unflatten(ys), problem.stats)
+    ys, trajectory = _INTEGRATE[gradient](problem)
+    solution = Solution(times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    if trajectory is not None:
+        solution.dense = _on_states(trajectory, layout)
+    return solution
 
 
 def solve_endtime(func, y0, t0, t1, **keywords):
-    """y(t1) alone, shaped like y0, and the `Stats`; keywords as for `solve`."""
-    solution = solve(func, y0, (t0, t1), **keywords)
+    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`."""
+    times = (t0, t1)
+    if any(isinstance(t, torch.Tensor) for t in times):
+        times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
+    solution = solve(func, y0, times, **keywords)
     return pytree.tree_map(lambda leaf: leaf[-1], solution.ys), solution.stats
 
 
-def check_solver(*, method=None, rtol=1e-5, atol=1e-6, h=None, gradient="aca", options=None):
-    """Raise the ValueError that `solve` would raise for these settings, before there is anything to solve."""
-    tableau = _tableau(method)
-    _gradient_method(gradient)
-    _step_size(h, _checked_options(options), tableau)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        _check_tolerance(name, value)
-
-
-def _tableau(method):
-    name = "Dopri5" if method is None else method
-    tableau = _BY_LOWER_NAME.get(name.lower()) if isinstance(name, str) else None
-    if tableau is None:
-        raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
-    return tableau
-
-
-def _gradient_method(gradient):
-    if gradient not in GRADIENTS:
-        raise ValueError(f"unknown gradient {gradient!r}; accepted: {', '.join(GRADIENTS)}")
-    if gradient not in _INTEGRATE:
-        raise ValueError(f"gradient {gradient!r} is not available yet; available: {', '.join(_INTEGRATE)}")
-    return _INTEGRATE[gradient]
-
-
-def _checked_options(options):
-    options = dict(options or {})
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(_OPTIONS)}")
-    return options
-
-
-def _checked_times(t, layout):
-    times = t if isinstance(t, torch.Tensor) else torch.tensor([float(value) for value in t], dtype=torch.float64)
-    if times.dim() != 1 or len(times) < 2:
-        raise ValueError(f"t must be 1-D with at least two times, got shape {tuple(times.shape)}")
-    if not times.is_floating_point():
-        times = times.to(layout.dtype)
-    ts = times.detach().double().tolist()
-    if not all(math.isfinite(value) for value in ts):
-        raise ValueError(f"t must be finite, got {ts}")
-    steps = [b - a for a, b in zip(ts, ts[1:])]
-    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
-        raise ValueError("t must be strictly increasing or strictly decreasing")
-    return times, ts
-
-
-def _step_size(h, options, tableau):
-    given = [value for value in (h, options.get("first_step"), options.get("step_size")) if value is not None]
-    if len(given) > 1:
-        raise ValueError("give one of h, first_step and step_size, not several")
-    if not given:
-        if not tableau.adaptive:
-            raise ValueError(f"{tableau.name} takes fixed steps: give the step size h")
+def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
+    if gradient != "adjoint":
+        if adjoint:
+            raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
         return None
-    size = abs(float(given[0]))
-    if not (math.isfinite(size) and size > 0):
-        raise ValueError(f"the step size h must be a finite number other than 0, got {given[0]}")
-    return size
-
-
-def _controller(tableau, size, rtol, atol, options, layout):
-    if not tableau.adaptive:
-        return FixedSteps(size)
-    keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
-    if "norm" in keywords:
-        norm = keywords["norm"]
-        keywords["norm"] = lambda flat: norm(layout.unflatten(flat))
-    return Controller(
-        _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout), tableau.error_order, **keywords
+    forward = {name: value for name, value in options.items() if name not in ("norm", "step_t", "jump_t", "land_on_t")}
+    chosen = {"method": method, "rtol": rtol, "atol": atol, "options": forward, "h": h} | dict(adjoint or {})
+    options = dict(chosen["options"] or {})
+    norm = options.pop("norm", None)
+    if norm not in (None, "seminorm"):
+        raise ValueError(f"the norm of the adjoint must be 'seminorm' or left out, got {norm!r}")
+    settings = checked_settings(
+        chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options | {}, None
     )
-
-
-def _tolerance(name, value, layout):
-    """A float, or a flat vector from what is nested like the state."""
-    _check_tolerance(name, value)
-    if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.dim() == 0):
-        return float(value)
-    parts = pytree.tree_leaves(value)
-    if len(parts) not in (1, len(layout.leaves)):
-        raise ValueError(f"{name} must be a number or nested like y0, got {len(parts)} parts for {len(layout.leaves)}")
-    parts = parts * (len(layout.leaves) // len(parts))
-    return torch.cat([leaf.spread(part, layout) for leaf, part in zip(layout.leaves, parts)])
-
-
-def _check_tolerance(name, value):
-    for part in pytree.tree_leaves(value):
-        if isinstance(part, torch.Tensor) and part.requires_grad:
-            raise ValueError(f"{name} must not require grad")
-        values = torch.as_tensor(part, dtype=torch.float64)
-        if not bool((torch.isfinite(values) & (values >= 0)).all()):
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm")
 
 
 def _initial_step(controller, field, ts, y0, slope):
@@ -201,5 +148,12 @@ def _initial_step(controller, field, ts, y0, slope):
     return size
 
 
-def _floats(times):
-    return torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
+def _on_states(trajectory, layout):
+    """The dense output, on states nested like y0."""
+
+    def at(t):
+        t = torch.as_tensor(t, dtype=torch.float64)
+        states = layout.unflatten(trajectory(t.reshape(-1)))
+        return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)
+
+    return at

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from .api import check_solver, solve_endtime
+from .api import solve_endtime
+from .settings import checked_settings
 
 
 class ODEBlock(nn.Module):
@@ -39,7 +40,7 @@ class ODEBlock(nn.Module):
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; accepted: {', '.join(self.SETTINGS)}")
         changed = self._settings | settings
-        check_solver(**{name: value for name, value in changed.items() if name != "max_evals"})
+        checked_settings(**{name: value for name, value in changed.items() if name != "max_evals"})
         self._settings = changed
         return self
 

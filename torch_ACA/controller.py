@@ -4,8 +4,8 @@
 """
 
 import math
-from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -52,6 +52,10 @@ class Controller:
             return self.ifactor
         grown = self.safety * ratio ** (0.75 * self.beta - exponent) * max(previous, 1e-4) ** self.beta
         return min(max(grown, self.dfactor), self.ifactor)
+
+    def with_norm(self, norm):
+        """The same controller with another norm."""
+        return replace(self, norm=norm)
 
     def limit(self, size):
         """A step size (positive) within min_step and max_step."""

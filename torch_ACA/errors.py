@@ -19,6 +19,10 @@ class SolverError(RuntimeError):
         )
         super().__init__(message.rstrip())
 
+    def add_hint(self, hint):
+        """Append a sentence to the message."""
+        self.args = (f"{self.args[0]} {hint}",)
+
 
 class NonFiniteError(SolverError):
     """func returned NaN or infinity, and smaller steps did not avoid it."""
@@ -42,3 +46,7 @@ class TooManyEvaluationsError(SolverError):
 
     what = "the limit on evaluations or steps was reached"
     hint = "The problem may be stiff: loosen rtol and atol, or raise max_evals."
+
+
+class SecondDerivativeError(RuntimeError):
+    """The gradient method has no derivative of its gradient."""

@@ -1,8 +1,8 @@
 """Dense output: y(t + theta h) = y + h * sum_j w_j(theta) k_j for theta in [0, 1], with polynomial weights w_j.
 
-Every interpolant here is linear in the slopes, so its value, its time derivative and its VJP are three uses of one small
-matrix of polynomial coefficients. Rows are the stages; an interpolant that needs the slope at the end of the step, and
-whose tableau does not end on it (no FSAL), has one more row for it.
+Every interpolant here is linear in the slopes, so its value, its time derivative and its VJP are three uses of one
+small matrix of polynomial coefficients. Rows are the stages; an interpolant that needs the slope at the end of the
+step, and whose tableau does not end on it (no FSAL), has one more row for it.
 """
 
 from dataclasses import dataclass

@@ -5,8 +5,9 @@ knows steppers and controllers only by what they can do: no autograd and no tabl
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
@@ -53,7 +54,6 @@ class Step:
     start: Any
     trial: Any
     stop: Stop | None
-    after_jump: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,22 @@ class Callbacks:
                 object.__setattr__(self, name, nothing)
 
 
+def lands(t, stop, size):
+    """Whether a step of this size from t goes to the stop."""
+    return abs(stop.t - t) <= size * _NEARLY
+
+
+def check_limits(t, h, span, n_f_evals, stats, limits, *, rejected=False, finite=True):
+    """Raise the `SolverError` that forbids another try of size h from t; rejected, finite: how the last one went."""
+    failure = (t, h, stats.n_accepted, n_f_evals)
+    if n_f_evals >= limits.max_evals:
+        raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
+    if stats.n_accepted >= limits.max_steps:
+        raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
+    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), span) or t + h == t):
+        raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
+
+
 def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(), stats=None, callbacks=Callbacks()):
     """Yield the accepted `Step`s from t0 through every stop in turn.
 
@@ -83,28 +99,21 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
     stats = Stats() if stats is None else stats
     fixed = isinstance(controller, FixedSteps)
     span = abs(stops[-1].t - t0)
-    t, size, previous, after_jump = t0, first_step, 1.0, False
+    t, size, previous = t0, first_step, 1.0
     for stop in stops:
         while t != stop.t:
             stepper.prepare(carry)
             mark = stepper.mark()
             rejected, finite = False, True
             while True:
-                remaining = stop.t - t
-                lands = abs(remaining) <= size * _NEARLY
-                h = remaining if lands else math.copysign(size, remaining)
-                failure = (t, h, stats.n_accepted, stepper.n_f_evals)
-                if stepper.n_f_evals >= limits.max_evals:
-                    raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
-                if stats.n_accepted >= limits.max_steps:
-                    raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
-                if rejected and (abs(h) <= 10 * _EPS * max(abs(t), span) or t + h == t):
-                    raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
+                landing = lands(t, stop, size)
+                h = stop.t - t if landing else math.copysign(size, stop.t - t)
+                check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 callbacks.step(t, carry.y, h)
-                trial = stepper.step(carry, h)
+                trial = stepper.step(carry, h, before_jump=landing and stop.jump)
                 if fixed:
                     if not stepper.is_finite(trial):
-                        raise NonFiniteError(*failure)
+                        raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
                 ratio = float(controller.error_ratio(trial.error, carry.y, trial.end.y))
                 finite = math.isfinite(ratio)
@@ -113,7 +122,7 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
                     previous = ratio
                     grown = controller.limit(abs(h) * (min(factor, 1.0) if rejected else factor))
                     # a step shortened to land says little about the size that the tolerance allows
-                    size = max(grown, size) if lands and not rejected else grown
+                    size = max(grown, size) if landing and not rejected else grown
                     break
                 callbacks.reject(t, carry.y, h)
                 stats.n_rejected += 1
@@ -122,11 +131,10 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
                 stepper.rewind(mark)
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)
-            t_end = trial.end.t = stop.t if lands else t + h
-            yield Step(t, h, t_end, carry, trial, stop if lands else None, after_jump)
-            t, carry, after_jump = t_end, trial.end, False
+            t_end = trial.end.t = stop.t if landing else t + h
+            yield Step(t, h, t_end, carry, trial, stop if landing else None)
+            t, carry = t_end, trial.end
         if stop.jump:
             stepper.refresh(carry)
-            after_jump = True
     if not fixed and not stepper.is_finite_state(carry):
         raise NonFiniteError(t, 0.0, stats.n_accepted, stepper.n_f_evals)

@@ -1,11 +1,13 @@
 """What a gradient method is given: one solve, checked and in the solver's own terms."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from .controller import Controller, FixedSteps
-from .march import Callbacks, Limits, Stats, Stop
+from .errors import SolverError
+from .march import Callbacks, Limits, Stats, Stop, march
 from .tableaus import Tableau
 from .vector_field import Evaluation, VectorField
 
@@ -16,7 +18,9 @@ class Problem:
 
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
-    ``evaluation`` the same with its graph, if gradients may be wanted.
+    ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
+    ``adjoint``: settings of a backward solve. After a failure that is to be returned, ``failure`` says what happened
+    and the first ``n_solved`` outputs are good.
     """
 
     field: VectorField
@@ -27,11 +31,20 @@ class Problem:
     controller: Controller | FixedSteps
     first_step: float
     stops: list
-    slope: torch.Tensor
+    slope: torch.Tensor | None
     evaluation: Evaluation | None = None
+    dense: bool = False
+    adjoint: Any = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
+    return_on_failure: bool = False
+    failure: SolverError | None = None
+    n_solved: int = 1
     stats: Stats = field(default_factory=Stats)
+
+    def __post_init__(self):
+        landed = {stop.index for stop in self.stops}
+        self._to_interpolate = [i for i in range(1, len(self.ts)) if i not in landed]
 
     @property
     def time_grad(self):
@@ -42,10 +55,50 @@ class Problem:
         """What the result is differentiable in."""
         return (self.y0, self.times, *self.field.captured)
 
-    def outputs_by_interpolation(self):
-        """Indices of the output times that no stop lands on, in order."""
-        landed = {stop.index for stop in self.stops}
-        return [i for i in range(1, len(self.ts)) if i not in landed]
+    def march(self, stepper, carry):
+        """The accepted steps; where failures are returned, they end early."""
+        try:
+            yield from march(
+                stepper,
+                self.controller,
+                carry,
+                self.ts[0],
+                self.stops,
+                first_step=self.first_step,
+                limits=self.limits,
+                stats=self.stats,
+                callbacks=self.callbacks,
+            )
+        except SolverError as error:
+            if not self.return_on_failure:
+                raise
+            self.failure = error
+        finally:
+            self.stats.n_f_evals = self.field.n_evals
+
+    def outputs_within(self, t_end):
+        """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
+        sign, found = self.field.direction, []
+        while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
+            found.append(self._to_interpolate.pop(0))
+        self.n_solved += len(found)
+        return found
+
+    def fractions(self, outputs, step):
+        """Where in a step its outputs lie: theta [k]."""
+        return (torch.tensor([self.ts[i] for i in outputs], dtype=torch.float64) - step.t) / step.h
+
+    def new_outputs(self):
+        """Room for the states at the output times [m, n], the first one filled in."""
+        ys = self.y0.new_empty(len(self.ts), self.y0.numel())
+        ys[0] = self.y0
+        return ys
+
+    def land(self, ys, step):
+        """Fill in the output that a step ends on, if it does."""
+        if step.stop is not None and step.stop.index is not None:
+            ys[step.stop.index] = step.trial.end.y
+            self.n_solved += 1
 
 
 def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):

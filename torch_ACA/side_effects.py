@@ -115,3 +115,14 @@ class _Replay:
         self.effects.rewind(self.mark)
         if self.random is not None:
             self.effects._set_random_state(self.random)
+
+
+class _NoSideEffects:
+    def mark(self):
+        return None
+
+    def rewind(self, mark):
+        pass
+
+
+NO_SIDE_EFFECTS = _NoSideEffects()

@@ -150,7 +150,8 @@ DORMAND_PRINCE_5 = Tableau(
     dense_order=4,
 )
 
-# Names of the authors' README. RK45 and Dopri5 are one method: the quartics of scipy (RK45) and torchdiffeq (dopri5) agree.
+# Names of the authors' README. RK45 and Dopri5 are one method: the quartics of scipy (RK45) and torchdiffeq (dopri5)
+# agree.
 TABLEAUS = {
     "Euler": EULER,
     "RK2": MIDPOINT,

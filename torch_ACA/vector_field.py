@@ -12,37 +12,45 @@ class VectorField:
     """f(t, y) on flat states.
 
     ``n_evals`` counts the calls. ``captured`` holds the tensors besides the state and the time that f depends on, once
-    `first_evaluation` has looked.
+    `first_evaluation` has looked. ``direction`` is the sign in which time runs.
     """
 
-    def __init__(self, func, layout):
+    def __init__(self, func, layout, direction=1):
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout = func, layout
+        self.direction = direction
         self.n_evals = 0
         self.captured = ()
         self._modules = modules_of(func)
         self.side_effects = SideEffects(self._modules, layout.device)
         self._autocast = _ambient_autocast(layout.device.type)
 
-    def time(self, t):
-        """0-d tensor of a time given as float, in the state's precision."""
-        return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+    def time(self, t, side=0):
+        """0-d tensor of a time given as float, in the state's precision.
 
-    def __call__(self, t, y, out):
+        :param side: 1 or -1: the next representable time in or against the direction of integration (f jumps at t)
+        """
+        time = torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+        return time if side == 0 else self._nudged(time, side)
+
+    def __call__(self, t, y, out, side=0):
         """Write f(t, y) into out [size]; t a float; records no graph."""
         with torch.no_grad():
-            self.layout.write(self.layout.tensors(self._call(self.time(t), self.layout.unflatten(y))), out)
+            self.layout.write(self.layout.tensors(self._call(self.time(t, side), self.layout.unflatten(y))), out)
 
-    def traced(self, t, y):
+    def traced(self, t, y, *, side=0):
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
+        t = t.to(self.layout.dtype)
+        if side:
+            t = t + (self._nudged(t.detach(), side) - t.detach())
         return self.layout.flatten(self._call(t, self.layout.unflatten(y)))
 
-    def record(self, t, y, out=None, *, time_grad=False):
+    def record(self, t, y, out=None, *, time_grad=False, side=0):
         """Evaluate f at float t with a graph of its own, for `Evaluation.vjp`; the value also goes into out."""
         with torch.no_grad():
             leaves = [leaf.requires_grad_() for leaf in self.layout.unflatten_leaves(y.detach())]
-            time = self.time(t).requires_grad_(time_grad)
+            time = self.time(t, side).requires_grad_(time_grad)
         with torch.enable_grad():
             outputs = self.layout.tensors(self._call(time, self.layout.assemble(leaves)))
         evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
@@ -69,6 +77,9 @@ class VectorField:
         found += [p for module in self._modules for p in module.parameters() if p.requires_grad]
         self.captured = tuple({id(p): p for p in found}.values())
         return k, evaluation
+
+    def _nudged(self, time, side):
+        return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))
 
     def _call(self, t, state):
         self.n_evals += 1

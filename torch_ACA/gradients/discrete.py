@@ -1,8 +1,8 @@
 """`aca` and `direct`: the exact gradient of the discrete solution, its accepted step sizes held constant.
 
-Adaptive checkpoint adjoint (Zhuang et al., ICML 2020, algorithm 2): the forward pass remembers (t_i, y_i) of the accepted
-steps only; the backward pass walks them in reverse, evaluates each again with a graph and pulls the cotangent through.
-`direct` keeps the graphs of the accepted steps instead, and evaluates nothing twice.
+Adaptive checkpoint adjoint (Zhuang et al., ICML 2020, algorithm 2): the forward pass remembers (t_i, y_i) of the
+accepted steps only; the backward pass walks them in reverse, evaluates each again with a graph and pulls the
+cotangent through. `direct` keeps the graphs of the accepted steps instead, and evaluates nothing twice.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
 cost N s + R (s - 1) + 2 evaluations forward; backward N s evaluations and VJPs (`direct`: VJPs only).
@@ -17,27 +17,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..march import Stop, march
+from ..march import Stop
+from ..solution import Trajectory
 from ..steppers.runge_kutta import RungeKutta
 from ..vector_field import GradientSum
 
 
-@dataclass(slots=True)
-class AcceptedStep:
-    """What is remembered of a step besides the state at its start."""
-
-    t: float
-    h: float
-    t_end: float
-    stop: Stop | None
-    after_jump: bool
-    outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives
-    theta: torch.Tensor | None = None  # where in the step they lie
-    evaluations: list | None = None  # kept graphs
-
-
 def aca(problem):
-    """States at the output times after the first: [m - 1, n], differentiable in ``problem.tensors``."""
+    """States at the times of the problem [m, n] and, if it asks for dense output, its `Trajectory` (else None);
+    differentiable in ``problem.tensors``."""
     return _integrate(problem, keep_graphs=False)
 
 
@@ -49,9 +37,38 @@ def direct(problem):
 def _integrate(problem, keep_graphs):
     run = DiscreteSolve(problem, keep_graphs)
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
-        return _Function.apply(run, *problem.tensors)
-    with torch.no_grad():
-        return run.forward(remember=False)
+        ys, *dense = _Function.apply(run, *problem.tensors)
+    else:
+        with torch.no_grad():
+            ys, *dense = run.forward(remember=False)
+    return ys, Trajectory(problem.tableau.interpolant, *dense) if dense else None
+
+
+@dataclass(slots=True)
+class AcceptedStep:
+    """What is remembered of a step besides the state at its start."""
+
+    t: float
+    h: float
+    t_end: float
+    stop: Stop | None
+    after_jump: bool
+    outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
+    theta: torch.Tensor | None = None  # where in the step they lie
+    evaluations: list | None = None  # kept graphs
+
+    @property
+    def before_jump(self):
+        return self.stop is not None and self.stop.jump
+
+    @property
+    def given_end(self):
+        """Index of the time of the caller that the step ends on, or None."""
+        return None if self.stop is None else self.stop.index
+
+    @property
+    def output_rows(self):
+        return slice(self.outputs[0], self.outputs[-1] + 1)
 
 
 class DiscreteSolve:
@@ -64,61 +81,54 @@ class DiscreteSolve:
         self.end_evaluation = None
 
     def forward(self, *, remember=True):
-        """March and fill the outputs; with remember, also the steps, states and (if kept) graphs."""
+        """March; returns the outputs [m, n] and, for dense output, the tensors of a `Trajectory`.
+
+        :param remember: also keep the steps, their states and (if wanted) their graphs
+        """
         problem = self.problem
         keep_graphs = remember and self.keep_graphs
         stepper = self._stepper(keep_graphs)
         carry = stepper.start(problem.ts[0], problem.y0, problem.slope, problem.evaluation if keep_graphs else None)
         problem.slope = problem.evaluation = None
-        inner = problem.outputs_by_interpolation()
-        ys = problem.y0.new_empty(len(problem.ts) - 1, problem.y0.numel())
-        for step in march(
-            stepper,
-            problem.controller,
-            carry,
-            problem.ts[0],
-            problem.stops,
-            first_step=problem.first_step,
-            limits=problem.limits,
-            stats=problem.stats,
-            callbacks=problem.callbacks,
-        ):
-            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.after_jump)
-            sign = 1.0 if step.h > 0 else -1.0
-            while inner and sign * problem.ts[inner[0]] <= sign * step.t_end:
-                record.outputs.append(inner.pop(0))
+        ys = problem.new_outputs()
+        dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
+        for step in problem.march(stepper, carry):
+            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump)
+            record.outputs = problem.outputs_within(step.t_end)
+            if (record.outputs or dense) and stepper.needs_end_slope:
+                stepper.end_slope(step.trial.end, before_jump=record.before_jump)
             if record.outputs:
-                times = torch.tensor([problem.ts[i] for i in record.outputs], dtype=torch.float64)
-                record.theta = (times - step.t) / step.h
-                if stepper.needs_end_slope:
-                    stepper.end_slope(step.trial.end)
-                first = record.outputs[0] - 1
-                ys[first : first + len(times)] = stepper.interpolate(step.start.y, step.h, record.theta)
-            if step.stop is not None and step.stop.index is not None:
-                ys[step.stop.index - 1] = step.trial.end.y
+                record.theta = problem.fractions(record.outputs, step)
+                ys[record.output_rows] = stepper.interpolate(step.start.y, step.h, record.theta)
+            problem.land(ys, step)
+            if dense:
+                dense.add(step, stepper.slopes)
             if remember:
                 record.evaluations = step.trial.evaluations
                 self.steps.append(record)
                 self.states.append(step.start.y)
-        if remember and record.outputs:
+        if remember and self.steps and stepper.needs_end_slope and (record.outputs or dense):
             self.states.append(step.trial.end.y)
             self.end_evaluation = step.trial.end.evaluation
-        problem.stats.n_f_evals = problem.field.n_evals
-        return ys
+        ys = ys[: problem.n_solved]
+        return (ys, *dense.tensors()) if dense else (ys,)
 
-    def backward(self, states, ys_bar):
+    def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors.
 
-        :param states: states at the starts of the steps, and the last one at the end if outputs lie in the last step
-        :param ys_bar: cotangents of the outputs [m - 1, n]
+        :param states: states at the starts of the steps; also the last one at the end, where `forward` kept it
+        :param ys_bar: cotangents of the outputs [m, n]
+        :param dense_bars: cotangents of the trajectory's tensors, or ()
         """
         problem, stepper = self.problem, self._stepper(False)
-        vector_field = problem.field
-        gradients = GradientSum(len(vector_field.captured))
-        before = vector_field.n_evals
-        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if problem.time_grad else None
-        y_bar = torch.zeros_like(states[0])
-        t_bar = 0.0  # of the time at the end of the step at hand
+        time_grad = problem.time_grad
+        gradients = GradientSum(len(problem.field.captured))
+        before = problem.field.n_evals
+        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if time_grad else None
+        node_time_bars, node_bars, node_slope_bars = dense_bars or (None, None, None)
+
+        y_bar = torch.zeros_like(problem.y0) if node_bars is None else node_bars[-1]
+        t_bar = float(node_time_bars[-1]) if dense_bars and time_grad else 0.0  # of the time at the step's end
         slope_bar, evaluation = None, self.end_evaluation  # of the slope there: the next step's first stage
         self.end_evaluation = None
 
@@ -132,115 +142,149 @@ class DiscreteSolve:
 
         for i in range(len(self.steps) - 1, -1, -1):
             step = self.steps[i]
-            if step.stop is not None and step.stop.index is not None:
-                y_bar = y_bar + ys_bar[step.stop.index - 1]
+            if step.given_end is not None:
+                y_bar = y_bar + ys_bar[step.given_end]
             own, step.evaluations = step.evaluations, None
             if own is None:
-                own = stepper.replay(step.t, step.h, states[i])
-            elif problem.time_grad:
-                stepper.reload(own)
-            start_bar = slope_bars = None
-            output_time_bar = h_bar_outputs = 0.0
-            if step.outputs:
-                if stepper.needs_end_slope:
-                    if evaluation is None:
-                        evaluation = vector_field.record(step.t_end, states[i + 1], time_grad=problem.time_grad)
-                    if problem.time_grad:
-                        evaluation.write(stepper.slopes[-1])
-                first = step.outputs[0] - 1
-                start_bar, slope_bars, time_bars = stepper.interpolate_vjp(
-                    step.h, step.theta, ys_bar[first : first + len(step.outputs)]
+                own = stepper.replay(
+                    step.t, step.h, states[i], after_jump=step.after_jump, before_jump=step.before_jump
                 )
-                if stepper.needs_end_slope:
-                    slope_bar = slope_bars[-1] if slope_bar is None else slope_bar + slope_bars[-1]
-                    if problem.time_grad:
-                        h_bar_outputs += float(slope_bars[-1] @ stepper.slopes[-1]) / step.h
-                if problem.time_grad:
+            elif time_grad:
+                stepper.reload(own)
+
+            # dense output inside the step: cotangents of its start, slopes, time and size
+            start_bar = slope_bars = None
+            start_t_bar = h_bar = 0.0
+            if (step.outputs or dense_bars) and stepper.needs_end_slope:
+                if evaluation is None:
+                    evaluation = stepper.record(step.t_end, states[i + 1], side=-int(step.before_jump))
+                if time_grad:
+                    evaluation.write(stepper.slopes[-1])
+            if step.outputs:
+                start_bar, slope_bars, time_bars = stepper.interpolate_vjp(step.h, step.theta, ys_bar[step.output_rows])
+                if time_grad:
                     time_bars = time_bars.double().cpu()
                     times_bar[step.outputs] += time_bars
-                    output_time_bar = float(time_bars.sum())
-                    h_bar_outputs -= float((time_bars * step.theta).sum())
+                    start_t_bar -= float(time_bars.sum())
+                    h_bar -= float((time_bars * step.theta).sum())
+                    h_bar += float(slope_bars[-1] @ stepper.slopes[-1]) / step.h if stepper.needs_end_slope else 0.0
+            if dense_bars:
+                slope_bars = node_slope_bars[i] if slope_bars is None else slope_bars + node_slope_bars[i]
+                start_bar = node_bars[i] if start_bar is None else start_bar + node_bars[i]
+                start_t_bar += float(node_time_bars[i]) if time_grad else 0.0
+            if slope_bars is not None and stepper.needs_end_slope:
+                slope_bar = slope_bars[-1] if slope_bar is None else slope_bar + slope_bars[-1]
+
             if slope_bar is not None:
                 pull_slope()
-            y_bar, slope_bar, start_t_bar, h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, gradients)
+            y_bar, slope_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, gradients)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
-            if problem.time_grad:
-                start_t_bar = float(start_t_bar) - output_time_bar
-                h_bar = float(h_bar) + h_bar_outputs
-                if step.stop is not None:  # h = stop - t
-                    if step.stop.index is not None:
-                        times_bar[step.stop.index] += t_bar + h_bar
+            if time_grad:
+                start_t_bar += float(stage_t_bar)
+                h_bar += float(stage_h_bar)
+                if step.stop is None:
+                    t_bar += start_t_bar
+                else:  # h = stop - t
+                    if step.given_end is not None:
+                        times_bar[step.given_end] += t_bar + h_bar
                     t_bar = start_t_bar - h_bar
-                else:
-                    t_bar = t_bar + start_t_bar
             evaluation = own[0]
             if step.after_jump:
                 pull_slope()
                 slope_bar = evaluation = None
         if slope_bar is not None:
             pull_slope()
-        if times_bar is not None:
+        if time_grad:
             times_bar[0] += t_bar
             times_bar = times_bar.to(problem.times)
-        problem.stats.n_backward_f_evals = vector_field.n_evals - before
-        return y_bar, times_bar, gradients.totals
+        problem.stats.n_backward_f_evals = problem.field.n_evals - before
+        return y_bar + ys_bar[0], times_bar, gradients.totals
 
     def traced(self, y0, times):
-        """The outputs again on the accepted grid, as a graph of everything: for derivatives of the gradient."""
+        """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper(False)
-        ys, t, y, slope, pending = {}, times[0], y0, None, None
+        ys, t, y, slope = {0: y0}, times[0], y0, None
+        dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
         for step in self.steps:
-            h = step.h if step.stop is None or step.stop.index is None else times[step.stop.index] - t
-            y1, slopes, _ = stepper.traced(t, h, y, slope)
-            slope = slopes[-1] if problem.tableau.fsal else None
-            if step.outputs and stepper.needs_end_slope and slope is None:
-                slope = problem.field.traced(t + h, y1)
-                slopes.append(slope)
-            for i, value in zip(
-                step.outputs, stepper.traced_interpolate(t, h, y, slopes, [times[j] for j in step.outputs])
-            ):
-                ys[i] = value
+            h = step.h if step.given_end is None else times[step.given_end] - t
+            y1, slopes, _ = stepper.traced(
+                t, h, y, slope, after_jump=step.after_jump, before_jump=step.before_jump
+            )
+            if (step.outputs or dense) and stepper.needs_end_slope and not problem.tableau.fsal:
+                slopes.append(problem.field.traced(t + h, y1, side=-int(step.before_jump)))
+            for i in step.outputs:
+                ys[i] = stepper.traced_interpolate(t, h, y, slopes, times[i])
+            if dense:
+                dense.add_traced(t, y, slopes)
+            known = problem.tableau.fsal or len(slopes) > problem.tableau.stages
+            slope = slopes[-1] if known and not step.before_jump else None
             t, y = t + h, y1
-            if step.stop is not None:
-                if step.stop.index is not None:
-                    ys[step.stop.index] = y
-                if step.stop.jump:
-                    slope = None
-        return torch.stack([ys[i] for i in range(1, len(problem.ts))])
+            if step.given_end is not None:
+                ys[step.given_end] = y
+        ys = torch.stack([ys[i] for i in range(len(ys))])
+        return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
     def _stepper(self, keep_graphs):
         problem = self.problem
         return RungeKutta(problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
 
 
+class _DenseRecord:
+    """Collects what dense output needs: times [N + 1] and states [N + 1, n] at the nodes, slopes [N, slopes, n]."""
+
+    def __init__(self, n_slopes):
+        self.n_slopes = n_slopes
+        self.times, self.states, self.slopes, self.last = [], [], [], None
+
+    def add(self, step, slopes):
+        self.times.append(step.t)
+        self.states.append(step.start.y)
+        self.slopes.append(slopes[: self.n_slopes].clone())
+        self.last = step
+
+    def add_traced(self, t, y, slopes):
+        self.times.append(t)
+        self.states.append(y)
+        self.slopes.append(torch.stack(slopes[: self.n_slopes]))
+
+    def tensors(self):
+        times = torch.tensor([*self.times, self.last.t_end], dtype=torch.float64)
+        return times, torch.stack([*self.states, self.last.trial.end.y]), torch.stack(self.slopes)
+
+    def traced_tensors(self, t, y):
+        return torch.stack([*self.times, t]).double(), torch.stack([*self.states, y]), torch.stack(self.slopes)
+
+
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx, run, y0, times, *captured):
-        ys = run.forward()
+        results = run.forward()
         ctx.run = run
         ctx.n_inputs = 2 + len(captured)
         # with autograd, so that the states go when the graph goes
         ctx.save_for_backward(y0, times, *captured, *run.states)
         run.states = None
-        return ys
+        return results
 
     @staticmethod
-    def backward(ctx, ys_bar):
+    def backward(ctx, *bars):
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
         with run.problem.field.side_effects.replay():
             if torch.is_grad_enabled():
-                return None, *_differentiable(run, inputs, ys_bar)
-            y_bar, times_bar, captured_bars = run.backward(states, ys_bar)
+                return None, *_differentiable(run, inputs, bars)
+            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
         return None, y_bar, times_bar, *captured_bars
 
 
-def _differentiable(run, inputs, ys_bar):
+def _differentiable(run, inputs, bars):
     """The same cotangents as functions of everything (create_graph=True): the accepted grid runs again with a graph."""
     before = run.problem.field.n_evals
-    ys = run.traced(inputs[0], inputs[1])
+    results = run.traced(inputs[0], inputs[1])
+    pairs = [(result, bar) for result, bar in zip(results, bars) if result.requires_grad]
+    outputs, cotangents = zip(*pairs)
     wanted = [t for t in inputs if t.requires_grad]
-    found = iter(torch.autograd.grad(ys, wanted, ys_bar, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
     run.problem.stats.n_backward_f_evals = run.problem.field.n_evals - before
     return [next(found) if t.requires_grad else None for t in inputs]

@@ -7,12 +7,17 @@ import torch
 
 @dataclass(slots=True, eq=False)
 class Carry:
-    """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it."""
+    """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it.
+
+    ``evaluation`` is the `Evaluation` behind the slope where its graph is kept; ``after_jump`` says that f jumped at
+    t, so that the slope is to be taken just behind it.
+    """
 
     t: float
     y: torch.Tensor
     slope: torch.Tensor | None = None
-    evaluation: object = None  # the `Evaluation` behind slope, where its graph is kept
+    evaluation: object = None
+    after_jump: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -26,8 +31,8 @@ class Trial:
 
 
 class Stepper:
-    """Base of the steppers. Subclasses give `start`, `prepare`, `refresh`, `step` and, as far as the method has them, `replay`,
-    `vjp`, `interpolate` and `invert`."""
+    """Base of the steppers. Subclasses give `start`, `prepare`, `refresh`, `step`, `interpolate` and, as far as the
+    method has them, `replay`, `vjp`, `interpolate_vjp` and `invert`."""
 
     def __init__(self, vector_field):
         self.field = vector_field

@@ -1,8 +1,8 @@
 """Explicit Runge-Kutta steps: y1 = y + h sum_j b_j k_j, k_j = f(t + c_j h, y + h sum_{l<j} a_jl k_l).
 
-Two kernels of the same step. The fused one works in a stage buffer [slopes, n], one matrix-vector product per stage, and
-has a hand-written VJP that calls autograd once per stage on f alone. The functional one (`traced`) is out of place and
-differentiable in everything; it serves the naive method, second derivatives and the tests.
+Two kernels of the same step. The fused one works in a stage buffer [slopes, n], one matrix-vector product per stage,
+and has a hand-written VJP that calls autograd once per stage on f alone. The functional one (`traced`) is out of
+place and differentiable in everything; it serves the naive method, second derivatives and the tests.
 
 The first stage of a step is the slope at its start: with FSAL tableaus the last stage of the step before, otherwise the
 slope that dense output may have needed there already. So the VJP of a step leaves the cotangent of its first stage to
@@ -30,7 +30,8 @@ class RungeKutta(Stepper):
         s = tableau.stages
         self.own_stages = s - 1 if tableau.fsal else s  # stages that a step pays for, its first one included
         self.needs_end_slope = tableau.fsal or tableau.interpolant.slopes > s
-        self.slopes = torch.empty(max(s, tableau.interpolant.slopes), layout.size, dtype=layout.dtype, device=layout.device)
+        rows = max(s, tableau.interpolant.slopes)
+        self.slopes = torch.empty(rows, layout.size, dtype=layout.dtype, device=layout.device)
         self._rows = [self.slopes[: i + 1].T for i in range(s)]
         self._a = [self._vector(weights) for weights in tableau.a]
         self._b = self._vector(tableau.b)
@@ -50,23 +51,26 @@ class RungeKutta(Stepper):
     def refresh(self, carry):
         """Forget the slope: f jumps here."""
         carry.slope = carry.evaluation = None
+        carry.after_jump = True
 
     def prepare(self, carry):
         """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
         first = self.slopes[0]
         if carry.slope is None:
-            self._evaluate(carry, first)
+            self._evaluate(carry, first, side=1 if carry.after_jump else 0)
         elif carry.slope.data_ptr() != first.data_ptr():
             first.copy_(carry.slope)
             carry.slope = first
 
-    def step(self, carry, h):
-        """Try a step of size h from a prepared carry."""
+    def step(self, carry, h, *, before_jump=False):
+        """Try a step of size h from a prepared carry; before_jump: f jumps at its end, where it is taken just before.
+        """
         t, y = carry.t, carry.y
+        side = -1 if before_jump else 0
         evaluations = [carry.evaluation] if self.keep_graphs else None
         for i in range(1, self.tableau.stages):
             stage = torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
-            evaluation = self._slope(t + self._c[i] * h, stage, self.slopes[i])
+            evaluation = self._slope(t + self._c[i] * h, stage, self.slopes[i], side if self._c[i] == 1.0 else 0)
             if self.keep_graphs:
                 evaluations.append(evaluation)
         if self.tableau.fsal:
@@ -78,10 +82,10 @@ class RungeKutta(Stepper):
             error = torch.addmv(y, self._rows[-1], self._b_error, alpha=h, beta=0)
         return Trial(end, error, evaluations)
 
-    def end_slope(self, carry):
+    def end_slope(self, carry, *, before_jump=False):
         """Make sure that the slope at the end of the step just taken is in the buffer, for dense output."""
         if carry.slope is None:
-            self._evaluate(carry, self.slopes[-1])
+            self._evaluate(carry, self.slopes[-1], side=-1 if before_jump else 0)
 
     def interpolate(self, y, h, theta):
         """Dense output inside the step whose slopes are in the buffer.
@@ -107,16 +111,19 @@ class RungeKutta(Stepper):
             time_bars = (derivatives * cotangents).sum(-1)
         return cotangents.sum(0), slope_bars, time_bars
 
-    def replay(self, t, h, y):
+    def replay(self, t, h, y, *, after_jump=False, before_jump=False):
         """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages."""
         evaluations = []
         for i in range(self.own_stages):
             stage = y if i == 0 else torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
-            wanted = self.time_grad or i + 1 < self.own_stages
-            evaluations.append(
-                self.field.record(t + self._c[i] * h, stage, self.slopes[i] if wanted else None, time_grad=self.time_grad)
-            )
+            side = int(after_jump) if i == 0 else -int(before_jump and self._c[i] == 1.0)
+            row = self.slopes[i] if self.time_grad or i + 1 < self.own_stages else None
+            evaluations.append(self.record(t + self._c[i] * h, stage, row, side))
         return evaluations
+
+    def record(self, t, y, row=None, side=0):
+        """One evaluation of f with its graph."""
+        return self.field.record(t, y, row, time_grad=self.time_grad, side=side)
 
     def reload(self, evaluations):
         """Put the values of kept evaluations back into the buffer."""
@@ -158,36 +165,32 @@ class RungeKutta(Stepper):
             if time_bar is not None:
                 t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
 
-    def traced(self, t, h, y, slope=None):
+    def traced(self, t, h, y, slope=None, *, after_jump=False, before_jump=False):
         """The step out of place, differentiable in t, h (0-d tensors or floats), y and all that f depends on.
 
         :returns: y1 [n], its slopes (list of [n]), the error estimate [n] or None
         """
-        slopes = [self.field.traced(t, y) if slope is None else slope]
+        slopes = [self.field.traced(t, y, side=int(after_jump)) if slope is None else slope]
         for i in range(1, self.tableau.stages):
             stage = y + h * _combine(self.tableau.a[i], slopes)
-            slopes.append(self.field.traced(t + self._c[i] * h, stage))
+            side = -int(before_jump and self._c[i] == 1.0)
+            slopes.append(self.field.traced(t + self._c[i] * h, stage, side=side))
         y1 = stage if self.tableau.fsal else y + h * _combine(self.tableau.b, slopes)
         error = h * _combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return y1, slopes, error
 
-    def traced_interpolate(self, t, h, y, slopes, times):
-        """Dense output of a `traced` step at times (0-d tensors), differentiable: list of [n]."""
-        if len(slopes) < self.tableau.interpolant.slopes:
-            raise ValueError("the slope at the end of the step is missing")
-        return [
-            y + h * sum(w * k for w, k in zip(self.tableau.interpolant.traced_weights((time - t) / h), slopes))
-            for time in times
-        ]
+    def traced_interpolate(self, t, h, y, slopes, time):
+        """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
+        return y + h * _combine(self.tableau.interpolant.traced_weights((time - t) / h), slopes)
 
-    def _evaluate(self, carry, row):
-        carry.evaluation = self._slope(carry.t, carry.y, row)
+    def _evaluate(self, carry, row, side):
+        carry.evaluation = self._slope(carry.t, carry.y, row, side)
         carry.slope = row
 
-    def _slope(self, t, y, row):
+    def _slope(self, t, y, row, side):
         if self.keep_graphs:
-            return self.field.record(t, y, row, time_grad=self.time_grad)
-        return self.field(t, y, row)
+            return self.record(t, y, row, side)
+        return self.field(t, y, row, side)
 
     def _vector(self, weights):
         return self._like([float(w) for w in weights])
@@ -197,5 +200,6 @@ class RungeKutta(Stepper):
 
 
 def _combine(weights, slopes):
-    """sum of weights[j] * slopes[j] over the weights that are not zero."""
-    return sum(float(w) * k for w, k in zip(weights, slopes) if w != 0)
+    """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
+    numbers = [w if isinstance(w, torch.Tensor) else float(w) for w in weights]
+    return sum(w * k for w, k in zip(numbers, slopes) if isinstance(w, torch.Tensor) or w != 0.0)

@@ -1,0 +1,160 @@
+"""`adjoint`: the continuous adjoint (Chen et al., NeurIPS 2018), solved backwards in time together with the state.
+
+a' = -a^T df/dy and theta_bar' = -a^T df/dtheta run from each output time to the one before, the state again beside them
+from its value there. Optimise-then-discretise: the gradient of neither the discrete nor the exact solution, and the
+state that is solved backwards drifts off the one that was solved forwards (section 3 of the ACA paper). Memory: the
+outputs and the graph of one f. Cost: like the forward solve, with a VJP at every evaluation, rejected tries included.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..controller import Controller, FixedSteps, rms_norm
+from ..march import Stop, march
+from ..side_effects import NO_SIDE_EFFECTS
+from ..steppers.runge_kutta import RungeKutta
+from ..tableaus import Tableau
+from ..vector_field import GradientSum
+from .discrete import DiscreteSolve
+from .second_order import no_second_derivatives
+
+
+@dataclass(frozen=True)
+class AdjointSettings:
+    """Solver of the backward pass. ``seminorm`` leaves the parameters' part out of the error norm (Kidger et al.
+    2021).
+    """
+
+    tableau: Tableau
+    controller: Controller | FixedSteps
+    first_step: float | None
+    seminorm: bool = False
+
+
+def adjoint(problem):
+    """States at the times of the problem [m, n] (and the trajectory, not differentiable), differentiable once."""
+    run = DiscreteSolve(problem, keep_graphs=False)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
+        return _Function.apply(run, *problem.tensors), None
+    with torch.no_grad():
+        ys, *_ = run.forward(remember=False)
+    return ys, None
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, run, y0, times, *captured):
+        (ys,) = run.forward(remember=False)
+        ctx.problem = run.problem
+        ctx.save_for_backward(ys, y0, times, *captured)
+        return ys
+
+    @staticmethod
+    def backward(ctx, ys_bar):
+        ys, *inputs = ctx.saved_tensors
+        with torch.no_grad(), ctx.problem.field.side_effects.replay():
+            bars = _backward(ctx.problem, ys, ys_bar)
+        return None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
+
+
+def _backward(problem, ys, ys_bar):
+    """Cotangents of y0, of the times and of the captured tensors."""
+    field, n = problem.field, ys.shape[1]
+    settings = problem.adjoint
+    augmented = _AugmentedField(field)
+    before = field.n_evals
+    times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
+    controller, size = settings.controller, settings.first_step
+    if isinstance(controller, Controller):
+        controller = controller.with_norm(augmented.norm(settings.seminorm))
+    state = ys.new_zeros(augmented.layout.size)
+    slope = torch.empty_like(ys[0])
+    for k in range(len(ys) - 1, 0, -1):
+        state[:n] = ys[k]
+        if problem.time_grad:
+            field(problem.ts[k], ys[k], slope)
+            times_bar[k] += float(ys_bar[k] @ slope)
+        state[n : 2 * n] += ys_bar[k]
+        t, t_end = problem.ts[k], problem.ts[k - 1]
+        stepper = RungeKutta(settings.tableau, augmented)
+        k1 = torch.empty_like(state)
+        augmented(t, state, k1)
+        if size is None:
+            size = controller.initial_step(augmented.slope, t, t_end, state, k1)
+        jumps = [stop for stop in reversed(problem.stops) if stop.jump and min(t, t_end) < stop.t < max(t, t_end)]
+        steps = march(
+            stepper,
+            controller,
+            stepper.start(t, state, k1),
+            t,
+            [*(Stop(jump.t, jump=True) for jump in jumps), Stop(t_end)],
+            first_step=size,
+            limits=problem.limits,
+        )
+        for step in steps:
+            if step.stop is None and not isinstance(controller, FixedSteps):
+                size = abs(step.h)  # a good first size for the interval before
+        state = step.trial.end.y.clone()
+    a = state[n : 2 * n]
+    if problem.time_grad:
+        field(problem.ts[0], ys[0], slope)
+        times_bar[0] -= float(a @ slope)
+    problem.stats.n_backward_f_evals = field.n_evals - before
+    captured_bars = [
+        piece.view(tensor.shape) if not tensor.is_complex() else torch.view_as_complex(piece.view(*tensor.shape, 2))
+        for piece, tensor in zip(state[2 * n :].split(augmented.sizes), field.captured)
+    ]
+    captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, field.captured)]
+    return [a + ys_bar[0], times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
+
+
+@dataclass(frozen=True)
+class _FlatLayout:
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class _AugmentedField:
+    """Derivative of (y, a, theta_bar) with respect to time, as a vector field for the Runge-Kutta stepper."""
+
+    side_effects = NO_SIDE_EFFECTS
+
+    def __init__(self, field):
+        self.field = field
+        self.n = field.layout.size
+        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured]
+        self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
+        self.n_evals = 0
+
+    def __call__(self, t, state, out, side=0):
+        n = self.n
+        self.n_evals += 1
+        evaluation = self.field.record(t, state[:n], out[:n], side=-side)
+        gradients = GradientSum(len(self.field.captured))
+        a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
+        if a_slope is None:
+            out[n : 2 * n].zero_()
+        else:
+            out[n : 2 * n].copy_(a_slope)
+        for piece, total in zip(out[2 * n :].split(self.sizes), gradients.totals):
+            if total is None:
+                piece.zero_()
+            else:
+                piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
+
+    def slope(self, t, state):
+        out = torch.empty_like(state)
+        self(t, state, out)
+        return out
+
+    def norm(self, seminorm):
+        """The largest of the RMS norms of the parts; the seminorm leaves the parameters out."""
+        n = self.n
+
+        def mixed(x):
+            parts = [x[:n], x[n : 2 * n]] if seminorm else [x[:n], x[n : 2 * n], x[2 * n :]]
+            return torch.stack([rms_norm(part) for part in parts]).amax()
+
+        return mixed

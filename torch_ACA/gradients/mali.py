@@ -1,0 +1,126 @@
+"""`mali`: memory-efficient ALF integrator (Zhuang et al., ICLR 2021).
+
+The asynchronous leapfrog can be run backwards exactly, so the backward pass rebuilds each state from the final one:
+nothing but the step sizes is remembered, and the gradient is that of the discrete solution up to rounding. Memory:
+one state and velocity and the graph of one f, whatever the number of steps. Cost: N + R + 2 evaluations forward, N +
+1 evaluations and VJPs backward.
+
+Not for stiff or strongly contracting problems: there ALF needs very small steps, and running it backwards amplifies
+rounding as fast as the flow contracts.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import TooManyEvaluationsError
+from ..march import Stop
+from ..steppers.alf import AsynchronousLeapfrog
+from ..steppers.base import Carry
+from ..vector_field import GradientSum
+from .second_order import no_second_derivatives
+
+
+def mali(problem):
+    """States at the times of the problem [m, n], differentiable once in ``problem.tensors``; no trajectory."""
+    if any(stop.jump for stop in problem.stops):
+        raise ValueError("jump_t is not available with gradient='mali': a new velocity at a jump cannot be inverted")
+    run = _Solve(problem)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
+        return _Function.apply(run, *problem.tensors), None
+    with torch.no_grad():
+        return run.forward()[0], None
+
+
+@dataclass(slots=True)
+class _Step:
+    h: float
+    stop: Stop | None
+    outputs: list = field(default_factory=list)
+    theta: torch.Tensor | None = None
+
+
+class _Solve:
+    def __init__(self, problem):
+        self.problem, self.steps = problem, []
+        self.stepper = AsynchronousLeapfrog(problem.field, time_grad=problem.time_grad)
+
+    def forward(self):
+        """The outputs [m, n] and the final `Carry`."""
+        problem, stepper = self.problem, self.stepper
+        carry = stepper.start(problem.ts[0], problem.y0, problem.slope)
+        problem.slope = problem.evaluation = None
+        ys = problem.new_outputs()
+        try:
+            for step in problem.march(stepper, carry):
+                record = _Step(step.h, step.stop, problem.outputs_within(step.t_end))
+                carry = step.trial.end
+                if record.outputs:
+                    record.theta = problem.fractions(record.outputs, step)
+                    ys[record.outputs] = stepper.interpolate(step.start, carry, step.h, record.theta)
+                problem.land(ys, step)
+                self.steps.append(record)
+        except TooManyEvaluationsError as error:
+            error.add_hint("The asynchronous leapfrog is not made for stiff or strongly contracting problems: use aca.")
+            raise
+        return ys[: problem.n_solved], carry
+
+    def backward(self, end, ys_bar):
+        problem, stepper = self.problem, self.stepper
+        gradients = GradientSum(len(problem.field.captured))
+        before = problem.field.n_evals
+        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if problem.time_grad else None
+        z_bar, v_bar, t_bar = torch.zeros_like(end.y), torch.zeros_like(end.y), 0.0
+        for step in reversed(self.steps):
+            given_end = None if step.stop is None else step.stop.index
+            if given_end is not None:
+                z_bar = z_bar + ys_bar[given_end]
+            start, evaluation = stepper.invert(end, step.h)
+            start_z_bar = start_v_bar = 0.0
+            start_t_bar = h_bar = 0.0
+            if step.outputs:
+                bars, time_bars, h_bar = stepper.interpolate_vjp(start, end, step.h, step.theta, ys_bar[step.outputs])
+                start_z_bar, end_z_bar, start_v_bar, end_v_bar = bars
+                z_bar, v_bar = z_bar + end_z_bar, v_bar + end_v_bar
+                if problem.time_grad:
+                    times_bar[step.outputs] += time_bars
+                    start_t_bar = -float(time_bars.sum())
+            z_bar, v_bar, step_t_bar, step_h_bar = stepper.pull_back(
+                start, end, step.h, evaluation, z_bar, v_bar, gradients
+            )
+            z_bar, v_bar = z_bar + start_z_bar, v_bar + start_v_bar
+            if problem.time_grad:
+                start_t_bar += step_t_bar
+                if step.stop is None:
+                    t_bar += start_t_bar
+                else:  # h = stop - t
+                    h_bar += step_h_bar
+                    if given_end is not None:
+                        times_bar[given_end] += t_bar + h_bar
+                    t_bar = start_t_bar - h_bar
+            end = start
+        first = problem.field.record(problem.ts[0], problem.y0, time_grad=problem.time_grad)
+        state_bar, time_bar = first.vjp(v_bar, gradients)
+        if state_bar is not None:
+            z_bar = z_bar + state_bar
+        if problem.time_grad:
+            times_bar[0] += t_bar + (0.0 if time_bar is None else float(time_bar))
+            times_bar = times_bar.to(problem.times)
+        problem.stats.n_backward_f_evals = problem.field.n_evals - before
+        return z_bar + ys_bar[0], times_bar, gradients.totals
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, run, y0, times, *captured):
+        ys, end = run.forward()
+        ctx.run, ctx.t_end = run, end.t
+        ctx.save_for_backward(end.y, end.slope, y0, times, *captured)
+        return ys
+
+    @staticmethod
+    def backward(ctx, ys_bar):
+        z, v, *inputs = ctx.saved_tensors
+        with torch.no_grad(), ctx.run.problem.field.side_effects.replay():
+            y_bar, times_bar, captured_bars = ctx.run.backward(Carry(ctx.t_end, z, v), ys_bar)
+        return None, *no_second_derivatives("mali", [y_bar, times_bar, *captured_bars], [ys_bar, *inputs])

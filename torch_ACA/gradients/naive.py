@@ -1,0 +1,91 @@
+"""`naive`: ordinary back-propagation through everything the adaptive solver does, its step-size search included.
+
+What the ACA paper compares with: each step size is a function of the error ratios before it, so the graph goes through
+every try, rejected ones too, and grows to depth O(N_f N_t m) for m tries per step. Its own short loop, with the
+controller inside the graph. The very first step size is a constant. (torchdiffeq's `odeint` left the step size out of
+its graph in August 2020 and is close to `direct` since.)
+"""
+
+import math
+
+import torch
+
+from ..controller import FixedSteps
+from ..errors import NonFiniteError, SolverError
+from ..march import check_limits, lands
+from ..steppers.runge_kutta import RungeKutta
+
+
+def naive(problem):
+    """States at the times of the problem [m, n], an ordinary graph of everything; no trajectory."""
+    ys = [problem.y0]
+    try:
+        _march(problem, RungeKutta(problem.tableau, problem.field), ys)
+    except SolverError as error:
+        if not problem.return_on_failure:
+            raise
+        problem.failure, problem.n_solved = error, len(ys)
+    finally:
+        problem.stats.n_f_evals = problem.field.n_evals
+    return torch.stack(ys), None
+
+
+def _march(problem, stepper, ys):
+    """Append the outputs after the first to ys."""
+    controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times
+    fixed = isinstance(controller, FixedSteps)
+    span = abs(problem.ts[-1] - problem.ts[0])
+    t, y, slope, after_jump = times[0].double(), problem.y0, None, False
+    size = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
+    previous = 1.0
+    for stop in problem.stops:
+        target = stop.t if stop.index is None else times[stop.index].double()
+        while t.item() != stop.t:
+            if slope is None:
+                slope = field.traced(t, y, side=int(after_jump))
+            mark = stepper.mark()
+            rejected, finite = False, True
+            while True:
+                landing = lands(t.item(), stop, size.item())
+                h = target - t if landing else field.direction * size
+                check_limits(
+                    t.item(), h.item(), span, field.n_evals, stats, problem.limits, rejected=rejected, finite=finite
+                )
+                problem.callbacks.step(t.item(), y, h.item())
+                y1, slopes, error = stepper.traced(t, h, y, slope, before_jump=landing and stop.jump)
+                if fixed:
+                    if not bool(torch.isfinite(y1).all()):
+                        raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
+                    break
+                ratio = controller.error_ratio(error, y, y1)
+                finite = math.isfinite(ratio.item())
+                factor = controller.factor(ratio.double(), previous) if finite else torch.tensor(controller.dfactor)
+                if finite and (ratio.item() <= 1.0 or abs(h.item()) <= controller.min_step):
+                    if controller.beta:
+                        previous = ratio.double().clamp(min=1e-4)
+                    grown = _limited(controller, abs(h) * (factor.clamp(max=1.0) if rejected else factor))
+                    size = torch.maximum(grown, size) if landing and not rejected else grown
+                    break
+                problem.callbacks.reject(t.item(), y, h.item())
+                stats.n_rejected += 1
+                rejected = True
+                size = _limited(controller, abs(h) * factor.clamp(max=1.0))
+                stepper.rewind(mark)
+            stats.n_accepted += 1
+            problem.callbacks.accept(t.item(), y, h.item())
+            outputs = problem.outputs_within(stop.t if landing else (t + h).item())
+            end_slope = slopes[-1] if problem.tableau.fsal else None
+            if outputs and stepper.needs_end_slope and end_slope is None:
+                end_slope = field.traced(t + h, y1, side=-int(landing and stop.jump))
+                slopes.append(end_slope)
+            ys += [stepper.traced_interpolate(t, h, y, slopes, times[i].double()) for i in outputs]
+            after_jump = landing and stop.jump
+            t, y, slope = target if landing else t + h, y1, None if after_jump else end_slope
+            if not isinstance(t, torch.Tensor):
+                t = torch.tensor(t, dtype=torch.float64, device=times.device)
+            if landing and stop.index is not None:
+                ys.append(y)
+
+
+def _limited(controller, size):
+    return size.clamp(controller.min_step, controller.max_step)

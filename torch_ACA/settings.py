@@ -1,0 +1,142 @@
+"""Checks what a caller asks of the solver and turns it into the solver's own terms, before anything is evaluated."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .controller import Controller, FixedSteps
+from .steppers.alf import AsynchronousLeapfrog
+from .tableaus import TABLEAUS
+
+GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
+METHODS = (*TABLEAUS, AsynchronousLeapfrog.name)
+FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
+
+_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | {"alf": AsynchronousLeapfrog}
+_CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
+OPTIONS = (*_CONTROLLER_OPTIONS, "first_step", "step_size", "max_num_steps", "step_t", "jump_t", "land_on_t")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method and how its steps are chosen. ``method`` is a `Tableau` or `AsynchronousLeapfrog`; ``first_step`` None
+    means that Hairer's rule chooses; ``options`` are the checked ones."""
+
+    method: Any
+    controller: Controller | FixedSteps
+    first_step: float | None
+    options: dict
+
+
+def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
+    """`Settings` of a solve.
+
+    :param layout: `StateLayout`, for tolerances and norms that are given per part of the state
+    :raises ValueError: a name, number or combination that cannot be used
+    """
+    checked_gradient(gradient)
+    method = checked_method(method, gradient)
+    options = checked_options(options)
+    fixed, size = _step_size(h, options, method)
+    if fixed:
+        for name, value in (("rtol", rtol), ("atol", atol)):
+            _check_tolerance(name, value)
+        return Settings(method, FixedSteps(size), size, options)
+    keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
+    if "norm" in keywords and layout is not None:
+        keywords["norm"] = lambda flat, norm=options["norm"]: norm(layout.unflatten(flat))
+    controller = Controller(
+        _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout), method.error_order, **keywords
+    )
+    return Settings(method, controller, size, options)
+
+
+def checked_gradient(gradient):
+    if gradient not in GRADIENTS:
+        raise ValueError(f"unknown gradient {gradient!r}; accepted: {', '.join(GRADIENTS)}")
+    return gradient
+
+
+def checked_method(method, gradient):
+    """The tableau or ALF behind a name; None: what suits the gradient method."""
+    if method is None:
+        method = AsynchronousLeapfrog.name if gradient == "mali" else "Dopri5"
+    found = _METHODS.get(method.lower()) if isinstance(method, str) else None
+    if found is None:
+        raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
+    if (gradient == "mali") != (found is AsynchronousLeapfrog):
+        raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
+    return found
+
+
+def checked_options(options):
+    options = dict(options or {})
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(OPTIONS)}")
+    return options
+
+
+def checked_times(t, layout):
+    """Output times as the caller's tensor and as floats."""
+    times = t if isinstance(t, torch.Tensor) else torch.tensor([float(value) for value in t], dtype=torch.float64)
+    if times.dim() != 1 or len(times) < 2:
+        raise ValueError(f"t must be 1-D with at least two times, got shape {tuple(times.shape)}")
+    if not times.is_floating_point():
+        times = times.to(layout.dtype)
+    ts = times.detach().double().tolist()
+    if not all(math.isfinite(value) for value in ts):
+        raise ValueError(f"t must be finite, got {ts}")
+    steps = [b - a for a, b in zip(ts, ts[1:])]
+    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+        raise ValueError("t must be strictly increasing or strictly decreasing")
+    return times, ts
+
+
+def floats(times):
+    """A list of floats from a tensor or sequence of times."""
+    return torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
+
+
+def _step_size(h, options, method):
+    """Whether steps are fixed, and the size given (None: none)."""
+    given = {name: value for name, value in (("h", h), *options.items()) if value is not None}
+    given = {name: given[name] for name in ("h", "first_step", "step_size") if name in given}
+    if len(given) > 1:
+        raise ValueError(f"give one of h, first_step and step_size, got {' and '.join(given)}")
+    fixed = not method.adaptive or "step_size" in given
+    if not given:
+        if fixed:
+            raise ValueError(f"{method.name} takes fixed steps: give the step size h")
+        return False, None
+    ((name, value),) = given.items()
+    size = abs(float(value))
+    if math.isnan(size) or size == 0:
+        raise ValueError(f"{name} must be a number other than 0, got {value}")
+    return fixed, size
+
+
+def _tolerance(name, value, layout):
+    """A float, or a flat vector from what is nested like the state."""
+    _check_tolerance(name, value)
+    if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.dim() == 0):
+        return float(value)
+    if layout is None:
+        return value
+    parts = pytree.tree_leaves(value)
+    if len(parts) not in (1, len(layout.leaves)):
+        raise ValueError(f"{name} must be a number or nested like y0, got {len(parts)} parts for {len(layout.leaves)}")
+    parts = parts * (len(layout.leaves) // len(parts))
+    return torch.cat([leaf.spread(part, layout) for leaf, part in zip(layout.leaves, parts)])
+
+
+def _check_tolerance(name, value):
+    for part in pytree.tree_leaves(value):
+        if isinstance(part, torch.Tensor) and part.requires_grad:
+            raise ValueError(f"{name} must not require grad")
+        values = torch.as_tensor(part, dtype=torch.float64)
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")

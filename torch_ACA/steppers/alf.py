@@ -1,0 +1,91 @@
+"""The asynchronous leapfrog (ALF): reversible steps of a state z and a velocity v that runs beside f.
+
+z_h = z + h/2 v;  u = f(t + h/2, z_h);  v1 = 2 u - v;  z1 = z_h + h/2 v1   (Zhuang et al., MALI, ICLR 2021; Mutze 2013)
+
+Second order, one evaluation per step, and solvable backwards for (z, v): `invert` gives them back up to rounding. The
+difference u - v estimates the local error of the first-order solution, h (u - v) = O(h^2).
+"""
+
+import torch
+
+from .base import Carry, Stepper, Trial
+
+
+class AsynchronousLeapfrog(Stepper):
+    """The carry's slope is the velocity v; it starts as f(t0, z0).
+
+    :param time_grad: let `pull_back` return cotangents of the time and the step size
+    """
+
+    name, order, error_order, adaptive = "ALF", 2, 2, True
+
+    def __init__(self, vector_field, *, time_grad=False):
+        super().__init__(vector_field)
+        self.time_grad = time_grad
+
+    def start(self, t, y, slope):
+        return Carry(t, y, slope)
+
+    def prepare(self, carry):
+        """Nothing: the velocity is part of the carry."""
+
+    def step(self, carry, h, *, before_jump=False):
+        """Try a step of size h."""
+        v = carry.slope
+        middle = torch.add(carry.y, v, alpha=h / 2)
+        u = torch.empty_like(middle)
+        self.field(carry.t + h / 2, middle, u)
+        v1 = 2 * u - v
+        return Trial(Carry(carry.t + h, torch.add(middle, v1, alpha=h / 2), v1), h * (u - v))
+
+    def interpolate(self, start, end, h, theta):
+        """The cubic through both states and their velocities: [m, n]."""
+        values = 0.0
+        for w, piece in zip(_weights(theta, h, start.y), (end.y - start.y, start.slope, end.slope)):
+            values = values + w[:, None] * piece
+        return start.y + values
+
+    def interpolate_vjp(self, start, end, h, theta, cotangents):
+        """Cotangents of the states (start, end) and velocities (start, end) of `interpolate`, of its times [m] and of
+        the step size (the last two only with time_grad, else None)."""
+        toward_end, of_v, of_v1 = (w @ cotangents for w in _weights(theta, h, start.y))
+        time_bars = h_bar = None
+        if self.time_grad:
+            slopes = _slopes(theta, h, start.y)
+            rates = sum(w[:, None] * piece for w, piece in zip(slopes, (end.y - start.y, start.slope, end.slope)))
+            time_bars = (rates * cotangents).sum(-1).double().cpu()
+            h_bar = float(of_v @ start.slope + of_v1 @ end.slope) / h - float((time_bars * theta).sum())
+        return (cotangents.sum(0) - toward_end, toward_end, of_v, of_v1), time_bars, h_bar
+
+    def invert(self, carry, h):
+        """The carry one step of size h earlier, and the evaluation (with its graph) that the step makes."""
+        middle = torch.add(carry.y, carry.slope, alpha=-h / 2)
+        u = torch.empty_like(middle)
+        evaluation = self.field.record(carry.t - h / 2, middle, u, time_grad=self.time_grad)
+        v = 2 * u - carry.slope
+        return Carry(carry.t - h, torch.add(middle, v, alpha=-h / 2), v), evaluation
+
+    def pull_back(self, start, end, h, evaluation, z_bar, v_bar, gradients):
+        """VJP of one step: cotangents of z and v at its start, of its start time and of its size (zero unless
+        time_grad).
+        """
+        v1_bar = v_bar + h / 2 * z_bar
+        middle_bar, time_bar = evaluation.vjp(2 * v1_bar, gradients)
+        middle_bar = z_bar if middle_bar is None else z_bar + middle_bar
+        t_bar = h_bar = 0.0
+        if self.time_grad:
+            t_bar = 0.0 if time_bar is None else float(time_bar)
+            h_bar = 0.5 * (float(z_bar @ end.slope) + float(middle_bar @ start.slope) + t_bar)
+        return middle_bar, h / 2 * middle_bar - v1_bar, t_bar, h_bar
+
+
+def _weights(theta, h, like):
+    """Weights [m] of (y1 - y), v and v1 at theta."""
+    of_y1 = 3 * theta**2 - 2 * theta**3
+    return [w.to(like) for w in (of_y1, h * theta * (1 - theta) ** 2, h * theta**2 * (theta - 1))]
+
+
+def _slopes(theta, h, like):
+    """Their time derivatives."""
+    of_y1 = (6 * theta - 6 * theta**2) / h
+    return [w.to(like) for w in (of_y1, (1 - theta) * (1 - 3 * theta), theta * (3 * theta - 2))]
