@@ -118,7 +118,7 @@ class StateLayout:
                 raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
             if tensor.shape != leaf.shape:
                 raise ValueError(
-                    f"func returned shape {tuple(tensor.shape)}, the state has shape {tuple(leaf.shape)}; they must agree"
+                    f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}"
                 )
         return tensors
 
