@@ -1,5 +1,7 @@
 """`solve`: checks what was asked, sets the problem up and hands it to a gradient method."""
 
+import math
+
 import torch
 from torch.utils import _pytree as pytree
 
@@ -15,6 +17,7 @@ from .solution import Solution
 from .state import StateLayout
 from .vector_field import VectorField
 
+_OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "grid", "perturb", "interp")  # not for the backward solve
 _INTEGRATE = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
@@ -34,6 +37,7 @@ def solve(
     on_failure="raise",
     callbacks=None,
     adjoint=None,
+    params=None,
 ):
     """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
@@ -49,16 +53,74 @@ def solve(
         backwards. ``mali``: reversible leapfrog, memory independent of the number of steps
     :param options: dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step,
         max_step, safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on),
-        jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating)
+        jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating), grid
+        (fixed steps between these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step),
+        interp ("linear" or "cubic" instead of the method's own dense output)
     :param max_evals: evaluations of func after which the solve gives up
     :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
     :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
     :param callbacks: `Callbacks`
     :param adjoint: for gradient="adjoint": dict of rtol, atol, method, options of the backward solve (default: as
         forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
+    :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
+    """
+    problem, layout = problem_of(
+        func,
+        y0,
+        t,
+        method=method,
+        rtol=rtol,
+        atol=atol,
+        h=h,
+        gradient=gradient,
+        options=options,
+        max_evals=max_evals,
+        dense=dense,
+        on_failure=on_failure,
+        callbacks=callbacks,
+        adjoint=adjoint,
+        params=params,
+    )
+    ys, trajectory = _INTEGRATE[gradient](problem)
+    solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    if trajectory is not None:
+        solution.dense = _on_states(trajectory, layout)
+    return solution
+
+
+def solve_endtime(func, y0, t0, t1, **keywords):
+    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`."""
+    times = (t0, t1)
+    if any(isinstance(t, torch.Tensor) for t in times):
+        times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
+    solution = solve(func, y0, times, **keywords)
+    return pytree.tree_map(lambda leaf: leaf[-1], solution.ys), solution.stats
+
+
+def problem_of(
+    func,
+    y0,
+    t,
+    *,
+    method=None,
+    rtol=1e-5,
+    atol=1e-6,
+    h=None,
+    gradient="aca",
+    options=None,
+    max_evals=500_000,
+    dense=False,
+    on_failure="raise",
+    callbacks=None,
+    adjoint=None,
+    params=None,
+):
+    """The `Problem` that `solve` with these arguments hands to its gradient method, and the `StateLayout` of y0.
+
+    func has been evaluated at the start, and at a second point where the first step was not given.
     """
     layout = StateLayout(y0)
     settings = checked_settings(method, gradient, rtol, atol, h, options, layout)
@@ -73,6 +135,9 @@ def solve(
     field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
     flat = layout.flatten(y0)
     slope, evaluation = field.first_evaluation(ts[0], flat.detach(), differentiable=torch.is_grad_enabled())
+    if params is not None:
+        chosen = {id(p) for p in params}
+        field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
     if evaluation is not None and not times.requires_grad:
         evaluation.time = None
     if not bool(torch.isfinite(slope).all()):
@@ -88,12 +153,7 @@ def solve(
         settings.method,
         settings.controller,
         size,
-        stops_of(
-            ts,
-            land_on_outputs=options.get("land_on_t", False),
-            step_t=floats(options.get("step_t", ())),
-            jump_t=floats(options.get("jump_t", ())),
-        ),
+        _stops(ts, options, size),
         slope,
         evaluation,
         dense=dense,
@@ -102,20 +162,7 @@ def solve(
         callbacks=callbacks or Callbacks(),
         return_on_failure=on_failure == "return",
     )
-    ys, trajectory = _INTEGRATE[gradient](problem)
-    solution = Solution(times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
-    if trajectory is not None:
-        solution.dense = _on_states(trajectory, layout)
-    return solution
-
-
-def solve_endtime(func, y0, t0, t1, **keywords):
-    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`."""
-    times = (t0, t1)
-    if any(isinstance(t, torch.Tensor) for t in times):
-        times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-    solution = solve(func, y0, times, **keywords)
-    return pytree.tree_map(lambda leaf: leaf[-1], solution.ys), solution.stats
+    return problem, layout
 
 
 def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
@@ -123,7 +170,7 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
         if adjoint:
             raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
         return None
-    forward = {name: value for name, value in options.items() if name not in ("norm", "step_t", "jump_t", "land_on_t")}
+    forward = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
     chosen = {"method": method, "rtol": rtol, "atol": atol, "options": forward, "h": h} | dict(adjoint or {})
     options = dict(chosen["options"] or {})
     norm = options.pop("norm", None)
@@ -133,6 +180,17 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
         chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options | {}, None
     )
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm")
+
+
+def _stops(ts, options, size):
+    step_t, jump_t = floats(options.get("step_t", ())), floats(options.get("jump_t", ()))
+    grid = floats(options.get("grid", ()))
+    if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
+        raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
+    if options.get("perturb"):
+        count = 0 if grid else math.ceil(abs(ts[-1] - ts[0]) / size - 1e-9)
+        jump_t += grid or [ts[0] + i * math.copysign(size, ts[-1] - ts[0]) for i in range(count)]
+    return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
 
 
 def _initial_step(controller, field, ts, y0, slope):

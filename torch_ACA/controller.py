@@ -69,7 +69,8 @@ class Controller:
         span = abs(t1 - t0)
         scale = self._scale(y0.abs())
         d0, d1 = float(self.norm(y0 / scale)), float(self.norm(k1 / scale))
-        size = 1e-6 * span if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        tiny = 1e-6 * min(span, 1.0)
+        size = tiny if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         size = min(size, span)
         probe = math.copysign(size, t1 - t0)
         k2 = evaluate(t0 + probe, torch.add(y0, k1, alpha=probe))
@@ -77,7 +78,7 @@ class Controller:
         steepest = max(d1, d2)
         if not math.isfinite(steepest):
             return self.limit(size)
-        longer = max(1e-6 * span, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
+        longer = max(tiny, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
         return self.limit(min(100 * size, longer, span))
 
     def _scale(self, magnitude):

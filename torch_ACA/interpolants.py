@@ -57,9 +57,9 @@ def _horner(coefficients, theta):
     return value
 
 
-def linear():
-    """The chord of Euler's method; global order 1."""
-    return Polynomials(((Fraction(1),),))
+def linear_between(b):
+    """The chord from y to y1 of any tableau; global order 1."""
+    return Polynomials(tuple((weight,) for weight in b))
 
 
 def quadratic(b):

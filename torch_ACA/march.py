@@ -83,7 +83,7 @@ def check_limits(t, h, span, n_f_evals, stats, limits, *, rejected=False, finite
         raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
     if stats.n_accepted >= limits.max_steps:
         raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
-    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), span) or t + h == t):
+    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), min(span, 1.0)) or t + h == t):
         raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
 
 

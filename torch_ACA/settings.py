@@ -1,13 +1,14 @@
 """Checks what a caller asks of the solver and turns it into the solver's own terms, before anything is evaluated."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from .controller import Controller, FixedSteps
+from .interpolants import cubic_hermite, linear_between
 from .steppers.alf import AsynchronousLeapfrog
 from .tableaus import TABLEAUS
 
@@ -15,9 +16,12 @@ GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 METHODS = (*TABLEAUS, AsynchronousLeapfrog.name)
 FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
 
-_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | {"alf": AsynchronousLeapfrog}
+_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | TABLEAUS | {"alf": AsynchronousLeapfrog}
 _CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
-OPTIONS = (*_CONTROLLER_OPTIONS, "first_step", "step_size", "max_num_steps", "step_t", "jump_t", "land_on_t")
+OPTIONS = (
+    *_CONTROLLER_OPTIONS,
+    *("first_step", "step_size", "grid", "max_num_steps", "step_t", "jump_t", "land_on_t", "perturb", "interp"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     checked_gradient(gradient)
     method = checked_method(method, gradient)
     options = checked_options(options)
+    if "interp" in options:
+        method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
+    if options.get("perturb") and not fixed:
+        raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
     if fixed:
         for name, value in (("rtol", rtol), ("atol", atol)):
             _check_tolerance(name, value)
@@ -64,12 +72,22 @@ def checked_method(method, gradient):
     """The tableau or ALF behind a name; None: what suits the gradient method."""
     if method is None:
         method = AsynchronousLeapfrog.name if gradient == "mali" else "Dopri5"
-    found = _METHODS.get(method.lower()) if isinstance(method, str) else None
+    found = _METHODS.get(method, _METHODS.get(method.lower())) if isinstance(method, str) else None
     if found is None:
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
     if (gradient == "mali") != (found is AsynchronousLeapfrog):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
     return found
+
+
+def _with_interpolant(method, name):
+    """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
+    b = method.b
+    if name == "linear":
+        return replace(method, interpolant=linear_between(b), dense_order=1)
+    if name == "cubic":
+        return replace(method, interpolant=cubic_hermite(b, end_slope_is_last_stage=method.fsal), dense_order=3)
+    raise ValueError(f"interp must be 'linear' or 'cubic' (default: the method's own), got {name!r}")
 
 
 def checked_options(options):
@@ -104,9 +122,11 @@ def floats(times):
 def _step_size(h, options, method):
     """Whether steps are fixed, and the size given (None: none)."""
     given = {name: value for name, value in (("h", h), *options.items()) if value is not None}
-    given = {name: given[name] for name in ("h", "first_step", "step_size") if name in given}
+    given = {name: given[name] for name in ("h", "first_step", "step_size", "grid") if name in given}
     if len(given) > 1:
-        raise ValueError(f"give one of h, first_step and step_size, got {' and '.join(given)}")
+        raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
+    if "grid" in given:
+        return True, math.inf
     fixed = not method.adaptive or "step_size" in given
     if not given:
         if fixed:
