@@ -4,6 +4,8 @@ solution.
 
 from .api import solve, solve_endtime
 from .block import ODEBlock
+from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_endtime
+from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import (
     NonFiniteError,
     SecondDerivativeError,
@@ -11,6 +13,7 @@ from .errors import (
     StepSizeUnderflowError,
     TooManyEvaluationsError,
 )
+from .events import solve_event
 from .march import Callbacks, Stats
 from .settings import FIXED_STEP_METHODS, GRADIENTS, METHODS
 from .solution import Solution
@@ -28,6 +31,14 @@ __all__ = [
     "Stats",
     "StepSizeUnderflowError",
     "TooManyEvaluationsError",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_dense",
+    "odeint_event",
+    "odesolve",
+    "odesolve_adjoint",
+    "odesolve_endtime",
     "solve",
     "solve_endtime",
+    "solve_event",
 ]

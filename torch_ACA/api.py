@@ -171,6 +171,8 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
             raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
         return None
     forward = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+    if "grid" in options:
+        forward["step_size"] = math.inf  # one step from each output time to the one before
     chosen = {"method": method, "rtol": rtol, "atol": atol, "options": forward, "h": h} | dict(adjoint or {})
     options = dict(chosen["options"] or {})
     norm = options.pop("norm", None)

@@ -100,7 +100,7 @@ def _rate(event_fn, t, leaves, structure, slopes, index):
         value = event_fn(t, pytree.tree_unflatten(inputs, structure)).reshape(-1)[index]
         bars = torch.autograd.grad(value, [t, *inputs], allow_unused=True)
     rate = 0.0 if bars[0] is None else float(bars[0])
-    for bar, slope in zip(bars[1:], slopes):
+    for bar, slope in zip(bars[1:], (slope.detach() for slope in slopes)):
         if bar is not None:
             rate += float((bar.conj() * slope).real.sum())
     if rate == 0.0:

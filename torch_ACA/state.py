@@ -41,7 +41,9 @@ class _Leaf:
         lead = flat.dim() - 1
         tensor = flat.unflatten(-1, self.stored_shape) if self.stored_shape else flat.squeeze(-1)
         if self.dtype.is_complex:
-            tensor = torch.view_as_complex(tensor.to(_REAL_OF[self.dtype]))
+            pairs = tensor.to(_REAL_OF[self.dtype])
+            aligned = pairs.storage_offset() % 2 == 0 and all(stride % 2 == 0 for stride in pairs.stride()[:-1])
+            tensor = torch.view_as_complex(pairs) if aligned else torch.complex(pairs[..., 0], pairs[..., 1])
         if self.from_stored is not None:
             tensor = tensor.permute(*range(lead), *(lead + d for d in self.from_stored))
         return tensor.to(self.dtype)

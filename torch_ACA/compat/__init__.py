@@ -1,0 +1,1 @@
+"""Interfaces that users of other packages know, on top of `torch_ACA.solve`."""

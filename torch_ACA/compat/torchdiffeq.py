@@ -1,0 +1,169 @@
+"""torchdiffeq's interface: swap the import and the rest of a program stays as it is.
+
+``odeint`` differentiates by ACA here, and by any other gradient method on request; ``odeint_adjoint`` is the continuous
+adjoint, as there. Differences: dense output of the method's own order instead of ``interp="linear"`` for fixed steps
+(give ``interp`` to have theirs); solver failures raise `SolverError` instead of AssertionError.
+"""
+
+import warnings
+
+import torch
+
+from ..api import solve
+from ..events import solve_event
+from ..march import Callbacks
+from ..settings import FIXED_STEP_METHODS
+from .scipy_solver import odeint_scipy
+
+METHODS = (
+    *("euler", "midpoint", "heun2", "heun3", "rk4"),
+    *("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
+)
+_MISSING = (
+    *("explicit_adams", "implicit_adams", "fixed_adams", "implicit_euler", "implicit_midpoint", "trapezoid"),
+    *("radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2"),
+)
+_OPTIONS_WITHOUT_EFFECT = ("dtype",)  # time is kept in float64 here
+
+
+def odeint(
+    func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None, gradient="aca", **keywords
+):
+    """Solve dy/dt = func(t, y) from y(t[0]) = y0 and return y at all of t.
+
+    :param func: func(t, y), t a 0-d tensor, y like y0. Its ``callback_step``, ``callback_accept_step`` and
+        ``callback_reject_step``, if it has them, are called with (t, y, dt)
+    :param y0: tensor of any shape, or a tuple, list or dict of tensors
+    :param t: times [m], strictly increasing or decreasing
+    :param rtol, atol: tolerances of the adaptive methods
+    :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
+        scipy_solver (not differentiable)
+    :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
+        jump_t, norm, safety, ifactor, dfactor, perturb, interp; and those of `torch_ACA.solve`
+    :param event_fn: stop where event_fn(t, y) crosses zero; t[1:] is ignored then
+    :param gradient: one of `torch_ACA.GRADIENTS`
+    :param keywords: further ones of `torch_ACA.solve`
+    :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
+    :raises ValueError: a method or option that is not available
+    :raises SolverError: the solve failed
+    """
+    if method == "scipy_solver":
+        return odeint_scipy(func, y0, t, rtol=rtol, atol=atol, options=options)
+    method = _checked_method(method, gradient)
+    options = _translated(func, y0, t, options, method, event_fn)
+    keywords = {"rtol": rtol, "atol": atol, "method": method, "options": options, "gradient": gradient} | keywords
+    keywords.setdefault("callbacks", _callbacks(func, y0))
+    if event_fn is not None:
+        reverse = len(t) > 1 and bool(t[1] < t[0])
+        event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
+        return event_t.to(t.dtype), ys
+    return solve(func, y0, t, **keywords).ys
+
+
+def odeint_adjoint(
+    func,
+    y0,
+    t,
+    *,
+    rtol=1e-7,
+    atol=1e-9,
+    method=None,
+    options=None,
+    event_fn=None,
+    adjoint_rtol=None,
+    adjoint_atol=None,
+    adjoint_method=None,
+    adjoint_options=None,
+    adjoint_params=None,
+):
+    """`odeint` differentiated by the continuous adjoint (not ACA: that is `odeint` here, and `odesolve_adjoint`).
+
+    :param adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; default: as forward
+    :param adjoint_params: only these tensors get gradients besides y0 and t; default: all that func uses
+    """
+    chosen = {
+        "rtol": adjoint_rtol,
+        "atol": adjoint_atol,
+        "method": None if adjoint_method is None else _checked_method(adjoint_method, "adjoint"),
+        "options": adjoint_options,
+    }
+    return odeint(
+        func,
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=event_fn,
+        gradient="adjoint",
+        adjoint={name: value for name, value in chosen.items() if value is not None},
+        params=adjoint_params,
+    )
+
+
+def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface=odeint, **keywords):
+    """Solve from t0 until event_fn(t, y) crosses zero.
+
+    :param odeint_interface: `odeint` or `odeint_adjoint`
+    :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
+    """
+    t0 = torch.as_tensor(t0)
+    t0 = t0 if t0.is_floating_point() else t0.to(torch.get_default_dtype())
+    t = torch.stack([t0.reshape(()), t0.detach().reshape(()) + (-1 if reverse_time else 1)])
+    return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
+
+
+def odeint_dense(func, y0, t0, t1, *, rtol=1e-7, atol=1e-9, method=None, options=None, gradient="aca"):
+    """Solve from t0 to t1 and return a function of time, differentiable: t (0-d or [k]) -> state(s)."""
+    method = _checked_method(method, gradient)
+    times = torch.stack([torch.as_tensor(t0, dtype=torch.float64), torch.as_tensor(t1, dtype=torch.float64)])
+    options = _translated(func, y0, times, options, method, None)
+    return solve(
+        func, y0, times, rtol=rtol, atol=atol, method=method, options=options, gradient=gradient, dense=True
+    ).dense
+
+
+def _checked_method(method, gradient):
+    if method in _MISSING:
+        raise ValueError(f"method {method!r} is not available here; available: {', '.join(METHODS)}, scipy_solver")
+    if method is None:
+        return "ALF" if gradient == "mali" else "dopri5"
+    return method
+
+
+def _translated(func, y0, t, options, method, event_fn):
+    """torchdiffeq's options in the terms of `solve`."""
+    options = dict(options or {})
+    for name in _OPTIONS_WITHOUT_EFFECT:
+        if name in options:
+            warnings.warn(f"option {name!r} has no effect: time is kept in float64", stacklevel=3)
+            del options[name]
+    constructor = options.pop("grid_constructor", None)
+    if constructor is not None:
+        if "step_size" in options:
+            raise ValueError("step_size and grid_constructor are mutually exclusive")
+        options["grid"] = constructor(func, y0, t)
+    elif method in FIXED_STEP_METHODS and not {"step_size", "first_step", "grid"} & set(options):
+        if event_fn is not None:
+            raise ValueError(f"events with {method!r} need options={{'step_size': ...}}")
+        options["grid"] = t.detach() if isinstance(t, torch.Tensor) else t
+    return options
+
+
+def _callbacks(func, y0):
+    """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step."""
+    found = {name: getattr(func, f"callback_{name}{suffix}", None) for name, suffix in _CALLBACKS}
+    if not any(found.values()):
+        return None
+    from ..state import StateLayout  # only where a program has callbacks
+
+    layout = StateLayout(y0)
+
+    def adapted(callback):
+        return lambda t, y, h: callback(torch.tensor(t), layout.unflatten(y), torch.tensor(h))
+
+    return Callbacks(**{name: adapted(callback) for name, callback in found.items() if callback is not None})
+
+
+_CALLBACKS = (("step", ""), ("accept", "_step"), ("reject", "_step"))
