@@ -28,7 +28,7 @@ class Controller:
     rtol: float | torch.Tensor
     atol: float | torch.Tensor
     error_order: int
-    safety: float = 0.9
+    safety: float = 0.85
     ifactor: float = 10.0
     dfactor: float = 0.2
     beta: float = 0.0

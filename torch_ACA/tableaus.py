@@ -370,7 +370,7 @@ DORMAND_PRINCE_8 = Tableau(
             ),
         )
     ),
-    dense_order=6,
+    dense_order=5,
 )
 
 # Names of the authors' README, then of torchdiffeq. RK45 and Dopri5 are one method: the quartics that scipy (RK45) and

@@ -1,0 +1,1 @@
+"""NODE-18 on CIFAR: the paper's image classification experiment."""

@@ -1,0 +1,48 @@
+"""The networks, and what can be asked of their ODE blocks."""
+
+import torch
+from torch import nn
+
+from cifar_classification.models.resnet import ResNet
+from cifar_classification.models.sqnxt import SqueezeNext
+from torch_ACA import ODEBlock
+
+NETWORKS = {"resnet": ResNet, "sqnxt": SqueezeNext}
+STATS = ("n_f_evals", "n_backward_f_evals", "n_accepted", "n_rejected")
+
+
+def ode_blocks(model):
+    """The ODE blocks of ``model``, from the input to the output; none in a discrete network."""
+    return [module for module in model.modules() if isinstance(module, ODEBlock)]
+
+
+def set_solver(model, **settings):
+    """Solve every ODE block with other settings (keywords of ODEBlock.configure) from now on; parameters stay."""
+    for block in ode_blocks(model):
+        block.configure(**settings)
+
+
+def solver_stats(model):
+    """What the last call of ``model`` (and of backward) cost: int64 [blocks, 4], the columns as named in STATS."""
+    rows = [[getattr(block.stats, name) or 0 for name in STATS] for block in ode_blocks(model)]
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(STATS))
+
+
+@torch.no_grad()
+def scale_fields(model, scale):
+    """Set the weight of every vector field's last BatchNorm: with a small one the solver starts with few steps."""
+    for block in ode_blocks(model):
+        *_, last = (module for module in block.func.modules() if isinstance(module, nn.BatchNorm2d))
+        last.weight.fill_(scale)
+
+
+def compile_blocks(model):
+    """torch.compile every block in place: the discrete ones, and of the ODE blocks the vector field."""
+    for discrete, second in model.stages:
+        discrete.compile()
+        (second.func if isinstance(second, ODEBlock) else second).compile()
+
+
+def parameter_count(model):
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,234 @@
+"""Command lines of this experiment: what a run is made of, and what may change when it is resumed or tested again.
+
+A setting is taken from the first that has it: the command line, the profile, the paper. A resumed run keeps its own.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+from torch import nn
+
+from cifar_classification.data import CLASSES, TITLES
+from cifar_classification.models import NETWORKS, scale_fields
+from harness.cli import (
+    ArgumentParser,
+    UsageError,
+    add_common_arguments,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    usage_errors,
+)
+from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS, ODEBlock
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "cifar_classification"
+PROFILES = {path.stem: path for path in sorted((Path(__file__).parent / "profiles").glob("*.json"))}
+PAPER_EPOCHS = 90
+DATA_VARIABLE = "CIFAR_DATA"
+TOLERANCE = 1e-2
+SOLVER = ("method", "rtol", "atol", "h", "gradient")
+# of the machine or of the record, so free to differ between the parts of one run
+UNSETTLED = ("device", "threads", "data", "download", "out", "overwrite", "resume", "checkpoint_every", "print_folder")
+
+
+def method_name(text):
+    """argparse type: one of METHODS, whatever its case."""
+    for method in METHODS:
+        if text.lower() == method.lower():
+            return method
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(METHODS)}")
+
+
+def add_solver_arguments(parser, *, method=None, tolerance=None):
+    """Add --method --rtol --atol --h, with these defaults."""
+    parser.add_argument(
+        "--method", type=method_name, default=method, metavar="NAME", help=f"one of {', '.join(METHODS)}"
+    )
+    parser.add_argument("--rtol", type=non_negative_float, default=tolerance, help="relative tolerance")
+    parser.add_argument("--atol", type=non_negative_float, default=tolerance, help="absolute tolerance")
+    parser.add_argument(
+        "--h", type=positive_float, help="size of fixed steps, or of the first adaptive one (without it: Hairer's rule)"
+    )
+
+
+def add_data_arguments(parser):
+    """Add --data and --download."""
+    parser.add_argument(
+        "--data",
+        default=os.environ.get(DATA_VARIABLE) or None,
+        metavar="DIR",
+        help=f"folder of CIFAR; ${DATA_VARIABLE} sets the default (without either: data/)",
+    )
+    parser.add_argument(
+        "--download",
+        action=argparse.BooleanOptionalAction,
+        help="fetch CIFAR where it is not there (without the flag: only into data/, not into a folder that was named)",
+    )
+
+
+def training_parser():
+    parser = ArgumentParser("Train NODE-18, ResNet-18 or SqueezeNext on CIFAR. Defaults are the paper's.")
+    parser.add_argument(
+        "--profile", choices=list(PROFILES), default="paper", help="settings from profiles/; other flags win"
+    )
+    parser.add_argument("--dataset", choices=["auto", *CLASSES], default="auto", help="auto: cifar10, else digits")
+    parser.add_argument("--network", choices=list(NETWORKS), default="resnet", help="architecture")
+    parser.add_argument(
+        "--model", choices=["ode", "discrete"], default="ode", help="second block of every stage: an ODE, or residual"
+    )
+    parser.add_argument("--width", type=positive_int, help="channels of the first stage (without it: the paper's)")
+
+    solver = parser.add_argument_group("solver, for --model ode")
+    add_solver_arguments(solver, method="RK12", tolerance=TOLERANCE)
+    solver.add_argument("--gradient", choices=GRADIENTS, default="aca", help="gradient method")
+    solver.add_argument(
+        "--field-scale", type=positive_float, default=1.0, help="initial weight of each vector field's last BatchNorm"
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", "--num-epochs", type=positive_int, default=PAPER_EPOCHS, help="passes over data")
+    training.add_argument("--batch-size", type=positive_int, default=128, help="images per step")
+    training.add_argument("--lr", type=positive_float, default=0.1, help="first, or one-cycle's largest, learning rate")
+    training.add_argument("--weight-decay", type=non_negative_float, default=5e-4, help="L2 penalty of SGD")
+    training.add_argument(
+        "--schedule", choices=["multistep", "onecycle"], default="multistep", help="multistep: x0.1 at every milestone"
+    )
+    training.add_argument(
+        "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="(without it: a third and two thirds)"
+    )
+    training.add_argument("--evaluate-every", type=positive_int, default=1, help="epochs between tests")
+    training.add_argument(
+        "--checkpoint-every", type=non_negative_int, default=100, help="batches between checkpoints; 0: an epoch's"
+    )
+
+    speed = parser.add_argument_group("speed")
+    switch = argparse.BooleanOptionalAction
+    speed.add_argument("--amp", action=switch, default=False, help="bfloat16 where autocast allows it")
+    speed.add_argument("--channels-last", action=switch, default=False, help="memory format of images and weights")
+    speed.add_argument("--compile", action=switch, default=False, help="torch.compile the blocks")
+
+    add_common_arguments(parser, out=None)
+    add_data_arguments(parser)
+    parser.add_argument("--print-folder", action="store_true", help="print the run folder of these settings, and stop")
+    return parser
+
+
+def read(parser, argv):
+    """The command line as (defaults, chosen): two dicts, ``chosen`` with what ``argv`` names only."""
+    names, unset = vars(parser.parse_args(argv)), object()
+    values = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset))))
+    chosen = {name: value for name, value in values.items() if value is not unset}
+    return {name: parser.get_default(name) for name in names}, chosen
+
+
+def settle(base, chosen):
+    """All options of a run: ``chosen`` over its profile over ``base``, and those filled in that depend on others.
+
+    Raises:
+        UsageError: an option was chosen that the others leave without effect.
+    """
+    profile = json.loads(PROFILES[chosen["profile"]].read_text())["settings"] if "profile" in chosen else {}
+    options = SimpleNamespace(**(base | profile | chosen))
+    options.width = options.width or NETWORKS[options.network].PAPER_WIDTH
+    if options.model == "discrete":
+        unused = (*SOLVER, "field_scale")
+        refuse(chosen, unused, "--model discrete solves no ODE")
+        vars(options).update(dict.fromkeys(unused))
+    elif options.method in FIXED_STEP_METHODS:
+        refuse(chosen, ("rtol", "atol"), f"{options.method} has fixed steps")
+        options.rtol = options.atol = None
+    if options.schedule == "onecycle":
+        refuse(chosen, ("milestones",), "--schedule onecycle has none")
+        options.milestones = None
+    elif options.milestones is None:
+        options.milestones = [max(1, round(share * options.epochs)) for share in (1 / 3, 2 / 3)]
+    if options.model == "ode":
+        with usage_errors():
+            ODEBlock(nn.Identity(), **solver_of(options))
+    if options.dataset == "digits":
+        refuse(chosen, ("data", "download"), "the digits come with scikit-learn")
+    return options
+
+
+def settle_resumed(defaults, saved, chosen):
+    """The options of a run that goes on with the settings ``saved`` in its checkpoint.
+
+    Raises:
+        UsageError: the command line contradicts them. More epochs are no contradiction where the schedule permits.
+    """
+    options = settle(defaults | saved, {name: value for name, value in chosen.items() if value != "auto"})
+    for name, value in saved.items():
+        new = getattr(options, name)
+        if new == value or (name == "epochs" and saved["schedule"] == "multistep" and new > value):
+            continue
+        hint = " (only a multistep schedule can be extended)" if name == "epochs" else ""
+        raise UsageError(f"{flag(name)} {new} contradicts the run to resume, which has {value}{hint}")
+    return options
+
+
+def settle_test(saved, chosen):
+    """The options of a test of a model that was trained with the settings ``saved``.
+
+    With --method the solver's other options start from their defaults, without it from those of the training.
+    """
+    fresh = {"rtol": TOLERANCE, "atol": TOLERANCE, "h": None} if "method" in chosen else {}
+    return settle(saved | fresh, chosen)
+
+
+def refuse(chosen, names, reason):
+    """UsageError if one of ``names`` was chosen."""
+    for name in names:
+        if name in chosen:
+            raise UsageError(f"{flag(name)} would have no effect: {reason}")
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def settings_of(options):
+    """The options that make a run what it is, as a dict: the same in all its parts."""
+    return {name: value for name, value in vars(options).items() if name not in UNSETTLED}
+
+
+def solver_of(options):
+    """Keywords of ODEBlock; None for a discrete network."""
+    if options.model == "discrete":
+        return None
+    return {name: getattr(options, name) for name in SOLVER if name == "h" or getattr(options, name) is not None}
+
+
+def build_model(options):
+    """The network, freshly initialised from the global random stream. UsageError if the width is too small for it."""
+    with usage_errors():
+        model = NETWORKS[options.network](options.width, CLASSES[options.dataset], solver_of(options))
+    if options.model == "ode":
+        scale_fields(model, options.field_scale)
+    return model
+
+
+def run_folder(options):
+    """--out, or a folder named like the authors' after what sets the run apart."""
+    if options.out:
+        return Path(options.out)
+    solved = options.model == "ode"
+    parts = [options.network, options.method if solved else "discrete", "lr", options.lr]
+    parts += ["h", options.h, options.gradient] if solved else []
+    parts += [options.dataset, "width", options.width, "epochs", options.epochs, "seed", options.seed]
+    return RESULTS / "_".join(map(str, parts))
+
+
+def title(options):
+    """What was run, for figures and tables; a scaled-down run says so."""
+    network = NETWORKS[options.network]
+    scaled_down = []
+    if options.width < network.PAPER_WIDTH:
+        scaled_down.append(f"width {options.width} of {network.PAPER_WIDTH}")
+    if options.epochs < PAPER_EPOCHS:
+        scaled_down.append(f"{options.epochs} of {PAPER_EPOCHS} epochs")
+    text = f"{network.TITLES[options.model]} on {TITLES[options.dataset]}"
+    return f"{text}, scaled down: {', '.join(scaled_down)}" if scaled_down else text

@@ -1,0 +1,136 @@
+"""Train NODE-18 on CIFAR, or another network, with another solver or gradient method: --help lists what there is."""
+
+import sys
+
+from cifar_classification import data, options
+from cifar_classification.checkpoints import BEST, KIND, LAST, read_checkpoint
+from cifar_classification.models import parameter_count
+from cifar_classification.training import Diverged, Training
+from harness.checkpoint import save_checkpoint
+from harness.cli import apply_common_arguments, run_main
+from harness.interrupt import GracefulStop
+from harness.progress import progress
+from harness.record import Run, read_run
+from harness.seeding import seed_everything
+from torch_ACA import SolverError
+
+LOOK_EVERY = 50  # batches between looks at the loss, which wait for the device
+
+
+def main(argv=None):
+    chosen, folder, checkpoint = find_run(*options.read(options.training_parser(), argv))
+    if chosen.print_folder:
+        print(folder)
+        return 0
+    device = apply_common_arguments(chosen)
+    if checkpoint and checkpoint["epoch"] >= chosen.epochs and read_run(folder)["summary"]:
+        print(f"finished already: {folder}")
+        return 0
+    seed_everything(chosen.seed)
+    images = data.load(
+        chosen.dataset, chosen.data, chosen.download, device=device, channels_last=chosen.channels_last
+    )
+    training = Training(chosen, images, device)
+    if checkpoint:
+        training.load_state_dict(checkpoint)
+        run = Run.resume(folder, vars(chosen), step=training.epoch)
+    else:
+        run = Run.start(folder, vars(chosen), overwrite=chosen.overwrite or chosen.resume == "auto")
+    with GracefulStop() as stop:
+        try:
+            train(training, run, stop)
+        except (SolverError, Diverged) as error:
+            run.log(training.epoch + 1, error=str(error), batch=training.batch)
+            run.close()
+            print(f"error: epoch {training.epoch + 1}, batch {training.batch + 1}: {error}", file=sys.stderr)
+            return 1
+    if training.finished:
+        finish(training, run)
+        return 0
+    run.close()
+    print(f"stopped in epoch {training.epoch + 1}; go on with --resume {folder}", file=sys.stderr)
+    return stop.exit_code
+
+
+def find_run(defaults, chosen):
+    """What the command line asks for: options, run folder and, where a run is to go on, its checkpoint.
+
+    Raises:
+        UsageError: the options contradict each other or the checkpoint, or it cannot be read.
+    """
+    if chosen.get("resume", "auto") != "auto":
+        options.refuse(chosen, ("out", "overwrite"), "a resumed run stays in its folder")
+        checkpoint, path = read_checkpoint(chosen["resume"], LAST)
+        return options.settle_resumed(defaults, checkpoint["settings"], chosen), path.parent, checkpoint
+    new = options.settle(defaults, chosen)
+    new.dataset = data.resolve(new.dataset, new.data, new.download)
+    folder = options.run_folder(new)
+    if new.resume and (folder / LAST).exists():
+        checkpoint, path = read_checkpoint(folder, LAST)
+        return options.settle_resumed(defaults, checkpoint["settings"], chosen), folder, checkpoint
+    return new, folder, None
+
+
+def train(training, run, stop):
+    """Train to the end, or until ``stop`` is requested; a checkpoint holds all that was done."""
+    every = training.options.checkpoint_every
+    while not training.finished:
+        bar = progress(
+            training.batches(),
+            total=training.batches_per_epoch - training.batch,
+            desc=f"epoch {training.epoch + 1}/{training.options.epochs}",
+        )
+        for images, labels in bar:
+            training.step(images, labels)
+            if training.batch % LOOK_EVERY == 0:
+                bar.set_postfix(loss=f"{training.mean_loss:.3f}")
+            if stop.requested or (every and training.batch % every == 0):
+                save(training, run.folder, LAST)
+            if stop.requested:
+                return
+        training.check()
+        scalars, extra = training.finish_epoch()
+        run.log(training.epoch, scalars, **extra)
+        print_row(training, scalars)
+        if training.best_epoch == training.epoch:
+            save(training, run.folder, BEST)
+        save(training, run.folder, LAST)
+
+
+def save(training, folder, name):
+    """Write a checkpoint, unless the model has diverged: then the last good one stays."""
+    training.check()
+    save_checkpoint(folder / name, training.state_dict(), kind=KIND)
+
+
+def print_row(training, scalars):
+    """One line on a finished epoch."""
+    parts = [f"epoch {training.epoch}/{training.options.epochs}"]
+    for part in ("Train", "Test"):
+        if f"{part}/Loss" in scalars:
+            loss, accuracy = scalars[f"{part}/Loss"], scalars[f"{part}/Accuracy"]
+            parts.append(f"{part.lower()} loss {loss:.3f} accuracy {accuracy:.2%}")
+    if "Solver/n_f_evals" in scalars:
+        parts.append(f"NFE {scalars['Solver/n_f_evals']:.1f} + {scalars['Solver/n_backward_f_evals']:.1f}")
+    print("  ".join(parts), flush=True)
+
+
+def finish(training, run):
+    """Write the summary and say what came out."""
+    summary = {
+        "title": options.title(training.options),
+        "parameters": parameter_count(training.model),
+        "test_accuracy": training.accuracy,
+        "best_test_accuracy": training.best_accuracy,
+        "best_epoch": training.best_epoch,
+        "best_selected_on": "test images, as the authors did",
+    }
+    run.finish(summary)
+    print(
+        f"{summary['title']}: test accuracy {training.accuracy:.2%} after the last epoch, {training.best_accuracy:.2%} "
+        f"after the best one ({training.best_epoch}, selected on the test images as the authors did); in {run.folder}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,136 @@
+"""A model in training: its steps, its epochs, and the state that a checkpoint holds."""
+
+import math
+
+import torch
+from torch.nn import functional
+
+from cifar_classification.evaluation import autocast, evaluate, tally
+from cifar_classification.models import STATS, compile_blocks, ode_blocks, solver_stats
+from cifar_classification.options import build_model, settings_of
+from harness.resources import peak_memory_bytes
+from harness.seeding import random_state, restore_random_state
+
+MOMENTUM = 0.9
+
+
+class Diverged(Exception):
+    """The loss or a parameter is no longer finite."""
+
+
+class Training:
+    """``epoch`` epochs are finished, and ``batch`` batches of the next one, over which ``sums`` (see `tally`) and
+    ``solver`` (see `solver_stats`) have added up.
+
+    ``accuracy`` is that of the last test, ``best_accuracy`` that of the best one, after ``best_epoch`` epochs.
+    """
+
+    def __init__(self, options, images, device):
+        self.options, self.images, self.device = options, images, device
+        self.model = build_model(options).to(device)
+        if options.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if options.compile:
+            compile_blocks(self.model)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=options.lr, momentum=MOMENTUM, weight_decay=options.weight_decay
+        )
+        self.batches_per_epoch = math.ceil(len(images.train) / options.batch_size)
+        self.scheduler = make_scheduler(self.optimizer, options, self.batches_per_epoch)
+        self.epoch = self.best_epoch = 0
+        self.accuracy = self.best_accuracy = 0.0
+        self._begin_epoch()
+
+    def _begin_epoch(self):
+        self.batch = 0
+        self.sums = torch.zeros(3, device=self.device)
+        self.solver = torch.zeros(len(ode_blocks(self.model)), len(STATS), dtype=torch.int64)
+
+    @property
+    def finished(self):
+        return self.epoch >= self.options.epochs
+
+    @property
+    def mean_loss(self):
+        """Over the epoch so far; reading it waits for the device."""
+        return (self.sums[0] / self.sums[2]).item()
+
+    def batches(self):
+        """What is left of the epoch under way."""
+        return self.images.training_batches(
+            self.options.batch_size, seed=self.options.seed, epoch=self.epoch, first=self.batch
+        )
+
+    def step(self, images, labels):
+        """One optimiser step on a batch."""
+        self.model.train()
+        with autocast(self.device, self.options.amp):
+            logits = self.model(images).float()
+        loss = functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.sums += tally(loss, logits, labels)
+        self.solver += solver_stats(self.model)
+        self.batch += 1
+
+    def check(self):
+        """Raises Diverged if the loss or a parameter is not finite; waits for the device."""
+        if not self.sums.isfinite().all():
+            raise Diverged("the loss is not finite")
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise Diverged("a parameter is not finite")
+
+    def finish_epoch(self):
+        """Close the epoch and test where that is due: the scalars and the extras of its row of metrics."""
+        loss, correct, total = self.sums.tolist()
+        rate = self.optimizer.param_groups[0]["lr"]
+        scalars = {"Train/Loss": loss / total, "Train/Accuracy": correct / total, "Train/LearningRate": rate}
+        extra = {"peak_memory_bytes": peak_memory_bytes(self.device)}
+        if len(self.solver):
+            per_block = self.solver.double() / self.batches_per_epoch
+            scalars |= {f"Solver/{name}": value for name, value in zip(STATS, per_block.mean(0).tolist())}
+            extra["solver_per_block"] = per_block.tolist()
+        self.epoch += 1
+        if self.epoch % self.options.evaluate_every == 0 or self.finished:
+            batches = self.images.test_batches(self.options.batch_size)
+            result = evaluate(self.model, batches, self.device, amp=self.options.amp)
+            scalars |= {"Test/Loss": result.loss, "Test/Accuracy": result.accuracy}
+            self.accuracy = result.accuracy
+            if result.accuracy > self.best_accuracy:
+                self.best_epoch, self.best_accuracy = self.epoch, result.accuracy
+        self._begin_epoch()
+        return scalars, extra
+
+    def state_dict(self):
+        """Everything that going on exactly needs, and the settings."""
+        return {
+            "settings": settings_of(self.options),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random_state": random_state(),
+            **{name: getattr(self, name) for name in self.POSITION},
+        }
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        restore_random_state(state["random_state"])
+        for name in self.POSITION:
+            setattr(self, name, state[name])
+        self.sums = self.sums.to(self.device)
+
+    POSITION = ("epoch", "batch", "sums", "solver", "accuracy", "best_accuracy", "best_epoch")
+
+
+def make_scheduler(optimizer, options, batches_per_epoch):
+    """The learning rate of ``optimizer`` from batch to batch."""
+    if options.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, options.lr, total_steps=options.epochs * batches_per_epoch, cycle_momentum=False
+        )
+    milestones = [epoch * batches_per_epoch for epoch in options.milestones]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
