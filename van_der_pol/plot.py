@@ -1,0 +1,326 @@
+"""Draw the figures and write the tables from the records; what was not run is left out."""
+
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from harness.cli import ArgumentParser, run_main
+from harness.plots import colour, new_figure, save_figure
+from van_der_pol import records, tables
+from van_der_pol.models import MU
+from van_der_pol.picture import PICTURES
+from van_der_pol.training import HORIZON, OBSERVED
+
+NAMES = {"aca": "ACA", "direct": "direct", "naive": "naive", "adjoint": "adjoint (reverse time)", "mali": "MALI"}
+FLOOR = 1e-17  # where a logarithmic axis shows exact zeros
+
+
+def main(argv=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--out", default=str(records.RESULTS), metavar="DIR", help="folder that holds the records")
+    folder = Path(parser.parse_args(argv).out)
+    drawn = []
+    for name, draw in FIGURES.items():
+        if any((folder / name).glob("**/summary.json")):
+            save_figure(draw(folder / name), folder / name / f"{name}.png")
+            drawn.append(name)
+    tables.write(folder)
+    print(f"drawn: {', '.join(drawn)}; left out: {', '.join(set(FIGURES) - set(drawn)) or 'nothing'}")
+
+
+def reconstruction(folder):
+    """Phase plane, time course, and the error of what is rebuilt against horizon and tolerance."""
+    figure, axes = new_figure(2, 2, width=5.5, height=4.2)
+    forward, *backward = records.read(folder, kind="trajectory")
+    _trajectories(axes[0], forward, backward)
+    _against_horizon(axes[1, 0], records.read(folder, kind="error", sweep="horizon"))
+    _against_tolerance(axes[1, 1], records.read(folder, kind="error", sweep="tolerance"))
+    rtol, atol = (next(iter(records.read(folder, sweep="horizon")))[key] for key in ("rtol", "atol"))
+    figure.suptitle(
+        f"van der Pol, RK45 at rtol {rtol:g}, atol {atol:g}: solved to T = {forward['t'][-1]:g} and rebuilt from y(T)"
+    )
+    return figure
+
+
+def _trajectories(axes, forward, backward):
+    phase, course = axes
+    course.set(xlabel="time t", ylabel="$y_1$", title="Against time")
+    phase.set(xlabel="$y_1$", ylabel="$y_2$", title="Phase plane")
+    t, y = np.array(forward["t"]), np.array(forward["y"])
+    phase.plot(*y.T, color=colour("truth"), label="forward")
+    course.plot(t, y[:, 0], color=colour("truth"), label="forward")
+    for row in backward:
+        t, y = np.array(row["t"]), np.array(row["y"])
+        style = {"ls": "", "marker": "o", "ms": 4} if row["label"] == "aca" else {"ls": "--"}
+        label = "ACA: replayed steps" if row["label"] == "aca" else "adjoint: solved back from y(T)"
+        phase.plot(*y.T, color=colour(row["label"]), label=label, **style)
+        course.plot(t, y[:, 0], color=colour(row["label"]), label=label, **style)
+        if row["label"] == "adjoint":
+            phase.plot(*y[0], "X", ms=10, color=colour("adjoint"))
+    phase.annotate("y(0)", forward["y"][0], xytext=(8, 8), textcoords="offset points")
+    phase.plot(*forward["y"][0], "k*", ms=12)
+    course.legend(loc="upper right", fontsize="small")
+
+
+def _against_horizon(ax, rows):
+    for label in ("adjoint", "mali", "aca"):
+        first = [row for row in rows if row["label"] == label and row["start"] == 0]
+        _errors(ax, first, "horizon", label, NAMES[label] + (", paper's start" if label == "adjoint" else ""))
+    _dots(ax, rows, "scipy", "horizon")
+    groups = {}
+    for row in rows:
+        if row["label"] == "adjoint" and row["error"] is not None:
+            groups.setdefault(row["horizon"], []).append(row["error"])
+    spread = np.array([np.quantile(errors, [0, 0.5, 1]) for errors in groups.values()]).T
+    starts = 1 + max(row["start"] for row in rows)
+    ax.fill_between(
+        list(groups), spread[0], spread[2], color=colour("adjoint"), alpha=0.2, lw=0, label=f"all of {starts} starts"
+    )
+    ax.set(xlabel="horizon T", ylabel="distance from the forward state", yscale="log", title="Error against horizon")
+    _zero_line(ax)
+    ax.legend(fontsize="small", loc="center right")
+
+
+def _against_tolerance(ax, rows):
+    for method, style in {"RK12": ":", "RK23": "--", "RK45": "-"}.items():
+        for label in ("adjoint", "aca"):
+            chosen = [row for row in rows if row["label"] == label and row["method"] == method]
+            _errors(ax, chosen, "rtol", label, f"{NAMES[label]}, {method}" if label == "adjoint" else None, ls=style)
+    _errors(ax, [row for row in rows if row["label"] == "mali"], "rtol", "mali", None)
+    _dots(ax, rows, "scipy", "rtol")
+    ax.set(xlabel="rtol (atol = rtol / 1000)", xscale="log", yscale="log", title="Error against tolerance")
+    ax.invert_xaxis()
+    _zero_line(ax)
+    ax.legend(fontsize="small", loc="center right")
+
+
+def _errors(ax, rows, key, label, name, ls="-"):
+    """A line of errors; crosses on the upper edge for solves that did not finish."""
+    done = [row for row in rows if row["error"] is not None]
+    ax.plot(
+        [row[key] for row in done],
+        [max(row["error"], FLOOR) for row in done],
+        ls,
+        marker=".",
+        color=colour(label),
+        label=name,
+    )
+    lost = [row[key] for row in rows if row["error"] is None]
+    if lost:
+        ax.plot(
+            lost, [0.97] * len(lost), "x", color=colour(label), transform=ax.get_xaxis_transform(),
+            label=f"{NAMES[label]}: did not finish",
+        )  # fmt: skip
+
+
+def _dots(ax, rows, label, key):
+    chosen = [row for row in rows if row["label"] == label and row["error"] is not None]
+    ax.plot(
+        [row[key] for row in chosen], [row["error"] for row in chosen], "o", ms=7, mfc="none", color=colour("truth"),
+        label="scipy, reverse time",
+    )  # fmt: skip
+
+
+def _zero_line(ax):
+    ax.set_ylim(FLOOR / 3, 30)
+    ax.axhline(FLOOR, color=colour("aca"), lw=0.8, alpha=0.5)
+    place = {"transform": ax.get_yaxis_transform(), "color": colour("aca"), "fontsize": "small"}
+    ax.text(0.02, FLOOR * 2, "exactly 0: bit for bit", **place)
+
+
+def gradient_error(folder):
+    """Error of both gradients of the toy, growing and contracting, and of van der Pol against tolerance."""
+    figure, axes = new_figure(2, 3, width=4.6, height=3.8)
+    toy, oscillator = records.read(folder, problem="toy"), records.read(folder, problem="van der Pol")
+    for row, (quantity, title) in enumerate((("start", "initial state"), ("parameter", "parameter"))):
+        for column, flow in enumerate(("growing", "contracting")):
+            ax = axes[row, column]
+            for key in _solvers(toy):
+                chosen = [r for r in toy if (r["library"], r["gradient"]) == key and r["flow"] == flow]
+                _band(ax, chosen, "horizon", f"error_{quantity}", key)
+            sign = "+" if flow == "growing" else "-"
+            ax.set(yscale="log", xlabel="horizon T", ylabel=f"relative error of dL/d({title})", ylim=(1e-9, 3e-2))
+            ax.set_title(f"toy z' = {sign}0.3 z, {flow}")
+        ax = axes[row, 2]
+        for key in _solvers(oscillator):
+            chosen = [r for r in oscillator if (r["library"], r["gradient"]) == key]
+            _band(ax, chosen, "rtol", f"error_{quantity}", key)
+        ax.set(yscale="log", xscale="log", xlabel="rtol (atol = rtol / 1000)", ylim=(1e-10, 1e6))
+        ax.set_title(f"van der Pol, T = {oscillator[0]['horizon']:g}")
+        ax.invert_xaxis()
+    handles = [
+        Line2D([], [], color=colour(gradient), label=f"{NAMES[gradient]}, {library}", **_style(library, gradient))
+        for library, gradient in _solvers(toy)
+    ]
+    handles.append(Line2D([], [], color="grey", ls="", marker="x", label="did not finish"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(
+        f"Error of the gradient of $|y(T)|^2$; toy at rtol = atol = {toy[0]['rtol']:g}, "
+        "lines: median over starts, bands: all of them"
+    )
+    return figure
+
+
+def _solvers(rows):
+    return list(dict.fromkeys((row["library"], row["gradient"]) for row in rows))
+
+
+def _style(library, gradient):
+    """Dots for torchdiffeq; ACA and direct, which coincide, as dashes on a broad line."""
+    if library == "torchdiffeq":
+        return {"ls": ":"}
+    return {"aca": {"lw": 3.5}, "direct": {"ls": "--"}}.get(gradient, {})
+
+
+def _band(ax, rows, key, value, solver):
+    """Median and range of a value against a key; crosses on the upper edge where nothing finished."""
+    library, gradient = solver
+    groups = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row[value])
+    done = {x: [v for v in values if v is not None] for x, values in groups.items()}
+    lost = [x for x, values in done.items() if not values]
+    done = {x: [max(v, FLOOR) for v in values] for x, values in done.items() if values}
+    middle = [np.median(v) for v in done.values()]
+    ax.plot(list(done), middle, marker=".", color=colour(gradient), **_style(library, gradient))
+    if library == "torch_ACA":
+        ax.fill_between(
+            list(done),
+            [min(v) for v in done.values()],
+            [max(v) for v in done.values()],
+            color=colour(gradient),
+            alpha=0.15,
+            lw=0,
+        )
+    edge = 0.98 if library == "torch_ACA" else 0.94
+    if lost:
+        ax.plot(lost, [edge] * len(lost), "x", color=colour(gradient), transform=ax.get_xaxis_transform())
+
+
+def picture(folder):
+    """The photograph on its way, solved back and replayed, and the errors."""
+    data = np.load(folder / PICTURES)
+    times = data["times"]
+    figure, axes = new_figure(4, len(times), width=2.1, height=2.2)
+    for row, name in enumerate(("forward", "adjoint", "aca")):
+        for column, ax in enumerate(axes[row]):
+            forward = data["forward"][column]
+            low, high = (0.0, 1.0) if column == 0 else (forward.min(), forward.max())
+            ax.imshow(np.clip((data[name][column] - low) / (high - low), 0, 1).transpose(1, 2, 0))
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.grid(False)
+            if row == 0:
+                ax.set_title(f"t = {times[column]:g}")
+            else:
+                error = np.linalg.norm(data[name][column] - forward) / np.linalg.norm(forward)
+                ax.set_xlabel(f"error {error:.2g}" if error else "error 0", color=colour(name))
+    for ax, text in zip(axes[:, 0], ("forward", "adjoint:\nsolved back", "ACA:\nreplayed")):
+        ax.set_ylabel(text)
+    for ax in axes[3]:
+        ax.remove()
+    grid = axes[0, 0].get_gridspec()
+    half = len(times) // 2
+    _kernel_errors(figure.add_subplot(grid[3, : half + 1]), records.read(folder, sweep="kernel"))
+    _tolerance_errors(figure.add_subplot(grid[3, half + 1 :]), records.read(folder, sweep="tolerance"))
+    figure.suptitle("A photograph along z' = tanh(K * z), RK45 at ode45's tolerances")
+    return figure
+
+
+def _kernel_errors(ax, rows):
+    adjoint = np.array([row["error"][:-1] for row in rows if row["label"] == "adjoint"])
+    times = rows[0]["t"][:-1]
+    for errors in adjoint:
+        ax.plot(times, errors, color=colour("adjoint"), alpha=0.25, lw=1)
+    ax.plot(times, np.median(adjoint, 0), ".-", color=colour("adjoint"))
+    ax.set(yscale="log", xlabel="time t", ylabel="relative error", title=f"adjoint: {len(adjoint)} kernels and median")
+    ax.grid(alpha=0.3)
+
+
+def _tolerance_errors(ax, rows):
+    chosen = [row for row in rows if row["label"] == "adjoint"]
+    ax.plot([row["rtol"] for row in chosen], [row["error"] for row in chosen], ".-", color=colour("adjoint"))
+    ax.set(xscale="log", yscale="log", xlabel="rtol (atol = rtol / 1000)", title="at t = 0, first kernel")
+    ax.invert_xaxis()
+    ax.grid(alpha=0.3)
+
+
+def depth(folder):
+    """Depth, memory, work and gradient error against the tries per step."""
+    rows = records.read(folder)
+    figure, axes = new_figure(1, 4, width=4.0, height=3.6)
+    panels = {
+        "graph depth (autograd nodes)": lambda row: row["depth"],
+        "held for the backward pass (bytes)": lambda row: row["held_bytes"],
+        "evaluations and VJPs of f": lambda row: row["n_f_evals"] + row["n_backward_f_evals"] + row["n_vjps"],
+        "relative error of the gradient": lambda row: row["error"],
+    }
+    for ax, (title, value) in zip(axes, panels.items()):
+        for gradient in dict.fromkeys(row["gradient"] for row in rows):
+            groups = {}
+            for row in rows:
+                if row["gradient"] == gradient:
+                    groups.setdefault(row["shrink"], []).append((row["tries_per_step"], value(row)))
+            points = [tuple(zip(*group)) for group in groups.values()]
+            m = [mean(tries) for tries, _ in points]
+            middle = [float(np.exp(np.mean(np.log(values)))) for _, values in points]
+            style = "--" if gradient == "direct" else "-"
+            width = 3 if gradient == "aca" else 1.5  # ACA and direct often coincide
+            ax.plot(m, middle, style, marker=".", lw=width, color=colour(gradient), label=NAMES[gradient])
+            low, high = [min(values) for _, values in points], [max(values) for _, values in points]
+            ax.fill_between(m, low, high, color=colour(gradient), alpha=0.15, lw=0)
+        ax.set(xlabel="tries per accepted step m", title=title, xlim=(0, None), ylim=(0, None))
+    axes[-1].set(ylim=(None, None), yscale="log")
+    axes[0].legend()
+    speeds = len({row["speed"] for row in rows})
+    figure.suptitle(f"A field of sudden changes, RK45: means and ranges over {speeds} fields")
+    return figure
+
+
+def train(folder):
+    """Loss curves, the recovered parameter, and the gradient's norm, mean and spread over seeds."""
+    runs = tables.training_runs(folder)
+    problems = list(dict.fromkeys(run["problem"] for run in runs))
+    figure, axes = new_figure(1, len(problems) + 1, width=5.0, height=3.8, squeeze=False)
+    panels = [(problem, "Train/Loss", f"{tables.PROBLEM_TITLES[problem]}: loss") for problem in problems]
+    panels.append(("parameter", "Train/Parameter", "parameter of the equation"))
+    for ax, (problem, tag, title) in zip(axes[0], panels):
+        for gradient in NAMES:
+            chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
+            if curves := [[row[tag] for row in run["rows"]] for run in chosen if run["rows"]]:
+                _curves(ax, curves, gradient, log=tag == "Train/Loss")
+        ax.set(xlabel="iteration", title=title)
+    axes[0, -1].axhline(MU, color=colour("truth"), ls=":", label="truth")
+    for ax, (_, tag, _) in zip(axes[0], panels):
+        ax.set(yscale="log" if tag == "Train/Loss" else "linear")
+        ax.legend(fontsize="small")
+    first = runs[0]["arguments"]
+    figure.suptitle(
+        f"Training on a trajectory observed from t = {float(OBSERVED[0]):g} to {HORIZON:g}, rtol {first['rtol']:g}, "
+        f"atol {first['atol']:g}: mean and standard deviation over seeds"
+    )
+    return figure
+
+
+def _curves(ax, curves, gradient, *, log):
+    """Mean and standard deviation over runs (of the logarithm if log); crosses where a run broke off."""
+    longest = max(map(len, curves))
+    values = np.full((len(curves), longest), np.nan)
+    for row, curve in zip(values, curves):
+        row[: len(curve)] = np.log(curve) if log else curve
+    back = np.exp if log else np.asarray
+    middle, spread = np.nanmean(values, 0), np.nanstd(values, 0)
+    x = range(1, longest + 1)
+    style = _style("torch_ACA", gradient)
+    ax.plot(x, back(middle), color=colour(gradient), label=f"{NAMES[gradient]} ({len(curves)} seeds)", **style)
+    ax.fill_between(x, back(middle - spread), back(middle + spread), color=colour(gradient), alpha=0.15, lw=0)
+    broken = [(len(curve), curve[-1]) for curve in curves if len(curve) < longest]
+    ax.plot(*zip(*broken), "x", color=colour(gradient)) if broken else None
+
+
+FIGURES = {figure.__name__: figure for figure in (reconstruction, gradient_error, picture, depth, train)}
+
+if __name__ == "__main__":
+    run_main(main)
