@@ -14,6 +14,7 @@ from van_der_pol.models import MU
 START = (2.0, 0.0)  # appendix D.1 of the paper
 HORIZON = 25.0  # the paper does not give its interval
 ODE45 = {"rtol": 1e-3, "atol": 1e-6}  # MATLAB's defaults, which the paper used
+STEP_CONTROL = {"safety": 0.9}  # scipy's: with the same steps its results can be compared digit by digit
 
 
 def starting_points(count, seed):

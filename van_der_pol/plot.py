@@ -80,6 +80,7 @@ def _against_horizon(ax, rows):
     )
     ax.set(xlabel="horizon T", ylabel="distance from the forward state", yscale="log", title="Error against horizon")
     _zero_line(ax)
+    ax.plot([], [], "x", color="grey", label="did not finish")
     ax.legend(fontsize="small", loc="center right")
 
 
@@ -93,11 +94,12 @@ def _against_tolerance(ax, rows):
     ax.set(xlabel="rtol (atol = rtol / 1000)", xscale="log", yscale="log", title="Error against tolerance")
     ax.invert_xaxis()
     _zero_line(ax)
+    ax.plot([], [], "x", color="grey", label="did not finish")
     ax.legend(fontsize="small", loc="center right")
 
 
 def _errors(ax, rows, key, label, name, ls="-"):
-    """A line of errors; crosses on the upper edge for solves that did not finish."""
+    """A line of errors; crosses at the upper edge for solves that did not finish."""
     done = [row for row in rows if row["error"] is not None]
     ax.plot(
         [row[key] for row in done],
@@ -109,10 +111,8 @@ def _errors(ax, rows, key, label, name, ls="-"):
     )
     lost = [row[key] for row in rows if row["error"] is None]
     if lost:
-        ax.plot(
-            lost, [0.97] * len(lost), "x", color=colour(label), transform=ax.get_xaxis_transform(),
-            label=f"{NAMES[label]}: did not finish",
-        )  # fmt: skip
+        height = {"mali": 0.97}.get(label, 0.93)
+        ax.plot(lost, [height] * len(lost), "x", color=colour(label), transform=ax.get_xaxis_transform())
 
 
 def _dots(ax, rows, label, key):
@@ -216,7 +216,9 @@ def picture(folder):
                 ax.set_title(f"t = {times[column]:g}")
             else:
                 error = np.linalg.norm(data[name][column] - forward) / np.linalg.norm(forward)
-                ax.set_xlabel(f"error {error:.2g}" if error else "error 0", color=colour(name))
+                text = f"error {error:.2g}" if error else "error 0"
+                start = name == "adjoint" and column == len(times) - 1
+                ax.set_xlabel("solved back from here" if start else text, color=colour(name))
     for ax, text in zip(axes[:, 0], ("forward", "adjoint:\nsolved back", "ACA:\nreplayed")):
         ax.set_ylabel(text)
     for ax in axes[3]:
@@ -258,7 +260,7 @@ def depth(folder):
         "relative error of the gradient": lambda row: row["error"],
     }
     for ax, (title, value) in zip(axes, panels.items()):
-        for gradient in dict.fromkeys(row["gradient"] for row in rows):
+        for gradient in ("naive", "aca", "direct"):
             groups = {}
             for row in rows:
                 if row["gradient"] == gradient:
@@ -271,8 +273,8 @@ def depth(folder):
             ax.plot(m, middle, style, marker=".", lw=width, color=colour(gradient), label=NAMES[gradient])
             low, high = [min(values) for _, values in points], [max(values) for _, values in points]
             ax.fill_between(m, low, high, color=colour(gradient), alpha=0.15, lw=0)
-        ax.set(xlabel="tries per accepted step m", title=title, xlim=(0, None), ylim=(0, None))
-    axes[-1].set(ylim=(None, None), yscale="log")
+        ax.set(xlabel="tries per accepted step m", title=title, xlim=(0, None))
+        ax.set(yscale="log") if "error" in title else ax.set(ylim=(0, None))
     axes[0].legend()
     speeds = len({row["speed"] for row in rows})
     figure.suptitle(f"A field of sudden changes, RK45: means and ranges over {speeds} fields")
@@ -289,8 +291,8 @@ def train(folder):
     for ax, (problem, tag, title) in zip(axes[0], panels):
         for gradient in NAMES:
             chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
-            if curves := [[row[tag] for row in run["rows"]] for run in chosen if run["rows"]]:
-                _curves(ax, curves, gradient, log=tag == "Train/Loss")
+            if chosen:
+                _curves(ax, chosen, tag, gradient)
         ax.set(xlabel="iteration", title=title)
     axes[0, -1].axhline(MU, color=colour("truth"), ls=":", label="truth")
     for ax, (_, tag, _) in zip(axes[0], panels):
@@ -304,20 +306,21 @@ def train(folder):
     return figure
 
 
-def _curves(ax, curves, gradient, *, log):
-    """Mean and standard deviation over runs (of the logarithm if log); crosses where a run broke off."""
-    longest = max(map(len, curves))
-    values = np.full((len(curves), longest), np.nan)
+def _curves(ax, runs, tag, gradient):
+    """Mean and standard deviation over runs (losses: of the logarithm); crosses where a run broke off."""
+    log = tag == "Train/Loss"
+    curves = [[row[tag] for row in run["rows"]] for run in runs]
+    values = np.full((len(curves), max(map(len, curves))), np.nan)
     for row, curve in zip(values, curves):
         row[: len(curve)] = np.log(curve) if log else curve
     back = np.exp if log else np.asarray
-    middle, spread = np.nanmean(values, 0), np.nanstd(values, 0)
-    x = range(1, longest + 1)
-    style = _style("torch_ACA", gradient)
-    ax.plot(x, back(middle), color=colour(gradient), label=f"{NAMES[gradient]} ({len(curves)} seeds)", **style)
+    x, middle, spread = np.arange(1, values.shape[1] + 1), np.nanmean(values, 0), np.nanstd(values, 0)
+    broken = [(len(c), c[-1]) for run, c in zip(runs, curves) if c and run["summary"]["status"] != "finished"]
+    finished = sum(run["summary"]["status"] == "finished" for run in runs)
+    label = f"{NAMES[gradient]}: {finished} of {len(runs)} finished"
+    ax.plot(x, back(middle), color=colour(gradient), label=label, **_style("torch_ACA", gradient))
     ax.fill_between(x, back(middle - spread), back(middle + spread), color=colour(gradient), alpha=0.15, lw=0)
-    broken = [(len(curve), curve[-1]) for curve in curves if len(curve) < longest]
-    ax.plot(*zip(*broken), "x", color=colour(gradient)) if broken else None
+    ax.plot([i for i, _ in broken], [value for _, value in broken], "X", ms=9, color=colour(gradient), mec="white")
 
 
 FIGURES = {figure.__name__: figure for figure in (reconstruction, gradient_error, picture, depth, train)}

@@ -3,7 +3,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from torch_ACA import solve
-from van_der_pol.data import HORIZON, ODE45, START, equation
+from van_der_pol.data import HORIZON, ODE45, START, STEP_CONTROL, equation
 from van_der_pol.models import VanDerPol
 from van_der_pol.reconstruction import invert, replay, solve_back
 
@@ -14,8 +14,8 @@ def rebuilt_starts(horizon, rtol, atol, method="RK45"):
     """y(0) as rebuilt in reverse time by our solver and by scipy's."""
     solver = {"method": method, "rtol": rtol, "atol": atol}
     times = torch.tensor([0.0, horizon], dtype=torch.float64)
-    forward = solve(VanDerPol(), Y0, times, **solver)
-    ours = solve_back(VanDerPol(), forward.ys[-1], times, **solver)
+    forward = solve(VanDerPol(), Y0, times, options=STEP_CONTROL, **solver)
+    ours = solve_back(VanDerPol(), forward.ys[-1], times, options=STEP_CONTROL, **solver)
     assert ours.success
     there = solve_ivp(equation, (0.0, horizon), START, **solver)
     back = solve_ivp(equation, (horizon, 0.0), there.y[:, -1], **solver)
