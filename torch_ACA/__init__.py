@@ -4,6 +4,7 @@ solution.
 
 from .api import solve, solve_endtime
 from .block import ODEBlock
+from .compare import Comparison, compare_gradients
 from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_endtime
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import (
@@ -20,6 +21,7 @@ from .solution import Solution
 
 __all__ = [
     "Callbacks",
+    "Comparison",
     "FIXED_STEP_METHODS",
     "GRADIENTS",
     "METHODS",
@@ -31,6 +33,7 @@ __all__ = [
     "Stats",
     "StepSizeUnderflowError",
     "TooManyEvaluationsError",
+    "compare_gradients",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

@@ -1,0 +1,226 @@
+"""Nested, complex, low-precision and odd states; every tensor that f uses gets its gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from torch_ACA import ODEBlock, solve
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_nested_states(gradient):
+    """The parts of a nested state solve as they would alone with the same steps."""
+    y0 = (torch.randn(3), {"a": torch.randn(2, 2, dtype=torch.complex128), "b": [torch.tensor(1.0), torch.zeros(0, 4)]})
+    leaves = [y0[0], y0[1]["a"], y0[1]["b"][0], y0[1]["b"][1]]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    rates = [-0.5, 1j, 0.3, 1.0]
+
+    def f(t, y):
+        return y[0] * rates[0], {"a": y[1]["a"] * rates[1], "b": [y[1]["b"][0] * rates[2], y[1]["b"][1]]}
+
+    solution = solve(f, y0, [0.0, 0.5, 1.0], gradient=gradient, rtol=1e-6, atol=1e-6)
+    found = [solution.ys[0], solution.ys[1]["a"], solution.ys[1]["b"][0], solution.ys[1]["b"][1]]
+    for values, leaf, rate in zip(found, leaves, rates):
+        assert values.shape == (3, *leaf.shape) and values.dtype == leaf.dtype
+        factor = torch.exp(torch.tensor(rate))
+        assert torch.allclose(values[-1], leaf * factor, atol=1e-4)
+        if values.is_complex():
+            (g,) = torch.autograd.grad(values[-1].real.sum(), leaf, retain_graph=True)
+            assert torch.allclose(g, factor.conj() * torch.ones_like(leaf), atol=1e-4)
+        elif leaf.numel():
+            (g,) = torch.autograd.grad(values[-1].sum(), leaf, retain_graph=True)
+            assert torch.allclose(g, factor * torch.ones_like(leaf), atol=1e-4)
+
+
+def test_complex_parameters():
+    k = torch.tensor(0.3 + 2j, requires_grad=True)
+    z0 = torch.ones(2, dtype=torch.complex128, requires_grad=True)
+    for gradient in ("aca", "direct", "naive", "adjoint", "mali"):
+        tolerance = 1e-5 if gradient == "mali" else 1e-9
+        z = solve(lambda t, z: k * z, z0, [0.0, 1.0], gradient=gradient, rtol=tolerance, atol=tolerance).ys[-1]
+        found = torch.autograd.grad((z.abs() ** 2).sum(), [z0, k])
+        zz = z0 * torch.exp(k)
+        expected = torch.autograd.grad((zz.abs() ** 2).sum(), [z0, k])
+        for f, e in zip(found, expected):
+            assert float((f - e).abs().max()) < (1e-3 if gradient == "mali" else 1e-7)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_captured_tensors(gradient):
+    """A closure, a global-free hypernetwork's non-leaf output, a frozen and an unused parameter."""
+    hyper, scale = nn.Linear(2, 9), torch.tensor(0.7, requires_grad=True)
+    frozen, unused = torch.randn(3).requires_grad_(False), nn.Parameter(torch.randn(3))
+    context, y0 = torch.randn(2), torch.randn(4, 3)
+
+    def loss(result):
+        weight = hyper(context).view(3, 3)
+        return (result(lambda t, y: scale * torch.tanh(y @ weight) + frozen) ** 2).sum()
+
+    def rk4(f):
+        y = y0
+        for _ in range(4):
+            k1 = f(0, y)
+            k2 = f(0, y + 0.125 * k1)
+            k3 = f(0, y + 0.125 * k2)
+            k4 = f(0, y + 0.25 * k3)
+            y = y + 0.25 / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return y
+
+    wanted = [hyper.weight, hyper.bias, scale]
+    expected = torch.autograd.grad(loss(rk4), wanted)
+    if gradient == "mali":
+        keywords, tolerance = {"options": {"step_size": 0.005}}, 1e-2
+    elif gradient == "adjoint":
+        keywords, tolerance = {"method": "RK4", "options": {"step_size": 0.25}}, 1e-2
+    else:
+        keywords, tolerance = {"method": "RK4", "h": 0.25}, 1e-12
+    value = loss(lambda f: solve(f, y0, [0.0, 1.0], gradient=gradient, **keywords).ys[-1])
+    found = torch.autograd.grad(value, [*wanted, unused], allow_unused=True)
+    assert found[-1] is None
+    for f, e in zip(found, expected):
+        assert float((f - e).abs().max()) <= tolerance * float(e.abs().max())
+
+
+def test_parameter_that_only_a_later_time_uses():
+    """The first call does not see it; it is found because it belongs to the module."""
+
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.early, self.late = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, t, y):
+            return (self.early if t < 0.5 else self.late) * torch.ones_like(y)
+
+    module = Late()
+    y = solve(module, torch.zeros(1), [0.0, 1.0], method="RK4", h=0.25, options={"jump_t": [0.5]}).ys[-1]
+    y.sum().backward()
+    assert float(module.early.grad) == pytest.approx(0.5, abs=1e-14)
+    assert float(module.late.grad) == pytest.approx(0.5, abs=1e-14)
+
+
+def test_module_parameters_without_use_get_no_gradient():
+    class Extra(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, t, y):
+            return self.used(y)
+
+    module = Extra()
+    ODEBlock(module)(torch.randn(3, 2)).sum().backward()
+    assert module.spare.weight.grad is None and module.used.weight.grad is not None
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_func_that_returns_its_own_buffer_or_parameter(gradient):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("field", torch.ones(3))
+            self.drift = nn.Parameter(torch.ones(3))
+
+        def forward(self, t, y):
+            return self.field if y.shape == (3,) else self.drift
+
+    module = Constant()
+    y0 = torch.zeros(3, requires_grad=True)
+    y = solve(module, y0, [0.0, 2.0], gradient=gradient, h=0.5).ys[-1]
+    assert torch.allclose(y, 2 * torch.ones(3)) and torch.equal(module.field, torch.ones(3))
+    assert torch.equal(torch.autograd.grad(y.sum(), y0)[0], torch.ones(3))
+    y = solve(lambda t, y: module.drift, y0, [0.0, 2.0], gradient=gradient, h=0.5).ys[-1]
+    assert torch.allclose(torch.autograd.grad(y.sum(), module.drift)[0], 2 * torch.ones(3))
+    assert torch.equal(module.drift, torch.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4), (0,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_dtypes(shape, dtype):
+    y0 = torch.ones(shape, dtype=dtype, requires_grad=True)
+    ys = solve(lambda t, y: -y, y0, [0.0, 1.0, 2.0]).ys
+    assert ys.shape == (3, *shape) and ys.dtype == dtype and torch.equal(ys[0], y0)
+    (g,) = torch.autograd.grad(ys[-1].sum(), y0)
+    assert g.shape == shape and (g.numel() == 0 or float((g - torch.exp(torch.tensor(-2.0))).abs().max()) < 1e-4)
+
+
+def test_bfloat16_states_are_carried_in_float32():
+    y0 = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    seen = []
+    ys = solve(lambda t, y: seen.append(y.dtype) or -y, y0, [0.0, 1.0], rtol=1e-3, atol=1e-3).ys
+    assert ys.dtype == torch.bfloat16 and set(seen) == {torch.bfloat16}
+    ys[-1].float().sum().backward()
+    assert y0.grad.dtype == torch.bfloat16 and float((y0.grad.float() - 0.3679).abs().max()) < 0.01
+
+
+def test_channels_last_stays():
+    seen = []
+
+    def f(t, y):
+        seen.append(y.is_contiguous(memory_format=torch.channels_last))
+        return -y
+
+    y0 = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    ys = solve(f, y0, [0.0, 1.0]).ys
+    assert all(seen) and torch.allclose(ys[-1], y0 * torch.exp(torch.tensor(-1.0)), atol=1e-5)
+    ys[-1].sum().backward()
+    assert torch.allclose(y0.grad, torch.exp(torch.tensor(-1.0)).expand_as(y0), atol=1e-5)
+
+
+def test_tolerances_per_part():
+    y0 = (torch.ones(2), torch.ones(3))
+    f = lambda t, y: (-y[0], torch.cos(20 * t) * y[1])  # noqa: E731
+    loose = solve(f, y0, [0.0, 1.0], rtol=(1e-9, 1e-1), atol=(1e-9, 1e-1)).stats
+    tight = solve(f, y0, [0.0, 1.0], rtol=1e-9, atol=1e-9).stats
+    assert loose.n_accepted < tight.n_accepted
+
+
+def test_dense_output_of_a_nested_state():
+    y0 = {"a": torch.ones(2), "b": torch.ones(())}
+    solution = solve(lambda t, y: {"a": -y["a"], "b": y["b"]}, y0, [0.0, 2.0], rtol=1e-9, atol=1e-9, dense=True)
+    at = solution(1.3)
+    assert at["a"].shape == (2,) and at["b"].shape == ()
+    assert float(at["b"]) == pytest.approx(3.6692966676, abs=1e-6)
+    assert solution(torch.linspace(0, 2, 9))["a"].shape == (9, 2)
+    with pytest.raises(ValueError, match="dense output covers"):
+        solution(2.1)
+    with pytest.raises(ValueError, match="dense=True"):
+        solve(lambda t, y: y, torch.ones(1), [0.0, 1.0])(0.5)
+
+
+def test_autocast_around_f_keeps_the_state_in_float32():
+    net = nn.Linear(8, 8).float()
+    seen = []
+
+    def f(t, y):
+        out = net(y)
+        seen.append(out.dtype)
+        return torch.tanh(out)
+
+    y0 = torch.randn(4, 8, dtype=torch.float32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = solve(f, y0, [0.0, 1.0], method="HeunEuler", rtol=1e-2, atol=1e-2).ys[-1]
+    assert y.dtype == torch.float32
+    y.sum().backward()  # outside of autocast: the recomputation must still use it
+    assert set(seen) == {torch.bfloat16} and net.weight.grad.dtype == torch.float32
+
+
+def test_data_parallel_replicas():
+    """Replicas hold their parameters as non-leaf tensors, out of parameters()."""
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3))
+
+        def forward(self, t, y):
+            return torch.tanh(y @ self.weight)
+
+    original = Slope()
+    replica = original._replicate_for_data_parallel()
+    replica.weight = original.weight * 1.0  # what broadcasting leaves: a tensor with a history
+    x = torch.randn(2, 3)
+    solve(replica, x, [0.0, 1.0], method="RK4", h=0.25).ys[-1].sum().backward()
+    found, original.weight.grad = original.weight.grad, None
+    solve(original, x, [0.0, 1.0], method="RK4", h=0.25).ys[-1].sum().backward()
+    assert float((found - original.weight.grad).abs().max()) < 1e-12

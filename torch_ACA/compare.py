@@ -1,0 +1,94 @@
+"""One call that answers "which gradient method should I use": all of them on one problem, side by side."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .api import problem_of, solve
+from .errors import SolverError
+from .saved_tensors import SavedTensors
+from .settings import GRADIENTS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One gradient method on the problem. Numbers are None where it failed; ``failure`` then says why."""
+
+    gradient: str
+    error: float | None = None  # relative, over all gradients as one vector
+    n_f_evals: int | None = None
+    n_backward_f_evals: int | None = None
+    seconds: float | None = None  # forward and backward, the better of two
+    saved_bytes: int | None = None  # most that autograd kept between the two
+    failure: str | None = None
+
+
+def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
+    """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
+
+    :param loss: ys (what `solve` returns for t) -> 0-d tensor
+    :param gradients: names of the methods to compare
+    :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
+    units
+        of rounding of y0's precision if that is more (so use float64 to see small errors)
+    :param show: print the table
+    :param keywords: of `solve`, for every method (``method`` is left to mali's own)
+    :returns: list of `Comparison`, one per method, in order
+    :raises SolverError: the reference itself fails
+    """
+    leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
+    y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))
+    problem, layout = problem_of(func, y0, t)
+    wanted = [*leaves, *problem.field.captured]
+    tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
+    reference = {"method": "dopri8", "rtol": tight, "atol": tight} | (reference or {})
+    exact, _ = _gradient(func, y0, t, loss, wanted, reference)
+    rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
+    if show:
+        print(table(rows))
+    return rows
+
+
+def table(rows):
+    """The comparisons as text."""
+    lines = [f"{'gradient':<9}{'rel. error':>11}{'NFE fwd':>9}{'NFE bwd':>9}{'ms':>9}{'saved KiB':>11}"]
+    for row in rows:
+        if row.failure:
+            lines.append(f"{row.gradient:<9}{row.failure}")
+        else:
+            lines.append(
+                f"{row.gradient:<9}{row.error:>11.1e}{row.n_f_evals:>9}{row.n_backward_f_evals:>9}"
+                f"{1e3 * row.seconds:>9.1f}{row.saved_bytes / 1024:>11.1f}"
+            )
+    return "\n".join(lines)
+
+
+def _compared(name, exact, func, y0, t, loss, wanted, keywords):
+    keywords = keywords | {"gradient": name}
+    if name == "mali":
+        keywords.pop("method", None)
+    seconds = []
+    try:
+        for _ in range(2):
+            start = time.perf_counter()
+            found, stats = _gradient(func, y0, t, loss, wanted, keywords)
+            seconds.append(time.perf_counter() - start)
+        with SavedTensors() as saved:
+            _gradient(func, y0, t, loss, wanted, keywords)
+    except SolverError as error:
+        return Comparison(name, failure=f"failed: {error}")
+    difference = torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact)
+    return Comparison(
+        name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), saved.peak
+    )
+
+
+def _gradient(func, y0, t, loss, wanted, keywords):
+    """All gradients as one vector of complex or real numbers in double precision, and the statistics."""
+    solution = solve(func, y0, t, **keywords)
+    found = torch.autograd.grad(loss(solution.ys), wanted, allow_unused=True)
+    parts = [(torch.zeros_like(w) if g is None else g).reshape(-1) for w, g in zip(wanted, found)]
+    kind = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
+    return torch.cat([p.to(kind).cpu() for p in parts]), solution.stats

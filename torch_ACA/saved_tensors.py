@@ -1,0 +1,47 @@
+"""How much autograd keeps for a backward pass."""
+
+import weakref
+
+import torch
+
+
+class SavedTensors:
+    """Context manager that counts the bytes of the tensors that autograd keeps: ``held`` now, ``peak`` at most.
+
+    Tensors that share storage count once.
+    """
+
+    def __init__(self):
+        self.held = self.peak = 0
+        self._users = {}
+
+    def __enter__(self):
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._hooks.__exit__(*exception)
+
+    def _pack(self, tensor):
+        storage = tensor.untyped_storage()
+        key, size = storage.data_ptr(), storage.nbytes()
+        users = self._users.get(key, 0)
+        self._users[key] = users + 1
+        if not users:
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        box = _Box(tensor)
+        weakref.finalize(box, self._release, key, size)
+        return box
+
+    def _release(self, key, size):
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self.held -= size
+
+
+class _Box:
+    def __init__(self, tensor):
+        self.tensor = tensor
