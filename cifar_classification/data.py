@@ -91,10 +91,8 @@ def augment(pixels, generator, flip):
     return padded[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def resolve(name, folder=None, download=None):
+def resolve_auto(folder=None, download=None):
     """The data set that ``auto`` stands for: cifar10 where it can be had, else digits after one line on stderr."""
-    if name != "auto":
-        return name
     try:
         _cifar("cifar10", folder, download)
     except UsageError as error:

@@ -131,8 +131,7 @@ def settle(base, chosen):
     Raises:
         UsageError: an option was chosen that the others leave without effect.
     """
-    profile = json.loads(PROFILES[chosen["profile"]].read_text())["settings"] if "profile" in chosen else {}
-    options = SimpleNamespace(**(base | profile | chosen))
+    options = SimpleNamespace(**(base | _profile(base, chosen) | chosen))
     options.width = options.width or NETWORKS[options.network].PAPER_WIDTH
     if options.model == "discrete":
         unused = (*SOLVER, "field_scale")
@@ -150,8 +149,16 @@ def settle(base, chosen):
         with usage_errors():
             ODEBlock(nn.Identity(), **solver_of(options))
     if options.dataset == "digits":
-        refuse(chosen, ("data", "download"), "the digits come with scikit-learn")
+        refuse(chosen, ("data",), "the digits come with scikit-learn")
     return options
+
+
+def _profile(base, chosen):
+    """The settings of the profile that was chosen; it may have some of its own for a data set."""
+    if "profile" not in chosen:
+        return {}
+    profile = json.loads(PROFILES[chosen["profile"]].read_text())
+    return profile["settings"] | profile.get((base | chosen)["dataset"], {})
 
 
 def settle_resumed(defaults, saved, chosen):

@@ -1,9 +1,9 @@
-"""Draw the accuracy and the loss of runs, against epochs and against time."""
+"""Draw the accuracy and the loss of runs, against epochs and against time; or write the README's tables."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from cifar_classification import options
+from cifar_classification import options, tables
 from harness.cli import ArgumentParser, run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.record import read_metrics, read_run
@@ -13,9 +13,11 @@ STYLES = {"Train": ":", "Test": "-"}
 
 def main(argv=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders (without any: the README's tables instead)")
     parser.add_argument("--out", metavar="FILE", help="PNG to write (without it: curves.png in the first run folder)")
     args = parser.parse_args(argv)
+    if not args.runs:
+        return tables.write(options.RESULTS)
     path = Path(args.out or Path(args.runs[0]) / "curves.png")
     save_figure(draw(args.runs), path)
     print(path)

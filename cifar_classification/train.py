@@ -23,8 +23,9 @@ def main(argv=None):
         print(folder)
         return 0
     device = apply_common_arguments(chosen)
-    if checkpoint and checkpoint["epoch"] >= chosen.epochs and read_run(folder)["summary"]:
+    if checkpoint and checkpoint["epoch"] >= chosen.epochs and (summary := read_run(folder)["summary"]):
         print(f"finished already: {folder}")
+        report(summary)
         return 0
     seed_everything(chosen.seed)
     images = data.load(
@@ -42,10 +43,12 @@ def main(argv=None):
         except (SolverError, Diverged) as error:
             run.log(training.epoch + 1, error=str(error), batch=training.batch)
             run.close()
-            print(f"error: epoch {training.epoch + 1}, batch {training.batch + 1}: {error}", file=sys.stderr)
+            print(f"error: epoch {training.epoch + 1}, after batch {training.batch}: {error}", file=sys.stderr)
             return 1
     if training.finished:
-        finish(training, run)
+        summary = summarise(training)
+        run.finish(summary)
+        report(summary)
         return 0
     run.close()
     print(f"stopped in epoch {training.epoch + 1}; go on with --resume {folder}", file=sys.stderr)
@@ -62,8 +65,10 @@ def find_run(defaults, chosen):
         options.refuse(chosen, ("out", "overwrite"), "a resumed run stays in its folder")
         checkpoint, path = read_checkpoint(chosen["resume"], LAST)
         return options.settle_resumed(defaults, checkpoint["settings"], chosen), path.parent, checkpoint
-    new = options.settle(defaults, chosen)
-    new.dataset = data.resolve(new.dataset, new.data, new.download)
+    new = options.settle(defaults, chosen)  # before anything is downloaded
+    if new.dataset == "auto":
+        found = data.resolve_auto(new.data, new.download)
+        new = options.settle(defaults, {**chosen, "dataset": found})
     folder = options.run_folder(new)
     if new.resume and (folder / LAST).exists():
         checkpoint, path = read_checkpoint(folder, LAST)
@@ -115,20 +120,24 @@ def print_row(training, scalars):
     print("  ".join(parts), flush=True)
 
 
-def finish(training, run):
-    """Write the summary and say what came out."""
-    summary = {
+def summarise(training):
+    """What came out of a finished run."""
+    return {
         "title": options.title(training.options),
         "parameters": parameter_count(training.model),
         "test_accuracy": training.accuracy,
         "best_test_accuracy": training.best_accuracy,
         "best_epoch": training.best_epoch,
-        "best_selected_on": "test images, as the authors did",
+        "best_selected_on": "the test images, as the authors did",
     }
-    run.finish(summary)
+
+
+def report(summary):
+    """One line on a finished run."""
     print(
-        f"{summary['title']}: test accuracy {training.accuracy:.2%} after the last epoch, {training.best_accuracy:.2%} "
-        f"after the best one ({training.best_epoch}, selected on the test images as the authors did); in {run.folder}"
+        f"{summary['title']}: test accuracy {summary['test_accuracy']:.2%} after the last epoch; "
+        f"{summary['best_test_accuracy']:.2%} after epoch {summary['best_epoch']}, the best one, "
+        f"selected on {summary['best_selected_on']}"
     )
 
 

@@ -1,0 +1,302 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_classification import options, plot, test, train
+from cifar_classification.checkpoints import BEST, KIND, LAST
+from cifar_classification.training import Training, make_scheduler
+from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.cli import UsageError, run_main
+from harness.record import read_metrics, read_run
+
+SCRIPT = Path(train.__file__)
+# 3 batches an epoch; a tolerance so wide that every solve is one step
+TINY = "--dataset digits --width 2 --batch-size 500 --epochs 3 --lr 0.05 --rtol 9 --atol 9 --h 1".split()  # noqa: SIM905
+TINY += ["--checkpoint-every", "1", "--device", "cpu", "--threads", "1"]
+
+
+def outcome(folder):
+    """What must not depend on interruptions: the rows of metrics but for time and memory, and the final weights."""
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_bytes")} for row in read_metrics(folder)]
+    return rows, load_checkpoint(folder / LAST, kind=KIND)
+
+
+def assert_same_outcome(folder, other):
+    (rows, state), (other_rows, other_state) = outcome(folder), outcome(other)
+    assert rows == other_rows
+    assert all(torch.equal(value, other_state["model"][name]) for name, value in state["model"].items())
+    momenta, other_momenta = (s["optimizer"]["state"] for s in (state, other_state))
+    assert all(torch.equal(m["momentum_buffer"], other_momenta[i]["momentum_buffer"]) for i, m in momenta.items())
+    assert state["best_accuracy"] == other_state["best_accuracy"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    assert train.main([*TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+def interrupt(folder, number):
+    """Start the same run in a process of its own and send it a signal in the middle of its second epoch."""
+    command = [sys.executable, SCRIPT, *TINY, "--out", folder]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / LAST).exists():
+            state = load_checkpoint(folder / LAST, kind=KIND)
+            if state["epoch"] == 1 and state["batch"] >= 1:
+                break
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    return process.returncode, message
+
+
+def test_a_killed_run_resumes_bit_for_bit(finished, tmp_path):
+    folder = tmp_path / "killed"
+    code, _ = interrupt(folder, signal.SIGKILL)
+    assert code == -signal.SIGKILL and len(read_metrics(folder)) < 3
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_same_outcome(folder, finished)
+    assert len(read_run(folder)["resumed"]) == 1
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(finished, tmp_path):
+    folder = tmp_path / "stopped"
+    code, message = interrupt(folder, signal.SIGINT)
+    assert code == 130 and f"--resume {folder}" in message
+    state = load_checkpoint(folder / LAST, kind=KIND)
+    assert state["epoch"] >= 1
+    assert train.main(["--resume", str(folder / LAST)]) == 0
+    assert_same_outcome(folder, finished)
+
+
+def test_the_record_is_complete(finished):
+    rows = read_metrics(finished)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["Train/Loss"] < rows[0]["Train/Loss"]
+    assert rows[0]["Solver/n_f_evals"] == rows[0]["Solver/n_backward_f_evals"] == 2  # one Heun-Euler step
+    record = read_run(finished)
+    assert record["seed"] == 0 and record["arguments"]["gradient"] == "aca"
+    accuracies = [row["Test/Accuracy"] for row in rows]
+    summary = record["summary"]
+    assert summary["test_accuracy"] == accuracies[-1]
+    assert summary["best_test_accuracy"] == max(accuracies) == accuracies[summary["best_epoch"] - 1]
+    assert "test images" in summary["best_selected_on"]
+    assert "digits (not CIFAR)" in summary["title"] and "scaled down" in summary["title"]
+    assert load_checkpoint(finished / BEST, kind=KIND)["epoch"] == summary["best_epoch"]
+
+
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    before = outcome(finished)[0]
+    assert train.main([*TINY, "--out", str(finished), "--resume", "auto"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert outcome(finished)[0] == before and read_run(finished)["summary"]
+
+
+def test_resume_auto_starts_where_nothing_is_there_and_a_multistep_run_can_be_extended(tmp_path):
+    folder = tmp_path / "run"
+    command = [*TINY, "--out", str(folder), "--resume", "auto"]
+    assert train.main([*command, "--epochs", "1"]) == 0
+    assert train.main(["--resume", str(folder), "--epochs", "2"]) == 0
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2]
+    assert load_checkpoint(folder / LAST, kind=KIND)["settings"]["milestones"] == [1, 1]
+
+
+def test_divergence_is_one_line_a_row_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    def step(self, images, labels):
+        ordinary_step(self, images, labels)
+        if self.epoch == 1:
+            next(self.model.parameters()).data.fill_(float("nan"))
+
+    ordinary_step = Training.step
+    monkeypatch.setattr(Training, "step", step)
+    folder = tmp_path / "run"
+    assert train.main([*TINY, "--epochs", "2", "--out", str(folder)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: epoch 2, after batch ") and message.count("\n") == 1
+    assert "not finite" in read_metrics(folder)[-1]["error"]
+    state = load_checkpoint(folder / LAST, kind=KIND)
+    assert state["epoch"] == 1 and all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    "solver", [["--method", "RK23", "--rtol", "1e-3", "--atol", "1e-3"], ["--method", "euler", "--h", "0.2"], []]
+)
+def test_a_trained_model_is_tested_with_another_solver(finished, solver, capsys):
+    weights = (finished / BEST).read_bytes()
+    test.main(["--resume", str(finished), "--device", "cpu", *solver])
+    printed = capsys.readouterr().out
+    record = json.loads((finished / test.RECORD).read_text().splitlines()[-1])
+    assert f"parameters: {record['parameters']}" in printed
+    assert f"Test Acc@1: {record['test_accuracy']:.2%}" in printed
+    best = read_run(finished)["summary"]["best_test_accuracy"]
+    assert f"Best Acc@1: {best:.2%}" in printed
+    assert (finished / BEST).read_bytes() == weights
+    if not solver:  # the solver of the training
+        assert record["solver"] == {"method": "RK12", "rtol": 9, "atol": 9, "h": 1.0}
+        assert record["test_accuracy"] == best
+    elif "euler" in solver:
+        assert record["solver"] == {"method": "Euler", "rtol": None, "atol": None, "h": 0.2}
+        assert record["nfe_per_block"] == [5.0] * 4
+    else:
+        assert record["solver"]["h"] is None and min(record["nfe_per_block"]) >= 5
+
+
+def test_curves_are_drawn(finished, tmp_path):
+    plot.main([str(finished), "--out", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scripts_start_from_inside_the_folder_too(finished):
+    command = [sys.executable, "test.py", "--resume", str(finished), "--device", "cpu"]
+    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    path = tmp_path / "foreign.pth.tar"
+    save_checkpoint(path, {"epoch": 1}, kind="another experiment")
+    return path
+
+
+def refused(main, argv, capsys):
+    """The one line that ``main`` gives for bad input, after checking that it is one, with exit code 2."""
+    with pytest.raises(SystemExit) as exit:
+        run_main(main, argv)
+    message = capsys.readouterr().err
+    assert exit.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1, message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--method rk99", "'rk99' is not one of"),
+        ("--gradient magic", "invalid choice: 'magic'"),
+        ("--method euler", "h"),
+        ("--method euler --h 0.1 --rtol 1e-3", "--rtol would have no effect"),
+        ("--rtol -1", "'-1' is not a number of at least 0"),
+        ("--atol -0.5", "'-0.5' is not a number of at least 0"),
+        ("--h 0", "'0' is not a number above 0"),
+        ("--model discrete --method rk4", "--method would have no effect"),
+        ("--schedule onecycle --milestones 3", "--milestones would have no effect"),
+        ("--data somewhere", "--data would have no effect"),
+        ("--dataset cifar10 --data {tmp}", "CIFAR-10 is not in {tmp}"),
+        ("--dataset auto --data {tmp}", "CIFAR-10 is not in {tmp}"),
+        ("--network sqnxt --width 2", "width"),
+        ("--profile none", "invalid choice: 'none'"),
+        ("--resume {tmp}/none.pth.tar", "none.pth.tar"),
+        ("--resume {tmp}", "checkpoint"),
+        ("--resume {foreign}", "another experiment"),
+        ("--resume {truncated}", "truncated"),
+        ("--resume {finished} --lr 3", "--lr 3.0 contradicts"),
+        ("--resume {finished} --width 64", "--width 64 contradicts"),
+        ("--resume {finished} --epochs 2", "--epochs 2 contradicts"),
+        ("--resume {finished} --out elsewhere", "--out would have no effect"),
+        pytest.param(
+            "--device cuda",
+            "--device cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(argv, said, finished, foreign, tmp_path, monkeypatch, capsys):
+    truncated = tmp_path / "truncated.pth.tar"
+    truncated.write_bytes((finished / LAST).read_bytes()[:1000])
+    places = {"tmp": tmp_path, "finished": finished, "foreign": foreign, "truncated": truncated}
+    monkeypatch.setattr(options, "RESULTS", tmp_path / "results")
+    first = [] if "--dataset" in argv or "--resume" in argv else ["--dataset", "digits"]
+    message = refused(train.main, [*first, *argv.format(**places).split()], capsys)
+    assert said.format(**places) in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--resume {tmp}/none", "none"),
+        ("--resume {foreign}", "another experiment"),
+        ("--resume {finished} --method rk99", "'rk99' is not one of"),
+        ("--resume {finished} --method euler", "h"),
+        ("--resume {finished} --method euler --h 0.2 --atol 1", "--atol would have no effect"),
+        ("--resume {finished} --atol -1", "'-1' is not a number of at least 0"),
+        ("", "--resume"),
+    ],
+)
+def test_bad_input_to_a_test_is_one_line(argv, said, finished, foreign, tmp_path, capsys):
+    places = {"tmp": tmp_path, "finished": finished, "foreign": foreign}
+    assert said in refused(test.main, argv.format(**places).split(), capsys)
+
+
+def test_a_started_run_is_not_started_over(finished, capsys):
+    message = refused(train.main, [*TINY, "--out", str(finished)], capsys)
+    assert "already holds a run" in message
+
+
+def test_a_one_cycle_run_cannot_be_extended():
+    defaults, _ = options.read(options.training_parser(), [])
+    saved = options.settle(defaults, {"schedule": "onecycle"})
+    with pytest.raises(UsageError, match="only a multistep schedule"):
+        options.settle_resumed(defaults, vars(saved), {"epochs": 100})
+
+
+def test_a_profile_may_have_settings_of_its_own_for_the_digits():
+    defaults, chosen = options.read(options.training_parser(), ["--profile", "quick"])
+    few, many = (options.settle(defaults, {**chosen, "dataset": name}).epochs for name in ("cifar10", "digits"))
+    assert few < many
+    assert options.settle(defaults, {**chosen, "dataset": "digits", "epochs": 2}).epochs == 2
+
+
+@pytest.mark.parametrize("profile", list(options.PROFILES))
+def test_every_profile_names_options_that_exist(profile):
+    defaults, chosen = options.read(options.training_parser(), ["--profile", profile])
+    settled = options.settle(defaults, chosen)
+    assert set(vars(settled)) == set(defaults)
+    assert options.settle(defaults, {**chosen, "width": 5}).width == 5
+
+
+def test_defaults_are_the_papers():
+    defaults, chosen = options.read(options.training_parser(), [])
+    settled = options.settle(defaults, chosen)
+    assert vars(settled) == vars(options.settle(defaults, {"profile": "paper"}))
+    assert (settled.epochs, settled.milestones, settled.batch_size, settled.lr) == (90, [30, 60], 128, 0.1)
+    assert (settled.width, settled.method, settled.rtol, settled.atol) == (64, "RK12", 1e-2, 1e-2)
+    settled.dataset = "cifar10"
+    assert options.run_folder(settled).name.startswith("resnet_RK12_lr_0.1_h_None_")
+    assert options.title(settled) == "NODE-18 on CIFAR-10"
+
+
+def rates(options, batches_per_epoch):
+    """The learning rate of every batch of a run."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=options.lr)
+    scheduler, seen = make_scheduler(optimizer, options, batches_per_epoch), []
+    for _ in range(options.epochs * batches_per_epoch):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_learning_rate_drops_at_the_milestones():
+    defaults, _ = options.read(options.training_parser(), [])
+    seen = rates(options.settle(defaults, {"epochs": 3, "lr": 1.0}), 4)
+    assert seen == pytest.approx([1.0] * 4 + [0.1] * 4 + [0.01] * 4)
+
+
+def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
+    defaults, _ = options.read(options.training_parser(), [])
+    seen = rates(options.settle(defaults, {"epochs": 5, "lr": 0.4, "schedule": "onecycle"}), 20)
+    peak = seen.index(max(seen))
+    assert seen[peak] == pytest.approx(0.4) and 20 < peak < 40
+    assert seen == sorted(seen[: peak + 1]) + sorted(seen[peak + 1 :], reverse=True)
+    assert seen[0] < 0.02 and seen[-1] < 1e-5
