@@ -51,7 +51,9 @@ paper_runs() {
 
 run() {
     local preset=$1 system=$2 seed=$3 model=$4 gradient=()
-    local folder=results/three_body/$preset/${system/#[0-9]/random-&}/$model/seed$seed
+    local name=random-$system
+    [[ $system == paper ]] && name=paper
+    local folder=results/three_body/$preset/$name/$model/seed$seed
     [[ -f $folder/test.json ]] && return
     [[ $model =~ ^(node|ode)-(.*)$ ]] && model=${BASH_REMATCH[1]} gradient=(--gradient "${BASH_REMATCH[2]}")
     if [[ ! -f $folder/summary.json && -f $folder/checkpoint.pt ]]; then
@@ -69,4 +71,7 @@ for ((i = first - 1; i < ${#runs[@]}; i += shards)); do
     # shellcheck disable=SC2086 # a line holds four words
     run ${runs[i]}
 done
-if [[ $report == yes ]]; then .venv/bin/python -m three_body.report; fi
+if [[ $report == yes ]]; then
+    .venv/bin/python -m three_body.report
+    .venv/bin/python -m three_body.plot
+fi

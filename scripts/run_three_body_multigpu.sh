@@ -17,3 +17,4 @@ code=0
 for worker in "${workers[@]}"; do wait "$worker" || code=$?; done
 ((code == 0)) || exit $code
 .venv/bin/python -m three_body.report
+.venv/bin/python -m three_body.plot

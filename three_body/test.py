@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from three_body.training import masses_of
 from torch_ACA import METHODS
 from torch_ACA.settings import checked_settings
 
-DRAWN_POINTS = 500  # of the trajectory, kept for the figures
+DRAWN_POINTS = 400  # of the trajectory, kept for the figures
 
 
 def parser():
@@ -90,7 +91,7 @@ def _solver(args, settings):
 
 
 def _write(folder, result, times, truth, predicted):
-    """test.json, and trajectory.csv with the true and predicted positions of the first system at some of the times."""
+    """test.json, and trajectory.csv: at some of the times, the true and predicted positions and their distance."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "test.json") as file:
         file.write((json.dumps(result, indent=2) + "\n").encode())
@@ -98,11 +99,12 @@ def _write(folder, result, times, truth, predicted):
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     axes = [f"{axis}{body}" for body in (1, 2, 3) for axis in "xyz"]
-    table.writerow(["t", *(f"true_{name}" for name in axes), *axes])
+    table.writerow(["t", "error", *(f"true_{name}" for name in axes), *axes])
     for i in rows:
-        shown = predicted[i, 0, :3].flatten().tolist() if i < len(predicted) else [""] * 9
-        numbers = [float(times[i]), *truth[i, 0, :3].flatten().tolist(), *shown]
-        table.writerow(number if number == "" else f"{number:.5g}" for number in numbers)
+        true, shown = truth[i, 0, :3].flatten(), predicted[i : i + 1, 0, :3].flatten()  # empty where it has failed
+        error = [float((shown - true).norm())] if len(shown) else [math.nan]
+        positions = shown.tolist() or [math.nan] * 9
+        table.writerow(f"{number:.5g}" for number in [float(times[i]), *error, *true.tolist(), *positions])
     with atomic_write(folder / "trajectory.csv") as file:
         file.write(text.getvalue().encode())
 

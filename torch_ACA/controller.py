@@ -70,7 +70,7 @@ class Controller:
         scale = self._scale(y0.abs())
         d0, d1 = float(self.norm(y0 / scale)), float(self.norm(k1 / scale))
         tiny = 1e-6 * min(span, 1.0)
-        size = tiny if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        size = tiny if d0 < 1e-5 or d1 < 1e-5 or not math.isfinite(d0 + d1) else 0.01 * d0 / d1
         size = min(size, span)
         probe = math.copysign(size, t1 - t0)
         k2 = evaluate(t0 + probe, torch.add(y0, k1, alpha=probe))

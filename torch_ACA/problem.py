@@ -20,7 +20,7 @@ class Problem:
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
     ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
     ``adjoint``: settings of a backward solve. After a failure that is to be returned, ``failure`` says what happened
-    and the first ``n_solved`` outputs are good.
+    and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -40,6 +40,7 @@ class Problem:
     return_on_failure: bool = False
     failure: SolverError | None = None
     n_solved: int = 1
+    n_steps_to_last_output: int = 0
     stats: Stats = field(default_factory=Stats)
 
     def __post_init__(self):
@@ -81,7 +82,8 @@ class Problem:
         sign, found = self.field.direction, []
         while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
             found.append(self._to_interpolate.pop(0))
-        self.n_solved += len(found)
+        if found:
+            self._solved(len(found))
         return found
 
     def fractions(self, outputs, step):
@@ -98,7 +100,11 @@ class Problem:
         """Fill in the output that a step ends on, if it does."""
         if step.stop is not None and step.stop.index is not None:
             ys[step.stop.index] = step.trial.end.y
-            self.n_solved += 1
+            self._solved(1)
+
+    def _solved(self, count):
+        self.n_solved += count
+        self.n_steps_to_last_output = self.stats.n_accepted
 
 
 def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):

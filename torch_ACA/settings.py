@@ -49,9 +49,8 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
+    _check_tolerances(rtol, atol)
     if fixed:
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            _check_tolerance(name, value)
         return Settings(method, FixedSteps(size), size, options)
     keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
     if "norm" in keywords and layout is not None:
@@ -141,7 +140,6 @@ def _step_size(h, options, method):
 
 def _tolerance(name, value, layout):
     """A float, or a flat vector from what is nested like the state."""
-    _check_tolerance(name, value)
     if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.dim() == 0):
         return float(value)
     if layout is None:
@@ -151,6 +149,13 @@ def _tolerance(name, value, layout):
         raise ValueError(f"{name} must be a number or nested like y0, got {len(parts)} parts for {len(layout.leaves)}")
     parts = parts * (len(layout.leaves) // len(parts))
     return torch.cat([leaf.spread(part, layout) for leaf, part in zip(layout.leaves, parts)])
+
+
+def _check_tolerances(rtol, atol):
+    _check_tolerance("rtol", rtol)
+    _check_tolerance("atol", atol)
+    if isinstance(rtol, (int, float)) and isinstance(atol, (int, float)) and rtol == atol == 0:
+        raise ValueError("rtol and atol must not both be 0: no step would be accepted")
 
 
 def _check_tolerance(name, value):

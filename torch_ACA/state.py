@@ -34,7 +34,8 @@ class _Leaf:
         if self.to_stored is not None:
             tensor = tensor.permute(self.to_stored)
         if self.dtype.is_complex:
-            tensor = torch.view_as_real(tensor.to(self.dtype).resolve_conj())
+            tensor = tensor.to(self.dtype)
+            tensor = torch.stack([tensor.real, tensor.imag], -1)  # the backward of view_as_real needs even offsets
         return tensor.reshape(-1).to(dtype)
 
     def unflatten(self, flat):
@@ -97,7 +98,7 @@ class StateLayout:
     def unflatten_leaves(self, flat):
         """The leaves of `unflatten`, as a list."""
         if self._plain:
-            return [flat.view(*flat.shape[:-1], *self.leaves[0].shape)]
+            return [flat.view((*flat.shape[:-1], *self.leaves[0].shape))]
         if len(self.leaves) == 1:
             return [self.leaves[0].unflatten(flat)]
         return [leaf.unflatten(flat[..., leaf.start : leaf.stop]) for leaf in self.leaves]

@@ -74,6 +74,8 @@ def test_errors_fall_with_the_tolerance_at_every_output(method, backward):
     low_order = method == "ALF" or TABLEAUS[method].order == 2
     gradient = "mali" if method == "ALF" else "aca"
     tolerances = (1e-2, 1e-3, 1e-4) if low_order else (1e-4, 1e-6, 1e-8)
+    if method == "fehlberg2":  # its error estimate is small beside its error
+        tolerances = (1e-4, 1e-5, 1e-6)
     worst = []
     ts = torch.linspace(0, 5, 12)
     ts = ts.flip(0) if backward else ts

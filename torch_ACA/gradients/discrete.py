@@ -107,16 +107,20 @@ class DiscreteSolve:
                 record.evaluations = step.trial.evaluations
                 self.steps.append(record)
                 self.states.append(step.start.y)
-        if remember and self.steps and stepper.needs_end_slope and (record.outputs or dense):
+        if remember and self.steps:
             self.states.append(step.trial.end.y)
-            self.end_evaluation = step.trial.end.evaluation
+            if problem.failure is None:
+                self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
+            elif not dense:  # the steps behind the last output ran into the failure
+                kept = problem.n_steps_to_last_output
+                del self.steps[kept:], self.states[kept + 1 :]
         ys = ys[: problem.n_solved]
         return (ys, *dense.tensors()) if dense else (ys,)
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors.
 
-        :param states: states at the starts of the steps; also the last one at the end, where `forward` kept it
+        :param states: states at the starts of the steps, and at the end of the last
         :param ys_bar: cotangents of the outputs [m, n]
         :param dense_bars: cotangents of the trajectory's tensors, or ()
         """

@@ -48,7 +48,7 @@ class _Solve:
     def forward(self):
         """The outputs [m, n] and the final `Carry`."""
         problem, stepper = self.problem, self.stepper
-        carry = stepper.start(problem.ts[0], problem.y0, problem.slope)
+        carry = end = stepper.start(problem.ts[0], problem.y0, problem.slope)
         problem.slope = problem.evaluation = None
         ys = problem.new_outputs()
         try:
@@ -60,10 +60,13 @@ class _Solve:
                     ys[record.outputs] = stepper.interpolate(step.start, carry, step.h, record.theta)
                 problem.land(ys, step)
                 self.steps.append(record)
+                if len(self.steps) == problem.n_steps_to_last_output:
+                    end = carry
         except TooManyEvaluationsError as error:
             error.add_hint("The asynchronous leapfrog is not made for stiff or strongly contracting problems: use aca.")
             raise
-        return ys[: problem.n_solved], carry
+        del self.steps[problem.n_steps_to_last_output :]  # what follows ran into a failure
+        return ys[: problem.n_solved], end
 
     def backward(self, end, ys_bar):
         problem, stepper = self.problem, self.stepper

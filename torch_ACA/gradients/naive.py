@@ -35,7 +35,10 @@ def _march(problem, stepper, ys):
     controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
-    t, y, slope, after_jump = times[0].double(), problem.y0, None, False
+    t, y, after_jump = times[0].double(), problem.y0, False
+    mark = stepper.mark()  # f was evaluated here before: that time counts
+    slope = field.traced(t, y)
+    stepper.rewind(mark)
     size = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
     previous = 1.0
     for stop in problem.stops:
