@@ -140,7 +140,7 @@ def problem_of(
         field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
     if evaluation is not None and not times.requires_grad:
         evaluation.time = None
-    if not bool(torch.isfinite(slope).all()):
+    if not bool(torch.isfinite(slope.sum())) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
     if size is None:

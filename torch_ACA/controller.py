@@ -82,9 +82,8 @@ class Controller:
         return self.limit(min(100 * size, longer, span))
 
     def _scale(self, magnitude):
-        if isinstance(self.rtol, torch.Tensor):
-            return torch.addcmul(torch.as_tensor(self.atol).to(magnitude), magnitude, self.rtol)
-        return torch.add(magnitude * self.rtol, self.atol)
+        """Tolerance of every entry; overwrites magnitude."""
+        return magnitude.mul_(self.rtol).add_(self.atol)
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,17 @@ class _Leaf:
         self.start = start
         self.stop = start + math.prod(self.stored_shape)
 
-    def flatten(self, tensor, dtype):
+    def flatten(self, tensor):
+        """The leaf's entries in the order in which they are stored, as a real vector; differentiable."""
         if self.to_stored is not None:
             tensor = tensor.permute(self.to_stored)
         if self.dtype.is_complex:
             tensor = tensor.to(self.dtype)
             tensor = torch.stack([tensor.real, tensor.imag], -1)  # the backward of view_as_real needs even offsets
-        return tensor.reshape(-1).to(dtype)
+        return tensor.reshape(-1)
 
     def unflatten(self, flat):
+        """The leaf from the last dimension of a flat tensor."""
         lead = flat.dim() - 1
         tensor = flat.unflatten(-1, self.stored_shape) if self.stored_shape else flat.squeeze(-1)
         if self.dtype.is_complex:
@@ -88,7 +90,7 @@ class StateLayout:
     def flatten(self, state):
         """[size] vector of a state of this layout; differentiable."""
         tensors = self.tensors(state)
-        parts = [leaf.flatten(tensor, self.dtype) for leaf, tensor in zip(self.leaves, tensors)]
+        parts = [leaf.flatten(tensor).to(self.dtype) for leaf, tensor in zip(self.leaves, tensors)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def unflatten(self, flat):
@@ -131,4 +133,4 @@ class StateLayout:
             out.view(self.leaves[0].shape).copy_(tensors[0])
             return
         for leaf, tensor in zip(self.leaves, tensors):
-            out[leaf.start : leaf.stop].copy_(leaf.flatten(tensor, self.dtype))
+            out[leaf.start : leaf.stop].copy_(leaf.flatten(tensor))

@@ -100,11 +100,11 @@ class Evaluation:
         """Copy the value into out [size]."""
         self.field.layout.write([o.detach() for o in self.outputs], out)
 
-    def vjp(self, cotangent, gradients):
+    def vjp(self, cotangent, gradients, out=None):
         """Pull a cotangent [size] of f's value back.
 
-        Adds to ``gradients`` (a `GradientSum` over ``field.captured``); returns the cotangents of the state ([size], or
-        None for zero) and of the time (0-d, or None).
+        Adds to ``gradients`` (a `GradientSum` over ``field.captured``); returns the cotangents of the state ([size],
+        written into ``out`` if given, or None for zero) and of the time (0-d, or None).
         """
         layout, captured = self.field.layout, self.field.captured
         outputs, cotangents = [], []
@@ -121,7 +121,7 @@ class Evaluation:
         time_cotangent = found[-1] if self.time is not None else None
         if all(g is None for g in found[:n]):
             return None, time_cotangent
-        flat = torch.empty_like(cotangent)
+        flat = torch.empty_like(cotangent) if out is None else out
         layout.write([torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found)], flat)
         return flat, time_cotangent
 

@@ -241,6 +241,7 @@ def test_latent_ode():
 # the authors' README
 
 
+@pytest.mark.defect("shapes")
 def test_modes_of_the_readme(field):
     x = torch.randn(2, 3)
     options = {"method": "RK45", "h": None, "t0": 0.0, "t1": 1.0, "rtol": 1e-6, "atol": 1e-6, "neval_max": 5000}
@@ -253,6 +254,7 @@ def test_modes_of_the_readme(field):
     assert odesolve(field, x, options).shape == x.shape
 
 
+@pytest.mark.defect("solver-reuse")
 def test_solver_object_can_be_used_twice(field):
     x = torch.randn(2, 3, requires_grad=True)
     options = {"method": "RK23", "t_eval": [0.2, 0.9], "dense_output": True}
@@ -279,6 +281,7 @@ def test_options_dict_reverse_time_and_time_gradients(field):
     assert float(g) == pytest.approx(float(field(torch.tensor(1.0), end).sum()), abs=1e-6)
 
 
+@pytest.mark.defect("times-outside", "bad-arguments")
 def test_options_dict_refuses_what_it_cannot_use(field, capsys):
     x = torch.randn(2, 3)
     with pytest.raises(ValueError, match="unknown option tol"):

@@ -37,14 +37,13 @@ def fitted_order(sizes, errors):
 @pytest.mark.parametrize("name,tableau", UNIQUE, ids=[name for name, _ in UNIQUE])
 def test_global_order(name, tableau):
     """Steps per unit of time at which the error is above rounding and the leading term alone counts."""
-    per_unit = {1: (100, 200, 400), 2: (40, 60, 80), 3: (20, 30, 40), 4: (10, 15, 20), 5: (24, 32, 40), 8: (3, 4, 5)}
+    per_unit = {1: (100, 200, 400), 2: (40, 60, 80), 3: (20, 30, 40), 4: (10, 15, 20), 5: (40, 48, 64), 8: (3, 4, 5)}
     ts, errors = torch.linspace(0, 8, 9), []
     for n in per_unit[tableau.order]:
         ys = solve(turning, turned(ts[0]), ts, method=name, options={"step_size": 1 / n}).ys
         errors.append(float((ys - turned(ts)).pow(2).mean().sqrt()))
     sizes = [1 / n for n in per_unit[tableau.order]]
-    # tsit5 has such a small fifth-order term that the sixth still shows before rounding does
-    assert fitted_order(sizes, errors) == pytest.approx(tableau.order, abs=0.25 if name == "tsit5" else 0.1)
+    assert fitted_order(sizes, errors) == pytest.approx(tableau.order, abs=0.1)
 
 
 @pytest.mark.parametrize("name,tableau", UNIQUE, ids=[name for name, _ in UNIQUE])
@@ -69,6 +68,7 @@ def test_alf_is_second_order():
 
 @pytest.mark.parametrize("method", [*(name for name, tableau in UNIQUE if tableau.adaptive), "ALF"])
 @pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.defect("dense-output", "reverse-time", "accepts-failed-steps")
 def test_errors_fall_with_the_tolerance_at_every_output(method, backward):
     """State and gradient at 12 outputs, against the analytic ones of y' = y^2 sin t, dy(t)/dy(0) = (y(t)/y(0))^2."""
     low_order = method == "ALF" or TABLEAUS[method].order == 2
@@ -91,6 +91,7 @@ def test_errors_fall_with_the_tolerance_at_every_output(method, backward):
     assert bool((worst[1:] < 0.5 * worst[:-1]).all()) and bool((worst[-1] < 0.05 * worst[0]).all()), worst
 
 
+@pytest.mark.defect("dense-output")
 def test_exponential_at_fifty_outputs():
     """The authors' Dopri5 is off by 3e-2 here, whatever the tolerance."""
     ts = torch.linspace(0, 2, 50)

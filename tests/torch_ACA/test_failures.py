@@ -40,12 +40,14 @@ def decay(t, y):
         ({"rtol": torch.ones(2, requires_grad=True)}, "must not require grad"),
     ],
 )
+@pytest.mark.defect("bad-arguments")
 def test_bad_settings(keywords, message):
     with pytest.raises(ValueError, match=message):
         solve(decay, ONE, [0.0, 1.0], **keywords)
 
 
 @pytest.mark.parametrize("t", [[0.0], [0.0, 1.0, 0.5], [0.0, 0.0], [0.0, float("nan")], torch.zeros(2, 2)])
+@pytest.mark.defect("bad-arguments")
 def test_bad_times(t):
     with pytest.raises(ValueError, match="^t must be"):
         solve(decay, ONE, t)
@@ -82,6 +84,7 @@ def test_blow_up_is_reported(gradient):
     assert "at t =" in str(error) and "step size" in str(error) and "accepted steps" in str(error)
 
 
+@pytest.mark.defect("nan")
 def test_non_finite_derivative():
     with pytest.raises(NonFiniteError, match="initial state"):
         solve(lambda t, y: y * float("nan"), ONE, [0.0, 1.0])
@@ -99,12 +102,14 @@ def test_a_passing_non_finite_trial_is_only_rejected():
     assert solution.stats.n_rejected > 0 and bool(torch.isfinite(solution.ys).all())
 
 
+@pytest.mark.defect("stiff-loop")
 def test_step_size_underflow():
     with pytest.raises(StepSizeUnderflowError, match="jump_t"):
         solve(lambda t, y: torch.where(y > 0.5, -1.0, 1e6) + 0 * y, ONE[:1], [0.0, 2.0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "naive", "mali"])
+@pytest.mark.defect("evaluation-limit")
 def test_too_many_evaluations(gradient):
     with pytest.raises(TooManyEvaluationsError, match="max_evals = 40 was reached"):
         solve(lambda t, y: torch.cos(30 * t) * y, ONE, [0.0, 10.0], max_evals=40, gradient=gradient)
@@ -113,6 +118,7 @@ def test_too_many_evaluations(gradient):
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+@pytest.mark.defect("evaluation-limit")
 def test_failure_can_be_returned(gradient):
     ts = torch.linspace(0, 2, 11)
     y0 = torch.ones(1, requires_grad=True)
@@ -139,6 +145,7 @@ def test_block_refuses_bad_settings_and_keeps_the_old_ones():
 
 
 @pytest.mark.parametrize("h", [1 / 49, 1 / 98, 1 / 103, 0.3, 0.4, 0.1])
+@pytest.mark.defect("fixed-grid-ends-short")
 def test_fixed_steps_end_exactly_on_t1(h):
     """Neither a missing last step nor a sliver by rounding (both in the authors' code)."""
     times = []
@@ -150,6 +157,7 @@ def test_fixed_steps_end_exactly_on_t1(h):
 
 @pytest.mark.parametrize("method", ["Euler", "RK23", "Dopri5", "HeunEuler", "RK4"])
 @pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.defect("oversteps-t1")
 def test_func_is_never_called_outside_the_interval(method, backward):
     seen = []
 

@@ -59,6 +59,7 @@ def steps_of(stops, *, first_step=1.0, controller=CONTROLLER, stepper=None, **ke
 
 
 @pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.defect("last-step-unchecked", "accepts-failed-steps")
 def test_ends_exactly_on_every_stop(sign):
     stats = Stats()
     stepper, steps = steps_of([sign * 0.7, sign * 0.701, sign * 2.0], stats=stats)

@@ -22,6 +22,7 @@ def statistics(module):
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
 @pytest.mark.parametrize("method", ["HeunEuler", "Dopri5"])
+@pytest.mark.defect("batchnorm-counts-twice")
 def test_running_statistics_count_accepted_evaluations_once(gradient, method):
     """Against a recorder of the evaluations that count: probe, rejected tries and the backward pass change nothing."""
     if gradient == "mali" and method == "Dopri5":
@@ -62,6 +63,7 @@ def test_statistics_equal_a_hand_unrolled_forward():
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct"])
+@pytest.mark.defect("endtime-backward-raises")
 def test_gradient_through_batch_norm(gradient):
     module = Normalised()
     y = torch.randn(16, 4, requires_grad=True)
@@ -76,6 +78,7 @@ def test_gradient_through_batch_norm(gradient):
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
+@pytest.mark.defect("dropout-replay")
 def test_dropout_draws_one_mask_per_solve(gradient):
     """Gradients equal plain autograd's with the same mask, and the random stream moves on by one draw."""
     linear, dropout = nn.Linear(4, 4), nn.Dropout(0.5)

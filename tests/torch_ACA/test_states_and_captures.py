@@ -8,6 +8,7 @@ from torch_ACA import ODEBlock, solve
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+@pytest.mark.defect("nested-states")
 def test_nested_states(gradient):
     """The parts of a nested state solve as they would alone with the same steps."""
     y0 = (torch.randn(3), {"a": torch.randn(2, 2, dtype=torch.complex128), "b": [torch.tensor(1.0), torch.zeros(0, 4)]})
@@ -47,6 +48,7 @@ def test_complex_parameters():
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+@pytest.mark.defect("frozen-or-no-parameters", "closure-gets-no-gradient")
 def test_captured_tensors(gradient):
     """A closure, a global-free hypernetwork's non-leaf output, a frozen and an unused parameter."""
     hyper, scale = nn.Linear(2, 9), torch.tensor(0.7, requires_grad=True)
@@ -100,6 +102,7 @@ def test_parameter_that_only_a_later_time_uses():
     assert float(module.late.grad) == pytest.approx(0.5, abs=1e-14)
 
 
+@pytest.mark.defect("frozen-or-no-parameters")
 def test_module_parameters_without_use_get_no_gradient():
     class Extra(nn.Module):
         def __init__(self):
@@ -115,6 +118,7 @@ def test_module_parameters_without_use_get_no_gradient():
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+@pytest.mark.defect("buffer-emptied")
 def test_func_that_returns_its_own_buffer_or_parameter(gradient):
     class Constant(nn.Module):
         def __init__(self):
@@ -137,6 +141,7 @@ def test_func_that_returns_its_own_buffer_or_parameter(gradient):
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4), (0,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.defect("shapes")
 def test_shapes_and_dtypes(shape, dtype):
     y0 = torch.ones(shape, dtype=dtype, requires_grad=True)
     ys = solve(lambda t, y: -y, y0, [0.0, 1.0, 2.0]).ys

@@ -156,12 +156,11 @@ class RungeKutta(Stepper):
                 h_bar = h_bar + (k_bar @ self.slopes[j]) / h
             if j == 0:
                 return cotangents.sum(0), k_bar, t_bar, h_bar
-            stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients)
+            row = cotangents[own - j]
+            stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients, out=row)
             evaluations[j] = None
             if stage_bar is None:
-                cotangents[own - j].zero_()
-            else:
-                cotangents[own - j].copy_(stage_bar)
+                row.zero_()
             if time_bar is not None:
                 t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
 
