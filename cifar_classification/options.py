@@ -35,8 +35,15 @@ SOLVER = ("method", "rtol", "atol", "h", "gradient")
 UNSETTLED = ("device", "threads", "data", "download", "out", "overwrite", "resume", "checkpoint_every", "print_folder")
 
 
+def recorded(chosen):
+    """The settings as the record keeps them: without the machine's own folder of the data."""
+    return {name: value for name, value in vars(chosen).items() if name != "data"}
+
+
 def method_name(text):
-    """argparse type: one of METHODS, whatever its case."""
+    """argparse type: one of METHODS, whatever its case where that is unambiguous."""
+    if text in METHODS:
+        return text
     for method in METHODS:
         if text.lower() == method.lower():
             return method

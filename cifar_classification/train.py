@@ -34,9 +34,9 @@ def main(argv=None):
     training = Training(chosen, images, device)
     if checkpoint:
         training.load_state_dict(checkpoint)
-        run = Run.resume(folder, vars(chosen), step=training.epoch)
+        run = Run.resume(folder, options.recorded(chosen), step=training.epoch)
     else:
-        run = Run.start(folder, vars(chosen), overwrite=chosen.overwrite or chosen.resume == "auto")
+        run = Run.start(folder, options.recorded(chosen), overwrite=chosen.overwrite or chosen.resume == "auto")
     with GracefulStop() as stop:
         try:
             train(training, run, stop)

@@ -12,7 +12,7 @@ from harness.cli import UsageError
 from harness.files import atomic_write
 from harness.resources import Stopwatch, peak_memory_bytes
 
-RUN_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt")
+RUN_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt", "*.pth.tar")
 
 
 class Run:

@@ -178,9 +178,7 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
     norm = options.pop("norm", None)
     if norm not in (None, "seminorm"):
         raise ValueError(f"the norm of the adjoint must be 'seminorm' or left out, got {norm!r}")
-    settings = checked_settings(
-        chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options | {}, None
-    )
+    settings = checked_settings(chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options)
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm")
 
 

@@ -56,19 +56,18 @@ class Step:
     stop: Stop | None
 
 
+def _ignore(t, y, h):
+    pass
+
+
 @dataclass(frozen=True)
 class Callbacks:
-    """Called with (t, y, h) before every try, and after an accepted or a rejected one."""
+    """Called with the time, the flat state at the start and the size of a step: before every try, and after an accepted
+    or a rejected one."""
 
-    step: Callable | None = None
-    accept: Callable | None = None
-    reject: Callable | None = None
-
-    def __post_init__(self):
-        nothing = lambda t, y, h: None  # noqa: E731
-        for name in ("step", "accept", "reject"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, nothing)
+    step: Callable = _ignore
+    accept: Callable = _ignore
+    reject: Callable = _ignore
 
 
 def lands(t, stop, size):

@@ -5,8 +5,9 @@ import torch
 from harness.cli import run_main
 from harness.progress import progress
 from torch_ACA import solve
+from torch_ACA.saved_tensors import SavedTensors
 from van_der_pol import records
-from van_der_pol.memory import SavedTensors, graph_depth
+from van_der_pol.graph_depth import graph_depth
 from van_der_pol.models import Pulses
 from van_der_pol.reconstruction import solve_node
 

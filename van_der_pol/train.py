@@ -19,9 +19,9 @@ from harness.interrupt import GracefulStop
 from harness.progress import progress
 from harness.record import Run
 from torch_ACA import GRADIENTS, SolverError
+from torch_ACA.saved_tensors import SavedTensors
 from van_der_pol import records
 from van_der_pol.data import ODE45, observations
-from van_der_pol.memory import SavedTensors
 from van_der_pol.training import KIND, NOISE, OBSERVED, PROBLEMS, new_field, predict, run_name, trajectory_error
 
 CHECKPOINT = "checkpoint.pt"

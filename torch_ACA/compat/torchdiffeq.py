@@ -13,6 +13,7 @@ from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
 from ..settings import FIXED_STEP_METHODS
+from ..state import StateLayout
 from .scipy_solver import odeint_scipy
 
 METHODS = (
@@ -23,6 +24,7 @@ _MISSING = (
     *("explicit_adams", "implicit_adams", "fixed_adams", "implicit_euler", "implicit_midpoint", "trapezoid"),
     *("radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2"),
 )
+_CALLBACKS = {"step": "callback_step", "accept": "callback_accept_step", "reject": "callback_reject_step"}
 _OPTIONS_WITHOUT_EFFECT = ("dtype",)  # time is kept in float64 here
 
 
@@ -153,17 +155,12 @@ def _translated(func, y0, t, options, method, event_fn):
 
 def _callbacks(func, y0):
     """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step."""
-    found = {name: getattr(func, f"callback_{name}{suffix}", None) for name, suffix in _CALLBACKS}
+    found = {name: getattr(func, theirs, None) for name, theirs in _CALLBACKS.items()}
     if not any(found.values()):
         return None
-    from ..state import StateLayout  # only where a program has callbacks
-
     layout = StateLayout(y0)
 
     def adapted(callback):
         return lambda t, y, h: callback(torch.tensor(t), layout.unflatten(y), torch.tensor(h))
 
     return Callbacks(**{name: adapted(callback) for name, callback in found.items() if callback is not None})
-
-
-_CALLBACKS = (("step", ""), ("accept", "_step"), ("reject", "_step"))
