@@ -162,6 +162,9 @@ def _check_tolerance(name, value):
     for part in pytree.tree_leaves(value):
         if isinstance(part, torch.Tensor) and part.requires_grad:
             raise ValueError(f"{name} must not require grad")
-        values = torch.as_tensor(part, dtype=torch.float64)
-        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+        if isinstance(part, torch.Tensor):
+            good = bool((torch.isfinite(part) & (part >= 0)).all())
+        else:
+            good = math.isfinite(part) and part >= 0
+        if not good:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
