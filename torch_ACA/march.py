@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Step:
-    """An accepted step. ``stop`` is set when the step size was chosen to end there."""
+    """An accepted step. ``stop``: the step size was chosen to end there; ``proposed``: the size to try next."""
 
     t: float
     h: float
@@ -54,6 +54,7 @@ class Step:
     start: Any
     trial: Any
     stop: Stop | None
+    proposed: float
 
 
 def _ignore(t, y, h):
@@ -131,7 +132,7 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)
             t_end = trial.end.t = stop.t if landing else t + h
-            yield Step(t, h, t_end, carry, trial, stop if landing else None)
+            yield Step(t, h, t_end, carry, trial, stop if landing else None, size)
             t, carry = t_end, trial.end
         if stop.jump:
             stepper.refresh(carry)

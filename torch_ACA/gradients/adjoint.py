@@ -33,7 +33,7 @@ class AdjointSettings:
 
 
 def adjoint(problem):
-    """States at the times of the problem [m, n] (and the trajectory, not differentiable), differentiable once."""
+    """States at the times of the problem [m, n], differentiable once in ``problem.tensors``; no trajectory."""
     run = DiscreteSolve(problem, keep_graphs=False)
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
         return _Function.apply(run, *problem.tensors), None
@@ -93,8 +93,7 @@ def _backward(problem, ys, ys_bar):
             limits=problem.limits,
         )
         for step in steps:
-            if step.stop is None and not isinstance(controller, FixedSteps):
-                size = abs(step.h)  # a good first size for the interval before
+            size = step.proposed  # the last one is a good first size for the interval before
         state = step.trial.end.y.clone()
     a = state[n : 2 * n]
     if problem.time_grad:
