@@ -21,6 +21,7 @@ class Controller:
 
     :param rtol, atol: tolerances; floats, or tensors of the flat state's size
     :param error_order: order in h of the error estimate (5 for Dopri5, 2 for Heun-Euler)
+    :param safety: 0.85, where scipy and torchdiffeq have 0.9: fewer rejected tries at no more evaluations
     :param beta: 0 for the I controller; about 0.04 for Hairer's PI controller (Hairer, Norsett, Wanner I, IV.2)
     :param norm: flat vector -> 0-d tensor
     """

@@ -292,6 +292,8 @@ def test_options_dict_refuses_what_it_cannot_use(field, capsys):
         odesolve(field, x, {"t_eval": [0.5, 0.2]})
     with pytest.raises(torch_ACA.TooManyEvaluationsError):
         odesolve_endtime(field, x, {"neval_max": 3, "rtol": 1e-9, "atol": 1e-9})
+    with pytest.warns(UserWarning, match="'regenerate_graph' has no effect"):
+        odesolve(field, x, {"regenerate_graph": False})
     odesolve(field, x, {"print_neval": True})
     assert capsys.readouterr().out.startswith("Number of evaluations: ")
 

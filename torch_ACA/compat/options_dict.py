@@ -4,6 +4,8 @@ Names that collide: `odesolve_adjoint` is ACA, the checkpointed exact gradient, 
 is the continuous adjoint that ACA improves on.
 """
 
+import warnings
+
 import torch
 
 from ..api import solve, solve_endtime
@@ -91,6 +93,9 @@ def _checked(options):
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(known)}")
+    for name in _KEYS_WITHOUT_EFFECT:
+        if options.pop(name, None) is not None:
+            warnings.warn(f"option {name!r} has no effect here", stacklevel=4)
     return options
 
 

@@ -2,7 +2,8 @@
 
 ``odeint`` differentiates by ACA here, and by any other gradient method on request; ``odeint_adjoint`` is the continuous
 adjoint, as there. Differences: dense output of the method's own order instead of ``interp="linear"`` for fixed steps
-(give ``interp`` to have theirs); solver failures raise `SolverError` instead of AssertionError.
+(give ``interp`` to have theirs); ``safety`` is 0.85 unless given; solver failures raise `SolverError` instead of
+AssertionError.
 """
 
 import warnings
