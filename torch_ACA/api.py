@@ -18,6 +18,7 @@ from .state import StateLayout
 from .vector_field import VectorField
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "grid", "perturb", "interp")  # not for the backward solve
+_ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 _INTEGRATE = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
@@ -60,8 +61,8 @@ def solve(
     :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
     :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
     :param callbacks: `Callbacks`
-    :param adjoint: for gradient="adjoint": dict of rtol, atol, method, options of the backward solve (default: as
-        forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
+    :param adjoint: for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve
+        (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
     :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError, TypeError: arguments that cannot be used
@@ -170,16 +171,20 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
         if adjoint:
             raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
         return None
+    unknown = sorted(set(adjoint or {}) - set(_ADJOINT_SETTINGS))
+    if unknown:
+        raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {', '.join(_ADJOINT_SETTINGS)}")
     forward = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
     if "grid" in options:
         forward["step_size"] = math.inf  # one step from each output time to the one before
     chosen = {"method": method, "rtol": rtol, "atol": atol, "options": forward, "h": h} | dict(adjoint or {})
+    callbacks = chosen.get("callbacks") or Callbacks()
     options = dict(chosen["options"] or {})
     norm = options.pop("norm", None)
     if norm not in (None, "seminorm"):
         raise ValueError(f"the norm of the adjoint must be 'seminorm' or left out, got {norm!r}")
     settings = checked_settings(chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options)
-    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm")
+    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm", callbacks)
 
 
 def _stops(ts, options, size):

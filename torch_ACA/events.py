@@ -31,9 +31,9 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     """
     t0 = torch.as_tensor(t0, dtype=torch.float64)
     with torch.no_grad():
-        found = _search(func, y0, float(t0), event_fn, -_FAR if reverse_time else _FAR, keywords)
+        found = _search(func, y0, t0.item(), event_fn, -_FAR if reverse_time else _FAR, keywords)
     times = torch.stack([t0, t0.new_tensor(found)])
-    if found == float(t0):
+    if found == t0.item():
         raise ValueError("the event lies at t0 itself")
     solution = solve(func, y0, times, **keywords)
     if not torch.is_grad_enabled():

@@ -100,9 +100,15 @@ def test_callbacks_of_torchdiffeq():
         def callback_step(self, t, y, dt):
             self.seen.append((t.shape, y.shape, float(dt) > 0))
 
+        def callback_accept_step_adjoint(self, t, y, dt):
+            self.seen.append((t.shape, y.shape, float(dt) < 0))
+
     module = Counting()
     odeint(module, torch.ones(2, 2), torch.tensor([0.0, 1.0]))
-    assert module.seen and set(module.seen) == {((), (2, 2), True)}
+    forward = len(module.seen)
+    y = odeint_adjoint(module, torch.ones(2, 2, requires_grad=True), torch.tensor([0.0, 1.0]))
+    y[-1].sum().backward()
+    assert forward > 0 and len(module.seen) > 2 * forward and set(module.seen) == {((), (2, 2), True)}
 
 
 def test_scipy_solver():

@@ -36,6 +36,7 @@ def decay(t, y):
         ({"on_failure": "ignore"}, "on_failure must be"),
         ({"dense": True, "gradient": "adjoint"}, "dense=True needs"),
         ({"adjoint": {"rtol": 1e-3}}, "settings of the adjoint"),
+        ({"adjoint": {"tol": 1e-3}, "gradient": "adjoint"}, "unknown setting of the adjoint tol; accepted: rtol"),
         ({"options": {"grid": [0.1, 1.0]}, "method": "RK4"}, "grid must go from"),
         ({"rtol": torch.ones(2, requires_grad=True)}, "must not require grad"),
     ],

@@ -35,7 +35,8 @@ def odeint(
     """Solve dy/dt = func(t, y) from y(t[0]) = y0 and return y at all of t.
 
     :param func: func(t, y), t a 0-d tensor, y like y0. Its ``callback_step``, ``callback_accept_step`` and
-        ``callback_reject_step``, if it has them, are called with (t, y, dt)
+        ``callback_reject_step``, if it has them, are called with (t, y, dt); with ``_adjoint`` behind their names, in
+        the backward solve of the adjoint
     :param y0: tensor of any shape, or a tuple, list or dict of tensors
     :param t: times [m], strictly increasing or decreasing
     :param rtol, atol: tolerances of the adaptive methods
@@ -89,6 +90,7 @@ def odeint_adjoint(
         "atol": adjoint_atol,
         "method": None if adjoint_method is None else _checked_method(adjoint_method, "adjoint"),
         "options": adjoint_options,
+        "callbacks": _callbacks(func, y0, "_adjoint"),
     }
     return odeint(
         func,
@@ -154,9 +156,9 @@ def _translated(func, y0, t, options, method, event_fn):
     return options
 
 
-def _callbacks(func, y0):
-    """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step."""
-    found = {name: getattr(func, theirs, None) for name, theirs in _CALLBACKS.items()}
+def _callbacks(func, y0, suffix=""):
+    """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step (None: no callbacks)."""
+    found = {name: getattr(func, theirs + suffix, None) for name, theirs in _CALLBACKS.items()}
     if not any(found.values()):
         return None
     layout = StateLayout(y0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..controller import Controller, FixedSteps, rms_norm
-from ..march import Stop, march
+from ..march import Callbacks, Stop, march
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.runge_kutta import RungeKutta
 from ..tableaus import Tableau
@@ -30,6 +30,7 @@ class AdjointSettings:
     controller: Controller | FixedSteps
     first_step: float | None
     seminorm: bool = False
+    callbacks: Callbacks = Callbacks()  # they get the state's part of the augmented vector
 
 
 def adjoint(problem):
@@ -68,6 +69,9 @@ def _backward(problem, ys, ys_bar):
     controller, size = settings.controller, settings.first_step
     if isinstance(controller, Controller):
         controller = controller.with_norm(augmented.norm(settings.seminorm))
+    callbacks = Callbacks(
+        **{name: _of_state(callback, n) for name, callback in vars(settings.callbacks).items()}
+    )
     state = ys.new_zeros(augmented.layout.size)
     slope = torch.empty_like(ys[0])
     for k in range(len(ys) - 1, 0, -1):
@@ -91,6 +95,7 @@ def _backward(problem, ys, ys_bar):
             [*(Stop(jump.t, jump=True) for jump in jumps), Stop(t_end)],
             first_step=size,
             limits=problem.limits,
+            callbacks=callbacks,
         )
         for step in steps:
             size = step.proposed  # the last one is a good first size for the interval before
@@ -106,6 +111,10 @@ def _backward(problem, ys, ys_bar):
     ]
     captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, field.captured)]
     return [a + ys_bar[0], times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
+
+
+def _of_state(callback, n):
+    return lambda t, state, h: callback(t, state[:n], h)
 
 
 @dataclass(frozen=True)
