@@ -173,7 +173,8 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
         return None
     unknown = sorted(set(adjoint or {}) - set(_ADJOINT_SETTINGS))
     if unknown:
-        raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {', '.join(_ADJOINT_SETTINGS)}")
+        accepted = ", ".join(_ADJOINT_SETTINGS)
+        raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
     forward = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
     if "grid" in options:
         forward["step_size"] = math.inf  # one step from each output time to the one before
