@@ -41,9 +41,7 @@ def recorded(chosen):
 
 
 def method_name(text):
-    """argparse type: one of METHODS, whatever its case where that is unambiguous."""
-    if text in METHODS:
-        return text
+    """argparse type: one of METHODS, whatever its case (rk4 is the classic RK4, as in the authors' scripts)."""
     for method in METHODS:
         if text.lower() == method.lower():
             return method
