@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains NODE-18 with ACA on CIFAR-10 (quick profile: at most 10 minutes on 2 cores), tests it with two other solvers and
+# Trains NODE-18 with ACA on CIFAR-10 (quick profile, for 2 cores), tests it with two other solvers and
 # draws its curves. Run it again to go on after an interruption.
 #   --data DIR   where CIFAR-10 is (without it: $CIFAR_DATA, else downloaded, else scikit-learn's digits stand in)
 #   --paper      the paper's full recipe
