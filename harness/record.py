@@ -49,7 +49,7 @@ class Run:
             for pattern in RUN_FILES:
                 _remove(folder, pattern)
         record = {
-            "arguments": arguments,
+            "arguments": {name: _portable(value) for name, value in arguments.items()},
             "seed": arguments.get("seed"),
             "environment": environment.describe(),
             "resumed": [],
@@ -140,6 +140,13 @@ def _remove(folder, pattern):
 
 def _line(row):
     return json.dumps(row) + "\n"
+
+
+def _portable(value):
+    """A path inside the repository as seen from its root; anything else as it is."""
+    if isinstance(value, (str, Path)) and str(value).startswith(f"{environment.ROOT}/"):
+        return str(Path(value).relative_to(environment.ROOT))
+    return value
 
 
 def _write_json(path, content):

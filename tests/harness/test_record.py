@@ -153,3 +153,10 @@ def test_sigkill_loses_nothing_that_was_logged(tmp_path):
     Run.resume(tmp_path, {}, step=last).close()
     assert [row["step"] for row in read_metrics(tmp_path)] == list(range(last + 1))
     assert curve(tmp_path, "Train/Loss") == [(step, step) for step in range(last + 1)]
+
+
+def test_paths_inside_the_repository_are_recorded_from_its_root(tmp_path):
+    from harness.environment import ROOT
+
+    Run.start(tmp_path / "run", {"out": str(ROOT / "results" / "x"), "data": "/elsewhere"}).close()
+    assert read_run(tmp_path / "run")["arguments"] == {"out": "results/x", "data": "/elsewhere"}
