@@ -45,7 +45,7 @@ class Images:
 class ImageData:
     """A data set on one device; ``mean`` and ``std`` are per channel, in units of pixel values.
 
-    Batches come as float32 [B, 3, 32, 32] in ``memory_format``, with labels [B].
+    Batches come as float32 [B, 3, 32, 32] (crops are smaller) in ``memory_format``, with labels [B].
     """
 
     train: Images
@@ -55,15 +55,17 @@ class ImageData:
     flip: bool
     memory_format: torch.memory_format
 
-    def training_batches(self, batch_size, *, seed, epoch, first=0):
+    def training_batches(self, batch_size, *, seed, epoch, first=0, crop=None):
         """Augmented batches of one epoch, from batch number ``first`` on; the last one may be smaller.
 
-        What a batch holds depends on (seed, epoch, batch number) alone, so a resumed epoch goes on exactly.
+        What a batch holds depends on (seed, epoch, batch number) alone, so a resumed epoch goes on exactly. With
+        ``crop``, images are random crops of that side.
         """
         device = self.train.labels.device
         order = torch.randperm(len(self.train), generator=generator(device, seed, "order", epoch), device=device)
         for number, chosen in enumerate(order.split(batch_size)[first:], start=first):
-            pixels = augment(self.train.pixels[chosen], generator(device, seed, "augment", epoch, number), self.flip)
+            random = generator(device, seed, "augment", epoch, number)
+            pixels = augment(self.train.pixels[chosen], random, self.flip, crop)
             yield self._normalise(pixels), self.train.labels[chosen]
 
     def test_batches(self, batch_size):
@@ -76,19 +78,21 @@ class ImageData:
         return images.contiguous(memory_format=self.memory_format)
 
 
-def augment(pixels, generator, flip):
-    """Crop every image at random out of its zero-padded self and, with ``flip``, mirror every other one left to right.
+def augment(pixels, generator, flip, crop=None):
+    """Crop every image at random and, with ``flip``, mirror every other one left to right.
 
-    ``pixels``: [B, S, S, C]; distributed like torchvision's RandomCrop(S, padding=4), RandomHorizontalFlip().
+    ``pixels``: [B, S, S, C]. Distributed like torchvision's RandomCrop(S, padding=4) or, with a ``crop`` below S,
+    RandomCrop(crop), and RandomHorizontalFlip().
     """
     batch, size, device = len(pixels), pixels.shape[1], pixels.device
-    padded = functional.pad(pixels, (0, 0, *[CROP_PADDING] * 4))
-    corner = torch.randint(2 * CROP_PADDING + 1, (2, batch, 1), generator=generator, device=device)
-    rows, columns = corner + torch.arange(size, device=device)
+    if crop is None or crop == size:
+        crop, pixels = size, functional.pad(pixels, (0, 0, *[CROP_PADDING] * 4))
+    corner = torch.randint(pixels.shape[1] - crop + 1, (2, batch, 1), generator=generator, device=device)
+    rows, columns = corner + torch.arange(crop, device=device)
     if flip:
         mirrored = torch.rand(batch, 1, generator=generator, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    return padded[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return pixels[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def resolve_auto(folder=None, download=None):

@@ -105,6 +105,12 @@ def training_parser():
     training.add_argument(
         "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="(without it: a third and two thirds)"
     )
+    training.add_argument(
+        "--crop", type=int, choices=range(8, 32), metavar="SIDE", help="side, 8 to 31, of smaller images to begin with"
+    )
+    training.add_argument(
+        "--crop-epochs", type=positive_int, metavar="N", help="epochs that see random crops of side --crop"
+    )
     training.add_argument("--evaluate-every", type=positive_int, default=1, help="epochs between tests")
     training.add_argument(
         "--checkpoint-every", type=non_negative_int, default=100, help="batches between checkpoints; 0: an epoch's"
@@ -150,6 +156,8 @@ def settle(base, chosen):
         options.milestones = None
     elif options.milestones is None:
         options.milestones = [max(1, round(share * options.epochs)) for share in (1 / 3, 2 / 3)]
+    if (options.crop is None) != (options.crop_epochs is None):
+        raise UsageError("--crop and --crop-epochs go together: give both")
     if options.model == "ode":
         with usage_errors():
             ODEBlock(nn.Identity(), **solver_of(options))

@@ -28,9 +28,7 @@ def main(argv=None):
         report(summary)
         return 0
     seed_everything(chosen.seed)
-    images = data.load(
-        chosen.dataset, chosen.data, chosen.download, device=device, channels_last=chosen.channels_last
-    )
+    images = data.load(chosen.dataset, chosen.data, chosen.download, device=device, channels_last=chosen.channels_last)
     training = Training(chosen, images, device)
     if checkpoint:
         training.load_state_dict(checkpoint)

@@ -57,8 +57,10 @@ class Training:
 
     def batches(self):
         """What is left of the epoch under way."""
+        options = self.options
+        crop = options.crop if self.epoch < (options.crop_epochs or 0) else None
         return self.images.training_batches(
-            self.options.batch_size, seed=self.options.seed, epoch=self.epoch, first=self.batch
+            options.batch_size, seed=options.seed, epoch=self.epoch, first=self.batch, crop=crop
         )
 
     def step(self, images, labels):

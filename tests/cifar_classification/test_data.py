@@ -19,25 +19,26 @@ def digits():
     return data.load("digits")
 
 
-def slow_augment(pixels, generator, flip):
+def slow_augment(pixels, generator, flip, crop):
     """One image at a time, through torchvision, with the same draws."""
-    pad = data.CROP_PADDING
-    corners = torch.randint(2 * pad + 1, (2, len(pixels), 1), generator=generator)
+    pad, size = (0, crop) if crop else (data.CROP_PADDING, pixels.shape[1])
+    corners = torch.randint(pixels.shape[1] + 2 * pad - size + 1, (2, len(pixels), 1), generator=generator)
     mirrored = torch.rand(len(pixels), 1, generator=generator) < 0.5 if flip else torch.zeros(len(pixels), 1)
     images = []
     for image, top, left, mirror in zip(pixels, corners[0], corners[1], mirrored):
         image = transforms.pad(image.permute(2, 0, 1), [pad] * 4)
-        image = transforms.crop(image, int(top), int(left), pixels.shape[1], pixels.shape[2])
+        image = transforms.crop(image, int(top), int(left), size, size)
         images.append((transforms.hflip(image) if mirror else image).permute(1, 2, 0))
     return torch.stack(images)
 
 
+@pytest.mark.parametrize("crop", [None, 24])
 @pytest.mark.parametrize("flip", [True, False])
-def test_augmentation_equals_one_image_at_a_time(flip):
+def test_augmentation_equals_one_image_at_a_time(flip, crop):
     pixels = torch.randint(256, (64, 32, 32, 3), dtype=torch.uint8, generator=generator("cpu", "pixels"))
-    whole = data.augment(pixels, generator("cpu", 1), flip)
+    whole = data.augment(pixels, generator("cpu", 1), flip, crop)
     assert whole.dtype == torch.uint8
-    assert torch.equal(whole, slow_augment(pixels, generator("cpu", 1), flip))
+    assert torch.equal(whole, slow_augment(pixels, generator("cpu", 1), flip, crop))
 
 
 def test_augmentation_reaches_every_offset_and_both_mirrorings():

@@ -18,7 +18,7 @@ from harness.record import read_metrics, read_run
 SCRIPT = Path(train.__file__)
 # 3 batches an epoch; a tolerance so wide that every solve is one step
 TINY = "--dataset digits --width 2 --batch-size 500 --epochs 3 --lr 0.05 --rtol 9 --atol 9 --h 1".split()  # noqa: SIM905
-TINY += ["--checkpoint-every", "1", "--device", "cpu", "--threads", "1"]
+TINY += ["--crop", "24", "--crop-epochs", "2", "--checkpoint-every", "1", "--device", "cpu", "--threads", "1"]
 
 
 def outcome(folder):
@@ -190,6 +190,8 @@ def refused(main, argv, capsys):
         ("--h 0", "'0' is not a number above 0"),
         ("--model discrete --method rk4", "--method would have no effect"),
         ("--schedule onecycle --milestones 3", "--milestones would have no effect"),
+        ("--crop 24", "--crop-epochs go together"),
+        ("--crop 32 --crop-epochs 1", "invalid choice: 32"),
         ("--data somewhere", "--data would have no effect"),
         ("--dataset cifar10 --data {tmp}", "CIFAR-10 is not in {tmp}"),
         ("--dataset auto --data {tmp}", "CIFAR-10 is not in {tmp}"),
