@@ -30,7 +30,7 @@ PROFILES = {path.stem: path for path in sorted((Path(__file__).parent / "profile
 PAPER_EPOCHS = 90
 DATA_VARIABLE = "CIFAR_DATA"
 TOLERANCE = 1e-2
-SOLVER = ("method", "rtol", "atol", "h", "gradient")
+SOLVER = ("method", "rtol", "atol", "h", "gradient", "memory")
 # of the machine or of the record, so free to differ between the parts of one run
 UNSETTLED = ("device", "threads", "data", "download", "out", "overwrite", "resume", "checkpoint_every", "print_folder")
 
@@ -90,6 +90,9 @@ def training_parser():
     solver = parser.add_argument_group("solver, for --model ode")
     add_solver_arguments(solver, method="RK12", tolerance=TOLERANCE)
     solver.add_argument("--gradient", choices=GRADIENTS, default="aca", help="gradient method")
+    solver.add_argument(
+        "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
+    )
     solver.add_argument(
         "--field-scale", type=positive_float, default=1.0, help="initial weight of each vector field's last BatchNorm"
     )

@@ -12,7 +12,7 @@ from .gradients.mali import mali
 from .gradients.naive import naive
 from .march import Callbacks, Limits
 from .problem import Problem, stops_of
-from .settings import checked_settings, checked_times, floats
+from .settings import checked_memory, checked_settings, checked_times, floats
 from .solution import Solution
 from .state import StateLayout
 from .vector_field import VectorField
@@ -39,6 +39,7 @@ def solve(
     callbacks=None,
     adjoint=None,
     params=None,
+    memory=None,
 ):
     """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
@@ -64,6 +65,9 @@ def solve(
     :param adjoint: for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve
         (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
     :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
+    :param memory: for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of
+        accepted steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every
+        state, no graph. The gradient is the same. The graph's size is taken from the first evaluation
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
@@ -84,6 +88,7 @@ def solve(
         callbacks=callbacks,
         adjoint=adjoint,
         params=params,
+        memory=memory,
     )
     ys, trajectory = _INTEGRATE[gradient](problem)
     solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
@@ -118,6 +123,7 @@ def problem_of(
     callbacks=None,
     adjoint=None,
     params=None,
+    memory=None,
 ):
     """The `Problem` that `solve` with these arguments hands to its gradient method, and the `StateLayout` of y0.
 
@@ -131,11 +137,14 @@ def problem_of(
         raise ValueError(f"on_failure must be 'raise' or 'return', got {on_failure!r}")
     if dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
+    budget = checked_memory(memory, gradient)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options)
 
     field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
     flat = layout.flatten(y0)
-    slope, evaluation = field.first_evaluation(ts[0], flat.detach(), differentiable=torch.is_grad_enabled())
+    slope, evaluation = field.first_evaluation(
+        ts[0], flat.detach(), differentiable=torch.is_grad_enabled(), measure=budget.wants_size_of_graphs
+    )
     if params is not None:
         chosen = {id(p) for p in params}
         field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
@@ -159,6 +168,7 @@ def problem_of(
         evaluation,
         dense=dense,
         adjoint=backward,
+        memory=budget,
         limits=Limits(max_evals, options.get("max_num_steps", Limits.max_steps)),
         callbacks=callbacks or Callbacks(),
         return_on_failure=on_failure == "return",

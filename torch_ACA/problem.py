@@ -7,6 +7,7 @@ import torch
 
 from .controller import Controller, FixedSteps
 from .errors import SolverError
+from .gradients.storage import STATES_ONLY, Budget
 from .march import Callbacks, Limits, Stats, Stop, march
 from .tableaus import Tableau
 from .vector_field import Evaluation, VectorField
@@ -19,8 +20,9 @@ class Problem:
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
     ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
-    ``adjoint``: settings of a backward solve. After a failure that is to be returned, ``failure`` says what happened
-    and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
+    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. After a failure that
+    is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
+    ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -35,6 +37,7 @@ class Problem:
     evaluation: Evaluation | None = None
     dense: bool = False
     adjoint: Any = None
+    memory: Budget = STATES_ONLY
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False

@@ -23,15 +23,21 @@ class SavedTensors:
     def __exit__(self, *exception):
         self._hooks.__exit__(*exception)
 
+    def held_with(self, tensors, *, without=()):
+        """Bytes of what is held now and of these tensors, without the storages of others."""
+        sizes = dict(map(_storage, tensors))
+        more = sum(size for key, size in sizes.items() if key not in self._users)
+        less = sum(size for key, size in map(_storage, without) if key in self._users)
+        return self.held + more - less
+
     def _pack(self, tensor):
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
+        key, size = _storage(tensor)
         users = self._users.get(key, 0)
         self._users[key] = users + 1
         if not users:
             self.held += size
             self.peak = max(self.peak, self.held)
-        box = _Box(tensor)
+        box = _Box(tensor.detach())  # an output that held on to its own graph would never be freed
         weakref.finalize(box, self._release, key, size)
         return box
 
@@ -40,6 +46,11 @@ class SavedTensors:
         if not self._users[key]:
             del self._users[key]
             self.held -= size
+
+
+def _storage(tensor):
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 class _Box:

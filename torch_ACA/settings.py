@@ -8,6 +8,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .controller import Controller, FixedSteps
+from .gradients.storage import Budget
 from .interpolants import cubic_hermite, linear_between
 from .steppers.alf import AsynchronousLeapfrog
 from .tableaus import TABLEAUS
@@ -65,6 +66,13 @@ def checked_gradient(gradient):
     if gradient not in GRADIENTS:
         raise ValueError(f"unknown gradient {gradient!r}; accepted: {', '.join(GRADIENTS)}")
     return gradient
+
+
+def checked_memory(memory, gradient):
+    """The `Budget` of what the backward pass may keep."""
+    if memory is not None and gradient != "aca":
+        raise ValueError(f"memory needs gradient='aca', got {gradient!r}")
+    return Budget.of(memory)
 
 
 def checked_method(method, gradient):

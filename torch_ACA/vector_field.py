@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from .capture import age_mark, graph_inputs, tensors_behind
+from .saved_tensors import SavedTensors
 from .side_effects import SideEffects, modules_of
 
 
@@ -12,7 +13,8 @@ class VectorField:
     """f(t, y) on flat states.
 
     ``n_evals`` counts the calls. ``captured`` holds the tensors besides the state and the time that f depends on, once
-    `first_evaluation` has looked. ``direction`` is the sign in which time runs.
+    `first_evaluation` has looked; ``evaluation_bytes`` what the graph of one evaluation takes, where it was to find
+    out. ``direction`` is the sign in which time runs.
     """
 
     def __init__(self, func, layout, direction=1):
@@ -20,7 +22,7 @@ class VectorField:
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout = func, layout
         self.direction = direction
-        self.n_evals = 0
+        self.n_evals = self.evaluation_bytes = 0
         self.captured = ()
         self._modules = modules_of(func)
         self.side_effects = SideEffects(self._modules, layout.device)
@@ -58,9 +60,10 @@ class VectorField:
             evaluation.write(out)
         return evaluation
 
-    def first_evaluation(self, t, y, *, differentiable):
+    def first_evaluation(self, t, y, *, differentiable, measure=False):
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on.
 
+        :param measure: also find out what the graph of one evaluation takes
         :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
         """
         k = torch.empty_like(y, requires_grad=False)
@@ -68,7 +71,8 @@ class VectorField:
             self.side_effects.watch(lambda: self(t, y, k))
             return k, None
         since = age_mark()
-        evaluation = self.side_effects.watch(lambda: self.record(t, y, k, time_grad=True))
+        with SavedTensors() if measure else contextlib.nullcontext() as saved:
+            evaluation = self.side_effects.watch(lambda: self.record(t, y, k, time_grad=True))
         found, history = graph_inputs(evaluation.outputs, [*evaluation.leaves, evaluation.time], since)
         if history:
             with self.side_effects.replay():
@@ -76,6 +80,8 @@ class VectorField:
         # parameters that this first call did not need may be needed at another time
         found += [p for module in self._modules for p in module.parameters() if p.requires_grad]
         self.captured = tuple({id(p): p for p in found}.values())
+        if measure:  # its value and the state it was taken at stay as well
+            self.evaluation_bytes = saved.held_with([*evaluation.leaves, *evaluation.outputs], without=self.captured)
         return k, evaluation
 
     def _nudged(self, time, side):

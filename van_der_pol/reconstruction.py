@@ -30,12 +30,12 @@ def replay(solution):
     run, problem = node.run, node.run.problem
     stepper = RungeKutta(problem.tableau, problem.field)
     weights = torch.tensor([float(b) for b in problem.tableau.b[: stepper.own_stages]], dtype=problem.y0.dtype)
-    stored = [*node.saved_tensors[node.n_inputs :][: len(run.steps)], solution.ys[-1].detach().flatten()]
-    replayed = stored[:1]
-    for step, y in zip(run.steps, stored):
+    stored, steps = node.saved_tensors[node.n_inputs :], run.storage.steps
+    replayed = [stored[0]]
+    for step, y in zip(steps, stored):
         stepper.reload(step.evaluations or stepper.replay(step.t, step.h, y))
         replayed.append(torch.addmv(y, stepper.slopes[: stepper.own_stages].T, weights, alpha=step.h))
-    times = torch.tensor([*(step.t for step in run.steps), run.steps[-1].t_end], dtype=torch.float64)
+    times = torch.tensor([*(step.t for step in steps), steps[-1].t_end], dtype=torch.float64)
     return times, torch.stack(stored), torch.stack(replayed).detach()
 
 

@@ -14,3 +14,19 @@ def test_counts_a_storage_once_and_lets_go_of_it():
         del y, z
     assert saved.held == 0 and saved.peak >= 160
     assert torch.allclose(x.grad, 2 * x.detach() * torch.e)
+
+
+def test_a_graph_that_is_never_differentiated_is_freed():
+    with SavedTensors() as saved:
+        y = torch.ones(10, requires_grad=True).tanh()  # keeps its own result
+        assert saved.held == 80
+        del y
+        assert saved.held == 0
+
+
+def test_tensors_beside_those_held():
+    x, y, z = (torch.ones(10, requires_grad=True) for _ in range(3))
+    with SavedTensors() as saved:
+        product = x * y
+    assert saved.held == 160
+    assert saved.held_with([x.detach(), z], without=[y]) == 160 and product.requires_grad

@@ -18,6 +18,7 @@ from ..tableaus import Tableau
 from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
 from .second_order import no_second_derivatives
+from .storage import STATES_ONLY
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AdjointSettings:
 
 def adjoint(problem):
     """States at the times of the problem [m, n], differentiable once in ``problem.tensors``; no trajectory."""
-    run = DiscreteSolve(problem, keep_graphs=False)
+    run = DiscreteSolve(problem, STATES_ONLY)
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
         return _Function.apply(run, *problem.tensors), None
     with torch.no_grad():

@@ -2,7 +2,8 @@
 
 Adaptive checkpoint adjoint (Zhuang et al., ICML 2020, algorithm 2): the forward pass remembers (t_i, y_i) of the
 accepted steps only; the backward pass walks them in reverse, evaluates each again with a graph and pulls the
-cotangent through. `direct` keeps the graphs of the accepted steps instead, and evaluates nothing twice.
+cotangent through. `direct` keeps the graphs of the accepted steps instead, and evaluates nothing twice. A budget of
+memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
 cost N s + R (s - 1) + 2 evaluations forward; backward N s evaluations and VJPs (`direct`: VJPs only).
@@ -13,6 +14,7 @@ Times: sizes of interior steps are frozen. A step that ends on a given time (the
 where it starts; an output inside a step contributes the time derivative of the interpolant.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -21,21 +23,22 @@ from ..march import Stop
 from ..solution import Trajectory
 from ..steppers.runge_kutta import RungeKutta
 from ..vector_field import GradientSum
+from .storage import UNLIMITED, Storage
 
 
 def aca(problem):
     """States at the times of the problem [m, n] and, if it asks for dense output, its `Trajectory` (else None);
     differentiable in ``problem.tensors``."""
-    return _integrate(problem, keep_graphs=False)
+    return _integrate(problem, problem.memory)
 
 
 def direct(problem):
     """As `aca`, with the graphs of the accepted steps kept."""
-    return _integrate(problem, keep_graphs=True)
+    return _integrate(problem, UNLIMITED)
 
 
-def _integrate(problem, keep_graphs):
-    run = DiscreteSolve(problem, keep_graphs)
+def _integrate(problem, memory):
+    run = DiscreteSolve(problem, memory)
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
         ys, *dense = _Function.apply(run, *problem.tensors)
     else:
@@ -72,23 +75,26 @@ class AcceptedStep:
 
 
 class DiscreteSolve:
-    """One solve with all that its backward pass needs, but for the tensors that autograd looks after."""
+    """One solve with all that its backward pass needs, but for the tensors that autograd looks after.
 
-    def __init__(self, problem, keep_graphs):
-        self.problem, self.keep_graphs = problem, keep_graphs
-        self.steps = []
-        self.states = []
+    :param memory: `storage.Budget`
+    """
+
+    def __init__(self, problem, memory):
+        self.problem = problem
+        graph_bytes = problem.tableau.stages * problem.field.evaluation_bytes
+        self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = None
 
     def forward(self, *, remember=True):
         """March; returns the outputs [m, n] and, for dense output, the tensors of a `Trajectory`.
 
-        :param remember: also keep the steps, their states and (if wanted) their graphs
+        :param remember: keep the steps, and of their states and graphs what there is room for
         """
-        problem = self.problem
-        keep_graphs = remember and self.keep_graphs
-        stepper = self._stepper(keep_graphs)
-        carry = stepper.start(problem.ts[0], problem.y0, problem.slope, problem.evaluation if keep_graphs else None)
+        problem, storage = self.problem, self.storage
+        stepper = self._stepper(keep_graphs=remember and storage.wants_graph)
+        evaluation = problem.evaluation if stepper.keep_graphs else None
+        carry = stepper.start(problem.ts[0], problem.y0, problem.slope, evaluation)
         problem.slope = problem.evaluation = None
         ys = problem.new_outputs()
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
@@ -104,27 +110,26 @@ class DiscreteSolve:
             if dense:
                 dense.add(step, stepper.slopes)
             if remember:
-                record.evaluations = step.trial.evaluations
-                self.steps.append(record)
-                self.states.append(step.start.y)
-        if remember and self.steps:
-            self.states.append(step.trial.end.y)
+                storage.add(record, step.start.y, step.trial.evaluations)
+                stepper.keep_graphs = storage.wants_graph
+        if remember:
+            storage.close(step.trial.end.y if storage.steps else problem.y0)
+        if remember and storage.steps:
             if problem.failure is None:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
             elif not dense:  # the steps behind the last output ran into the failure
-                kept = problem.n_steps_to_last_output
-                del self.steps[kept:], self.states[kept + 1 :]
+                storage.cut(problem.n_steps_to_last_output)
         ys = ys[: problem.n_solved]
         return (ys, *dense.tensors()) if dense else (ys,)
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors.
 
-        :param states: states at the starts of the steps, and at the end of the last
+        :param states: those that the storage kept, as {number of steps before: state}
         :param ys_bar: cotangents of the outputs [m, n]
         :param dense_bars: cotangents of the trajectory's tensors, or ()
         """
-        problem, stepper = self.problem, self._stepper(False)
+        problem, stepper, steps = self.problem, self._stepper(), self.storage.steps
         time_grad = problem.time_grad
         gradients = GradientSum(len(problem.field.captured))
         before = problem.field.n_evals
@@ -144,15 +149,14 @@ class DiscreteSolve:
             if time_bar is not None:
                 t_bar = t_bar + float(time_bar)
 
-        for i in range(len(self.steps) - 1, -1, -1):
-            step = self.steps[i]
+        states = self.storage.backwards(states, functools.partial(self._advance, stepper))
+        end = next(states)
+        for i, step, start in zip(range(len(steps) - 1, -1, -1), reversed(steps), states):
             if step.given_end is not None:
                 y_bar = y_bar + ys_bar[step.given_end]
             own, step.evaluations = step.evaluations, None
             if own is None:
-                own = stepper.replay(
-                    step.t, step.h, states[i], after_jump=step.after_jump, before_jump=step.before_jump
-                )
+                own = stepper.replay(step.t, step.h, start, after_jump=step.after_jump, before_jump=step.before_jump)
             elif time_grad:
                 stepper.reload(own)
 
@@ -161,7 +165,7 @@ class DiscreteSolve:
             start_t_bar = h_bar = 0.0
             if (step.outputs or dense_bars) and stepper.needs_end_slope:
                 if evaluation is None:
-                    evaluation = stepper.record(step.t_end, states[i + 1], side=-int(step.before_jump))
+                    evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
                 if time_grad:
                     evaluation.write(stepper.slopes[-1])
             if step.outputs:
@@ -193,7 +197,7 @@ class DiscreteSolve:
                     if step.given_end is not None:
                         times_bar[step.given_end] += t_bar + h_bar
                     t_bar = start_t_bar - h_bar
-            evaluation = own[0]
+            evaluation, end = own[0], start
             if step.after_jump:
                 pull_slope()
                 slope_bar = evaluation = None
@@ -207,10 +211,10 @@ class DiscreteSolve:
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
-        problem, stepper = self.problem, self._stepper(False)
+        problem, stepper = self.problem, self._stepper()
         ys, t, y, slope = {0: y0}, times[0], y0, None
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
-        for step in self.steps:
+        for step in self.storage.steps:
             h = step.h if step.given_end is None else times[step.given_end] - t
             y1, slopes, _ = stepper.traced(
                 t, h, y, slope, after_jump=step.after_jump, before_jump=step.before_jump
@@ -229,7 +233,20 @@ class DiscreteSolve:
         ys = torch.stack([ys[i] for i in range(len(ys))])
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
-    def _stepper(self, keep_graphs):
+    def _advance(self, stepper, y, first, last):
+        """The state after the steps first to last - 1 from y, bit for bit as before."""
+        carry = stepper.start(self.storage.steps[first].t, y)
+        carry.after_jump = self.storage.steps[first].after_jump
+        with torch.no_grad():
+            for step in self.storage.steps[first:last]:
+                stepper.prepare(carry)
+                carry = stepper.step(carry, step.h, before_jump=step.before_jump).end
+                carry.t = step.t_end
+                if step.before_jump:
+                    stepper.refresh(carry)
+        return carry.y
+
+    def _stepper(self, keep_graphs=False):
         problem = self.problem
         return RungeKutta(problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
 
@@ -267,8 +284,9 @@ class _Function(torch.autograd.Function):
         ctx.run = run
         ctx.n_inputs = 2 + len(captured)
         # with autograd, so that the states go when the graph goes
-        ctx.save_for_backward(y0, times, *captured, *run.states)
-        run.states = None
+        states = run.storage.release()
+        ctx.save_for_backward(y0, times, *captured, *states.values())
+        ctx.states_at = tuple(states)
         return results
 
     @staticmethod
@@ -278,6 +296,7 @@ class _Function(torch.autograd.Function):
         with run.problem.field.side_effects.replay():
             if torch.is_grad_enabled():
                 return None, *_differentiable(run, inputs, bars)
+            states = dict(zip(ctx.states_at, states))
             y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
         return None, y_bar, times_bar, *captured_bars
 

@@ -1,0 +1,139 @@
+"""What is kept of the accepted steps for the backward pass, within a budget of memory.
+
+Everything can be made again, bit for bit, from what is kept: the graph of a step from the state at its start, a state
+from an earlier one. With room to spare the graphs of the first steps are kept as well, with too little of it only every
+2nd, 4th, 8th ... state. The backward pass then makes the missing ones segment by segment, with checkpoints in between
+where the binomial schedule puts them (Griewank, Walther, ACM TOMS 26, 2000): with c of them and r repetitions of a step
+at most, it reaches (c + r)! / (c! r!) steps.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most ``states`` states, and ``n_bytes`` bytes for states and graphs together."""
+
+    states: float = math.inf
+    n_bytes: float = math.inf
+
+    @classmethod
+    def of(cls, memory):
+        """None: every state and no graph; a whole number: so many states; "512MiB": so many bytes; "unlimited"."""
+        if memory is None:
+            return STATES_ONLY
+        if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 2:
+            return cls(states=memory, n_bytes=0)
+        text = str(memory).strip().lower()
+        if text in ("unlimited", "inf"):
+            return UNLIMITED
+        match = re.fullmatch(r"(\d+(?:\.\d*)?) ?([kmg]?i?)b", text)
+        if isinstance(memory, str) and match and match[2] in _UNITS:
+            return cls(n_bytes=float(match[1]) * _UNITS[match[2]])
+        raise ValueError(
+            f"memory must be a size ('512MiB', '2GB', 'unlimited') or a number of states (at least 2), got {memory!r}"
+        )
+
+    @property
+    def wants_size_of_graphs(self):
+        """Whether it matters how large a graph is."""
+        return 0 < self.n_bytes < math.inf
+
+
+STATES_ONLY = Budget(n_bytes=0)
+UNLIMITED = Budget()
+
+
+class Storage:
+    """The accepted steps, and of them what a `Budget` has room for. Steps themselves (times, sizes) always stay.
+
+    :param state_bytes, graph_bytes: what a state and the graph of a step take
+    :raises ValueError: there is no room for two states
+    """
+
+    def __init__(self, budget, state_bytes, graph_bytes):
+        self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
+        self._n_bytes = budget.n_bytes
+        self.max_states = budget.states
+        if budget.wants_size_of_graphs:
+            self.max_states = int(budget.n_bytes // max(state_bytes, 1))
+            if self.max_states < 2:
+                raise ValueError(f"memory of {budget.n_bytes:.0f} bytes is too little: a state takes {state_bytes}")
+        self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
+
+    @property
+    def wants_graph(self):
+        """Whether there is room for the graph of another step."""
+        return self._n_bytes > 0 and self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
+
+    def add(self, step, state, evaluations):
+        """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""
+        if evaluations is not None and self.wants_graph:
+            step.evaluations = evaluations
+            self._with_graph.append(step)
+        self._take(len(self.steps), state)
+        self.steps.append(step)
+
+    def close(self, state):
+        """Take the state at the end of the last step."""
+        self._states[len(self.steps)] = state
+
+    def cut(self, n_steps):
+        """Forget all but the first steps."""
+        del self.steps[n_steps:]
+        self._states = {i: state for i, state in self._states.items() if i <= n_steps}
+
+    def release(self):
+        """The states kept, as {number of steps before: state}; the storage forgets them."""
+        states, self._states = self._states, None
+        return states
+
+    def backwards(self, kept, advance):
+        """Yield every state from the last to the first.
+
+        :param kept: what `release` returned
+        :param advance: advance(state, first, last) -> the state after steps first to last - 1
+        """
+        stack = list(kept.items())
+        for wanted in range(len(self.steps), -1, -1):
+            while stack[-1][0] > wanted:
+                stack.pop()
+            first, state = stack[-1]
+            while first < wanted:
+                last = first + _stride_to_next(wanted - first, self.max_states - len(stack))
+                state = advance(state, first, last)
+                first = last
+                if first < wanted:
+                    stack.append((first, state))
+            yield state
+
+    @property
+    def _used(self):
+        return len(self._states) * self._state_bytes + len(self._with_graph) * self._graph_bytes
+
+    def _take(self, index, state):
+        if index % self._stride == 0:
+            self._states[index] = state
+        while self._with_graph and self._used > self._n_bytes:
+            self._with_graph.pop().evaluations = None
+        while len(self._states) > self.max_states:
+            self._stride *= 2
+            self._states = {i: state for i, state in self._states.items() if i % self._stride == 0}
+
+
+def _stride_to_next(length, free):
+    """How far to go before the next state is kept, of a way of ``length`` steps with room for ``free`` more states."""
+    if free < 1:
+        return length
+    if free >= length:
+        return 1
+    checkpoints, repetitions = free + 1, 1  # the state at the start is one of them
+    while math.comb(checkpoints + repetitions, repetitions) <= length:
+        repetitions += 1
+    most = math.comb(checkpoints + repetitions - 1, checkpoints)
+    left = math.comb(checkpoints + repetitions - 2, checkpoints - 1)
+    return max(1, min(most, length + 1 - left))
