@@ -1,4 +1,4 @@
-"""Tables of the recorded runs and tests, in the README between its marks."""
+"""Tables of the recorded runs and tests, in this folder's README and, without the tests, in the project's."""
 
 import json
 from pathlib import Path
@@ -9,19 +9,26 @@ from harness.files import atomic_write
 from harness.record import read_run
 
 README = Path(__file__).parent / "README.md"
-MARKS = "<!-- measured: written by plot.py -->\n", "<!-- end of measured -->\n"
+PROJECT_README = README.parent.parent / "README.md"
+MARKS = "<!-- measured: written by cifar_classification/plot.py -->\n", "<!-- end of measured -->\n"
+COMMANDS = {"quick": "bash scripts/run_cifar.sh", "paper": "bash scripts/run_cifar.sh --paper"}
 
 
 def write(results):
-    """Put the tables of all finished runs under ``results`` into the README."""
+    """Put the tables of all finished runs under ``results`` into the READMEs."""
     folders = sorted(path.parent for path in Path(results).glob("*/summary.json"))
-    text = "\n".join([_runs(folders), *filter(None, map(_tests, folders))])
-    head, rest = README.read_text().split(MARKS[0])
-    with atomic_write(README) as file:
+    _replace(README, "\n".join([_runs(folders, "../results"), *filter(None, map(_tests, folders))]))
+    _replace(PROJECT_README, _runs(folders, "results"))
+
+
+def _replace(readme, text):
+    """Put ``text`` between the marks of a README."""
+    head, rest = readme.read_text().split(MARKS[0])
+    with atomic_write(readme) as file:
         file.write((head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1]).encode())
 
 
-def _runs(folders):
+def _runs(folders, results):
     rows = []
     for folder in folders:
         record = read_run(folder)
@@ -31,8 +38,8 @@ def _runs(folders):
         hardware = machine["gpus"][0] if machine["gpus"] else f"{machine['cpu']}, {machine['threads']} threads"
         rows.append(
             [
-                f"[{chosen.profile}](../results/cifar_classification/{folder.name})",
-                summary["title"],
+                f"`{COMMANDS.get(chosen.profile, f'python cifar_classification/train.py --profile {chosen.profile}')}`",
+                f"[{summary['title']}]({results}/cifar_classification/{folder.name})",
                 solver,
                 f"{summary['test_accuracy']:.2%}",
                 f"{summary['best_test_accuracy']:.2%}",
@@ -40,7 +47,7 @@ def _runs(folders):
                 hardware,
             ]
         )
-    return _table(["profile", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
+    return _table(["command", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
 
 
 def _tests(folder):
