@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures and draws the van der Pol experiment into results/van_der_pol/ (about 5 minutes on 2 cores).
-# --train also runs what is missing of the training runs (an hour or so): runs that are there stay, broken ones go on.
+# Measures and draws the van der Pol experiment into results/van_der_pol/ (at most 5 minutes on 2 cores).
+# --train also runs what is missing of the training runs (more minutes): runs that are there stay, broken ones go on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
