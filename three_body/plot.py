@@ -59,7 +59,7 @@ def draw_comparison(rows, path, heading):
                                     for entry in metrics], **look)  # fmt: skip
     errors.axvline(1.0, color="grey", linewidth=0.8)
     errors.set(xlabel="time (trained up to the line)", ylabel="distance of all positions from the truth")
-    losses.set(xlabel="epoch / epochs of the run", ylabel="training loss")
+    losses.set(xlabel="epoch / epochs of the run", ylabel="training loss (LSTMs: one step ahead)")
     masses.set(xlabel="epoch", ylabel="largest error of a mass")
     errors.legend(fontsize=7)
     figure.suptitle(heading, fontsize=10)
