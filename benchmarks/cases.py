@@ -1,0 +1,122 @@
+"""The cases of the benchmark: which problem, which solvers, what is measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import memory, problems
+from benchmarks.limit import Limit
+from benchmarks.measure import alternating, checked
+from harness.progress import progress
+
+PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
+TIMED = (
+    *("aca", "aca, memory=unlimited", "aca, compile", "aca, compile, memory=unlimited", "naive", "adjoint"),
+    *PEERS,
+)
+DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
+GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
+BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
+TOLERANCES = tuple(10.0**-i for i in range(3, 10))
+EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit` does in the rounds
+
+
+@dataclass(frozen=True)
+class Case:
+    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS`."""
+
+    title: str
+    rows: Callable
+    problems: tuple
+    solvers: tuple
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure. ``rounds``: (at least, at most); ``seconds``: of rounds, per case; ``only``: solvers, or None."""
+
+    seed: int
+    quick: bool
+    device: str
+    threads: int
+    clock: str
+    rounds: tuple
+    seconds: float
+    only: tuple | None = None
+
+    def build(self, name, **options):
+        return problems.build(name, seed=self.seed, quick=self.quick, device=self.device, **options)
+
+    def chosen(self, solvers):
+        return [name for name in solvers if self.only is None or name in self.only]
+
+    def peak_memory(self, problem, solver):
+        settings = {"seed": self.seed, "quick": self.quick, "device": self.device, "threads": self.threads}
+        return memory.in_fresh_process(problem, solver, **settings)
+
+
+def time_rows(case, options):
+    """A row per solver with its first solve and its memory, then a row per round with the seconds of all."""
+    (name,) = case.problems
+    problem = options.build(name)
+    limit = Limit(problem, problem.accepted_evaluations())
+    reference = problem.reference_solution()
+    calls = {EVALUATIONS: limit.evaluations, VJPS: limit.vjps}
+    for solver in progress(options.chosen(case.solvers), desc=f"{name}: first solves"):
+        prepared, row = checked(solver, problem, reference)
+        if prepared:
+            calls[solver] = prepared
+            if case.memory:
+                row |= options.peak_memory(name, solver)
+        yield {"kind": "solver", "n_evals_accepted": limit.n_evals, **row}
+    for seconds in progress(_rounds(calls, options, options.seconds), total=options.rounds[1], desc=name):
+        yield {"kind": "round", "times": seconds}
+
+
+def diagram_rows(case, options):
+    """Errors and times over tolerances: a row per solver and tolerance, then a row per round of that tolerance."""
+    (name,) = case.problems
+    reference = options.build(name).reference_solution()
+    tolerances = TOLERANCES[::2][:3] if options.quick else TOLERANCES
+    for tolerance in progress(tolerances, desc=name):
+        problem = options.build(name, tolerance=tolerance)
+        calls = {}
+        for solver in options.chosen(case.solvers):
+            prepared, row = checked(solver, problem, reference)
+            if prepared:
+                calls[solver] = prepared
+            yield {"kind": "solver", "tolerance": tolerance, **row}
+        for seconds in _rounds(calls, options, options.seconds / len(tolerances)) if calls else ():
+            yield {"kind": "round", "tolerance": tolerance, "times": seconds}
+
+
+def growth_rows(case, options):
+    """Peak memory over numbers of steps."""
+    for name in progress(case.problems[: 2 if options.quick else None], desc="memory"):
+        problem = options.build(name)
+        size = {
+            "state_bytes": problem.y0.numel() * problem.y0.element_size(),
+            "n_accepted": problem.n_accepted(),
+        }
+        for solver in options.chosen(case.solvers):
+            yield {"kind": "memory", "solver": solver, **size, **options.peak_memory(name, solver)}
+
+
+def _rounds(calls, options, seconds):
+    return alternating(calls, seconds=seconds, rounds=options.rounds, clock=options.clock, device=options.device)
+
+
+CASES = {
+    "three_body_end": Case("Three bodies, end point", time_rows, ("three_body_end",), TIMED),
+    "three_body_outputs": Case("Three bodies, 49 outputs", time_rows, ("three_body_outputs",), TIMED),
+    "three_body_close": Case("Three bodies, close encounters", time_rows, ("three_body_close",), TIMED),
+    "mlp_dopri5": Case("MLP neural ODE, Dopri5 at 1e-5", time_rows, ("mlp_dopri5",), TIMED, memory=True),
+    "mlp_heun": Case("MLP neural ODE, Heun-Euler at 1e-2", time_rows, ("mlp_heun",), TIMED),
+    "conv": Case("Vector field of NODE-18, Heun-Euler at 1e-2", time_rows, ("conv",), TIMED, memory=True),
+    "many_steps": Case("Many fixed steps in little memory", time_rows, ("many_steps",), BUDGET, memory=True),
+    "memory": Case(
+        "Memory against number of steps", growth_rows, tuple(f"memory_{n}" for n in problems.STEPS_PER_HORIZON), GROWTH
+    ),
+    "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
+    "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),
+}

@@ -1,0 +1,111 @@
+"""Draw the figures and write the tables of a benchmark from its records; what was not run is left out."""
+
+from pathlib import Path
+
+from benchmarks import records, tables
+from benchmarks.cases import CASES, EVALUATIONS, VJPS, diagram_rows, growth_rows, time_rows
+from harness.cli import ArgumentParser, UsageError, run_main
+from harness.plots import METHOD_COLOURS, new_figure, save_figure
+
+# Ours in the colours that the gradient methods have everywhere; the peers in Paul Tol's "muted" scheme
+COLOURS = {
+    "aca": METHOD_COLOURS["aca"],
+    "aca, memory=unlimited": METHOD_COLOURS["direct"],
+    "aca, memory=50": "#88CCEE",
+    "aca, compile": "#332288",
+    "aca, compile, memory=unlimited": "#6699CC",
+    "naive": METHOD_COLOURS["naive"],
+    "adjoint": METHOD_COLOURS["adjoint"],
+    "torchdiffeq odeint": "#117733",
+    "torchdiffeq odeint_adjoint": "#999933",
+    "TorchDiffEqPack ACA": "#CC6677",
+    "torchode": "#AA4499",
+    "diffrax, jitted": "#444444",
+}
+OURS, PEER = "-", "--"
+
+
+def main(argv=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("folder", help="folder of the records, such as results/benchmarks/full")
+    folder = Path(parser.parse_args(argv).folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder of records")
+    drawn = render(folder)
+    left = [name for name in CASES if name not in drawn]
+    print(f"drawn: {', '.join(drawn) or 'nothing'}; left out: {', '.join(left) or 'nothing'}")
+
+
+def render(folder):
+    """Write tables.md and a figure for each complete case of a folder; returns the names of these cases."""
+    folder = Path(folder)
+    tables.write(folder)
+    drawn = [name for name in CASES if (folder / name / "summary.json").exists()]
+    for name in drawn:
+        save_figure(_FIGURES[CASES[name].rows](folder, name), folder / name / f"{name}.png")
+    return drawn
+
+
+def timed(folder, name):
+    """Times over the limit: a bar for the median, a dot for each round."""
+    record = records.read(folder, name)
+    shown = [solver for solver in record.solvers if record.to_limit(solver)]
+    figure, ax = new_figure(width=7.0, height=1.0 + 0.35 * len(shown))
+    for height, solver in enumerate(reversed(shown)):
+        ratios = [times[solver] / (times[EVALUATIONS] + times[VJPS]) for times in record.rounds]
+        ax.barh(height, record.to_limit(solver), color=COLOURS[solver], alpha=0.6)
+        ax.plot(ratios, [height] * len(ratios), ".", ms=3, color=COLOURS[solver])
+    ax.axvline(1.0, color="black", lw=1)
+    ax.set_yticks(range(len(shown)), list(reversed(shown)))
+    ax.set(xlabel="time of forward and backward pass / limit", title=record.title, xlim=(0, None))
+    return figure
+
+
+def diagram(folder, name):
+    """Error of state and gradient against time."""
+    found = records.read_diagram(folder, name)
+    figure, axes = new_figure(1, 2, width=5.5, height=4.5, sharey=True)
+    solvers = dict.fromkeys(solver for record in found.values() for solver in record.solvers)
+    for ax, what in zip(axes, ("state", "gradient")):
+        for solver in solvers:
+            points = [
+                (record.solvers[solver][f"{what}_error"], 1e3 * record.median(solver))
+                for record in found.values()
+                if record.median(solver) is not None
+            ]
+            if points:
+                style = PEER if next(iter(found.values())).solvers[solver]["library"] != tables.OURS else OURS
+                ax.plot(*zip(*points), style, marker=".", color=COLOURS[solver], label=solver)
+        ax.set(xscale="log", yscale="log", xlabel=f"relative error of the {what}")
+        ax.invert_xaxis()
+    axes[0].set_ylabel("forward and backward pass (ms)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"{next(iter(found.values())).title}: tolerances from {max(found):.0e} to {min(found):.0e}")
+    return figure
+
+
+def growth(folder, name):
+    """Peak memory against the number of steps."""
+    found = records.read_growth(folder, name)
+    figure, ax = new_figure(width=6.5, height=4.5)
+    for solver, rows in found.items():
+        done = [row for row in rows if "peak_bytes" in row]
+        style = OURS if solver.startswith(("aca", "naive", "adjoint")) else PEER
+        ax.plot(
+            [row["n_accepted"] for row in done], [row["peak_bytes"] / 1e6 for row in done], style, marker=".",
+            color=COLOURS[solver], label=solver,
+        )  # fmt: skip
+    rows = next(iter(found.values()))
+    states = [row["n_accepted"] * row["state_bytes"] / 1e6 for row in rows]
+    ax.plot([row["n_accepted"] for row in rows], states, ":", color="black", label="one state per step")
+    ax.set(xscale="log", yscale="log", xlabel="accepted steps", ylabel="peak memory above start (MB)")
+    ax.set_title(CASES[name].title)
+    ax.legend(fontsize="small")
+    return figure
+
+
+_FIGURES = {time_rows: timed, diagram_rows: diagram, growth_rows: growth}
+
+
+if __name__ == "__main__":
+    run_main(main)

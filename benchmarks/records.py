@@ -1,0 +1,87 @@
+"""The records of a benchmark, read: what a solver took beside the others in the same rounds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.cases import CASES, EVALUATIONS, VJPS
+from harness.record import read_metrics, read_run
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case: ``solvers``: the row of each solver by name, in order; ``rounds``: seconds by name for each round."""
+
+    case: str
+    run: dict
+    solvers: dict
+    rounds: list
+
+    @property
+    def title(self):
+        return ("Quick, scaled down: " if self.run["arguments"]["quick"] else "") + CASES[self.case].title
+
+    def median(self, *names):
+        """Median over the rounds of the sum of the seconds of ``names``; None if one was not timed."""
+        return self._median(lambda times: sum(times[name] for name in names), names)
+
+    def to_limit(self, name):
+        """A solver's time over the limit's in the same round, median."""
+        return self._median(lambda t: t[name] / (t[EVALUATIONS] + t[VJPS]), (name, EVALUATIONS, VJPS))
+
+    def to_solver(self, name, other):
+        """A solver's time over another's in the same round, median."""
+        return self._median(lambda times: times[name] / times[other], (name, other))
+
+    def _median(self, value, names):
+        if not self.rounds or not all(name in self.rounds[0] for name in names):
+            return None
+        return median(map(value, self.rounds))
+
+
+def read(folder, case):
+    """The `Record` of a case of rounds, or None where it is not complete."""
+    rows = _rows(folder, case)
+    return rows and _record(folder, case, rows)
+
+
+def read_diagram(folder, case):
+    """{tolerance: `Record`} of a diagram of work and precision, or None where it is not complete."""
+    rows = _rows(folder, case)
+    tolerances = dict.fromkeys(row["tolerance"] for row in rows or ())
+    return rows and {
+        tolerance: _record(folder, case, [row for row in rows if row["tolerance"] == tolerance])
+        for tolerance in tolerances
+    }
+
+
+def read_growth(folder, case="memory"):
+    """{solver: its rows over the number of steps} of the memory case, or None where it is not complete."""
+    rows = _rows(folder, case)
+    by_solver = {}
+    for row in rows or ():
+        by_solver.setdefault(row["solver"], []).append(row)
+    return rows and by_solver
+
+
+def slope(rows):
+    """Growth of the peak from the fewest to the most steps per step, in states; None if an end is missing."""
+    ends = rows[0], rows[-1]
+    if len(rows) < 2 or any("peak_bytes" not in row for row in ends):
+        return None
+    steps = ends[1]["n_accepted"] - ends[0]["n_accepted"]
+    return (ends[1]["peak_bytes"] - ends[0]["peak_bytes"]) / steps / ends[0]["state_bytes"]
+
+
+def _rows(folder, case):
+    folder = Path(folder) / case
+    return read_metrics(folder) if (folder / "summary.json").exists() else None
+
+
+def _record(folder, case, rows):
+    return Record(
+        case,
+        read_run(Path(folder) / case),
+        {row["solver"]: row for row in rows if row["kind"] == "solver"},
+        [row["times"] for row in rows if row["kind"] == "round"],
+    )

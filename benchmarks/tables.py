@@ -1,0 +1,214 @@
+"""The tables of a benchmark, rendered from its records into tables.md; what has not run is blank."""
+
+import textwrap
+from pathlib import Path
+
+from benchmarks import records
+from benchmarks.cases import CASES, EVALUATIONS, VJPS, diagram_rows, growth_rows, time_rows
+from benchmarks.records import slope
+from harness.files import atomic_write
+from harness.record import read_run
+
+ODEINT = "torchdiffeq odeint"
+OURS = "torch_ACA"
+
+
+def write(folder):
+    """Write tables.md of the records in a folder."""
+    folder = Path(folder)
+    parts = ["# Benchmark\n\nWritten by `python -m benchmarks.plot` from the records beside it.\n"]
+    complete = [name for name in CASES if (folder / name / "summary.json").exists()]
+    if complete:
+        parts += [_setting(folder, complete), _aims(folder)]
+    parts += [_TABLES[CASES[name].rows](folder, name) for name in complete]
+    with atomic_write(folder / "tables.md") as file:
+        file.write("\n".join(parts).encode())
+
+
+def _setting(folder, complete):
+    """What all was measured with; one line per difference between the cases."""
+    lines = dict.fromkeys(_environment(read_run(folder / name)) for name in complete)
+    return "\n\n".join(lines) + (
+        "\n\nTime: forward and backward, median over alternating rounds. x limit: over `NFE_acc * c_f` forward plus "
+        "`NFE_acc * (c_fg + c_vjp)` backward, measured in the same round. Gradient: in the initial state and all "
+        "parameters, relative to a tight reference. Peak memory: in a fresh process, above what it held before the "
+        "solve. Blank: not measured; the note says why.\n"
+    )
+
+
+def _environment(run):
+    environment, arguments = run["environment"], run["arguments"]
+    libraries = ", ".join(f"{name} {version}" for name, version in arguments["libraries"].items() if version)
+    load = max(run["summary"]["load_before"][0], run["summary"]["load_after"][0])
+    where = ", ".join(environment["gpus"]) if arguments["device"].startswith("cuda") else environment["cpu"]
+    busy = " The machine was busy with other work (load above the threads): mind the times." * (
+        load > arguments["threads"] + 1
+    )
+    return (
+        f"{where}, {arguments['threads']} CPU thread(s), {arguments['clock']} clock, PyTorch "
+        f"{environment['packages']['torch']}; {libraries}.{busy}"
+    )
+
+
+# what to reach: text, at most, and the ratio found in the records of a folder
+AIMS = (
+    ("aca, MLP, Dopri5: time / limit", 1.10, lambda f: _limit(f, "mlp_dopri5", "aca")),
+    ("aca, MLP, Dopri5: time / torchdiffeq odeint", 1.0, lambda f: _beside(f, "mlp_dopri5", "aca", ODEINT)),
+    ("aca, MLP, Heun-Euler: time / limit", 1.25, lambda f: _limit(f, "mlp_heun", "aca")),
+    ("aca, three bodies, end point: time / limit", 1.25, lambda f: _limit(f, "three_body_end", "aca")),
+    ("aca, field of NODE-18: time / limit", 1.03, lambda f: _limit(f, "conv", "aca")),
+    ("aca, field of NODE-18: peak memory / best peer", 0.75, lambda f: _memory_beside_peers(f, "conv", "aca")),
+    ("aca, 49 outputs: time / torchdiffeq odeint", 0.5, lambda f: _beside(f, "three_body_outputs", "aca", ODEINT)),
+    (
+        "aca compiled, 49 outputs: time / torchdiffeq odeint",
+        0.2,
+        lambda f: _beside(f, "three_body_outputs", "aca, compile", ODEINT),
+    ),
+    ("aca, memory unlimited, MLP: time / limit", 0.80, lambda f: _limit(f, "mlp_dopri5", "aca, memory=unlimited")),
+    (
+        "aca, memory unlimited, field of NODE-18: time / limit",
+        0.80,
+        lambda f: _limit(f, "conv", "aca, memory=unlimited"),
+    ),
+    (
+        "aca compiled, three bodies, end point: time / limit",
+        0.35,
+        lambda f: _limit(f, "three_body_end", "aca, compile"),
+    ),
+    ("aca compiled, MLP, Dopri5: time / limit", 0.75, lambda f: _limit(f, "mlp_dopri5", "aca, compile")),
+    ("aca compiled, field of NODE-18: time / limit", 0.85, lambda f: _limit(f, "conv", "aca, compile")),
+    ("aca, peak memory per further step / a state", 1.2, lambda f: _growth(f, "aca")),
+    (
+        "aca, memory of 50 states, many steps: time / aca",
+        2.0,
+        lambda f: _beside(f, "many_steps", "aca, memory=50", "aca"),
+    ),
+)
+
+
+def _limit(folder, case, solver):
+    record = records.read(folder, case)
+    return record and record.to_limit(solver)
+
+
+def _beside(folder, case, solver, other):
+    record = records.read(folder, case)
+    return record and record.to_solver(solver, other)
+
+
+def _memory_beside_peers(folder, case, solver):
+    record = records.read(folder, case)
+    rows = record.solvers if record else {}
+    peers = [r["peak_bytes"] for r in rows.values() if r["library"] != OURS and r.get("peak_bytes")]
+    own = rows.get(solver, {}).get("peak_bytes")
+    return own / min(peers) if own and peers else None
+
+
+def _growth(folder, solver):
+    rows = records.read_growth(folder)
+    return rows and slope(rows.get(solver, [{}]))
+
+
+def _aims(folder):
+    lines = []
+    for text, most, find in AIMS:
+        found = find(folder)
+        lines.append([text, f"{most:.2f}", _ratio(found), "" if not found else "yes" if found <= most else "no"])
+    return _table("Aims", ["ratio", "at most", "measured", "reached"], lines)
+
+
+def _timed(folder, name):
+    record = records.read(folder, name)
+    lines = []
+    for solver, row in record.solvers.items():
+        lines.append([
+            solver, _milliseconds(record.median(solver)), _ratio(record.to_limit(solver)),
+            _ratio(record.to_solver(solver, ODEINT)), _count(row.get("nfe_forward")), _count(row.get("nfe_backward")),
+            _error(row.get("state_error")), _error(row.get("gradient_error")), _megabytes(row.get("peak_bytes")),
+            _number(row.get("first_call_seconds"), ".1f"), _note(row),
+        ])  # fmt: skip
+    n_evals = next(iter(record.solvers.values()))["n_evals_accepted"]
+    once, kept = record.median(EVALUATIONS), record.median(VJPS)
+    limit = _milliseconds(record.median(EVALUATIONS, VJPS))
+    about = (
+        f"Limit {limit} ms: NFE_acc {n_evals}, c_f {1e6 * once / n_evals:.1f} "
+        f"us, c_fg + c_vjp {1e6 * kept / n_evals:.1f} us; {len(record.rounds)} rounds. Floor with graphs kept: "
+        f"{_ratio(kept / (once + kept))} x limit.\n"
+    )
+    head = [
+        "solver", "ms", "x limit", "x torchdiffeq", "NFE forward", "NFE backward", "state error", "gradient error",
+        "peak MB", "first call s", "note",
+    ]  # fmt: skip
+    return _table(record.title, head, lines, about)
+
+
+def _diagram(folder, name):
+    found = records.read_diagram(folder, name)
+    lines = []
+    for tolerance, record in found.items():
+        for solver, row in record.solvers.items():
+            lines.append([
+                f"{tolerance:.0e}", solver, _milliseconds(record.median(solver)), _error(row.get("state_error")),
+                _error(row.get("gradient_error")), _count(row.get("nfe_forward")), _count(row.get("nfe_backward")),
+                _note(row),
+            ])  # fmt: skip
+    head = ["tolerance", "solver", "ms", "state error", "gradient error", "NFE forward", "NFE backward", "note"]
+    return _table(next(iter(found.values())).title, head, lines)
+
+
+def _memory(folder, name):
+    found = records.read_growth(folder, name)
+    counts = [row["n_accepted"] for row in next(iter(found.values()))]
+    lines = []
+    for solver, rows in found.items():
+        peaks = [_megabytes(row.get("peak_bytes")) for row in rows]
+        note = _short("; ".join(dict.fromkeys(row["failure"] for row in rows if row.get("failure"))))
+        lines.append([solver, *peaks, _ratio(slope(rows)), note])
+    state = next(iter(found.values()))[0]["state_bytes"]
+    quick = read_run(folder / name)["arguments"]["quick"]
+    title = ("Quick, scaled down: " if quick else "") + CASES[name].title
+    head = ["solver", *(f"{count} steps, MB" for count in counts), "states per further step", "note"]
+    return _table(title, head, lines, f"A state is {state / 2**10:.0f} KiB.\n")
+
+
+_TABLES = {time_rows: _timed, diagram_rows: _diagram, growth_rows: _memory}
+
+
+def _table(title, head, lines, about=""):
+    rows = [head, ["---"] * len(head), *lines]
+    return f"## {title}\n\n{about and about + chr(10)}" + "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _note(row):
+    """Why a row is blank, or what was said in the first solve."""
+    if row["status"] != "finished":
+        return _short(row["status"])
+    return _short("; ".join([*row["warnings"], *([row["failure"]] if row.get("failure") else [])]))
+
+
+def _short(text):
+    return textwrap.shorten(text.replace("|", "/"), 120, placeholder=" ...")
+
+
+def _number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def _milliseconds(seconds):
+    return "" if seconds is None else f"{1e3 * seconds:.3g}"
+
+
+def _ratio(value):
+    return _number(value, ".2f")
+
+
+def _error(value):
+    return _number(value, ".1e")
+
+
+def _count(value):
+    return _number(value, "d")
+
+
+def _megabytes(value):
+    return "" if value is None else f"{value / 1e6:.1f}"

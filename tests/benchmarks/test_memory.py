@@ -1,0 +1,20 @@
+"""Peak memory, measured in fresh processes."""
+
+import sys
+
+import pytest
+
+from benchmarks.memory import in_fresh_process
+
+SETTINGS = {"seed": 0, "quick": True, "device": "cpu", "threads": 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is reset and read through /proc")
+def test_graphs_kept_take_more_than_states():
+    peaks = [in_fresh_process("memory_40", name, **SETTINGS)["peak_bytes"] for name in ("aca", "naive")]
+    state = 128 * 256 * 4
+    assert 40 * state * 0.7 < peaks[0] < peaks[1] / 3  # about 40 states and one step's graph; the graphs of all steps
+
+
+def test_a_process_that_dies_says_so():
+    assert "failure" in in_fresh_process("no such problem", "aca", **SETTINGS)

@@ -1,0 +1,77 @@
+"""The command line, the records, and the tables and figures drawn from them."""
+
+import json
+
+import pytest
+
+from benchmarks import cases, plot, records, tables
+from benchmarks.run import main, options_of, parser
+from harness.cli import UsageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "aca, compile", "torchdiffeq odeint"]
+    main([*few, "--out", str(folder), "--cases", "mlp_heun", "diagram_three_body"])
+    return folder
+
+
+def test_a_run_is_recorded_and_rendered(folder):
+    run = json.loads((folder / "mlp_heun" / "run.json").read_text())
+    assert run["arguments"]["libraries"]["torch-ACA"] and run["environment"]["packages"]["torch"]
+    assert {path.name for path in folder.glob("*/*.png")} == {"mlp_heun.png", "diagram_three_body.png"}
+    text = (folder / "tables.md").read_text()
+    assert "Quick, scaled down: MLP neural ODE, Heun-Euler" in text and "Work and precision, three bodies" in text
+
+
+def test_ratios_are_medians_of_ratios_within_rounds():
+    rounds = [{cases.EVALUATIONS: 1.0, cases.VJPS: 1.0, "a": 3.0}, {cases.EVALUATIONS: 2.0, cases.VJPS: 3.0, "a": 10.0}]
+    rounds.append({cases.EVALUATIONS: 1.0, cases.VJPS: 0.0, "a": 9.0})
+    record = records.Record("mlp_heun", {}, {}, rounds)
+    assert record.to_limit("a") == 2.0  # of 1.5, 2, 9; the ratio of medians would be 9 / 2
+    assert record.median("a") == 9.0 and record.median(cases.EVALUATIONS, cases.VJPS) == 2.0
+    assert record.to_limit("not timed") is None and record.to_solver("a", "not timed") is None
+
+
+def test_growth_per_step_is_counted_in_states():
+    rows = [{"n_accepted": n, "state_bytes": 8, "peak_bytes": 100 + 12 * n} for n in (10, 40, 160)]
+    assert records.slope(rows) == 1.5
+    del rows[-1]["peak_bytes"]
+    assert records.slope(rows) is None
+
+
+def test_tables_show_what_the_records_hold(folder):
+    record = records.read(folder, "mlp_heun")
+    text = tables._timed(folder, "mlp_heun")
+    (line,) = (line for line in text.splitlines() if line.startswith("| aca |"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2] == f"{record.to_limit('aca'):.2f}" and cells[4] == str(record.solvers["aca"]["nfe_forward"])
+    aims = tables._aims(folder)
+    (aim,) = (line for line in aims.splitlines() if "Heun-Euler" in line)
+    assert cells[2] in aim and ("| yes |" in aim) == (record.to_limit("aca") <= 1.25)
+    assert "| aca, field of NODE-18: time / limit | 1.03 |  |  |" in aims  # not run: blank
+
+
+def test_what_is_complete_is_neither_overwritten_nor_measured_again(folder, capsys):
+    before = (folder / "mlp_heun" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="already holds mlp_heun"):
+        main(["--quick", "--out", str(folder), "--cases", "mlp_heun"])
+    main(["--quick", "--out", str(folder), "--cases", "mlp_heun", "--resume"])
+    assert (folder / "mlp_heun" / "metrics.jsonl").read_bytes() == before
+
+
+def test_bad_input_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit:
+        parser().parse_args(["--cases", "nonsense"])
+    assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UsageError, match="must not exceed"):
+        options_of(parser().parse_args(["--rounds", "5", "3"]), device=type("D", (), {"type": "cpu"}))
+    with pytest.raises(UsageError, match="not a folder"):
+        plot.main(["/no/such/folder"])
+
+
+def test_every_solver_has_a_colour_and_every_case_a_figure():
+    shown = {name for case in cases.CASES.values() for name in case.solvers}
+    assert shown <= set(plot.COLOURS)
+    assert {case.rows for case in cases.CASES.values()} == set(plot._FIGURES) == set(tables._TABLES)
