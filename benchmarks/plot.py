@@ -6,6 +6,7 @@ from benchmarks import records, tables
 from benchmarks.cases import CASES, EVALUATIONS, VJPS, diagram_rows, growth_rows, time_rows
 from harness.cli import ArgumentParser, UsageError, run_main
 from harness.plots import METHOD_COLOURS, new_figure, save_figure
+from harness.record import read_run
 
 # Ours in the colours that the gradient methods have everywhere; the peers in Paul Tol's "muted" scheme
 COLOURS = {
@@ -99,7 +100,7 @@ def growth(folder, name):
     states = [row["n_accepted"] * row["state_bytes"] / 1e6 for row in rows]
     ax.plot([row["n_accepted"] for row in rows], states, ":", color="black", label="one state per step")
     ax.set(xscale="log", yscale="log", xlabel="accepted steps", ylabel="peak memory above start (MB)")
-    ax.set_title(CASES[name].title)
+    ax.set_title(records.titled(name, read_run(folder / name)))
     ax.legend(fontsize="small")
     return figure
 

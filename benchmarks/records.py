@@ -19,7 +19,7 @@ class Record:
 
     @property
     def title(self):
-        return ("Quick, scaled down: " if self.run["arguments"]["quick"] else "") + CASES[self.case].title
+        return titled(self.case, self.run)
 
     def median(self, *names):
         """Median over the rounds of the sum of the seconds of ``names``; None if one was not timed."""
@@ -62,6 +62,11 @@ def read_growth(folder, case="memory"):
     for row in rows or ():
         by_solver.setdefault(row["solver"], []).append(row)
     return rows and by_solver
+
+
+def titled(case, run):
+    """The title of a case, which says so if the run was scaled down."""
+    return ("Quick, scaled down: " if run["arguments"]["quick"] else "") + CASES[case].title
 
 
 def slope(rows):

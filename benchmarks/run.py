@@ -15,7 +15,7 @@ from harness.cli import (
     run_main,
     seed,
 )
-from harness.record import Run, read_run
+from harness.record import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 ROUNDS = {"full": (5, 41), "quick": (3, 7)}
@@ -51,7 +51,9 @@ def parser():
         "--out", metavar="DIR", help="folder of the records (without it: results/benchmarks/full or quick, and -cuda)"
     )
     result.add_argument("--overwrite", action="store_true", help="replace the records that the folder already holds")
-    result.add_argument("--resume", action="store_true", help="leave out the cases whose record is complete")
+    result.add_argument(
+        "--resume", action="store_true", help="leave out the cases whose record is complete (unless --overwrite)"
+    )
     return result
 
 
@@ -65,13 +67,14 @@ def main(argv=None):
     if device.type == "mps":
         raise UsageError("--device mps has no float64, which most cases need; use cpu or cuda")
     options = options_of(args, device)
-    folder = Path(args.out or RESULTS / ("quick" if args.quick else "full") + ("-cuda" * (device.type == "cuda")))
-    names = [name for name in args.cases or CASES if not (args.resume and _is_complete(folder / name))]
-    taken = [name for name in names if (folder / name / "summary.json").exists()]
-    if taken and not args.overwrite:
-        raise UsageError(f"{folder} already holds {', '.join(taken)}: --overwrite, --resume, or choose another --out")
+    folder = Path(args.out or RESULTS / (("quick" if args.quick else "full") + "-cuda" * (device.type == "cuda")))
+    names = args.cases or list(CASES)
+    complete = [name for name in names if (folder / name / "summary.json").exists()]
+    if complete and not (args.overwrite or args.resume):
+        raise UsageError(f"{folder} already holds {', '.join(complete)}: --overwrite, --resume, or another --out")
     for name in names:
-        measure(name, folder / name, args, options)
+        if args.overwrite or name not in complete:
+            measure(name, folder / name, args, options)
     render(folder)
     print(f"tables and figures: {folder}")
 
@@ -103,14 +106,12 @@ def measure(name, folder, args, options):
     try:
         for number, row in enumerate(case.rows(case, options)):
             run.log(number, **row)
-    except BaseException:
-        run.close()
+    except KeyboardInterrupt:
+        print(f"stopped in {name}; --resume goes on with it and leaves out what is complete")
         raise
+    finally:
+        run.close()
     run.finish({"load_before": load, "load_after": os.getloadavg()})
-
-
-def _is_complete(folder):
-    return (folder / "summary.json").exists() and read_run(folder)["summary"] is not None
 
 
 if __name__ == "__main__":

@@ -165,8 +165,7 @@ def _memory(folder, name):
         note = _short("; ".join(dict.fromkeys(row["failure"] for row in rows if row.get("failure"))))
         lines.append([solver, *peaks, _ratio(slope(rows)), note])
     state = next(iter(found.values()))[0]["state_bytes"]
-    quick = read_run(folder / name)["arguments"]["quick"]
-    title = ("Quick, scaled down: " if quick else "") + CASES[name].title
+    title = records.titled(name, read_run(folder / name))
     head = ["solver", *(f"{count} steps, MB" for count in counts), "states per further step", "note"]
     return _table(title, head, lines, f"A state is {state / 2**10:.0f} KiB.\n")
 
