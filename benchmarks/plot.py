@@ -12,7 +12,7 @@ from harness.record import read_run
 COLOURS = {
     "aca": METHOD_COLOURS["aca"],
     "aca, memory=unlimited": METHOD_COLOURS["direct"],
-    "aca, memory=50": "#88CCEE",
+    "aca, memory=50": "#44AA99",
     "aca, compile": "#332288",
     "aca, compile, memory=unlimited": "#6699CC",
     "naive": METHOD_COLOURS["naive"],
@@ -88,7 +88,7 @@ def diagram(folder, name):
 def growth(folder, name):
     """Peak memory against the number of steps."""
     found = records.read_growth(folder, name)
-    figure, ax = new_figure(width=6.5, height=4.5)
+    figure, ax = new_figure(width=8.0, height=4.5)
     for solver, rows in found.items():
         done = [row for row in rows if "peak_bytes" in row]
         style = OURS if solver.startswith(("aca", "naive", "adjoint")) else PEER
@@ -101,7 +101,7 @@ def growth(folder, name):
     ax.plot([row["n_accepted"] for row in rows], states, ":", color="black", label="one state per step")
     ax.set(xscale="log", yscale="log", xlabel="accepted steps", ylabel="peak memory above start (MB)")
     ax.set_title(records.titled(name, read_run(folder / name)))
-    ax.legend(fontsize="small")
+    figure.legend(loc="outside right center", fontsize="small")
     return figure
 
 

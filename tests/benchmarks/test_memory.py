@@ -16,5 +16,13 @@ def test_graphs_kept_take_more_than_states():
     assert 40 * state * 0.7 < peaks[0] < peaks[1] / 3  # about 40 states and one step's graph; the graphs of all steps
 
 
+@pytest.mark.gpu
+def test_on_cuda_what_pytorch_allocated_counts():
+    peaks = [
+        in_fresh_process("memory_40", name, **SETTINGS | {"device": "cuda"})["peak_bytes"] for name in ("aca", "naive")
+    ]
+    assert 0 < peaks[0] < peaks[1] / 3
+
+
 def test_a_process_that_dies_says_so():
     assert "failure" in in_fresh_process("no such problem", "aca", **SETTINGS)
