@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import torch
+
 from benchmarks import solvers
 from benchmarks.cases import CASES, Options
 from benchmarks.plot import render
@@ -66,6 +68,7 @@ def main(argv=None):
     device = resolve_device(args.device)
     if device.type == "mps":
         raise UsageError("--device mps has no float64, which most cases need; use cpu or cuda")
+    torch.set_num_threads(args.threads)
     options = options_of(args, device)
     folder = Path(args.out or RESULTS / (("quick" if args.quick else "full") + "-cuda" * (device.type == "cuda")))
     names = args.cases or list(CASES)

@@ -42,10 +42,10 @@ def _environment(run):
     load = max(run["summary"]["load_before"][0], run["summary"]["load_after"][0])
     where = ", ".join(environment["gpus"]) if arguments["device"].startswith("cuda") else environment["cpu"]
     busy = " The machine was busy with other work (load above the threads): mind the times." * (
-        load > arguments["threads"] + 1
+        load > environment["threads"] + 1
     )
     return (
-        f"{where}, {arguments['threads']} CPU thread(s), {arguments['clock']} clock, PyTorch "
+        f"{where}, {environment['threads']} CPU thread(s), {arguments['clock']} clock, PyTorch "
         f"{environment['packages']['torch']}; {libraries}.{busy}"
     )
 

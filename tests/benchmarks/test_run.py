@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import cases, plot, records, tables
 from benchmarks.run import main, options_of, parser
@@ -12,14 +13,18 @@ from harness.cli import UsageError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the run is to measure with the one thread it says
     few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "aca, compile", "torchdiffeq odeint"]
     main([*few, "--out", str(folder), "--cases", "mlp_heun", "diagram_three_body"])
-    return folder
+    yield folder
+    torch.set_num_threads(threads)
 
 
 def test_a_run_is_recorded_and_rendered(folder):
     run = json.loads((folder / "mlp_heun" / "run.json").read_text())
     assert run["arguments"]["libraries"]["torch-ACA"] and run["environment"]["packages"]["torch"]
+    assert run["environment"]["threads"] == run["arguments"]["threads"] == 1
     assert {path.name for path in folder.glob("*/*.png")} == {"mlp_heun.png", "diagram_three_body.png"}
     text = (folder / "tables.md").read_text()
     assert "Quick, scaled down: MLP neural ODE, Heun-Euler" in text and "Work and precision, three bodies" in text
