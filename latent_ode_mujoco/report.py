@@ -1,0 +1,210 @@
+"""Tables over all runs, rendered from their records: runs.csv, tables.md, and a part of the README."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+from harness.cli import ArgumentParser, run_main
+from harness.files import atomic_write
+from harness.record import read_run
+from latent_ode_mujoco.models import ONE_STEP_AHEAD
+from latent_ode_mujoco.settings import PRESETS, RESULTS, joint_words, label, scaled_down
+
+README = Path(__file__).parent / "README.md"
+MARKS = "<!-- measured: written by latent_ode_mujoco/report.py -->\n", "<!-- end of measured -->\n"
+FRACTIONS = (0.1, 0.2, 0.5)
+PLAIN, REPAIRED, OURS = "rnn", "rnn-repaired", "latent-ode-aca"
+LABELS = (
+    *ONE_STEP_AHEAD,
+    REPAIRED,
+    "rnn-vae",
+    "latent-ode-rnn-aca",
+    *(f"latent-ode-{gradient}" for gradient in ("adjoint", "naive", "aca")),
+)
+# Test MSE x 1e-2 at FRACTIONS, quoted from memory of the published tables: Zhuang et al. (2020), table 4, and Rubanova
+# et al. (2019), interpolation. Confirmed elsewhere: 0.285 (paperswithcode). None: not in that table.
+QUOTED = {
+    "Zhuang et al.": {
+        "rnn": (2.45, 1.71, 0.79),
+        "rnn-decay": (1.97, 1.42, 0.75),
+        "latent-ode-adjoint": (0.47, 0.44, 0.40),
+        "latent-ode-naive": (0.36, 0.30, 0.29),
+        "latent-ode-aca": (0.31, 0.27, 0.26),
+        "latent-ode-mali": (0.35, 0.27, 0.26),
+    },
+    "Rubanova et al.": {
+        "rnn": (2.454, 1.714, 0.785),
+        "rnn-decay": (1.968, 1.421, 0.748),
+        "rnn-vae": (6.514, 6.408, 6.100),
+        "latent-ode-rnn-aca": (2.477, 0.578, 0.447),
+        "latent-ode-naive": (0.360, 0.295, 0.285),
+    },
+}
+COLUMNS = (
+    "preset", "task", "sample", "label", "seed", "status", "mse", "epochs", "iterations", "training_seconds",
+    "seconds", "forward", "backward", "parameters", "test_evaluations",
+)  # fmt: skip
+
+
+def collect(root):
+    """One dict with COLUMNS and ``folder`` for each tested run below ``root``, in the order of the tables."""
+    rows = [_row(path.parent) for path in sorted(Path(root).glob("*/*/*/*/test.json"))]
+    return sorted(
+        rows, key=lambda row: (row["preset"], row["task"], row["sample"], _rank(row["label"]), row["seed"])
+    )
+
+
+def _rank(name):
+    return (LABELS.index(name) if name in LABELS else len(LABELS), name)
+
+
+def _row(folder):
+    run, test = read_run(folder), json.loads((folder / "test.json").read_text())
+    settings, summary = run["arguments"]["settings"], run["summary"]
+    return {
+        **{name: summary[name] for name in ("status", "epochs", "iterations", "training_seconds", "seconds")},
+        **(summary["evaluations"] or {"forward": None, "backward": None}),
+        **{name: settings[name] for name in ("preset", "task", "sample", "seed")},
+        "label": label(settings),
+        "mse": test["mse"],
+        "parameters": summary["parameters"],
+        "test_evaluations": test["evaluations"],
+        "scaled_down": scaled_down(settings),
+        "machine": hardware(run["environment"]),
+        "folder": folder,
+    }
+
+
+def hardware(environment):
+    """The GPU, or the processor and how many threads of it, that a run was made on."""
+    return environment["gpus"][0] if environment["gpus"] else f"{environment['cpu']}, {environment['threads']} threads"
+
+
+def tables(rows, speeds):
+    """The text of tables.md."""
+    parts = []
+    for preset in PRESETS:
+        for task in sorted({row["task"] for row in rows if row["preset"] == preset}, reverse=True):
+            own = [row for row in rows if (row["preset"], row["task"]) == (preset, task)]
+            parts += [_errors(preset, task, own), _costs(own)]
+    if speeds:
+        parts.append(_speed_table(speeds))
+    return "\n".join(parts)
+
+
+def _heading(preset, task, rows):
+    words = joint_words(rows)
+    return f"### {task.capitalize()}, `--preset {preset}`{words and ', '}{words}\n"
+
+
+def _errors(preset, task, rows):
+    quoted = QUOTED if task == "interpolation" else {}
+    columns = [f"{fraction:.0%}" for fraction in FRACTIONS]
+    columns += [f"{source} {fraction:.0%}" for source in quoted for fraction in FRACTIONS]
+    lines = []
+    for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
+        cells = [_spread(_errors_of(rows, name, fraction)) for fraction in FRACTIONS]
+        for table in quoted.values():
+            cells += [f"{value:g}" for value in table.get(name, ())] or [""] * len(FRACTIONS)
+        lines.append([name, *cells])
+    text = f"{_heading(preset, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
+    text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
+    text += _table(["model", *columns], lines)
+    for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
+        ratios = [(fraction, _ratio(rows, other, fraction)) for fraction in FRACTIONS]
+        if found := [f"{ratio:.2f} at {fraction:.0%}" for fraction, ratio in ratios if ratio]:
+            text += f"\n{words} over that of the latent ODE with aca: {', '.join(found)}.\n"
+    failures = [
+        f"- {row['label']}, {row['sample']:.0%}, seed {row['seed']}: {row['status']}"
+        for row in rows
+        if row["status"] != "finished"
+    ]
+    return text + ("\nRuns that ended early:\n\n" + "\n".join(failures) + "\n" if failures else "")
+
+
+def _errors_of(rows, name, fraction):
+    return [100 * row["mse"] for row in rows if (row["label"], row["sample"]) == (name, fraction)]
+
+
+def _ratio(rows, other, fraction):
+    errors, ours = _errors_of(rows, other, fraction), _errors_of(rows, OURS, fraction)
+    return mean(errors) / mean(ours) if errors and ours else None
+
+
+def _costs(rows):
+    """What the runs cost; NFE are those of the decoder's vector field."""
+    lines = []
+    for name in sorted({row["label"] for row in rows}, key=_rank):
+        for fraction in FRACTIONS:
+            own = [row for row in rows if (row["label"], row["sample"]) == (name, fraction)]
+            iterations = sum(row["iterations"] for row in own)
+            if not iterations:
+                continue
+            cells = [f"{sum(row['training_seconds'] for row in own) / iterations * 1e3:.1f}"]
+            for kind in ("forward", "backward"):
+                cells.append(f"{sum(row[kind] for row in own) / iterations:.1f}" if own[0][kind] is not None else "")
+            minutes = mean(row["training_seconds"] for row in own) / 60
+            lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells, f"{minutes:.1f}"])
+    header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    note = f"\nOne step is one batch. Processor time on {machines}; tests between the epochs are not counted.\n"
+    return _table(header, lines) + note
+
+
+def collect_speeds(root):
+    """Name and record of each finished measurement of `speed.py`."""
+    found = [(path.parent.name, read_run(path.parent)) for path in sorted(Path(root).glob("speed/*/summary.json"))]
+    return [(name, run) for name, run in found if run["summary"]]
+
+
+def _speed_table(speeds):
+    names = list(dict.fromkeys(name for _, run in speeds for name in run["summary"]["median_seconds"]))
+    lines = []
+    for folder, run in speeds:
+        medians = run["summary"]["median_seconds"]
+        cells = [f"{1e3 * medians[name]:.1f}" if name in medians else "" for name in names]
+        lines.append([folder, *cells, hardware(run["environment"])])
+    text = "### Milliseconds per training iteration, in the same model\n\nMedian of interleaved rounds "
+    text += "(`python latent_ode_mujoco/speed.py`). Sizes: preset, per cent observed, if all times are targets.\n\n"
+    return text + _table(["sizes", *names, "hardware"], lines)
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _spread(values):
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{deviation} ({len(values)})"
+
+
+def _write(path, text):
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def main(argv=None):
+    parser = ArgumentParser("Write runs.csv and tables.md from the records of all runs, and the README's tables.")
+    parser.add_argument("--results", default=str(RESULTS), metavar="DIR", help="folder of the runs")
+    root = Path(parser.parse_args(argv).results)
+    rows = collect(root)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    rendered = tables(rows, collect_speeds(root))
+    _write(root / "runs.csv", text.getvalue())
+    _write(root / "tables.md", f"# Latent ODE on hopper data: results\n\n{rendered}")
+    if root == RESULTS:
+        head, rest = README.read_text().split(MARKS[0])
+        _write(README, head + MARKS[0] + rendered + MARKS[1] + rest.split(MARKS[1])[1])
+    print(f"{len(rows)} runs -> {root / 'tables.md'}")
+
+
+if __name__ == "__main__":
+    run_main(main)

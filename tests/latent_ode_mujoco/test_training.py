@@ -1,0 +1,310 @@
+"""Training, resuming, failing, testing and reporting, on command lines of seconds and synthetic trajectories."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from harness.cli import UsageError
+from harness.record import read_metrics, read_run
+from latent_ode_mujoco import plot, report, settings, speed, train
+from latent_ode_mujoco import test as testing
+from torch_ACA import NonFiniteError
+
+SMALL = [
+    *("--trajectories", "30", "--batch-size", "10", "--latent", "3", "--recognition", "4", "--units", "6"),
+    *("--layers", "0", "--gru-units", "5", "--samples", "2", "--targets", "5", "--device", "cpu", "--threads", "1"),
+]
+ONE_RUN = "table/interpolation-10/rnn/seed0"
+
+
+@pytest.fixture
+def run(cache, tmp_path):
+    """Trains on the synthetic trajectories, into a folder of that name."""
+    return lambda name, *flags: train.main([*SMALL, "--data", cache, "--out", str(tmp_path / name), *flags])
+
+
+def record(folder):
+    """Metrics without the clocks, and the final checkpoint without its own."""
+    clocks = ("seconds", "training_seconds")
+    rows = [{key: value for key, value in row.items() if key not in clocks} for row in read_metrics(folder)]
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del state["training_seconds"]
+    return rows, state
+
+
+def assert_equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize("model", train.MODELS)
+def test_every_model_trains_and_is_tested(model, run, cache, tmp_path):
+    assert run("a", "--model", model, "--epochs", "2") == 0
+    rows, state = record(tmp_path / "a")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert state["iteration"] == 2 * 3  # 24 trajectories to train on, 10 a batch
+    assert rows[1]["Train/MSE"] != rows[0]["Train/MSE"]
+    testing.main([str(tmp_path / "a" / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / "a")])
+    result = json.loads((tmp_path / "a" / "test.json").read_text())
+    assert result["mse"] == rows[-1]["Test/MSE"]
+    assert result["trajectories"] == 6
+    assert "2 of 300 epochs" in result["title"]
+    assert len((tmp_path / "a" / "reconstructions.csv").read_text().splitlines()) == 1 + 3 * 100
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_every_gradient_method_trains(gradient, run, tmp_path):
+    assert run("a", "--gradient", gradient, "--epochs", "1") == 0
+    rows, _ = record(tmp_path / "a")
+    assert rows[0]["Train/GradientNorm"] > 0
+    assert rows[0]["Solver/Forward"] > 0
+
+
+@pytest.mark.parametrize("model", ["rnn-vae", "latent-ode"])
+def test_extrapolation_trains_and_is_tested(model, run, cache, tmp_path):
+    assert run("a", "--model", model, "--task", "extrapolation", "--epochs", "1") == 0
+    testing.main([str(tmp_path / "a" / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / "a")])
+    trajectories, times, observed, true, predicted = plot.read_reconstructions(tmp_path / "a")
+    first = trajectories == 0
+    assert observed[first].sum() == 6  # of 66 points, 10 %
+    assert times[first & observed].max() < 66 / 200 <= times[first & ~observed].min()
+    assert len(times[first & ~observed]) == 134
+
+
+def test_the_latent_ode_learns(run, tmp_path):
+    flags = ["--epochs", "30", "--lr", "0.03", "--targets", "20", "--latent", "6", "--sample", "0.2"]
+    run("a", *flags, "--test-every", "9")
+    errors = [row["Test/MSE"] for row in record(tmp_path / "a")[0] if "Test/MSE" in row]
+    assert len(errors) == 5
+    assert errors[-1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("flags", [["--model", "rnn"], ["--model", "latent-ode"]])
+def test_a_stopped_run_resumes_to_the_same_bits_from_within_an_epoch(flags, run, cache, tmp_path):
+    flags = [*flags, "--epochs", "4"]
+    assert run("whole", *flags) == 0
+    assert run("parts", *flags, "--stop-after", "5") == 0
+    checkpoint = str(tmp_path / "parts" / "checkpoint.pt")
+    torch.manual_seed(99)  # nothing hangs on the global stream
+    assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1", "--stop-after", "7"]) == 0
+    assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1"]) == 0
+    assert_equal(record(tmp_path / "whole"), record(tmp_path / "parts"))
+    assert [part["step"] for part in read_run(tmp_path / "parts")["resumed"]] == [1, 2]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(run, cache, tmp_path):
+    flags = ["--model", "rnn", "--epochs", "30", "--checkpoint-every", "3", "--test-every", "10"]
+    assert run("whole", *flags) == 0
+    command = [sys.executable, "-m", "latent_ode_mujoco.train", *SMALL, *flags, "--data", cache]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "killed")],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    while len(read_metrics(tmp_path / "killed")) < 5 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    checkpoint = str(tmp_path / "killed" / "checkpoint.pt")
+    assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1"]) == 0
+    assert_equal(record(tmp_path / "whole"), record(tmp_path / "killed"))
+
+
+def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(run, cache, tmp_path, monkeypatch, capsys):
+    advance = train.Training.advance
+
+    def advance_and_interrupt(self):
+        scalars = advance(self)
+        if self.iteration == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return scalars
+
+    monkeypatch.setattr(train.Training, "advance", advance_and_interrupt)
+    assert run("a", "--model", "rnn", "--epochs", "2") == 130
+    checkpoint = tmp_path / "a" / "checkpoint.pt"
+    assert f"stopped after 4 of 6 steps; go on with: python latent_ode_mujoco/train.py --resume {checkpoint}" in (
+        capsys.readouterr().out
+    )
+    monkeypatch.undo()
+    assert train.main(["--resume", str(checkpoint), "--data", cache]) == 0
+    assert [row["step"] for row in record(tmp_path / "a")[0]] == [1, 2]
+
+
+def test_models_of_one_seed_are_tested_on_the_same_points(run, cache, tmp_path):
+    points = []
+    for name, flags in (("a", ["--model", "rnn"]), ("b", []), ("c", ["--seed", "1"])):
+        run(name, *flags, "--epochs", "1")
+        testing.main([str(tmp_path / name / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / name)])
+        _, _, observed, true, _ = plot.read_reconstructions(tmp_path / name)
+        points.append((observed.tolist(), true.tolist()))
+    assert points[0] == points[1]
+    assert points[0] != points[2]
+
+
+def test_a_trained_model_can_be_tested_with_another_solver(run, cache, tmp_path, capsys):
+    run("a", "--epochs", "1")
+    checkpoint = str(tmp_path / "a" / "checkpoint.pt")
+    results = []
+    for i, flags in enumerate(([], ["--method", "RK4", "--h", "0.1"], ["--method", "Euler", "--h", "0.5"])):
+        testing.main([checkpoint, "--data", cache, "--out", str(tmp_path / str(i)), *flags])
+        results.append(json.loads((tmp_path / str(i) / "test.json").read_text()))
+    assert results[1]["mse"] == pytest.approx(results[0]["mse"], rel=1e-3)
+    assert results[2]["mse"] == pytest.approx(results[0]["mse"], rel=0.1) != results[0]["mse"]
+    assert results[2]["evaluations"] < results[1]["evaluations"] == 5 * 4
+
+
+def test_learning_rate_and_weight_of_the_divergence_follow_the_recipe(run, tmp_path, cache):
+    flags = ["--epochs", "3", "--lr-decay", "0.5", "--kl-from", "1", "--kl-decay", "0.9"]
+    run("a", *flags)
+    rates = [row["Train/LearningRate"] for row in record(tmp_path / "a")[0]]
+    assert rates == pytest.approx([0.01 * 0.5**3, 0.01 * 0.1, 0.01 * 0.1])
+    args = train.parser().parse_args([*SMALL, *flags])
+    chosen = settings.settle(args)
+    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    training = train.Training(chosen, task, torch.device("cpu"))
+    weights = []
+    for training.iteration in (0, 3, 6, 9):
+        weights.append(training._divergence_weight())
+    assert weights == pytest.approx([0, 0, 0.1, 0.19])
+
+
+def test_a_failing_solve_ends_the_run_with_a_record(run, tmp_path):
+    assert run("a", "--max-evals", "3", "--epochs", "2") == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["status"].startswith("failed in epoch 1, batch 1: max_evals = 3 was reached")
+    assert summary["iterations"] == 0
+
+
+def test_a_failing_backward_pass_keeps_the_weights(cache, monkeypatch):
+    def fail(loss, *arguments, **keywords):
+        raise NonFiniteError(0.1, 1e-9, 12, 100)
+
+    chosen = settings.settle(train.parser().parse_args(SMALL))
+    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    training = train.Training(chosen, task, torch.device("cpu"))
+    before = training.model.decoder.weight.clone()
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    with pytest.raises(train.TrainingFailed, match="epoch 1, batch 1: .* infinite or NaN at t = 0.1"):
+        training.advance()
+    assert torch.equal(training.model.decoder.weight, before)
+    assert training.iteration == 0
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model", "rnn", "--gradient", "aca"], "--gradient would have no effect"),
+        (["--model", "rnn", "--task", "extrapolation"], "cannot extrapolate"),
+        (["--repaired"], "--repaired is for rnn and rnn-decay"),
+        (["--sample", "0"], "leaves nothing to observe"),
+        (["--trajectories", "4"], "at least 5"),
+        (["--trajectories", "10001"], "the recipe has 10000"),
+        (["--gradient", "mali", "--method", "Dopri5"], "go together"),
+        (["--resume", "nowhere.pt"], "nowhere.pt is not there"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(flags, message, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load", None)
+    with pytest.raises(UsageError, match=message) as refusal:
+        run("a", *flags)
+    assert "\n" not in str(refusal.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_unknown_model_ends_with_one_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as exit:
+        train.main(["--model", "lstm"])
+    assert exit.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_ended_runs_and_changed_settings_are_not_resumed(run, cache, tmp_path):
+    run("a", "--model", "rnn", "--epochs", "1")
+    checkpoint = str(tmp_path / "a" / "checkpoint.pt")
+    with pytest.raises(UsageError, match="has ended"):
+        train.main(["--resume", checkpoint])
+    with pytest.raises(UsageError, match="--epochs cannot be changed"):
+        train.main(["--resume", checkpoint, "--epochs", "2"])
+    with pytest.raises(UsageError, match="--rtol would have no effect"):
+        testing.main([checkpoint, "--rtol", "1e-3", "--data", cache])
+
+
+def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
+    errors = {}
+    for name, flags in {
+        ONE_RUN: ["--model", "rnn"],
+        "table/interpolation-10/rnn/seed1": ["--model", "rnn", "--seed", "1"],
+        "table/interpolation-10/rnn-repaired/seed0": ["--model", "rnn", "--repaired"],
+        "table/interpolation-10/latent-ode-aca/seed0": [],
+    }.items():
+        run(name, *flags, "--preset", "table", "--epochs", "2")
+        testing.main([str(tmp_path / name / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / name)])
+        errors[name] = 100 * json.loads((tmp_path / name / "test.json").read_text())["mse"]
+    report.main(["--results", str(tmp_path)])
+    text = (tmp_path / "tables.md").read_text()
+    rows = {}
+    for line in text.splitlines():
+        if len(cells := line.split("|")) > 8:
+            rows.setdefault(cells[1].strip(), cells)  # the table of errors comes before that of costs
+    both = [errors[ONE_RUN], errors["table/interpolation-10/rnn/seed1"]]
+    assert rows["rnn"][2].startswith(f" {sum(both) / 2:.3f} ± ")
+    assert rows["rnn"][2].endswith("(2) ")
+    assert rows["rnn"][5:8] == [" 2.45 ", " 1.71 ", " 0.79 "]
+    assert rows["latent-ode-naive"][2].strip() == ""  # not run: blank
+    ratio = sum(both) / 2 / errors["table/interpolation-10/latent-ode-aca/seed0"]
+    assert f"over that of the latent ODE with aca: {ratio:.2f} at 10%" in text
+    assert "scaled down: 30 of 10000 trajectories, 2 of 300 epochs" in text
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 5
+    plot.main(["--results", str(tmp_path)])
+    drawn = {path.name for path in (tmp_path / "table" / "figures").iterdir()}
+    labels = ("curves", "rnn", "rnn-repaired", "latent-ode-aca")
+    assert drawn == {f"interpolation-10-{name}.png" for name in labels}
+
+
+def test_what_ended_early_is_said_below_the_table(run, cache, tmp_path):
+    name = "table/interpolation-10/latent-ode-aca/seed0"
+    run(name, "--preset", "table", "--max-evals", "3")
+    (tmp_path / name / "test.json").write_text(json.dumps({"mse": 1.0, "evaluations": 1}))
+    report.main(["--results", str(tmp_path)])
+    text = (tmp_path / "tables.md").read_text()
+    assert "- latent-ode-aca, 10%, seed 0: failed in epoch 1, batch 1: max_evals" in text
+
+
+def test_speed_is_measured_and_recorded(cache, tmp_path):
+    out = tmp_path / "speed" / "small"
+    flags = ["--rounds", "2", "--trajectories", "30", "--preset", "quick", "--data", cache, "--device", "cpu"]
+    contestants = ["aca", "torchdiffeq.odeint"]
+    pytest.importorskip("torchdiffeq")
+    speed.main([*flags, "--of", *contestants, "--threads", "1", "--out", str(out)])
+    rows = read_metrics(out)
+    assert len(rows) == 2
+    assert all(row[f"Seconds/{name}"] > 0 for row in rows for name in contestants)
+    report.main(["--results", str(tmp_path)])
+    assert "| small |" in (tmp_path / "tables.md").read_text()
+
+
+def test_torchdiffeq_computes_the_same_model(cache):
+    pytest.importorskip("torchdiffeq")
+    chosen = settings.settle(train.parser().parse_args([*SMALL, "--rtol", "1e-6", "--atol", "1e-7"]))
+    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    ours, theirs = (speed.contestant(name, chosen, task, torch.device("cpu")) for name in ("aca", "torchdiffeq.odeint"))
+    for training in (ours, theirs):
+        training.advance()
+    for a, b in zip(ours.model.parameters(), theirs.model.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3 * float(a.grad.abs().max()))
