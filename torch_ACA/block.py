@@ -3,7 +3,7 @@
 from torch import nn
 
 from .api import solve_endtime
-from .settings import checked_memory, checked_settings
+from .settings import checked_compile, checked_memory, checked_settings
 
 
 class ODEBlock(nn.Module):
@@ -11,17 +11,17 @@ class ODEBlock(nn.Module):
 
     :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
     :param t0, t1: interval of integration, in either direction
-    :param method, rtol, atol, h, gradient, options, max_evals, memory: as for `solve`
+    :param method, rtol, atol, h, gradient, options, max_evals, memory, compile: as for `solve`
 
     The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
     solver. ``stats`` holds the counts of the last call.
     """
 
-    SETTINGS = ("method", "rtol", "atol", "h", "gradient", "options", "max_evals", "memory")
+    SETTINGS = ("method", "rtol", "atol", "h", "gradient", "options", "max_evals", "memory", "compile")
 
     def __init__(
         self, func, *, t0=0.0, t1=1.0, method="RK12", rtol=1e-2, atol=1e-2, h=None, gradient="aca", options=None,
-        max_evals=50_000, memory=None,
+        max_evals=50_000, memory=None, compile=False,
     ):  # fmt: skip
         super().__init__()
         self.func, self.t0, self.t1 = func, t0, t1
@@ -29,7 +29,7 @@ class ODEBlock(nn.Module):
         self._settings = {}
         self.configure(
             method=method, rtol=rtol, atol=atol, h=h, gradient=gradient, options=options, max_evals=max_evals,
-            memory=memory,
+            memory=memory, compile=compile,
         )  # fmt: skip
 
     def configure(self, **settings):
@@ -42,7 +42,9 @@ class ODEBlock(nn.Module):
             raise ValueError(f"unknown setting {', '.join(unknown)}; accepted: {', '.join(self.SETTINGS)}")
         changed = self._settings | settings
         checked_memory(changed["memory"], changed["gradient"])
-        checked_settings(**{name: value for name, value in changed.items() if name not in ("max_evals", "memory")})
+        checked_compile(changed["compile"], changed["gradient"])
+        others = ("max_evals", "memory", "compile")
+        checked_settings(**{name: value for name, value in changed.items() if name not in others})
         self._settings = changed
         return self
 

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 def age_mark():
     """A sequence number: autograd nodes recorded later have larger ones."""
-    return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()
+    with torch.enable_grad():
+        return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()
 
 
 def graph_inputs(outputs, known, since):

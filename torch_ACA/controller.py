@@ -3,11 +3,14 @@
 `Controller.factor` works on floats and on 0-d tensors alike: the naive gradient method keeps it in its graph.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+
+_CHUNK = 2**16  # numbers: so many, with what is computed of them, stay in the cache of a processor
 
 
 def rms_norm(x):
@@ -39,7 +42,15 @@ class Controller:
 
     def error_ratio(self, error, y0, y1):
         """Error in units of the tolerance, 0-d tensor; differentiable."""
-        return self.norm(error / self._scale(torch.maximum(y0.abs(), y1.abs())))
+        if self.norm is not rms_norm or error.device.type != "cpu" or len(error) <= _CHUNK:
+            return self.norm(_scaled(error, y0, y1, self.rtol, self.atol))
+        tolerances = (
+            value.split(_CHUNK) if isinstance(value, torch.Tensor) else itertools.repeat(value)
+            for value in (self.rtol, self.atol)
+        )
+        chunks = zip(error.split(_CHUNK), y0.split(_CHUNK), y1.split(_CHUNK), *tolerances)
+        norms = torch.stack([torch.linalg.vector_norm(_scaled(*chunk)) for chunk in chunks])
+        return torch.linalg.vector_norm(norms) / math.sqrt(len(error))
 
     def factor(self, ratio, previous=1.0):
         """By how much to multiply the step size after an error ratio (and the one of the last accepted step)."""
@@ -68,7 +79,7 @@ class Controller:
         :param evaluate: evaluate(t, y) -> slope; called once, a short explicit Euler step away from (t0, y0)
         """
         span = abs(t1 - t0)
-        scale = self._scale(y0.abs())
+        scale = _scale(y0.abs(), self.rtol, self.atol)
         d0, d1 = float(self.norm(y0 / scale)), float(self.norm(k1 / scale))
         tiny = 1e-6 * min(span, 1.0)
         size = tiny if d0 < 1e-5 or d1 < 1e-5 or not math.isfinite(d0 + d1) else 0.01 * d0 / d1
@@ -82,9 +93,14 @@ class Controller:
         longer = max(tiny, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
         return self.limit(min(100 * size, longer, span))
 
-    def _scale(self, magnitude):
-        """Tolerance of every entry; overwrites magnitude."""
-        return magnitude.mul_(self.rtol).add_(self.atol)
+
+def _scaled(error, y0, y1, rtol, atol):
+    return error / _scale(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
+
+
+def _scale(magnitude, rtol, atol):
+    """Tolerance of every entry; overwrites magnitude."""
+    return magnitude.mul_(rtol).add_(atol)
 
 
 @dataclass(frozen=True)

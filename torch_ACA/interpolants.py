@@ -7,6 +7,7 @@ step, and whose tableau does not end on it (no FSAL), has one more row for it.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 
@@ -19,12 +20,11 @@ class Polynomials:
 
     def weights(self, theta):
         """w_j(theta) for a column of times: theta [m] float64 -> [m, slopes]."""
-        return _powers(theta, self.degree) @ self._matrix()
+        return theta[:, None] ** self._exponents @ self._matrix
 
     def derivatives(self, theta):
         """dw_j/dtheta: theta [m] float64 -> [m, slopes]."""
-        exponents = torch.arange(1, self.degree + 1, dtype=torch.float64)
-        return (theta[:, None] ** (exponents - 1) * exponents) @ self._matrix()
+        return theta[:, None] ** (self._exponents - 1) * self._exponents @ self._matrix
 
     def traced_weights(self, theta):
         """The weights as a list, for a 0-d tensor theta; differentiable."""
@@ -42,12 +42,13 @@ class Polynomials:
     def slopes(self):
         return len(self.rows)
 
+    @cached_property
     def _matrix(self):
         return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64).T
 
-
-def _powers(theta, degree):
-    return theta[:, None] ** torch.arange(1, degree + 1, dtype=torch.float64)
+    @cached_property
+    def _exponents(self):
+        return torch.arange(1, self.degree + 1, dtype=torch.float64)
 
 
 def _horner(coefficients, theta):

@@ -20,7 +20,7 @@ class Problem:
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
     ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
-    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. After a failure that
+    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. ``compile``: compile the steps. After a failure that
     is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
     ``n_steps_to_last_output`` steps lead there.
     """
@@ -38,6 +38,7 @@ class Problem:
     dense: bool = False
     adjoint: Any = None
     memory: Budget = STATES_ONLY
+    compile: bool = False
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False
@@ -49,6 +50,7 @@ class Problem:
     def __post_init__(self):
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = [i for i in range(1, len(self.ts)) if i not in landed]
+        self.interpolates = self.dense or bool(self._to_interpolate)
 
     @property
     def time_grad(self):

@@ -75,6 +75,15 @@ def checked_memory(memory, gradient):
     return Budget.of(memory)
 
 
+def checked_compile(compile, gradient):
+    """Whether steps are to be compiled."""
+    if not isinstance(compile, bool):
+        raise ValueError(f"compile must be True or False, got {compile!r}")
+    if compile and gradient != "aca":
+        raise ValueError(f"compile=True needs gradient='aca', got {gradient!r}")
+    return compile
+
+
 def checked_method(method, gradient):
     """The tableau or ALF behind a name; None: what suits the gradient method."""
     if method is None:

@@ -30,6 +30,10 @@ class _Leaf:
         self.start = start
         self.stop = start + math.prod(self.stored_shape)
 
+    @property
+    def signature(self):
+        return self.dtype, self.shape, tuple(self.to_stored or ())
+
     def flatten(self, tensor):
         """The leaf's entries in the order in which they are stored, as a real vector; differentiable."""
         if self.to_stored is not None:
@@ -61,7 +65,10 @@ class _Leaf:
 
 
 class StateLayout:
-    """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``."""
+    """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``.
+
+    Layouts with the same ``signature`` are interchangeable.
+    """
 
     def __init__(self, y0):
         leaves, self.structure = pytree.tree_flatten(y0)
@@ -82,10 +89,10 @@ class StateLayout:
             self.leaves.append(_Leaf(leaf, stop))
             stop = self.leaves[-1].stop
         self.size = stop
+        self.signature = (self.device, str(self.structure), *(leaf.signature for leaf in self.leaves))
         only = self.leaves[0]
-        self._plain = (
-            len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
-        )
+        plain = len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
+        self._shape = only.shape if plain else None  # of a state that is one tensor, stored as the vector is
 
     def flatten(self, state):
         """[size] vector of a state of this layout; differentiable."""
@@ -95,22 +102,28 @@ class StateLayout:
 
     def unflatten(self, flat):
         """State of a vector [..., size]; leading dimensions (output times) go in front of each leaf's own."""
+        if self._shape is not None and flat.dim() == 1:
+            return flat.view(self._shape)
         return pytree.tree_unflatten(self.unflatten_leaves(flat), self.structure)
 
     def unflatten_leaves(self, flat):
         """The leaves of `unflatten`, as a list."""
-        if self._plain:
-            return [flat.view((*flat.shape[:-1], *self.leaves[0].shape))]
+        if self._shape is not None:
+            return [flat.view((*flat.shape[:-1], *self._shape) if flat.dim() > 1 else self._shape)]
         if len(self.leaves) == 1:
             return [self.leaves[0].unflatten(flat)]
         return [leaf.unflatten(flat[..., leaf.start : leaf.stop]) for leaf in self.leaves]
 
     def assemble(self, tensors):
         """State from its leaves."""
+        if self._shape is not None:
+            return tensors[0]
         return pytree.tree_unflatten(tensors, self.structure)
 
     def tensors(self, state):
         """Leaves of a state (what func returned), checked against the layout."""
+        if self._shape is not None and isinstance(state, torch.Tensor) and state.shape == self._shape:
+            return [state]
         tensors, structure = (
             ([state], self.structure)
             if isinstance(state, torch.Tensor) and self.structure.is_leaf()
@@ -127,10 +140,14 @@ class StateLayout:
                 )
         return tensors
 
+    def target(self, flat):
+        """A vector [size] as `write` likes it best: prepare one that is written often."""
+        return flat if self._shape is None else flat.view(self._shape)
+
     def write(self, tensors, out):
-        """Copy leaves into a flat vector [size] in place (no autograd)."""
-        if self._plain:
-            out.view(self.leaves[0].shape).copy_(tensors[0])
+        """Copy leaves into a flat vector [size] or its `target`, in place (no autograd)."""
+        if self._shape is not None:
+            (out if out.shape == self._shape else out.view(self._shape)).copy_(tensors[0])
             return
         for leaf, tensor in zip(self.leaves, tensors):
             out[leaf.start : leaf.stop].copy_(leaf.flatten(tensor))

@@ -6,6 +6,7 @@ No tensors and no loops over time here: see `steppers.runge_kutta` for those and
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 from .interpolants import Polynomials, cubic_hermite, linear_between, quadratic, quartic_through_midpoint
 
@@ -29,9 +30,9 @@ def _expanded(factor, lowest, *factors):
     return tuple(product)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tableau:
-    """An explicit Runge-Kutta method.
+    """An explicit Runge-Kutta method. Two of them are equal only if they are the same object.
 
     ``a`` holds the strictly lower triangular rows (``a[i]`` has i entries), ``b`` the weights of the solution that is
     propagated and ``b_embedded`` those of the comparison solution (None: no error estimate, fixed steps only).
@@ -57,17 +58,17 @@ class Tableau:
     def adaptive(self):
         return self.b_embedded is not None
 
-    @property
+    @cached_property
     def fsal(self):
         """First same as last: the last stage is the slope at the new point, hence the next step's first stage."""
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
 
-    @property
+    @cached_property
     def b_error(self):
         """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
         return tuple(b - e for b, e in zip(self.b, self.b_embedded))
 
-    @property
+    @cached_property
     def error_order(self):
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
         return min(self.order, self.embedded_order) + 1

@@ -1,8 +1,10 @@
 """The user's func as the solver sees it: on flat real vectors, counted, its side effects under control."""
 
 import contextlib
+import functools
 
 import torch
+from torch.autograd.graph import _engine_run_backward  # torch.autograd.grad without its checks, dearer than a small func
 
 from .capture import age_mark, graph_inputs, tensors_behind
 from .saved_tensors import SavedTensors
@@ -26,7 +28,7 @@ class VectorField:
         self.captured = ()
         self._modules = modules_of(func)
         self.side_effects = SideEffects(self._modules, layout.device)
-        self._autocast = _ambient_autocast(layout.device.type)
+        self.autocast = _ambient_autocast(layout.device.type)
 
     def time(self, t, side=0):
         """0-d tensor of a time given as float, in the state's precision.
@@ -37,9 +39,9 @@ class VectorField:
         return time if side == 0 else self._nudged(time, side)
 
     def __call__(self, t, y, out, side=0):
-        """Write f(t, y) into out [size]; t a float; records no graph."""
-        with torch.no_grad():
-            self.layout.write(self.layout.tensors(self._call(self.time(t, side), self.layout.unflatten(y))), out)
+        """Write f(t, y) into out [size]; t a float. To be called with gradients off."""
+        layout = self.layout
+        layout.write(layout.tensors(self._call(self.time(t, side), layout.unflatten(y))), out)
 
     def traced(self, t, y, *, side=0):
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
@@ -49,19 +51,24 @@ class VectorField:
         return self.layout.flatten(self._call(t, self.layout.unflatten(y)))
 
     def record(self, t, y, out=None, *, time_grad=False, side=0):
-        """Evaluate f at float t with a graph of its own, for `Evaluation.vjp`; the value also goes into out."""
-        with torch.no_grad():
-            leaves = [leaf.requires_grad_() for leaf in self.layout.unflatten_leaves(y.detach())]
-            time = self.time(t, side).requires_grad_(time_grad)
+        """Evaluate f at float t with a graph of its own, for `Evaluation.vjp`; the value also goes into out. To be
+        called with gradients off.
+        """
+        layout = self.layout
+        leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
+        time = self.time(t, side)
+        if time_grad:
+            time.requires_grad_()
         with torch.enable_grad():
-            outputs = self.layout.tensors(self._call(time, self.layout.assemble(leaves)))
+            outputs = layout.tensors(self._call(time, layout.assemble(leaves)))
         evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
         if out is not None:
             evaluation.write(out)
         return evaluation
 
     def first_evaluation(self, t, y, *, differentiable, measure=False):
-        """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on.
+        """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
+        with gradients off.
 
         :param measure: also find out what the graph of one evaluation takes
         :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
@@ -90,7 +97,9 @@ class VectorField:
     def _call(self, t, state):
         self.n_evals += 1
         self.side_effects.before_evaluation()
-        with self._autocast():
+        if self.autocast is None:
+            return self.func(t, state)
+        with self.autocast():
             return self.func(t, state)
 
 
@@ -103,8 +112,14 @@ class Evaluation:
         self.field, self.leaves, self.time, self.outputs = field, leaves, time, outputs
 
     def write(self, out):
-        """Copy the value into out [size]."""
-        self.field.layout.write([o.detach() for o in self.outputs], out)
+        """Copy the value into out [size]; returns out. To be called with gradients off."""
+        self.field.layout.write(self.outputs, out)
+        return out
+
+    def value(self):
+        """The value [size]."""
+        layout = self.field.layout
+        return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
 
     def vjp(self, cotangent, gradients, out=None):
         """Pull a cotangent [size] of f's value back.
@@ -117,18 +132,23 @@ class Evaluation:
         for output, piece in zip(self.outputs, layout.unflatten_leaves(cotangent)):
             if output.requires_grad:
                 outputs.append(output)
-                cotangents.append(piece.to(output.dtype))
+                cotangents.append(piece if piece.dtype == output.dtype else piece.to(output.dtype))
         if not outputs:
             return None, None
-        wanted = [*self.leaves, *captured] if self.time is None else [*self.leaves, *captured, self.time]
-        found = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
+        times = () if self.time is None else (self.time,)
+        wanted = (*self.leaves, *captured, *times)
+        found = _engine_run_backward(
+            tuple(outputs), tuple(cotangents), False, False, wanted, True, accumulate_grad=False
+        )  # no graph is kept, none is made, inputs may be unused
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])
-        time_cotangent = found[-1] if self.time is not None else None
-        if all(g is None for g in found[:n]):
-            return None, time_cotangent
+        states, time_cotangent = found[:n], found[-1] if times else None
+        if any(g is None for g in states):
+            if all(g is None for g in states):
+                return None, time_cotangent
+            states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
         flat = torch.empty_like(cotangent) if out is None else out
-        layout.write([torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found)], flat)
+        layout.write(states, flat)
         return flat, time_cotangent
 
 
@@ -138,10 +158,11 @@ class GradientSum:
     def __init__(self, count):
         self.totals = [None] * count
         self._owned = [False] * count
+        self._all_owned = False
 
     def add(self, gradients):
-        if gradients and all(self._owned) and all(g is not None for g in gradients):
-            torch._foreach_add_(self.totals, list(gradients))
+        if self._all_owned and all(g is not None for g in gradients):
+            torch._foreach_add_(self.totals, gradients)
             return
         for i, g in enumerate(gradients):
             if g is None:
@@ -152,11 +173,13 @@ class GradientSum:
                 self.totals[i].add_(g)
             else:  # the first gradient may share memory with something else
                 self.totals[i], self._owned[i] = self.totals[i] + g, True
+        self._all_owned = bool(gradients) and all(self._owned)
 
 
 def _ambient_autocast(device_type):
     """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
     if not torch.is_autocast_enabled(device_type):
-        return contextlib.nullcontext
-    dtype = torch.get_autocast_dtype(device_type)
-    return lambda: torch.autocast(device_type, dtype=dtype, cache_enabled=False)
+        return None
+    return functools.partial(
+        torch.autocast, device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False
+    )

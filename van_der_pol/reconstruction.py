@@ -19,6 +19,7 @@ def solve_node(solution):
     return node
 
 
+@torch.no_grad()
 def replay(solution):
     """Replay the accepted steps that an ``aca`` or ``direct`` solution remembers, with the code of its backward pass.
 

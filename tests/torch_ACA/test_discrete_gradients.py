@@ -212,12 +212,11 @@ def test_replay_is_bit_for_bit(field):
     run = DiscreteSolve(problem, problem.memory)
     with torch.no_grad():
         run.forward()
-    stepper = run._stepper()
-    states = list(run.storage.release().values())
-    for step, y, y1 in zip(run.storage.steps, states, states[1:], strict=False):
-        stepper.replay(step.t, step.h, y)
-        carry = stepper.start(step.t, y)
-        with torch.no_grad():
+        stepper = run._stepper()
+        states = list(run.storage.release().values())
+        for step, y, y1 in zip(run.storage.steps, states, states[1:], strict=False):
+            stepper.replay(step.t, step.h, y)
+            carry = stepper.start(step.t, y)
             stepper.prepare(carry)
             assert torch.equal(stepper.step(carry, step.h).end.y, y1)
 

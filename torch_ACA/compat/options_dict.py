@@ -12,7 +12,7 @@ from ..api import solve, solve_endtime
 
 _SOLVER_KEYS = ("method", "h", "rtol", "atol")
 _CONTROL_KEYS = ("safety",)
-_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "gradient", "memory", "options")
+_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "gradient", "memory", "compile", "options")
 _KEYS_WITHOUT_EFFECT = ("regenerate_graph", "print_direction", "step_dif_ratio", "interpolation_method")
 _BY_NAME_OF_README = {"rk4": "RK4"}  # any case means the classic method here; torchdiffeq's rk4 is the 3/8 rule
 
@@ -22,7 +22,7 @@ def odesolve(func, z0, options, *, return_solver=False):
 
     :param options: dict of method, h, t0, t1 (0 and 1), rtol, atol (1e-3 and 1e-6), t_eval (list of times inside
         [t0, t1], in the direction of integration), neval_max, print_neval, dense_output, safety; gradient (default
-        "direct"), memory, options (those of `solve`)
+        "direct"), memory, compile, options (those of `solve`)
     :param return_solver: return the `Solver` instead of the result
     :returns: states at t_eval, one row each: [n, *shape], also for n = 1. Without t_eval the state at t1: [*shape]
     :raises ValueError: unknown keys, times outside the interval, settings that `solve` refuses
@@ -102,7 +102,7 @@ def _checked(options):
 def _keywords(options, gradient):
     """Keywords of `solve`."""
     keywords = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
-    keywords |= {name: options[name] for name in (*_SOLVER_KEYS, "gradient", "memory") if options.get(name) is not None}
+    keywords |= {name: options[name] for name in (*_SOLVER_KEYS, "gradient", "memory", "compile") if options.get(name) is not None}
     if "method" in keywords:
         keywords["method"] = _BY_NAME_OF_README.get(str(keywords["method"]).lower(), keywords["method"])
     if options.get("neval_max") is not None:

@@ -124,6 +124,10 @@ class _FlatLayout:
     dtype: torch.dtype
     device: torch.device
 
+    @staticmethod
+    def target(flat):
+        return flat
+
 
 class _AugmentedField:
     """Derivative of (y, a, theta_bar) with respect to time, as a vector field for the Runge-Kutta stepper."""

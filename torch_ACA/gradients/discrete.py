@@ -15,6 +15,7 @@ where it starts; an output inside a step contributes the time derivative of the 
 """
 
 import functools
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -82,7 +83,7 @@ class DiscreteSolve:
 
     def __init__(self, problem, memory):
         self.problem = problem
-        graph_bytes = problem.tableau.stages * problem.field.evaluation_bytes
+        graph_bytes = math.inf if problem.compile else problem.tableau.stages * problem.field.evaluation_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = None
 
@@ -130,62 +131,49 @@ class DiscreteSolve:
         :param dense_bars: cotangents of the trajectory's tensors, or ()
         """
         problem, stepper, steps = self.problem, self._stepper(), self.storage.steps
-        time_grad = problem.time_grad
+        time_grad, count = problem.time_grad, len(steps)
         gradients = GradientSum(len(problem.field.captured))
         before = problem.field.n_evals
-        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if time_grad else None
-        node_time_bars, node_bars, node_slope_bars = dense_bars or (None, None, None)
-
-        y_bar = torch.zeros_like(problem.y0) if node_bars is None else node_bars[-1]
-        t_bar = float(node_time_bars[-1]) if dense_bars and time_grad else 0.0  # of the time at the step's end
-        slope_bar, evaluation = None, self.end_evaluation  # of the slope there: the next step's first stage
-        self.end_evaluation = None
-
-        def pull_slope():
-            nonlocal y_bar, t_bar
-            state_bar, time_bar = evaluation.vjp(slope_bar, gradients)
-            if state_bar is not None:
-                y_bar = y_bar + state_bar
-            if time_bar is not None:
-                t_bar = t_bar + float(time_bar)
+        inside = _OutputCotangents(stepper, ys_bar, dense_bars)
+        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
+        y_bar, t_bar = inside.of_end(problem.y0)
 
         states = self.storage.backwards(states, functools.partial(self._advance, stepper))
         end = next(states)
-        for i, step, start in zip(range(len(steps) - 1, -1, -1), reversed(steps), states):
+        following = end_slope = None  # the step behind, and its first stage
+        start_bar, slope_bars = inside.of_step(count - 1, steps[-1]) if steps else (None, None)
+        for i, step, start in zip(range(count - 1, -1, -1), reversed(steps), states):
             if step.given_end is not None:
                 y_bar = y_bar + ys_bar[step.given_end]
+
+            # the slope at the end, where dense output uses it: the first stage of the step behind, if there is one
+            if slope_bars is not None and stepper.needs_end_slope:
+                if following is None or following.after_jump:
+                    evaluation, self.end_evaluation = self.end_evaluation, None
+                    if evaluation is None:
+                        evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
+                    end_slope = evaluation.value() if time_grad else None
+                    state_bar, time_bar = evaluation.vjp(slope_bars[-1], gradients)
+                    y_bar = y_bar if state_bar is None else y_bar + state_bar
+                    t_bar += 0.0 if time_bar is None else float(time_bar)
+
             own, step.evaluations = step.evaluations, None
             if own is None:
                 own = stepper.replay(step.t, step.h, start, after_jump=step.after_jump, before_jump=step.before_jump)
             elif time_grad:
                 stepper.reload(own)
-
-            # dense output inside the step: cotangents of its start, slopes, time and size
-            start_bar = slope_bars = None
             start_t_bar = h_bar = 0.0
-            if (step.outputs or dense_bars) and stepper.needs_end_slope:
-                if evaluation is None:
-                    evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
-                if time_grad:
-                    evaluation.write(stepper.slopes[-1])
-            if step.outputs:
-                start_bar, slope_bars, time_bars = stepper.interpolate_vjp(step.h, step.theta, ys_bar[step.output_rows])
-                if time_grad:
-                    time_bars = time_bars.double().cpu()
-                    times_bar[step.outputs] += time_bars
-                    start_t_bar -= float(time_bars.sum())
-                    h_bar -= float((time_bars * step.theta).sum())
-                    h_bar += float(slope_bars[-1] @ stepper.slopes[-1]) / step.h if stepper.needs_end_slope else 0.0
-            if dense_bars:
-                slope_bars = node_slope_bars[i] if slope_bars is None else slope_bars + node_slope_bars[i]
-                start_bar = node_bars[i] if start_bar is None else start_bar + node_bars[i]
-                start_t_bar += float(node_time_bars[i]) if time_grad else 0.0
-            if slope_bars is not None and stepper.needs_end_slope:
-                slope_bar = slope_bars[-1] if slope_bar is None else slope_bar + slope_bars[-1]
+            if time_grad and slope_bars is not None:
+                if stepper.needs_end_slope:
+                    stepper.slopes[-1].copy_(end_slope)
+                start_t_bar, h_bar = inside.of_times(i, step, times_bar)
 
-            if slope_bar is not None:
-                pull_slope()
-            y_bar, slope_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, gradients)
+            earlier = first_bar = None
+            if i > 0:
+                earlier = inside.of_step(i - 1, steps[i - 1])
+                if earlier[1] is not None and stepper.needs_end_slope and not step.after_jump:
+                    first_bar = earlier[1][-1]
+            y_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, first_bar, gradients)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
@@ -197,17 +185,11 @@ class DiscreteSolve:
                     if step.given_end is not None:
                         times_bar[step.given_end] += t_bar + h_bar
                     t_bar = start_t_bar - h_bar
-            evaluation, end = own[0], start
-            if step.after_jump:
-                pull_slope()
-                slope_bar = evaluation = None
-        if slope_bar is not None:
-            pull_slope()
-        if time_grad:
-            times_bar[0] += t_bar
-            times_bar = times_bar.to(problem.times)
+            start_bar, slope_bars = earlier or (None, None)
+            following, end, end_slope = step, start, stepper.slopes[0].clone() if time_grad else None
+        times_bar[0] += t_bar
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
-        return y_bar + ys_bar[0], times_bar, gradients.totals
+        return y_bar + ys_bar[0], times_bar.to(problem.times) if time_grad else None, gradients.totals
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
@@ -248,6 +230,12 @@ class DiscreteSolve:
 
     def _stepper(self, keep_graphs=False):
         problem = self.problem
+        if problem.compile:
+            from ..steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
+
+            return CompiledRungeKutta(
+                problem.tableau, problem.field, with_slopes=problem.interpolates, time_grad=problem.time_grad
+            )
         return RungeKutta(problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
 
 
@@ -275,6 +263,42 @@ class _DenseRecord:
 
     def traced_tensors(self, t, y):
         return torch.stack([*self.times, t]).double(), torch.stack([*self.states, y]), torch.stack(self.slopes)
+
+
+class _OutputCotangents:
+    """What the loss says of values inside the steps: of outputs there, and of the tensors of a `Trajectory`."""
+
+    def __init__(self, stepper, ys_bar, dense_bars):
+        self.stepper, self.ys_bar = stepper, ys_bar
+        self.node_times, self.nodes, self.node_slopes = dense_bars or (None, None, None)
+
+    def of_end(self, y0):
+        """Cotangents of the last state [n] and of its time."""
+        if self.nodes is None:
+            return torch.zeros_like(y0), 0.0
+        return self.nodes[-1], float(self.node_times[-1])
+
+    def of_step(self, i, step):
+        """Cotangents of the state at the start of step i [n] and of its slopes [slopes, n]; None for zero."""
+        start_bar = slope_bars = None
+        if step.outputs:
+            start_bar, slope_bars = self.stepper.interpolate_vjp(step.h, step.theta, self.ys_bar[step.output_rows])
+        if self.nodes is not None:
+            start_bar = self.nodes[i] if start_bar is None else start_bar + self.nodes[i]
+            slope_bars = self.node_slopes[i] if slope_bars is None else slope_bars + self.node_slopes[i]
+        return start_bar, slope_bars
+
+    def of_times(self, i, step, times_bar):
+        """Cotangents of the start time and, but for what goes through its stages, the size of step i, whose slopes are
+        in the stepper's buffer; those of output times are added to times_bar.
+        """
+        t_bar = 0.0 if self.nodes is None else float(self.node_times[i])
+        h_bar = 0.0
+        if step.outputs:
+            rates, h_bar = self.stepper.interpolate_time_vjp(step.theta, self.ys_bar[step.output_rows])
+            times_bar[step.outputs] += rates
+            t_bar -= float(rates.sum())
+        return t_bar, h_bar
 
 
 class _Function(torch.autograd.Function):

@@ -51,7 +51,7 @@ UNLIMITED = Budget()
 class Storage:
     """The accepted steps, and of them what a `Budget` has room for. Steps themselves (times, sizes) always stay.
 
-    :param state_bytes, graph_bytes: what a state and the graph of a step take
+    :param state_bytes, graph_bytes: what a state and the graph of a step take (infinite: no graphs)
     :raises ValueError: there is no room for two states
     """
 
@@ -68,7 +68,7 @@ class Storage:
     @property
     def wants_graph(self):
         """Whether there is room for the graph of another step."""
-        return self._n_bytes > 0 and self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
+        return self._graph_bytes < math.inf and self._n_bytes > 0 and self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
     def add(self, step, state, evaluations):
         """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""

@@ -5,9 +5,12 @@ and has a hand-written VJP that calls autograd once per stage on f alone. The fu
 place and differentiable in everything; it serves the naive method, second derivatives and the tests.
 
 The first stage of a step is the slope at its start: with FSAL tableaus the last stage of the step before, otherwise the
-slope that dense output may have needed there already. So the VJP of a step leaves the cotangent of its first stage to
-the caller, who adds to it what the step before contributes, and then pulls it through f once.
+slope that dense output may have needed there already. The VJP counts it to the step that it starts, and takes what the
+dense output of the step before contributes to its cotangent, so that f is pulled back through once.
 """
+
+import functools
+from dataclasses import dataclass
 
 import torch
 
@@ -32,17 +35,12 @@ class RungeKutta(Stepper):
         self.needs_end_slope = tableau.fsal or tableau.interpolant.slopes > s
         rows = max(s, tableau.interpolant.slopes)
         self.slopes = torch.empty(rows, layout.size, dtype=layout.dtype, device=layout.device)
-        self._rows = [self.slopes[: i + 1].T for i in range(s)]
-        self._a = [self._vector(weights) for weights in tableau.a]
-        self._b = self._vector(tableau.b)
-        self._b_error = self._vector(tableau.b_error) if tableau.adaptive else None
+        self._row = self.slopes.unbind()
+        self._target = [layout.target(row) for row in self._row]
+        self._columns = [self.slopes[: i + 1].T for i in range(s)]
+        self._weights = _weights_of(tableau, layout.dtype, layout.device)
         self._c = [float(c) for c in tableau.c]
-        # in `vjp`, row 0 of the cotangents belongs to y1 and row r to the state of stage own_stages - r
         self._cotangents = None
-        last = self.own_stages - 1
-        self._pullback = [
-            self._vector([tableau.b[j], *(tableau.a[m][j] for m in range(last, j, -1))]) for j in range(last + 1)
-        ]
 
     def start(self, t, y, slope=None, evaluation=None):
         """Carry at the start of a solve; slope and evaluation: f there, if known already."""
@@ -55,10 +53,10 @@ class RungeKutta(Stepper):
 
     def prepare(self, carry):
         """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
-        first = self.slopes[0]
+        first = self._row[0]
         if carry.slope is None:
-            self._evaluate(carry, first, side=1 if carry.after_jump else 0)
-        elif carry.slope.data_ptr() != first.data_ptr():
+            self._evaluate(carry, 0, side=1 if carry.after_jump else 0)
+        elif carry.slope is not first:
             first.copy_(carry.slope)
             carry.slope = first
 
@@ -69,23 +67,23 @@ class RungeKutta(Stepper):
         side = -1 if before_jump else 0
         evaluations = [carry.evaluation] if self.keep_graphs else None
         for i in range(1, self.tableau.stages):
-            stage = torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
-            evaluation = self._slope(t + self._c[i] * h, stage, self.slopes[i], side if self._c[i] == 1.0 else 0)
+            stage = torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
+            evaluation = self._slope(t + self._c[i] * h, stage, i, side if self._c[i] == 1.0 else 0)
             if self.keep_graphs:
                 evaluations.append(evaluation)
         if self.tableau.fsal:
-            end = Carry(t + h, stage, self.slopes[i], evaluations.pop() if self.keep_graphs else None)
+            end = Carry(t + h, stage, self._row[i], evaluations.pop() if self.keep_graphs else None)
         else:
-            end = Carry(t + h, torch.addmv(y, self._rows[-1], self._b, alpha=h))
+            end = Carry(t + h, torch.addmv(y, self._columns[-1], self._weights.b, alpha=h))
         error = None
-        if self._b_error is not None:
-            error = torch.addmv(y, self._rows[-1], self._b_error, alpha=h, beta=0)
+        if self.tableau.adaptive:
+            error = torch.addmv(y, self._columns[-1], self._weights.b_error, alpha=h, beta=0)
         return Trial(end, error, evaluations)
 
     def end_slope(self, carry, *, before_jump=False):
         """Make sure that the slope at the end of the step just taken is in the buffer, for dense output."""
         if carry.slope is None:
-            self._evaluate(carry, self.slopes[-1], side=-1 if before_jump else 0)
+            self._evaluate(carry, -1, side=-1 if before_jump else 0)
 
     def interpolate(self, y, h, theta):
         """Dense output inside the step whose slopes are in the buffer.
@@ -98,71 +96,76 @@ class RungeKutta(Stepper):
         return torch.addmm(y.expand(len(theta), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
 
     def interpolate_vjp(self, h, theta, cotangents):
-        """Pull cotangents [m, n] of `interpolate` back.
+        """Pull cotangents [m, n] of `interpolate` back: those of the state at the start [n] and of the slopes
+        [slopes, n].
+        """
+        weights = self._like(self.tableau.interpolant.weights(theta))
+        return cotangents.sum(0), torch.mm(weights.T, cotangents).mul_(h)
 
-        :returns: cotangents of the state at the start [n] and of the slopes [slopes, n]; with time_grad also
-            d(loss)/d(time) of each output [m], else None (this one needs the slopes in the buffer)
+    def interpolate_time_vjp(self, theta, cotangents):
+        """Pull cotangents [m, n] of `interpolate` back to its times [m] and, at fixed slopes, to the step size; the
+        slopes are in the buffer.
         """
         interpolant = self.tableau.interpolant
-        slope_bars = h * (self._like(interpolant.weights(theta)).T @ cotangents)
-        time_bars = None
-        if self.time_grad:
-            derivatives = self._like(interpolant.derivatives(theta)) @ self.slopes[: interpolant.slopes]
-            time_bars = (derivatives * cotangents).sum(-1)
-        return cotangents.sum(0), slope_bars, time_bars
+        weights, derivatives = (
+            (self._like(w) @ self.slopes[: interpolant.slopes] * cotangents).sum(-1).double().cpu()
+            for w in (interpolant.weights(theta), interpolant.derivatives(theta))
+        )
+        return derivatives, float((weights - derivatives * theta).sum())
 
     def replay(self, t, h, y, *, after_jump=False, before_jump=False):
         """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages."""
         evaluations = []
         for i in range(self.own_stages):
-            stage = y if i == 0 else torch.addmv(y, self._rows[i - 1], self._a[i], alpha=h)
+            stage = y if i == 0 else torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
             side = int(after_jump) if i == 0 else -int(before_jump and self._c[i] == 1.0)
-            row = self.slopes[i] if self.time_grad or i + 1 < self.own_stages else None
-            evaluations.append(self.record(t + self._c[i] * h, stage, row, side))
+            out = self._target[i] if self.time_grad or i + 1 < self.own_stages else None
+            evaluations.append(self.record(t + self._c[i] * h, stage, out, side))
         return evaluations
 
-    def record(self, t, y, row=None, side=0):
+    def record(self, t, y, out=None, side=0):
         """One evaluation of f with its graph."""
-        return self.field.record(t, y, row, time_grad=self.time_grad, side=side)
+        return self.field.record(t, y, out, time_grad=self.time_grad, side=side)
 
     def reload(self, evaluations):
         """Put the values of kept evaluations back into the buffer."""
-        for row, evaluation in zip(self.slopes, evaluations):
-            evaluation.write(row)
+        for target, evaluation in zip(self._target, evaluations):
+            evaluation.write(target)
 
-    def vjp(self, h, evaluations, y_bar, slope_bars, gradients):
-        """Discrete adjoint of a step, but for its first stage.
+    def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
+        """Discrete adjoint of a step.
 
-        :param evaluations: of its own stages; all but the first are used up
+        :param evaluations: of its own stages; they are used up
         :param y_bar: cotangent of the state at its end [n]
-        :param slope_bars: cotangents of its slopes from dense output [slopes, n], or None
+        :param slope_bars: cotangents of its slopes from its dense output [slopes, n], or None
+        :param first_bar: a further cotangent of its first stage [n], from the dense output of the step before, or None
         :param gradients: `vector_field.GradientSum`
-        :returns: cotangents of the state at its start [n] and of its first stage [n]; of its start time and of its size
-            (0-d, zero unless time_grad)
+        :returns: cotangent of the state at its start [n]; of its start time and of its size (0-d, zero unless
+            time_grad)
         """
-        own = self.own_stages
         if self._cotangents is None:
-            self._cotangents = torch.empty(own, self.slopes.shape[1], dtype=y_bar.dtype, device=y_bar.device)
-        cotangents = self._cotangents
-        cotangents[0].copy_(y_bar)
+            self._cotangents = _Cotangents(self, y_bar)
+        bars, weights, own = self._cotangents, self._weights.pullback, self.own_stages
+        bars.first.copy_(y_bar)
         t_bar = h_bar = 0.0
         for j in range(own - 1, -1, -1):
-            rows = cotangents[: own - j].T
             if slope_bars is None:
-                k_bar = torch.addmv(y_bar, rows, self._pullback[j], alpha=h, beta=0)
+                k_bar = torch.addmv(y_bar, bars.columns[own - j], weights[j], alpha=h, beta=0)
             else:
-                k_bar = torch.addmv(slope_bars[j], rows, self._pullback[j], alpha=h)
+                k_bar = torch.addmv(slope_bars[j], bars.columns[own - j], weights[j], alpha=h)
             if self.time_grad:
-                h_bar = h_bar + (k_bar @ self.slopes[j]) / h
-            if j == 0:
-                return cotangents.sum(0), k_bar, t_bar, h_bar
-            row = cotangents[own - j]
-            stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients, out=row)
+                through_h = k_bar if slope_bars is None else k_bar - slope_bars[j]
+                h_bar = h_bar + (through_h @ self._row[j]) / h
+            if j == 0 and first_bar is not None:
+                k_bar += first_bar
+            target = bars.targets[own - j]
+            stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients, out=target)
             evaluations[j] = None
             if stage_bar is None:
-                row.zero_()
+                target.zero_()
             if time_bar is not None:
                 t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
+        return torch.mv(bars.columns[-1], bars.ones), t_bar, h_bar
 
     def traced(self, t, h, y, slope=None, *, after_jump=False, before_jump=False):
         """The step out of place, differentiable in t, h (0-d tensors or floats), y and all that f depends on.
@@ -171,34 +174,71 @@ class RungeKutta(Stepper):
         """
         slopes = [self.field.traced(t, y, side=int(after_jump)) if slope is None else slope]
         for i in range(1, self.tableau.stages):
-            stage = y + h * _combine(self.tableau.a[i], slopes)
+            stage = y + h * combine(self.tableau.a[i], slopes)
             side = -int(before_jump and self._c[i] == 1.0)
             slopes.append(self.field.traced(t + self._c[i] * h, stage, side=side))
-        y1 = stage if self.tableau.fsal else y + h * _combine(self.tableau.b, slopes)
-        error = h * _combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
+        y1 = stage if self.tableau.fsal else y + h * combine(self.tableau.b, slopes)
+        error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return y1, slopes, error
 
     def traced_interpolate(self, t, h, y, slopes, time):
         """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
-        return y + h * _combine(self.tableau.interpolant.traced_weights((time - t) / h), slopes)
+        return y + h * combine(self.tableau.interpolant.traced_weights((time - t) / h), slopes)
 
-    def _evaluate(self, carry, row, side):
-        carry.evaluation = self._slope(carry.t, carry.y, row, side)
-        carry.slope = row
+    def _evaluate(self, carry, i, side):
+        carry.evaluation = self._slope(carry.t, carry.y, i, side)
+        carry.slope = self._row[i]
 
-    def _slope(self, t, y, row, side):
+    def _slope(self, t, y, i, side):
+        """Evaluate f into row i of the buffer."""
         if self.keep_graphs:
-            return self.record(t, y, row, side)
-        return self.field(t, y, row, side)
-
-    def _vector(self, weights):
-        return self._like([float(w) for w in weights])
+            return self.record(t, y, self._target[i], side)
+        return self.field(t, y, self._target[i], side)
 
     def _like(self, values):
-        return torch.as_tensor(values, dtype=self.field.layout.dtype).to(self.field.layout.device)
+        return torch.as_tensor(values, dtype=self.slopes.dtype).to(self.slopes.device)
 
 
-def _combine(weights, slopes):
+class _Cotangents:
+    """Buffer of `RungeKutta.vjp`: row 0 belongs to y1, row r to the state of stage own_stages - r. ``columns[r]`` are
+    the first r rows, as a matrix [n, r].
+    """
+
+    def __init__(self, stepper, like):
+        own = stepper.own_stages
+        buffer = like.new_empty(own + 1, len(like))
+        self.first = buffer[0]
+        self.targets = [stepper.field.layout.target(row) for row in buffer]
+        self.columns = [buffer[:r].T for r in range(own + 2)]
+        self.ones = like.new_ones(own + 1)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Coefficients as vectors. ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage j is in."""
+
+    a: list
+    b: torch.Tensor
+    b_error: torch.Tensor | None
+    pullback: list
+
+
+@functools.lru_cache(maxsize=64)
+def _weights_of(tableau, dtype, device):
+    def vector(weights):
+        return torch.tensor([float(w) for w in weights], dtype=dtype, device=device)
+
+    a, b = tableau.a, tableau.b
+    last = tableau.stages - (2 if tableau.fsal else 1)  # of the stages that a step pays for
+    return _Weights(
+        [vector(row) for row in a],
+        vector(b),
+        vector(tableau.b_error) if tableau.adaptive else None,
+        [vector([b[j], *(a[m][j] for m in range(last, j, -1))]) for j in range(last + 1)],
+    )
+
+
+def combine(weights, slopes):
     """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
     numbers = [w if isinstance(w, torch.Tensor) else float(w) for w in weights]
     return sum(w * k for w, k in zip(numbers, slopes) if isinstance(w, torch.Tensor) or w != 0.0)

@@ -1,0 +1,177 @@
+"""Runge-Kutta steps compiled by `torch.compile`, f included: the step itself, and an accepted step with its VJP.
+
+Compiled once per func, tableau, shape and dtype (and once more where func changes, as from training to evaluation);
+times, step sizes and tolerances are inputs. What cannot be compiled is done as `runge_kutta` does it, with a warning.
+"""
+
+import contextlib
+import types
+import warnings
+import weakref
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+from torch.autograd.graph import _engine_run_backward
+
+from .base import Carry, Trial
+from .runge_kutta import RungeKutta, combine
+
+BACKEND = "inductor"  # of torch.compile
+
+
+class CompiledRungeKutta(RungeKutta):
+    """As `RungeKutta`, without graphs that are kept: an accepted step is always evaluated again.
+
+    :param with_slopes: let `step` and `replay` leave the slopes in the buffer, for dense output
+    """
+
+    def __init__(self, tableau, vector_field, *, with_slopes, time_grad=False):
+        super().__init__(tableau, vector_field, time_grad=time_grad)
+        self.with_slopes = with_slopes
+        self._compiled = _compiled_for(vector_field, tableau, with_slopes)
+
+    def prepare(self, carry):
+        """Evaluate f at the start of a step, if its value is not known yet."""
+        if carry.slope is None:
+            super().prepare(carry)
+            self._own(carry)
+
+    def step(self, carry, h, *, before_jump=False):
+        if before_jump or not self._compiled.usable:
+            super().prepare(carry)
+            trial = super().step(carry, h, before_jump=before_jump)
+            self._own(trial.end)
+            return trial
+        try:
+            y1, slopes, error = self._compiled.step(self.field.func, *_times(carry.t, h), carry.y, carry.slope)
+        except TorchDynamoException as failure:
+            self._compiled.give_up(failure)
+            return self.step(carry, h)
+        self.field.n_evals += self.tableau.stages - 1
+        if self.with_slopes:
+            self.slopes[: len(slopes)].copy_(slopes)
+            slopes = slopes[-1]
+        return Trial(Carry(carry.t + h, y1, slopes if self.tableau.fsal else None), error)
+
+    def end_slope(self, carry, *, before_jump=False):
+        if carry.slope is None:
+            super().end_slope(carry, before_jump=before_jump)
+            self._own(carry)
+
+    @staticmethod
+    def _own(carry):
+        """Take the slope out of the buffer, which later steps overwrite."""
+        if carry.slope is not None:
+            carry.slope = carry.slope.clone()
+
+    def replay(self, t, h, y, *, after_jump=False, before_jump=False):
+        """An accepted step again, with its graph; what it returns is for `vjp`."""
+        if after_jump or before_jump or not self._compiled.usable:
+            return super().replay(t, h, y, after_jump=after_jump, before_jump=before_jump)
+        leaves = [*_times(t, h), y.detach()]
+        for leaf in leaves if self.time_grad else leaves[2:]:
+            leaf.requires_grad_()
+        try:
+            with torch.enable_grad():
+                y1, slopes = self._compiled.replay(self.field.func, *leaves)
+        except TorchDynamoException as failure:
+            self._compiled.give_up(failure)
+            return self.replay(t, h, y)
+        self.field.n_evals += self.own_stages
+        if self.with_slopes:
+            self.slopes[: self.own_stages].copy_(slopes.detach())
+        return leaves, y1, slopes
+
+    def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
+        if isinstance(replayed, list):  # evaluations, of a step that was not compiled
+            return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
+        (t, size, y), y1, slopes = replayed
+        outputs, bars = (y1,), (y_bar,)
+        if slope_bars is not None or first_bar is not None:
+            slopes_bar = torch.zeros_like(slopes) if slope_bars is None else slope_bars[: self.own_stages].clone()
+            if first_bar is not None:
+                slopes_bar[0] += first_bar
+            outputs, bars = (y1, slopes), (y_bar, slopes_bar)
+        captured = self.field.captured
+        wanted = (y, *captured, t, size) if self.time_grad else (y, *captured)
+        found = _engine_run_backward(outputs, bars, False, False, wanted, True, accumulate_grad=False)
+        gradients.add(found[1 : 1 + len(captured)])
+        times = [0.0 if bar is None else bar for bar in found[1 + len(captured) :]]
+        return found[0], *(times or (0.0, 0.0))
+
+
+class _Compiled:
+    """The compiled functions of one tableau and state layout; func is an argument, so that one made anew for every
+    solve, such as a lambda, need not be compiled anew."""
+
+    def __init__(self, field, tableau, with_slopes):
+        layout, autocast = field.layout, field.autocast or contextlib.nullcontext
+        a, b, c = tableau.a, tableau.b, [float(value) for value in tableau.c]
+        own = tableau.stages - tableau.fsal
+        self.usable, self._name = True, _name(field.func)
+
+        def stages(func, t, h, y, slopes, count):
+            stage = y
+            for i in range(len(slopes), count):
+                stage = y + h.to(y) * combine(a[i], slopes) if i else y
+                with autocast():
+                    slope = func((t + c[i] * h).to(y), layout.unflatten(stage))
+                slopes.append(layout.flatten(slope))
+            return stage
+
+        def step(func, t, h, y, slope):
+            slopes = [slope]
+            y1 = stages(func, t, h, y, slopes, tableau.stages)
+            if not tableau.fsal:
+                y1 = y + h.to(y) * combine(b, slopes)
+            error = h.to(y) * combine(tableau.b_error, slopes) if tableau.adaptive else None
+            return y1, torch.stack(slopes) if with_slopes else slopes[-1], error
+
+        def replay(func, t, h, y):
+            slopes = []
+            stages(func, t, h, y, slopes, own)
+            return y + h.to(y) * combine(b[:own], slopes), torch.stack(slopes) if with_slopes else None
+
+        self.step, self.replay = _compile(step), _compile(replay)
+
+    def give_up(self, failure):
+        self.usable = False
+        lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(failure).__name__
+        warnings.warn(f"compile=True: {self._name} cannot be compiled and runs as it is ({reason})", stacklevel=2)
+
+
+def _compile(function):
+    """`torch.compile` of a function with a code object of its own, which Dynamo's limit of recompilations is for."""
+    copy = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    return torch.compile(copy, backend=BACKEND, dynamic=False, fullgraph=True)
+
+
+_COMPILED = weakref.WeakKeyDictionary()  # by what func is made of
+
+
+def _compiled_for(field, tableau, with_slopes):
+    """The `_Compiled` for a vector field, made when first needed."""
+    autocast = field.autocast and field.autocast.keywords["dtype"]
+    key = (tableau, with_slopes, field.layout.signature, autocast)
+    known = _COMPILED.setdefault(_owner(field.func), {})
+    if key not in known:
+        known[key] = _Compiled(field, tableau, with_slopes)
+    return known[key]
+
+
+def _owner(func):
+    """What compiled code belongs to: a module, the code of a function or method, the class of another callable."""
+    if isinstance(func, torch.nn.Module):
+        return func
+    return getattr(getattr(func, "__func__", func), "__code__", type(func))
+
+
+def _name(func):
+    return getattr(func, "__name__", type(func).__name__)
+
+
+def _times(*values):
+    return [torch.tensor(value, dtype=torch.float64) for value in values]
