@@ -162,11 +162,6 @@ class DiscreteSolve:
                 own = stepper.replay(step.t, step.h, start, after_jump=step.after_jump, before_jump=step.before_jump)
             elif time_grad:
                 stepper.reload(own)
-            start_t_bar = h_bar = 0.0
-            if time_grad and slope_bars is not None:
-                if stepper.needs_end_slope:
-                    stepper.slopes[-1].copy_(end_slope)
-                start_t_bar, h_bar = inside.of_times(i, step, times_bar)
 
             earlier = first_bar = None
             if i > 0:
@@ -177,8 +172,12 @@ class DiscreteSolve:
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
-                start_t_bar += float(stage_t_bar)
-                h_bar += float(stage_h_bar)
+                start_t_bar, h_bar = float(stage_t_bar), float(stage_h_bar)
+                if slope_bars is not None:
+                    if stepper.needs_end_slope:
+                        stepper.slopes[-1].copy_(end_slope)
+                    inside_t_bar, inside_h_bar = inside.of_times(i, step, times_bar)
+                    start_t_bar, h_bar = start_t_bar + inside_t_bar, h_bar + inside_h_bar
                 if step.stop is None:
                     t_bar += start_t_bar
                 else:  # h = stop - t

@@ -10,8 +10,8 @@ import warnings
 import weakref
 
 import torch
+from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import TorchDynamoException
-from torch.autograd.graph import _engine_run_backward
 
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta, combine
@@ -22,13 +22,13 @@ BACKEND = "inductor"  # of torch.compile
 class CompiledRungeKutta(RungeKutta):
     """As `RungeKutta`, without graphs that are kept: an accepted step is always evaluated again.
 
-    :param with_slopes: let `step` and `replay` leave the slopes in the buffer, for dense output
+    :param with_slopes: there is dense output, so that slopes matter
     """
 
     def __init__(self, tableau, vector_field, *, with_slopes, time_grad=False):
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes = with_slopes
-        self._compiled = _compiled_for(vector_field, tableau, with_slopes)
+        self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad)
 
     def prepare(self, carry):
         """Evaluate f at the start of a step, if its value is not known yet."""
@@ -43,7 +43,7 @@ class CompiledRungeKutta(RungeKutta):
             self._own(trial.end)
             return trial
         try:
-            y1, slopes, error = self._compiled.step(self.field.func, *_times(carry.t, h), carry.y, carry.slope)
+            y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), carry.y, carry.slope)
         except TorchDynamoException as failure:
             self._compiled.give_up(failure)
             return self.step(carry, h)
@@ -65,46 +65,41 @@ class CompiledRungeKutta(RungeKutta):
             carry.slope = carry.slope.clone()
 
     def replay(self, t, h, y, *, after_jump=False, before_jump=False):
-        """An accepted step again, with its graph; what it returns is for `vjp`."""
+        """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         if after_jump or before_jump or not self._compiled.usable:
             return super().replay(t, h, y, after_jump=after_jump, before_jump=before_jump)
-        leaves = [*_times(t, h), y.detach()]
-        for leaf in leaves if self.time_grad else leaves[2:]:
-            leaf.requires_grad_()
-        try:
-            with torch.enable_grad():
-                y1, slopes = self._compiled.replay(self.field.func, *leaves)
-        except TorchDynamoException as failure:
-            self._compiled.give_up(failure)
-            return self.replay(t, h, y)
-        self.field.n_evals += self.own_stages
-        if self.with_slopes:
-            self.slopes[: self.own_stages].copy_(slopes.detach())
-        return leaves, y1, slopes
+        return t, y
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
-        if isinstance(replayed, list):  # evaluations, of a step that was not compiled
+        if isinstance(replayed, list):  # evaluations of a step that is not compiled
             return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
-        (t, size, y), y1, slopes = replayed
-        outputs, bars = (y1,), (y_bar,)
-        if slope_bars is not None or first_bar is not None:
-            slopes_bar = torch.zeros_like(slopes) if slope_bars is None else slope_bars[: self.own_stages].clone()
+        t, y = replayed
+        slopes_bar = None
+        if self.with_slopes:
+            slopes_bar = self._like_own_slopes() if slope_bars is None else slope_bars[: self.own_stages].clone()
             if first_bar is not None:
                 slopes_bar[0] += first_bar
-            outputs, bars = (y1, slopes), (y_bar, slopes_bar)
         captured = self.field.captured
-        wanted = (y, *captured, t, size) if self.time_grad else (y, *captured)
-        found = _engine_run_backward(outputs, bars, False, False, wanted, True, accumulate_grad=False)
+        try:
+            found, slopes = self._compiled.vjp(self.field.func, captured, _times(t, h), y, y_bar, slopes_bar)
+        except TorchDynamoException as failure:
+            self._compiled.give_up(failure)
+            return super().vjp(h, super().replay(t, h, y), y_bar, slope_bars, first_bar, gradients)
+        self.field.n_evals += self.own_stages
+        if slopes is not None:
+            self.slopes[: self.own_stages].copy_(slopes)
         gradients.add(found[1 : 1 + len(captured)])
-        times = [0.0 if bar is None else bar for bar in found[1 + len(captured) :]]
-        return found[0], *(times or (0.0, 0.0))
+        return found[0], *(found[-1] if self.time_grad else (0.0, 0.0))
+
+    def _like_own_slopes(self):
+        return torch.zeros_like(self.slopes[: self.own_stages])
 
 
 class _Compiled:
     """The compiled functions of one tableau and state layout; func is an argument, so that one made anew for every
     solve, such as a lambda, need not be compiled anew."""
 
-    def __init__(self, field, tableau, with_slopes):
+    def __init__(self, field, tableau, with_slopes, time_grad):
         layout, autocast = field.layout, field.autocast or contextlib.nullcontext
         a, b, c = tableau.a, tableau.b, [float(value) for value in tableau.c]
         own = tableau.stages - tableau.fsal
@@ -119,20 +114,37 @@ class _Compiled:
                 slopes.append(layout.flatten(slope))
             return stage
 
-        def step(func, t, h, y, slope):
-            slopes = [slope]
+        def step(func, times, y, slope):
+            (t, h), slopes = times, [slope]
             y1 = stages(func, t, h, y, slopes, tableau.stages)
             if not tableau.fsal:
                 y1 = y + h.to(y) * combine(b, slopes)
             error = h.to(y) * combine(tableau.b_error, slopes) if tableau.adaptive else None
             return y1, torch.stack(slopes) if with_slopes else slopes[-1], error
 
-        def replay(func, t, h, y):
-            slopes = []
-            stages(func, t, h, y, slopes, own)
-            return y + h.to(y) * combine(b[:own], slopes), torch.stack(slopes) if with_slopes else None
+        def vjp(func, captured, times, y, y_bar, slopes_bar):
+            times, y = times.detach().requires_grad_(time_grad), y.detach().requires_grad_()
+            with torch.enable_grad():
+                (t, h), slopes = times, []
+                stages(func, t, h, y, slopes, own)
+                outputs, bars = [y + h.to(y) * combine(b[:own], slopes)], [y_bar]
+                if with_slopes:
+                    outputs.append(torch.stack(slopes))
+                    bars.append(slopes_bar)
+                wanted = [y, *captured, times] if time_grad else [y, *captured]
+                found = torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
+            return found, outputs[1].detach() if with_slopes and time_grad else None
 
-        self.step, self.replay = _compile(step), _compile(replay)
+        self.step, self._vjp = _compile(step), _compile(vjp)
+
+    def vjp(self, *arguments):
+        """(cotangents of y, of what func captures and, with time_grad, of the times [2]; slopes or None)"""
+        before = dynamo_config.trace_autograd_ops  # its `patch` takes three times as long
+        dynamo_config.trace_autograd_ops = True
+        try:
+            return self._vjp(*arguments)
+        finally:
+            dynamo_config.trace_autograd_ops = before
 
     def give_up(self, failure):
         self.usable = False
@@ -152,13 +164,13 @@ def _compile(function):
 _COMPILED = weakref.WeakKeyDictionary()  # by what func is made of
 
 
-def _compiled_for(field, tableau, with_slopes):
+def _compiled_for(field, tableau, with_slopes, time_grad):
     """The `_Compiled` for a vector field, made when first needed."""
     autocast = field.autocast and field.autocast.keywords["dtype"]
-    key = (tableau, with_slopes, field.layout.signature, autocast)
+    key = (tableau, with_slopes, time_grad, field.layout.signature, autocast)
     known = _COMPILED.setdefault(_owner(field.func), {})
     if key not in known:
-        known[key] = _Compiled(field, tableau, with_slopes)
+        known[key] = _Compiled(field, tableau, with_slopes, time_grad)
     return known[key]
 
 
@@ -173,5 +185,5 @@ def _name(func):
     return getattr(func, "__name__", type(func).__name__)
 
 
-def _times(*values):
-    return [torch.tensor(value, dtype=torch.float64) for value in values]
+def _times(t, h):
+    return torch.tensor([t, h], dtype=torch.float64)
