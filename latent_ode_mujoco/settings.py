@@ -13,6 +13,7 @@ KIND = "latent_ode_mujoco"  # of checkpoints
 RECIPE = {
     "trajectories": FULL_SIZE,
     "epochs": 300,
+    "test_every": 1,  # epochs; and after the first and the last
     "batch_size": 50,
     "targets": None,  # that each training step predicts; None: all
     "samples": 3,  # of the latent state
@@ -38,8 +39,8 @@ RECIPE = {
 SMALL = {"units": 200, "layers": 1, "samples": 1, "targets": 5, "encoder_steps": 1}
 PRESETS = {
     "paper": RECIPE,
-    "table": RECIPE | SMALL | {"trajectories": 2000, "epochs": 75},
-    "quick": RECIPE | SMALL | {"trajectories": 1000, "epochs": 60},
+    "table": RECIPE | SMALL | {"trajectories": 2000, "epochs": 75, "test_every": 3},
+    "quick": RECIPE | SMALL | {"trajectories": 1000, "epochs": 60, "test_every": 3},
 }
 SIZES = {  # and the models that have them
     "trajectories": ("trajectories", MODELS),

@@ -24,7 +24,7 @@ from latent_ode_mujoco.training import Training, TrainingFailed
 from torch_ACA import GRADIENTS, METHODS
 
 CHECKPOINT = "checkpoint.pt"
-KEPT_ON_RESUME = ("resume", "device", "threads", "data", "checkpoint_every", "test_every", "stop_after")
+KEPT_ON_RESUME = ("resume", "device", "threads", "data", "checkpoint_every", "stop_after")
 
 
 def parser():
@@ -49,6 +49,7 @@ def parser():
 
     schedule = result.add_argument_group("schedule (without a flag: the preset's)")
     schedule.add_argument("--epochs", type=positive_int, help="passes through the training trajectories")
+    schedule.add_argument("--test-every", type=positive_int, metavar="N", help="epochs between tests")
     schedule.add_argument("--batch-size", type=positive_int, help="trajectories a step")
     schedule.add_argument("--targets", type=positive_int, metavar="N", help="target times a step, drawn anew each time")
     schedule.add_argument("--lr", type=positive_float, help="initial learning rate of Adamax")
@@ -69,7 +70,6 @@ def parser():
     )
 
     add_common_arguments(result, out=None, data=FOLDER, data_env="HOPPER_DATA")
-    result.add_argument("--test-every", type=positive_int, default=1, metavar="N", help="epochs between tests")
     result.add_argument("--checkpoint-every", type=positive_int, default=1, metavar="N", help="epochs between them")
     result.add_argument(
         "--stop-after", type=positive_int, metavar="N", help="stop, as after Ctrl-C, after this many steps in all"
@@ -119,7 +119,7 @@ def _train(training, run, checkpoint, args):
             try:
                 scalars = training.advance()
                 if scalars is not None:
-                    _log(training, run, scalars, args.test_every)
+                    _log(training, run, scalars)
             except TrainingFailed as failure:
                 status = f"failed in {failure}"
                 break
@@ -137,9 +137,9 @@ def _train(training, run, checkpoint, args):
     return 0
 
 
-def _log(training, run, scalars, test_every):
+def _log(training, run, scalars):
     """A row of metrics for the epoch that has just ended, every so often with the test error."""
-    if training.epoch % test_every == 0 or training.epoch == 1 or training.finished:
+    if training.epoch % training.settings["test_every"] == 0 or training.epoch == 1 or training.finished:
         scalars["Test/MSE"] = training.test()
     run.log(training.epoch, scalars, training_seconds=training.seconds)
 
