@@ -20,9 +20,10 @@ class Problem:
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
     ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
-    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. ``compile``: compile the steps. After a failure that
-    is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
-    ``n_steps_to_last_output`` steps lead there.
+    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. ``compile``: compile
+    the steps. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned,
+    ``failure`` says what happened and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output``
+    steps lead there.
     """
 
     field: VectorField

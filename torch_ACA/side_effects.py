@@ -76,6 +76,11 @@ class SideEffects:
             self._random_start = start
         return result
 
+    @property
+    def draws(self):
+        """Whether f draws random numbers."""
+        return self._random_start is not None
+
     def mark(self):
         """Copies of the buffers as they are now, for `rewind`."""
         return [b.clone() for b in self.buffers]
@@ -87,7 +92,7 @@ class SideEffects:
 
     def before_evaluation(self):
         """Every evaluation of one solve sees the random stream from the same point."""
-        if self._random_start is not None:
+        if self.draws:
             self._set_random_state(self._random_start)
 
     def replay(self):
@@ -109,7 +114,7 @@ class _Replay:
 
     def __enter__(self):
         self.mark = self.effects.mark()
-        self.random = self.effects._random_state() if self.effects._random_start is not None else None
+        self.random = self.effects._random_state() if self.effects.draws else None
 
     def __exit__(self, *exception):
         self.effects.rewind(self.mark)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 
 import torch
-from torch.autograd.graph import _engine_run_backward  # torch.autograd.grad without its checks, dearer than a small func
+from torch.autograd.graph import _engine_run_backward
 
 from .capture import age_mark, graph_inputs, tensors_behind
 from .saved_tensors import SavedTensors
@@ -137,9 +137,11 @@ class Evaluation:
             return None, None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
+        # torch.autograd.grad without its checks of the arguments, which cost more than a small f: no graph is kept,
+        # none is made, inputs may be unused
         found = _engine_run_backward(
             tuple(outputs), tuple(cotangents), False, False, wanted, True, accumulate_grad=False
-        )  # no graph is kept, none is made, inputs may be unused
+        )
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])
         states, time_cotangent = found[:n], found[-1] if times else None

@@ -340,3 +340,20 @@ def test_mali_on_a_contracting_problem_ends_in_an_error_that_says_so():
             lambda t, y: torch.stack([y[1], (0.15 - y[0] ** 2) * y[1] - y[0]]), y0, [0.0, 25.0],
             gradient="mali", rtol=1e-3, atol=1e-3, max_evals=5000,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct"])
+def test_times_of_a_solve_move_its_dense_output(field, gradient):
+    """Against central differences at a tolerance far below their error: O(d^2) = 1e-8 of values of order 1."""
+    inside, d = torch.tensor([0.31, 0.77, 1.999]), 1e-4
+    y0 = torch.linspace(-1, 1, 6).reshape(2, 3)
+
+    def loss(times):
+        solution = solve(field, y0, times, gradient=gradient, rtol=1e-10, atol=1e-10, dense=True)
+        return (solution(inside) ** 2).sum() + (solution.ys[1:] ** 3).sum()
+
+    times = torch.tensor([0.0, 0.9, 2.0], requires_grad=True)
+    (found,) = torch.autograd.grad(loss(times), times)
+    shifts = d * torch.eye(3)
+    expected = torch.stack([(loss(times.detach() + s) - loss(times.detach() - s)) / (2 * d) for s in shifts])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

@@ -10,9 +10,9 @@ import torch
 
 from ..api import solve, solve_endtime
 
-_SOLVER_KEYS = ("method", "h", "rtol", "atol")
+_SOLVER_KEYS = ("method", "h", "rtol", "atol", "gradient", "memory", "compile")
 _CONTROL_KEYS = ("safety",)
-_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "gradient", "memory", "compile", "options")
+_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "options")
 _KEYS_WITHOUT_EFFECT = ("regenerate_graph", "print_direction", "step_dif_ratio", "interpolation_method")
 _BY_NAME_OF_README = {"rk4": "RK4"}  # any case means the classic method here; torchdiffeq's rk4 is the 3/8 rule
 
@@ -102,7 +102,7 @@ def _checked(options):
 def _keywords(options, gradient):
     """Keywords of `solve`."""
     keywords = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
-    keywords |= {name: options[name] for name in (*_SOLVER_KEYS, "gradient", "memory", "compile") if options.get(name) is not None}
+    keywords |= {name: options[name] for name in _SOLVER_KEYS if options.get(name) is not None}
     if "method" in keywords:
         keywords["method"] = _BY_NAME_OF_README.get(str(keywords["method"]).lower(), keywords["method"])
     if options.get("neval_max") is not None:

@@ -147,15 +147,15 @@ class DiscreteSolve:
                 y_bar = y_bar + ys_bar[step.given_end]
 
             # the slope at the end, where dense output uses it: the first stage of the step behind, if there is one
-            if slope_bars is not None and stepper.needs_end_slope:
-                if following is None or following.after_jump:
-                    evaluation, self.end_evaluation = self.end_evaluation, None
-                    if evaluation is None:
-                        evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
-                    end_slope = evaluation.value() if time_grad else None
-                    state_bar, time_bar = evaluation.vjp(slope_bars[-1], gradients)
-                    y_bar = y_bar if state_bar is None else y_bar + state_bar
-                    t_bar += 0.0 if time_bar is None else float(time_bar)
+            slope_is_last = following is None or following.after_jump
+            if slope_is_last and slope_bars is not None and stepper.needs_end_slope:
+                evaluation, self.end_evaluation = self.end_evaluation, None
+                if evaluation is None:
+                    evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
+                end_slope = evaluation.value() if time_grad else None
+                state_bar, time_bar = evaluation.vjp(slope_bars[-1], gradients)
+                y_bar = y_bar if state_bar is None else y_bar + state_bar
+                t_bar += 0.0 if time_bar is None else float(time_bar)
 
             own, step.evaluations = step.evaluations, None
             if own is None:

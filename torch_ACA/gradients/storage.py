@@ -68,7 +68,9 @@ class Storage:
     @property
     def wants_graph(self):
         """Whether there is room for the graph of another step."""
-        return self._graph_bytes < math.inf and self._n_bytes > 0 and self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
+        if self._n_bytes == 0 or self._graph_bytes == math.inf:
+            return False
+        return self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
     def add(self, step, state, evaluations):
         """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""

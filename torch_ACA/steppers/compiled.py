@@ -29,6 +29,18 @@ class CompiledRungeKutta(RungeKutta):
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes = with_slopes
         self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad)
+        self._draws = vector_field.side_effects.draws
+        if self._draws:  # the same numbers at every evaluation, see `side_effects`
+            _warn(vector_field.func, "it draws random numbers")
+
+    @property
+    def _usable(self):
+        return self._compiled.usable and not self._draws
+
+    def _give_up(self, failure):
+        self._compiled.usable = False
+        lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+        _warn(self.field.func, lines[0] if lines else type(failure).__name__)
 
     def prepare(self, carry):
         """Evaluate f at the start of a step, if its value is not known yet."""
@@ -37,7 +49,7 @@ class CompiledRungeKutta(RungeKutta):
             self._own(carry)
 
     def step(self, carry, h, *, before_jump=False):
-        if before_jump or not self._compiled.usable:
+        if before_jump or not self._usable:
             super().prepare(carry)
             trial = super().step(carry, h, before_jump=before_jump)
             self._own(trial.end)
@@ -45,7 +57,7 @@ class CompiledRungeKutta(RungeKutta):
         try:
             y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), carry.y, carry.slope)
         except TorchDynamoException as failure:
-            self._compiled.give_up(failure)
+            self._give_up(failure)
             return self.step(carry, h)
         self.field.n_evals += self.tableau.stages - 1
         if self.with_slopes:
@@ -66,7 +78,7 @@ class CompiledRungeKutta(RungeKutta):
 
     def replay(self, t, h, y, *, after_jump=False, before_jump=False):
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
-        if after_jump or before_jump or not self._compiled.usable:
+        if after_jump or before_jump or not self._usable:
             return super().replay(t, h, y, after_jump=after_jump, before_jump=before_jump)
         return t, y
 
@@ -76,14 +88,15 @@ class CompiledRungeKutta(RungeKutta):
         t, y = replayed
         slopes_bar = None
         if self.with_slopes:
-            slopes_bar = self._like_own_slopes() if slope_bars is None else slope_bars[: self.own_stages].clone()
+            slopes_bar = torch.zeros_like(self.slopes) if slope_bars is None else slope_bars.clone()
+            slopes_bar = slopes_bar[: self.own_stages]
             if first_bar is not None:
                 slopes_bar[0] += first_bar
         captured = self.field.captured
         try:
             found, slopes = self._compiled.vjp(self.field.func, captured, _times(t, h), y, y_bar, slopes_bar)
         except TorchDynamoException as failure:
-            self._compiled.give_up(failure)
+            self._give_up(failure)
             return super().vjp(h, super().replay(t, h, y), y_bar, slope_bars, first_bar, gradients)
         self.field.n_evals += self.own_stages
         if slopes is not None:
@@ -91,19 +104,17 @@ class CompiledRungeKutta(RungeKutta):
         gradients.add(found[1 : 1 + len(captured)])
         return found[0], *(found[-1] if self.time_grad else (0.0, 0.0))
 
-    def _like_own_slopes(self):
-        return torch.zeros_like(self.slopes[: self.own_stages])
-
 
 class _Compiled:
     """The compiled functions of one tableau and state layout; func is an argument, so that one made anew for every
-    solve, such as a lambda, need not be compiled anew."""
+    solve, such as a lambda, need not be compiled anew. ``usable`` until func turns out not to be."""
+
+    usable = True
 
     def __init__(self, field, tableau, with_slopes, time_grad):
         layout, autocast = field.layout, field.autocast or contextlib.nullcontext
         a, b, c = tableau.a, tableau.b, [float(value) for value in tableau.c]
         own = tableau.stages - tableau.fsal
-        self.usable, self._name = True, _name(field.func)
 
         def stages(func, t, h, y, slopes, count):
             stage = y
@@ -146,12 +157,6 @@ class _Compiled:
         finally:
             dynamo_config.trace_autograd_ops = before
 
-    def give_up(self, failure):
-        self.usable = False
-        lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(failure).__name__
-        warnings.warn(f"compile=True: {self._name} cannot be compiled and runs as it is ({reason})", stacklevel=2)
-
 
 def _compile(function):
     """`torch.compile` of a function with a code object of its own, which Dynamo's limit of recompilations is for."""
@@ -181,8 +186,9 @@ def _owner(func):
     return getattr(getattr(func, "__func__", func), "__code__", type(func))
 
 
-def _name(func):
-    return getattr(func, "__name__", type(func).__name__)
+def _warn(func, reason):
+    name = getattr(func, "__name__", type(func).__name__)
+    warnings.warn(f"compile=True: {name} cannot be compiled and runs as it is ({reason})", stacklevel=2)
 
 
 def _times(t, h):

@@ -9,7 +9,7 @@ slope that dense output may have needed there already. The VJP counts it to the 
 dense output of the step before contributes to its cotangent, so that f is pulled back through once.
 """
 
-import functools
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -223,8 +223,17 @@ class _Weights:
     pullback: list
 
 
-@functools.lru_cache(maxsize=64)
+_WEIGHTS = weakref.WeakKeyDictionary()  # by tableau, then by type and device: made once
+
+
 def _weights_of(tableau, dtype, device):
+    known = _WEIGHTS.setdefault(tableau, {})
+    if (dtype, device) not in known:
+        known[dtype, device] = _made_weights(tableau, dtype, device)
+    return known[dtype, device]
+
+
+def _made_weights(tableau, dtype, device):
     def vector(weights):
         return torch.tensor([float(w) for w in weights], dtype=dtype, device=device)
 

@@ -1,0 +1,146 @@
+"""Compiled steps: the numbers of eager ones, few compilations, and a way out where func cannot be compiled."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from torch_ACA import ODEBlock, solve
+from torch_ACA.steppers import compiled
+
+OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch):
+    """Trace and differentiate as for the real thing, but run the graphs as they are: generating code takes minutes."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
+
+
+def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
+    """States, gradients in y0, the times and what func captures, and the counts of the solve."""
+    y0 = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
+    times = torch.tensor(times, requires_grad=True)
+    captured = list(func.parameters()) if captured is None else captured
+    solution = solve(func, y0, times, **{"rtol": 1e-6, "atol": 1e-6} | keywords)
+    weights = torch.linspace(1, 2, solution.ys.numel()).reshape(solution.ys.shape)
+    gradients = torch.autograd.grad((weights * solution.ys).sum(), [y0, times, *captured])
+    return [solution.ys.detach(), *gradients], solution.stats
+
+
+def assert_as_eager(func, **keywords):
+    """States and gradients agree to the rounding of float64, and the same evaluations are counted."""
+    eager, counts = states_and_gradients(func, **keywords)
+    found, compiled_counts = states_and_gradients(func, **keywords, compile=True)
+    for a, b in zip(eager, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert compiled_counts == counts
+
+
+@pytest.mark.parametrize("times", OUTPUTS.values(), ids=OUTPUTS)
+@pytest.mark.parametrize("method", ["Dopri5", "RK12", "RK23"])
+def test_agrees_with_eager_steps(field, method, times):
+    loose = {"rtol": 1e-3, "atol": 1e-3} if method == "RK12" else {}
+    assert_as_eager(field, times=times, method=method, **loose)
+
+
+@pytest.mark.parametrize("keywords", [
+    {"options": {"jump_t": [0.45, 0.9]}}, {"memory": 3}, {"method": "RK4", "h": 0.13},
+], ids=lambda keywords: next(iter(keywords)))  # fmt: skip
+def test_agrees_with_other_settings(field, keywords):
+    assert_as_eager(field, **keywords)
+
+
+def test_rejected_tries_and_batch_norm_leave_the_statistics_of_eager_steps():
+    def statistics(**keywords):
+        torch.manual_seed(0)
+        func = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+        y0 = torch.randn(6, 4, requires_grad=True)
+        solution = solve(lambda t, y: 9 * func(y), y0, [0.0, 1.0], h=0.7, rtol=1e-3, atol=1e-3, **keywords)
+        solution.ys.sum().backward()
+        return solution.stats.n_rejected, func[1].running_mean, func[1].num_batches_tracked
+
+    (rejected, mean, tracked), (_, compiled_mean, compiled_tracked) = statistics(), statistics(compile=True)
+    assert rejected > 0
+    torch.testing.assert_close(compiled_mean, mean, rtol=1e-12, atol=1e-12)
+    assert compiled_tracked == tracked
+
+
+def test_nested_states():
+    layer = nn.Linear(3, 3)
+    y0 = {"a": torch.ones(2, 3, requires_grad=True), "b": torch.zeros(2)}
+
+    def func(t, y):
+        return {"a": torch.tanh(layer(y["a"])), "b": y["a"].sum(1)}
+
+    ends = []
+    for keywords in ({}, {"compile": True}):
+        end = solve(func, y0, [0.0, 1.0], **keywords).ys
+        ends.append([*end.values(), *torch.autograd.grad(end["b"].sum(), [y0["a"], layer.weight])])
+    for a, b in zip(*ends):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_compiles_once_for_all_tolerances_times_and_steps(field, monkeypatch):
+    counter = CompileCounter()
+    monkeypatch.setattr(compiled, "BACKEND", counter)
+    y0 = torch.ones(2, 3)
+    with torch.no_grad():
+        for end, tolerance in ((1.0, 1e-3), (2.0, 1e-3), (-1.0, 1e-6), (0.5, 1e-8)):
+            solve(field, y0, [0.0, end], rtol=tolerance, atol=tolerance, compile=True)
+            solve(lambda t, y: field(t, y), y0, [0.0, end], rtol=tolerance, atol=tolerance, compile=True)
+    assert counter.frame_count == 2  # the module, and the lambda that is made again for every solve
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning():
+    layer = nn.Linear(3, 3)
+
+    def branching(t, y):
+        return layer(y) if float(y.detach().sum()) > 1e9 else torch.tanh(layer(y))
+
+    with pytest.warns(UserWarning, match="compile=True: branching cannot be compiled and runs as it is"):
+        assert_as_eager(branching, captured=list(layer.parameters()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        states_and_gradients(branching, captured=list(layer.parameters()), compile=True)
+
+
+def test_random_fields_run_as_they_are():
+    """Every evaluation of a solve draws the same numbers, which a compiled step could not."""
+    func = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    ends = []
+    for keywords in ({}, {"compile": True}):
+        torch.manual_seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ends.append(solve(lambda t, y: func(y), torch.ones(2, 4), [0.0, 1.0], **keywords).ys)
+    assert torch.equal(*ends)
+    assert "draws random numbers" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "naive", "adjoint", "mali"])
+def test_other_gradient_methods_refuse(field, gradient):
+    with pytest.raises(ValueError, match="compile=True needs gradient='aca'"):
+        solve(field, torch.ones(2, 3), [0.0, 1.0], gradient=gradient, compile=True)
+
+
+def test_a_block_in_a_model_that_is_compiled_as_a_whole(field):
+    def value_and_gradients(compile_model):
+        torch.manual_seed(0)
+        block = ODEBlock(field, method="RK23", rtol=1e-4, atol=1e-4)
+        model = nn.Sequential(nn.Linear(5, 3), block, nn.Linear(3, 1))
+        called = torch.compile(model, backend="aot_eager") if compile_model else model
+        loss = called(torch.ones(4, 5)).square().mean()
+        return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+    for a, b in zip(value_and_gradients(False), value_and_gradients(True)):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_generated_code(field, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    assert_as_eager(field)
