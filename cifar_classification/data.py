@@ -8,7 +8,7 @@ import contextlib
 import math
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,11 @@ DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "data"
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 CROP_PADDING = 4
 DIGITS_FOR_TRAINING = 1500  # of 1,797
+
+
+def whole(count):
+    """All of ``count`` images: the share of a process that is alone."""
+    return slice(count)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Images:
 class ImageData:
     """A data set on one device; ``mean`` and ``std`` are per channel, in units of pixel values.
 
-    Batches come as float32 [B, 3, 32, 32] (crops are smaller) in ``memory_format``, with labels [B].
+    Batches come as [B, 3, 32, 32] (crops are smaller), of ``mean``'s type and in ``memory_format``, with labels [B].
+    ``share`` tells, from a batch's size, which slice of it is wanted: the part of one process.
     """
 
     train: Images
@@ -55,44 +61,52 @@ class ImageData:
     flip: bool
     memory_format: torch.memory_format
 
-    def training_batches(self, batch_size, *, seed, epoch, first=0, crop=None):
+    def training_batches(self, batch_size, *, seed, epoch, first=0, crop=None, share=whole):
         """Augmented batches of one epoch, from batch number ``first`` on; the last one may be smaller.
 
-        What a batch holds depends on (seed, epoch, batch number) alone, so a resumed epoch goes on exactly. With
-        ``crop``, images are random crops of that side.
+        What a batch holds depends on (seed, epoch, batch number) alone, so a resumed epoch goes on exactly, with any
+        number of processes. With ``crop``, images are random crops of that side.
         """
         device = self.train.labels.device
         order = torch.randperm(len(self.train), generator=generator(device, seed, "order", epoch), device=device)
         for number, chosen in enumerate(order.split(batch_size)[first:], start=first):
             random = generator(device, seed, "augment", epoch, number)
-            pixels = augment(self.train.pixels[chosen], random, self.flip, crop)
-            yield self._normalise(pixels), self.train.labels[chosen]
+            part = share(len(chosen))
+            mine = chosen[part]
+            pixels = augment(self.train.pixels[mine], random, self.flip, crop, batch=len(chosen), part=part)
+            yield self._normalise(pixels), self.train.labels[mine]
 
-    def test_batches(self, batch_size):
+    def test_batches(self, batch_size, share=whole):
         """Batches of the test images, in order."""
         for pixels, labels in zip(self.test.pixels.split(batch_size), self.test.labels.split(batch_size)):
-            yield self._normalise(pixels), labels
+            part = share(len(labels))
+            yield self._normalise(pixels[part]), labels[part]
+
+    def with_tests(self, limit):
+        """The same with the first ``limit`` test images only; None: with all of them."""
+        return replace(self, test=Images(self.test.pixels[:limit], self.test.labels[:limit]))
 
     def _normalise(self, pixels):
-        images = pixels.float().sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+        images = pixels.to(self.mean.dtype).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
         return images.contiguous(memory_format=self.memory_format)
 
 
-def augment(pixels, generator, flip, crop=None):
+def augment(pixels, generator, flip, crop=None, *, batch=None, part=slice(None)):
     """Crop every image at random and, with ``flip``, mirror every other one left to right.
 
-    ``pixels``: [B, S, S, C]. Distributed like torchvision's RandomCrop(S, padding=4) or, with a ``crop`` below S,
-    RandomCrop(crop), and RandomHorizontalFlip().
+    ``pixels``: [B, S, S, C], the slice ``part`` of ``batch`` images (without them: the whole batch). Numbers are drawn
+    for all of these, so that an image is treated alike wherever its batch is cut. Distributed like torchvision's
+    RandomCrop(S, padding=4) or, with a ``crop`` below S, RandomCrop(crop), and RandomHorizontalFlip().
     """
-    batch, size, device = len(pixels), pixels.shape[1], pixels.device
+    batch, size, device = batch or len(pixels), pixels.shape[1], pixels.device
     if crop is None or crop == size:
         crop, pixels = size, functional.pad(pixels, (0, 0, *[CROP_PADDING] * 4))
-    corner = torch.randint(pixels.shape[1] - crop + 1, (2, batch, 1), generator=generator, device=device)
+    corner = torch.randint(pixels.shape[1] - crop + 1, (2, batch, 1), generator=generator, device=device)[:, part]
     rows, columns = corner + torch.arange(crop, device=device)
     if flip:
-        mirrored = torch.rand(batch, 1, generator=generator, device=device) < 0.5
+        mirrored = torch.rand(batch, 1, generator=generator, device=device)[part] < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    return pixels[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return pixels[torch.arange(len(pixels), device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def resolve_auto(folder=None, download=None):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from cifar_classification.models import solver_stats
+from harness.distributed import ALONE
 
 
 class Evaluation(NamedTuple):
@@ -28,14 +29,23 @@ def tally(loss, logits, labels):
 
 
 @torch.no_grad()
-def evaluate(model, batches, device, *, amp=False):
-    """The `Evaluation` of ``model``, in evaluation mode, over all ``batches`` of images and labels."""
+def evaluate(model, batches, device, *, amp=False, processes=ALONE, each=None):
+    """The `Evaluation` of ``model``, in evaluation mode, over all ``batches`` of images and labels.
+
+    Args:
+        processes: those that share the batches, each with its part of every one.
+        each: called with logits and labels of every batch.
+    """
     model.eval()
     sums, solver, count = torch.zeros(3, device=device), 0, 0
     for images, labels in batches:
         with autocast(device, amp):
-            logits = model(images).float()
+            logits = model(images).to(images.dtype)
         sums += tally(functional.cross_entropy(logits, labels), logits, labels)
-        solver, count = solver + solver_stats(model), count + 1
+        solver, count = solver + solver_stats(model).double(), count + 1
+        if each:
+            each(logits, labels)
+    processes.add_up([sums])
+    processes.average([solver])
     loss, correct, total = sums.tolist()
-    return Evaluation(loss / total, correct / total, solver.double() / count)
+    return Evaluation(loss / total, correct / total, solver / count)

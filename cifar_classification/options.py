@@ -13,6 +13,7 @@ from torch import nn
 
 from cifar_classification.data import CLASSES, TITLES
 from cifar_classification.models import NETWORKS, scale_fields
+from cifar_classification.models.blocks import ALL_GRADIENTS, make_block
 from harness.cli import (
     ArgumentParser,
     UsageError,
@@ -23,7 +24,7 @@ from harness.cli import (
     positive_int,
     usage_errors,
 )
-from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS, ODEBlock
+from torch_ACA import FIXED_STEP_METHODS, METHODS
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "cifar_classification"
 PROFILES = {path.stem: path for path in sorted((Path(__file__).parent / "profiles").glob("*.json"))}
@@ -31,6 +32,7 @@ PAPER_EPOCHS = 90
 DATA_VARIABLE = "CIFAR_DATA"
 TOLERANCE = 1e-2
 SOLVER = ("method", "rtol", "atol", "h", "gradient", "memory")
+GLOBAL_NORM_GRADIENTS = ("aca", "direct", "mali")
 # of the machine or of the record, so free to differ between the parts of one run
 UNSETTLED = ("device", "threads", "data", "download", "out", "overwrite", "resume", "checkpoint_every", "print_folder")
 
@@ -89,7 +91,7 @@ def training_parser():
 
     solver = parser.add_argument_group("solver, for --model ode")
     add_solver_arguments(solver, method="RK12", tolerance=TOLERANCE)
-    solver.add_argument("--gradient", choices=GRADIENTS, default="aca", help="gradient method")
+    solver.add_argument("--gradient", choices=ALL_GRADIENTS, default="aca", help="gradient method")
     solver.add_argument(
         "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
     )
@@ -117,6 +119,20 @@ def training_parser():
     training.add_argument("--evaluate-every", type=positive_int, default=1, help="epochs between tests")
     training.add_argument(
         "--checkpoint-every", type=non_negative_int, default=100, help="batches between checkpoints; 0: an epoch's"
+    )
+
+    parallel = parser.add_argument_group("several processes, by torchrun; --batch-size counts the images of all")
+    parallel.add_argument(
+        "--error-norm",
+        choices=["local", "global"],
+        default="local",
+        help="the error that sets a step's size: of each process's images, or of all (then all take the same steps)",
+    )
+    parallel.add_argument(
+        "--batch-norm",
+        choices=["local", "sync"],
+        default="local",
+        help="statistics of each process's images, or of all; sync needs GPUs and that all take the same steps",
     )
 
     speed = parser.add_argument_group("speed")
@@ -148,12 +164,13 @@ def settle(base, chosen):
     options = SimpleNamespace(**(base | _profile(base, chosen) | chosen))
     options.width = options.width or NETWORKS[options.network].PAPER_WIDTH
     if options.model == "discrete":
-        unused = (*SOLVER, "field_scale")
+        unused = (*SOLVER, "field_scale", "error_norm")
         refuse(chosen, unused, "--model discrete solves no ODE")
         vars(options).update(dict.fromkeys(unused))
     elif options.method in FIXED_STEP_METHODS:
-        refuse(chosen, ("rtol", "atol"), f"{options.method} has fixed steps")
-        options.rtol = options.atol = None
+        unused = ("rtol", "atol", "error_norm")
+        refuse(chosen, unused, f"{options.method} has fixed steps")
+        vars(options).update(dict.fromkeys(unused))
     if options.schedule == "onecycle":
         refuse(chosen, ("milestones",), "--schedule onecycle has none")
         options.milestones = None
@@ -163,10 +180,23 @@ def settle(base, chosen):
         raise UsageError("--crop and --crop-epochs go together: give both")
     if options.model == "ode":
         with usage_errors():
-            ODEBlock(nn.Identity(), **solver_of(options))
+            make_block(nn.Identity(), **solver_of(options))
+        _check_collectives(options)
     if options.dataset == "digits":
         refuse(chosen, ("data",), "the digits come with scikit-learn")
     return options
+
+
+def _check_collectives(options):
+    """UsageError if processes could come to wait for each other in vain, or would get gradients that are not theirs."""
+    if options.error_norm == "global" and options.gradient not in GLOBAL_NORM_GRADIENTS:
+        raise UsageError(
+            f"--error-norm global goes with --gradient {' '.join(GLOBAL_NORM_GRADIENTS)}: "
+            f"{options.gradient} has a norm in its backward pass too"
+        )
+    if options.batch_norm == "sync" and (options.error_norm == "local" or options.memory):
+        cause = "--memory, by which they may" if options.memory else "--error-norm local, by which processes"
+        raise UsageError(f"--batch-norm sync does not go with {cause} evaluate different numbers of times and deadlock")
 
 
 def _profile(base, chosen):
@@ -196,10 +226,16 @@ def settle_resumed(defaults, saved, chosen):
 def settle_test(saved, chosen):
     """The options of a test of a model that was trained with the settings ``saved``.
 
-    With --method the solver's other options start from their defaults, without it from those of the training.
+    With --method the solver's other options start from their defaults, without it from those of the training. What is
+    about gradients or several processes does not matter here.
     """
-    fresh = {"rtol": TOLERANCE, "atol": TOLERANCE, "h": None} if "method" in chosen else {}
-    return settle(saved | fresh, chosen)
+    base = vars(training_parser().parse_args([])) | saved
+    if base["model"] == "ode":
+        if "method" in chosen:
+            base |= {"rtol": TOLERANCE, "atol": TOLERANCE, "h": None}
+        gradient = "mali" if chosen.get("method", base["method"]) == "ALF" else "aca"
+        base |= {"gradient": gradient, "memory": None, "error_norm": "local", "batch_norm": "local"}
+    return settle(base, chosen)
 
 
 def refuse(chosen, names, reason):
@@ -219,7 +255,7 @@ def settings_of(options):
 
 
 def solver_of(options):
-    """Keywords of ODEBlock; None for a discrete network."""
+    """Keywords of `make_block`; None for a discrete network."""
     if options.model == "discrete":
         return None
     return {name: getattr(options, name) for name in SOLVER if name == "h" or getattr(options, name) is not None}
@@ -253,5 +289,7 @@ def title(options):
         scaled_down.append(f"width {options.width} of {network.PAPER_WIDTH}")
     if options.epochs < PAPER_EPOCHS:
         scaled_down.append(f"{options.epochs} of {PAPER_EPOCHS} epochs")
+    if getattr(options, "limit", None):  # of a test
+        scaled_down.append(f"the first {options.limit} test images")
     text = f"{network.TITLES[options.model]} on {TITLES[options.dataset]}"
     return f"{text}, scaled down: {', '.join(scaled_down)}" if scaled_down else text

@@ -1,6 +1,8 @@
 """Train NODE-18 on CIFAR, or another network, with another solver or gradient method: --help lists what there is."""
 
+import signal
 import sys
+from types import SimpleNamespace
 
 from cifar_classification import data, options
 from cifar_classification.checkpoints import BEST, KIND, LAST, read_checkpoint
@@ -8,49 +10,64 @@ from cifar_classification.models import parameter_count
 from cifar_classification.training import Diverged, Training
 from harness.checkpoint import save_checkpoint
 from harness.cli import apply_common_arguments, run_main
+from harness.distributed import processes
 from harness.interrupt import GracefulStop
 from harness.progress import progress
-from harness.record import Run, read_run
+from harness.record import NoRun, Run, read_run
 from harness.seeding import seed_everything
 from torch_ACA import SolverError
 
+STOPPED_BY_ANOTHER = 128 + signal.SIGINT  # exit code where a signal had reached another process only
 LOOK_EVERY = 50  # batches between looks at the loss, which wait for the device
 
 
 def main(argv=None):
-    chosen, folder, checkpoint = find_run(*options.read(options.training_parser(), argv))
+    defaults, chosen = options.read(options.training_parser(), argv)
+    with processes(chosen.get("device", defaults["device"])) as (group, device_name):
+        return run(*find_run(defaults, chosen), group, device_name)
+
+
+def run(chosen, folder, checkpoint, group, device_name):
+    """Train what `find_run` has found, as one of the processes ``group``; returns the exit code."""
     if chosen.print_folder:
         print(folder)
         return 0
-    device = apply_common_arguments(chosen)
+    group.any(False)  # nobody writes before all have looked at what is there
+    device = apply_common_arguments(SimpleNamespace(device=device_name, threads=chosen.threads))
     if checkpoint and checkpoint["epoch"] >= chosen.epochs and (summary := read_run(folder)["summary"]):
         print(f"finished already: {folder}")
         report(summary)
         return 0
     seed_everything(chosen.seed)
     images = data.load(chosen.dataset, chosen.data, chosen.download, device=device, channels_last=chosen.channels_last)
-    training = Training(chosen, images, device)
+    training = Training(chosen, images, device, group)
     if checkpoint:
         training.load_state_dict(checkpoint)
-        run = Run.resume(folder, options.recorded(chosen), step=training.epoch)
-    else:
-        run = Run.start(folder, options.recorded(chosen), overwrite=chosen.overwrite or chosen.resume == "auto")
+    record = open_record(chosen, folder, training if checkpoint else None) if group.first else NoRun(folder)
     with GracefulStop() as stop:
         try:
-            train(training, run, stop)
+            train(training, record, stop)
         except (SolverError, Diverged) as error:
-            run.log(training.epoch + 1, error=str(error), batch=training.batch)
-            run.close()
+            record.log(training.epoch + 1, error=str(error), batch=training.batch)
+            record.close()
             print(f"error: epoch {training.epoch + 1}, after batch {training.batch}: {error}", file=sys.stderr)
             return 1
     if training.finished:
         summary = summarise(training)
-        run.finish(summary)
+        record.finish(summary)
         report(summary)
         return 0
-    run.close()
-    print(f"stopped in epoch {training.epoch + 1}; go on with --resume {folder}", file=sys.stderr)
-    return stop.exit_code
+    record.close()
+    if group.first:
+        print(f"stopped in epoch {training.epoch + 1}; go on with --resume {folder}", file=sys.stderr)
+    return stop.exit_code or STOPPED_BY_ANOTHER
+
+
+def open_record(chosen, folder, resumed):
+    """The `Run` of a new run, or of the `Training` that was ``resumed``."""
+    if resumed:
+        return Run.resume(folder, options.recorded(chosen), step=resumed.epoch)
+    return Run.start(folder, options.recorded(chosen), overwrite=chosen.overwrite or chosen.resume == "auto")
 
 
 def find_run(defaults, chosen):
@@ -74,36 +91,40 @@ def find_run(defaults, chosen):
     return new, folder, None
 
 
-def train(training, run, stop):
-    """Train to the end, or until ``stop`` is requested; a checkpoint holds all that was done."""
-    every = training.options.checkpoint_every
+def train(training, record, stop):
+    """Train to the end, or until ``stop`` is requested in any process; a checkpoint holds all that was done."""
+    every, group = training.options.checkpoint_every, training.processes
     while not training.finished:
         bar = progress(
             training.batches(),
             total=training.batches_per_epoch - training.batch,
             desc=f"epoch {training.epoch + 1}/{training.options.epochs}",
+            shown=group.first,
         )
         for images, labels in bar:
             training.step(images, labels)
             if training.batch % LOOK_EVERY == 0:
                 bar.set_postfix(loss=f"{training.mean_loss:.3f}")
-            if stop.requested or (every and training.batch % every == 0):
-                save(training, run.folder, LAST)
-            if stop.requested:
+            stopping = group.any(stop.requested)
+            if stopping or (every and training.batch % every == 0):
+                save(training, record.folder, LAST)
+            if stopping:
                 return
         training.check()
         scalars, extra = training.finish_epoch()
-        run.log(training.epoch, scalars, **extra)
+        record.log(training.epoch, scalars, **extra)
         print_row(training, scalars)
         if training.best_epoch == training.epoch:
-            save(training, run.folder, BEST)
-        save(training, run.folder, LAST)
+            save(training, record.folder, BEST)
+        save(training, record.folder, LAST)
 
 
 def save(training, folder, name):
-    """Write a checkpoint, unless the model has diverged: then the last good one stays."""
+    """Write a checkpoint, unless the model has diverged: then the last good one stays. For all processes to call."""
     training.check()
-    save_checkpoint(folder / name, training.state_dict(), kind=KIND)
+    training.average_statistics()
+    if training.processes.first:
+        save_checkpoint(folder / name, training.state_dict(), kind=KIND)
 
 
 def print_row(training, scalars):

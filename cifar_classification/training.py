@@ -3,11 +3,14 @@
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from cifar_classification.evaluation import autocast, evaluate, tally
-from cifar_classification.models import STATS, compile_blocks, ode_blocks, solver_stats
+from cifar_classification.models import STATS, compile_blocks, ode_blocks, set_solver, solver_stats
 from cifar_classification.options import build_model, settings_of
+from harness.cli import UsageError
+from harness.distributed import ALONE
 from harness.resources import peak_memory_bytes
 from harness.seeding import random_state, restore_random_state
 
@@ -23,11 +26,20 @@ class Training:
     ``solver`` (see `solver_stats`) have added up.
 
     ``accuracy`` is that of the last test, ``best_accuracy`` that of the best one, after ``best_epoch`` epochs.
+
+    With several ``processes`` each works on its share of every batch, and all of them hold the same weights and counts.
+    Left to each are BatchNorm's statistics, unless they are synchronised: running ones are averaged where they matter,
+    for tests and checkpoints. So are step sizes, unless the error norm is global.
+
+    Raises:
+        UsageError: the options do not go with the device or the number of processes.
     """
 
-    def __init__(self, options, images, device):
-        self.options, self.images, self.device = options, images, device
+    def __init__(self, options, images, device, processes=ALONE):
+        self.options, self.images, self.device, self.processes = options, images, device, processes
         self.model = build_model(options).to(device)
+        if processes.size > 1:
+            self._prepare_for_several()
         if options.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if options.compile:
@@ -41,10 +53,24 @@ class Training:
         self.accuracy = self.best_accuracy = 0.0
         self._begin_epoch()
 
+    def _prepare_for_several(self):
+        options, size = self.options, self.processes.size
+        last = len(self.images.train) % options.batch_size or options.batch_size
+        if last < size:
+            raise UsageError(
+                f"--batch-size {options.batch_size} leaves a last batch of {last} images to {size} processes"
+            )
+        if options.batch_norm == "sync":
+            if self.device.type != "cuda":
+                raise UsageError("--batch-norm sync needs CUDA devices: PyTorch synchronises BatchNorm on GPUs only")
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        if options.error_norm == "global":
+            set_solver(self.model, options={"norm": self.processes.rms_norm})
+
     def _begin_epoch(self):
         self.batch = 0
         self.sums = torch.zeros(3, device=self.device)
-        self.solver = torch.zeros(len(ode_blocks(self.model)), len(STATS), dtype=torch.int64)
+        self.solver = torch.zeros(len(ode_blocks(self.model)), len(STATS), dtype=torch.float64)
 
     @property
     def finished(self):
@@ -60,22 +86,36 @@ class Training:
         options = self.options
         crop = options.crop if self.epoch < (options.crop_epochs or 0) else None
         return self.images.training_batches(
-            options.batch_size, seed=options.seed, epoch=self.epoch, first=self.batch, crop=crop
+            options.batch_size,
+            seed=options.seed,
+            epoch=self.epoch,
+            first=self.batch,
+            crop=crop,
+            share=self.processes.share,
         )
 
     def step(self, images, labels):
-        """One optimiser step on a batch."""
+        """One optimiser step on a batch, of which ``images`` and ``labels`` are this process's share."""
         self.model.train()
         with autocast(self.device, self.options.amp):
-            logits = self.model(images).float()
+            logits = self.model(images).to(images.dtype)
         loss = functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        # shares may differ in size: each counts by its part of the batch, so that the sum is the mean over all images
+        (loss * (len(labels) / self._size_of_batch())).backward()
+        counts = tally(loss, logits, labels)
+        solver = solver_stats(self.model).double()
+        self.processes.add_up([*(p.grad for p in self.model.parameters()), counts])
+        self.processes.average([solver])
         self.optimizer.step()
         self.scheduler.step()
-        self.sums += tally(loss, logits, labels)
-        self.solver += solver_stats(self.model)
+        self.sums += counts
+        self.solver += solver
         self.batch += 1
+
+    def _size_of_batch(self):
+        """Images in the batch under way, the shares of all processes together."""
+        return min(self.options.batch_size, len(self.images.train) - self.batch * self.options.batch_size)
 
     def check(self):
         """Raises Diverged if the loss or a parameter is not finite; waits for the device."""
@@ -91,19 +131,25 @@ class Training:
         scalars = {"Train/Loss": loss / total, "Train/Accuracy": correct / total, "Train/LearningRate": rate}
         extra = {"peak_memory_bytes": peak_memory_bytes(self.device)}
         if len(self.solver):
-            per_block = self.solver.double() / self.batches_per_epoch
+            per_block = self.solver / self.batches_per_epoch
             scalars |= {f"Solver/{name}": value for name, value in zip(STATS, per_block.mean(0).tolist())}
             extra["solver_per_block"] = per_block.tolist()
         self.epoch += 1
         if self.epoch % self.options.evaluate_every == 0 or self.finished:
-            batches = self.images.test_batches(self.options.batch_size)
-            result = evaluate(self.model, batches, self.device, amp=self.options.amp)
+            self.average_statistics()
+            batches = self.images.test_batches(self.options.batch_size, share=self.processes.share)
+            result = evaluate(self.model, batches, self.device, amp=self.options.amp, processes=self.processes)
             scalars |= {"Test/Loss": result.loss, "Test/Accuracy": result.accuracy}
             self.accuracy = result.accuracy
             if result.accuracy > self.best_accuracy:
                 self.best_epoch, self.best_accuracy = self.epoch, result.accuracy
         self._begin_epoch()
         return scalars, extra
+
+    def average_statistics(self):
+        """Give all processes the mean of their running BatchNorm statistics. To do so now or later makes no difference:
+        training does not use them, and what is averaged now goes into the later mean with the same weight."""
+        self.processes.average([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
 
     def state_dict(self):
         """Everything that going on exactly needs, and the settings."""
@@ -123,7 +169,7 @@ class Training:
         restore_random_state(state["random_state"])
         for name in self.POSITION:
             setattr(self, name, state[name])
-        self.sums = self.sums.to(self.device)
+        self.sums, self.solver = self.sums.to(self.device), self.solver.double()
 
     POSITION = ("epoch", "batch", "sums", "solver", "accuracy", "best_accuracy", "best_epoch")
 

@@ -12,6 +12,8 @@ METHOD_COLOURS = {
     "naive": "#E69F00",
     "adjoint": "#D55E00",
     "mali": "#009E73",
+    "torchdiffeq": "#117733",
+    "torchdiffeq-adjoint": "#999933",
 }
 MODEL_COLOURS = {
     "node": METHOD_COLOURS["aca"],

@@ -21,8 +21,8 @@ class _Silent:
         pass
 
 
-def progress(iterable, *, total=None, desc=""):
+def progress(iterable, *, total=None, desc="", shown=True):
     """Iterate with a tqdm bar if tqdm is installed and stderr is a terminal; ``.set_postfix(loss=1)`` works anyway."""
-    if tqdm is None or not sys.stderr.isatty():
+    if tqdm is None or not shown or not sys.stderr.isatty():
         return _Silent(iterable)
     return tqdm(iterable, total=total, desc=desc, leave=False, dynamic_ncols=True)

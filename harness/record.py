@@ -114,6 +114,22 @@ class Run:
         self._curves.close()
 
 
+class NoRun:
+    """Stands in for the `Run` of a folder that another process writes to."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def log(self, step, scalars=None, **extra):
+        pass
+
+    def finish(self, summary):
+        pass
+
+    def close(self):
+        pass
+
+
 def read_run(folder):
     """run.json as a dict, with summary.json under ``summary`` (None while unfinished). UsageError if there is none."""
     folder = Path(folder)

@@ -3,21 +3,23 @@
 import torch
 from torch import nn
 
+from cifar_classification.models.blocks import TorchdiffeqBlock
 from cifar_classification.models.resnet import ResNet
 from cifar_classification.models.sqnxt import SqueezeNext
 from torch_ACA import ODEBlock
 
 NETWORKS = {"resnet": ResNet, "sqnxt": SqueezeNext}
+BLOCKS = (ODEBlock, TorchdiffeqBlock)
 STATS = ("n_f_evals", "n_backward_f_evals", "n_accepted", "n_rejected")
 
 
 def ode_blocks(model):
     """The ODE blocks of ``model``, from the input to the output; none in a discrete network."""
-    return [module for module in model.modules() if isinstance(module, ODEBlock)]
+    return [module for module in model.modules() if isinstance(module, BLOCKS)]
 
 
 def set_solver(model, **settings):
-    """Solve every ODE block with other settings (keywords of ODEBlock.configure) from now on; parameters stay."""
+    """Solve every block, all of them torch_ACA's, with other settings (keywords of ODEBlock.configure) from now on."""
     for block in ode_blocks(model):
         block.configure(**settings)
 
@@ -40,7 +42,7 @@ def compile_blocks(model):
     """torch.compile every block in place: the discrete ones, and of the ODE blocks the vector field."""
     for discrete, second in model.stages:
         discrete.compile()
-        (second.func if isinstance(second, ODEBlock) else second).compile()
+        (second.func if isinstance(second, BLOCKS) else second).compile()
 
 
 def parameter_count(model):

@@ -59,7 +59,7 @@ class ResNet(Stages):
     Args:
         width: channels of the first stage; the following ones have 2, 4 and 8 times as many (PAPER_WIDTH in the paper).
         classes: number of classes.
-        solver: keywords of ODEBlock for NODE-18, or None for ResNet-18.
+        solver: keywords of `make_block` for NODE-18, or None for ResNet-18.
     """
 
     TITLES = {"ode": "NODE-18", "discrete": "ResNet-18"}

@@ -60,7 +60,7 @@ class SqueezeNext(Stages):
     Args:
         width: channels of the first stage; the following ones have 2, 4 and 8 times as many, the stem 2, the head 4.
         classes: number of classes.
-        solver: keywords of ODEBlock, or None for the discrete network.
+        solver: keywords of `make_block`, or None for the discrete network.
 
     Raises:
         ValueError: the width is too small.

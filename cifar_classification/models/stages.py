@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from torch_ACA import ODEBlock
+from cifar_classification.models.blocks import make_block
 
 
 class Stages(nn.Module):
@@ -12,13 +12,13 @@ class Stages(nn.Module):
         stem, head: modules.
         first: the discrete block of every stage.
         second: the shape-preserving block of every stage: a module x -> x, or with ``solver`` a vector field (t, z).
-        solver: keywords of ODEBlock, which then integrates every second block over [0, 1]; None for a discrete network.
+        solver: keywords of `make_block`, for every second block, over [0, 1]; None for a discrete network.
     """
 
     def __init__(self, *, stem, first, second, head, solver):
         super().__init__()
         if solver is not None:
-            second = [ODEBlock(field, **solver) for field in second]
+            second = [make_block(field, **solver) for field in second]
         self.stem = stem
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in zip(first, second))
         self.head = head

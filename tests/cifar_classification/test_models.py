@@ -4,13 +4,15 @@ from torch import nn
 
 from cifar_classification.models import (
     STATS,
+    blocks,
     ode_blocks,
     parameter_count,
     scale_fields,
     set_solver,
     solver_stats,
 )
-from cifar_classification.models.resnet import ResNet
+from cifar_classification.models.blocks import make_block
+from cifar_classification.models.resnet import ResNet, VectorField
 from cifar_classification.models.sqnxt import SqueezeNext
 
 ONE_EULER_STEP = {"method": "Euler", "h": 1.0, "gradient": "aca"}
@@ -98,3 +100,68 @@ def test_half_precision_agrees_with_single_precision_to_its_rounding():
         rounded = model(x)
     # bfloat16 keeps 8 bits; about 20 layers of such roundings stay within a few percent of the logits' spread
     assert (rounded.float() - exact).std() < 0.1 * exact.std()
+
+
+def through_block(gradient, **solver):
+    """Value, gradients by name and stats of a block on fixed numbers, in float64."""
+    torch.manual_seed(0)
+    block = make_block(VectorField(3), gradient=gradient, **solver).double().eval()
+    z = torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    value = block(z)
+    value.square().sum().backward()
+    return value, {name: p.grad for name, p in block.named_parameters()} | {"z": z.grad}, block.stats
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "solver", "tolerance"),
+    [
+        ("direct", "torchdiffeq", {"method": "Euler", "h": 0.5}, 1e-12),
+        ("direct", "torchdiffeq", {"method": "RK2", "h": 0.5}, 1e-12),
+        # odeint has gradients of its choice of steps too, like naive, which are far off where a ReLU has its kink
+        ("direct", "torchdiffeq", {"method": "Dopri5", "rtol": 1e-8, "atol": 1e-8}, 0.1),
+        ("direct", "torchdiffeq", {"method": "RK12", "rtol": 1e-6, "atol": 1e-6, "h": 0.1}, 0.1),
+        ("adjoint", "torchdiffeq-adjoint", {"method": "RK23", "rtol": 1e-7, "atol": 1e-7}, 1e-3),
+    ],
+)
+def test_torchdiffeqs_block_is_the_same_layer(ours, theirs, solver, tolerance):
+    pytest.importorskip("torchdiffeq")
+    value, gradients, stats = through_block(theirs, **solver)
+    expected_value, expected_gradients, expected_stats = through_block(ours, **solver)
+    assert gradients.keys() == expected_gradients.keys()
+    torch.testing.assert_close(value, expected_value, rtol=1e-4, atol=1e-4)
+    for name, expected in expected_gradients.items():
+        assert (gradients[name] - expected).norm() <= tolerance * expected.norm(), name
+    assert (stats.n_backward_f_evals > 0) == theirs.endswith("adjoint")
+    if "rtol" in solver:
+        assert stats.n_accepted > 1 and stats.n_f_evals > stats.n_accepted
+    else:
+        assert stats.n_f_evals == expected_stats.n_f_evals
+
+
+@pytest.mark.parametrize("gradient", ["torchdiffeq", "torchdiffeq-adjoint"])
+def test_torchdiffeqs_block_keeps_the_precision_of_the_forward_pass(gradient):
+    pytest.importorskip("torchdiffeq")
+    seen = []
+    field = VectorField(3)
+    field[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    block = make_block(field, gradient=gradient, method="RK12", rtol=1e-1, atol=1e-1, h=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = block(torch.randn(2, 3, 6, 6, requires_grad=True))
+    value.sum().backward()
+    assert set(seen) == {torch.bfloat16} and value.dtype == torch.float32
+    assert field[0].weight.grad.isfinite().all()
+
+
+def test_torchdiffeqs_block_has_the_weights_of_ours_and_says_what_it_lacks(monkeypatch):
+    pytest.importorskip("torchdiffeq")
+    solver = {"method": "RK12", "rtol": 1e-2, "atol": 1e-2}
+    model = ResNet(width=4, solver=solver | {"gradient": "torchdiffeq"})
+    ResNet(width=4, solver=solver).load_state_dict(model.state_dict())
+    model(torch.randn(1, 3, 32, 32))
+    assert solver_stats(model)[:, STATS.index("n_f_evals")].min() >= 2
+    for settings, said in (({"method": "RK4", "h": 0.5}, "goes with the method"), ({"method": "Euler"}, "step size h")):
+        with pytest.raises(ValueError, match=said):
+            make_block(VectorField(3), gradient="torchdiffeq", **settings)
+    monkeypatch.setattr(blocks, "torchdiffeq", None)
+    with pytest.raises(ValueError, match="needs torchdiffeq: pip install torchdiffeq"):
+        make_block(VectorField(3), gradient="torchdiffeq", **solver)

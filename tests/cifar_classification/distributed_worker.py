@@ -1,0 +1,95 @@
+"""One process of a data-parallel training in float64 on a few synthetic images, with BatchNorm's statistics frozen.
+
+usage: distributed_worker.py FOLDER NAME=OPTIONS ...    runs train.py with OPTIONS in FOLDER/NAME, one after the other
+$SIZES="1 2 4": instead of taking part in one group, become groups of these sizes, which train in FOLDER/SIZE/NAME.
+$KILL="RANK BATCH": that process kills itself after so many batches, unless torchrun has started it again.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import torch
+from torch import nn
+
+from cifar_classification import data, train, training
+from harness.cli import run_main
+from harness.distributed import processes
+from harness.seeding import generator
+
+IMAGES, SIDE = 24, 8
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Nothing that it computes depends on the batch."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def few_images(*args, **keywords):
+    draw = generator("cpu", "few images")
+    pixels = torch.randint(256, (IMAGES, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
+    images = data.Images(pixels, torch.randint(10, (IMAGES,), generator=draw))
+    mean, std = torch.tensor([128.0] * 3), torch.tensor([64.0] * 3)
+    return data.ImageData(images, images, mean, std, flip=True, memory_format=torch.contiguous_format)
+
+
+def kill_at(rank, batch):
+    """Let the process of that rank die after so many batches of the first start."""
+    step = training.Training.step
+
+    def step_or_die(self, images, labels):
+        step(self, images, labels)
+        if self.processes.rank == rank and self.epoch * self.batches_per_epoch + self.batch == batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training.Training.step = step_or_die
+
+
+def fork(size):
+    """Become a group of so many processes, which costs less than starting them; returns True in each of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+        shared["MASTER_PORT"] = free.getsockname()[1]
+    for rank in range(size):
+        if os.fork() == 0:
+            os.environ.update(
+                {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            )
+            return True
+    return False
+
+
+def main(argv):
+    folder, *runs = argv
+    for size in map(int, os.environ.get("SIZES", "").split()):
+        if fork(size):
+            folder = f"{folder}/{size}"
+            break
+    else:
+        if "SIZES" in os.environ:
+            codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(sum(map(int, os.environ["SIZES"].split())))]
+            return max(codes, key=abs)
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    nn.BatchNorm2d = FrozenBatchNorm
+    data.load = few_images
+    if os.environ.get("KILL") and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        kill_at(*map(int, os.environ["KILL"].split()))
+    with processes("cpu") as joined:
+        train.processes = lambda name: contextlib.nullcontext(joined)  # one group for all runs
+        for run in runs:
+            name, _, options = run.partition("=")
+            out = ["--out", f"{folder}/{name}", "--resume", "auto", "--dataset", "digits", "--device", "cpu"]
+            code = train.main([*out, *options.split()])
+            if code:
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main, sys.argv[1:])
