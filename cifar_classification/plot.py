@@ -1,9 +1,12 @@
-"""Draw the accuracy and the loss of runs, against epochs and against time; or write the README's tables."""
+"""Draw the accuracy and the loss of runs, against epochs and against time."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from cifar_classification import options, tables
+import numpy as np
+
+from cifar_classification import options
+from cifar_classification.data import TITLES
 from harness.cli import ArgumentParser, run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.record import read_metrics, read_run
@@ -13,11 +16,9 @@ STYLES = {"Train": ":", "Test": "-"}
 
 def main(argv=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders (without any: the README's tables instead)")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--out", metavar="FILE", help="PNG to write (without it: curves.png in the first run folder)")
     args = parser.parse_args(argv)
-    if not args.runs:
-        return tables.write(options.RESULTS)
     path = Path(args.out or Path(args.runs[0]) / "curves.png")
     save_figure(draw(args.runs), path)
     print(path)
@@ -43,6 +44,90 @@ def draw(folders):
         ax.set_ylabel(text)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     return figure
+
+
+def draw_methods(methods, *groups):
+    """Figure 7(a, b) of the paper: test accuracy against epoch and against time, a row for each of ``groups``.
+
+    Args:
+        methods: runs of each label, a run a seed.
+        groups: labels that belong together, and last the figure's title.
+    """
+    *groups, heading = groups
+    figure, axes = new_figure(len(groups), 2, sharey=True, squeeze=False)
+    for row, labels in zip(axes, groups):
+        for label in labels:
+            _draw_mean(row, methods[label], label)
+        row[0].set_ylabel("test accuracy")
+        if row[0].has_data():
+            row[0].legend(loc="lower right", fontsize="small")
+    for ax, text in zip(axes[-1], ("epoch", "minutes, mean over seeds")):
+        ax.set_xlabel(text)
+    for ax, text in zip(axes[:, 0], ("like for like", "the paper's solvers, tolerances and batches")):
+        ax.set_title(text, fontsize="medium")
+    figure.suptitle(f"{heading}\nmean and range over seeds", fontsize="medium")
+    return figure
+
+
+def _draw_mean(axes, runs, label):
+    """The mean of some runs over epochs and over time on two axes, with their range; nothing without runs."""
+    if not runs:
+        return
+    epochs = min(len(run.rows) for run in runs)
+    accuracy = np.array([[row["Test/Accuracy"] for row in run.rows[:epochs]] for run in runs])
+    minutes = np.array([[row["seconds"] / 60 for row in run.rows[:epochs]] for run in runs])
+    shade = colour(label.removesuffix("-own"))
+    for ax, times in zip(axes, (np.arange(1, epochs + 1), minutes.mean(0))):
+        ax.plot(
+            times,
+            accuracy.mean(0),
+            "o-",
+            markersize=3,
+            color=shade,
+            label=f"{label.removesuffix('-own')}, {len(runs)} runs",
+        )
+        ax.fill_between(times, accuracy.min(0), accuracy.max(0), color=shade, alpha=0.2, linewidth=0)
+
+
+def draw_networks(chosen, names, paper, heading):
+    """Figure 7(c, d) of the paper: box plots of the accuracy over seeds, beside what was read off the paper's.
+
+    Args:
+        chosen: runs by data set and label.
+        names: labels to draw, and what to call them.
+        paper: the paper's boxes, likewise.
+        heading: title of the figure.
+    """
+    figure, axes = new_figure(1, 2 * len(chosen), width=2.8, height=3.5)
+    for (dataset, runs), ours, theirs in zip(chosen.items(), axes[::2], axes[1::2]):
+        for place, label in enumerate(names):
+            values = [100 * run.summary["test_accuracy"] for run in runs[label]]
+            if values:
+                ours.boxplot([values], positions=[place], widths=0.5, **_box(label))
+                ours.plot([place] * len(values), values, "o", markersize=3, color=_shade(label))
+            theirs.bxp([paper[dataset][label]], positions=[place], widths=0.5, **_box(label))
+        for ax, where in ((ours, "here"), (theirs, "paper, 10 runs")):
+            ax.set_title(f"{TITLES[dataset]}, {where}", fontsize="medium")
+            ax.set_xticks(range(len(names)), [name.partition(",")[0] for name in names.values()])
+            ax.set_xlim(-0.6, len(names) - 0.4)
+        ours.set_ylabel("test accuracy, %")
+    figure.suptitle(f"Accuracy over seeds, {heading}", fontsize="medium")
+    return figure
+
+
+def _shade(label):
+    return colour("node" if label == "aca" else label)
+
+
+def _box(label):
+    line = {"color": _shade(label)}
+    return {
+        "boxprops": line,
+        "whiskerprops": line,
+        "capprops": line,
+        "medianprops": line,
+        "flierprops": {"markersize": 3},
+    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_classification import options, plot, test, train
+from cifar_classification import data, options, plot, predictions, test, train
 from cifar_classification.checkpoints import BEST, KIND, LAST
 from cifar_classification.training import Training, make_scheduler
 from harness.checkpoint import load_checkpoint, save_checkpoint
@@ -16,6 +20,7 @@ from harness.cli import UsageError, run_main
 from harness.record import read_metrics, read_run
 
 SCRIPT = Path(train.__file__)
+ROOT = SCRIPT.parent.parent
 # 3 batches an epoch; a tolerance so wide that every solve is one step
 TINY = "--dataset digits --width 2 --batch-size 500 --epochs 3 --lr 0.05 --rtol 9 --atol 9 --h 1".split()  # noqa: SIM905
 TINY += ["--crop", "24", "--crop-epochs", "2", "--checkpoint-every", "1", "--device", "cpu", "--threads", "1"]
@@ -151,6 +156,85 @@ def test_a_trained_model_is_tested_with_another_solver(finished, solver, capsys)
         assert record["solver"]["h"] is None and min(record["nfe_per_block"]) >= 5
 
 
+def test_all_solvers_are_recorded_once(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / test.RECORD).unlink(missing_ok=True)
+    command = ["--resume", str(folder), "--device", "cpu", "--all-solvers", "--limit", "40"]
+    assert test.main(command) == 0
+    assert capsys.readouterr().out.count("Test Acc@1") == 21
+    lines = (folder / test.RECORD).read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines]
+    cells = {(r["solver"]["method"], r["solver"]["h"] or r["solver"]["rtol"]) for r in records}
+    assert len(cells) == len(records) == 21
+    assert all(r["images"] == 40 and "the first 40 test images" in r["title"] for r in records)
+    nfe = {(r["solver"]["method"], r["solver"]["h"]): r["nfe_per_block"] for r in records if r["solver"]["h"]}
+    assert nfe["Euler", 0.1] == [10] * 4 and nfe["RK2", 0.5] == [4] * 4 and nfe["RK4", 0.2] == [20] * 4
+    (folder / test.RECORD).write_text("".join(lines[:18]))
+    assert test.main(command) == 0
+    again = test.read_tests(folder)
+    assert capsys.readouterr().out.count("Test Acc@1") == 3
+    assert [(r["solver"], r["test_accuracy"]) for r in again] == [(r["solver"], r["test_accuracy"]) for r in records]
+
+
+def test_predictions_are_those_of_the_test(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    assert test.main(["--resume", str(folder / LAST), "--device", "cpu", "--predictions"]) == 0
+    kept, record = predictions.read(folder), test.read_tests(folder)[-1]
+    assert kept.correct.mean() == pytest.approx(record["test_accuracy"]) and len(kept.probability) == record["images"]
+    assert kept.epoch == 3
+    # both are functions of the same probabilities, kept to half precision
+    assert -np.log(kept.probability).mean() == pytest.approx(record["test_loss"], rel=1e-3)
+
+
+def test_a_checkpoint_from_before_there_were_processes_is_tested_and_resumed(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (LAST, BEST):
+        state = load_checkpoint(folder / name, kind=KIND)
+        for setting in ("error_norm", "batch_norm"):
+            del state["settings"][setting]
+        state["solver"] = state["solver"].long()
+        save_checkpoint(folder / name, state, kind=KIND)
+    assert test.main(["--resume", str(folder), "--device", "cpu"]) == 0
+    assert train.main(["--resume", str(folder), "--epochs", "4"]) == 0
+    assert len(read_metrics(folder)) == 4
+
+
+class Syncs(TorchDispatchMode):
+    """Notes which package makes the host wait for the device: reads a number, or has a result of unknown size."""
+
+    WAITING = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal}
+
+    def __init__(self):
+        super().__init__()
+        self.packages = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in self.WAITING:
+            files = [Path(frame.filename) for frame in traceback.extract_stack()]
+            own = [file.relative_to(ROOT).parts[0] for file in files if file.is_relative_to(ROOT)]
+            self.packages.add(next(name for name in reversed(own) if name not in (".venv", "tests")))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "waiting"),
+    [(["--model", "discrete"], set()), (["--method", "euler", "--h", "1"], {"torch_ACA"}), ([], {"torch_ACA"})],
+)
+def test_only_the_solver_waits_for_the_device_in_a_step(flags, waiting):
+    defaults, chosen = options.read(
+        options.training_parser(), ["--dataset", "digits", "--width", "2", "--batch-size", "32", *flags]
+    )
+    training = Training(options.settle(defaults, chosen), data.load("digits"), torch.device("cpu"))
+    batches = training.batches()
+    training.step(*next(batches))  # the optimiser makes its buffers
+    with Syncs() as syncs:
+        training.step(*next(batches))
+    assert syncs.packages == waiting
+
+
 def test_curves_are_drawn(finished, tmp_path):
     plot.main([str(finished), "--out", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -196,6 +280,11 @@ def refused(main, argv, capsys):
         ("--dataset cifar10 --data {tmp}", "CIFAR-10 is not in {tmp}"),
         ("--dataset auto --data {tmp}", "CIFAR-10 is not in {tmp}"),
         ("--network sqnxt --width 2", "width"),
+        ("--gradient torchdiffeq --method RK4 --h 0.5", "goes with the methods Euler, RK2"),
+        ("--gradient naive --error-norm global", "--error-norm global goes with --gradient aca direct mali"),
+        ("--method euler --h 0.5 --error-norm global", "--error-norm would have no effect"),
+        ("--batch-norm sync", "--batch-norm sync does not go with --error-norm local"),
+        ("--batch-norm sync --error-norm global --memory 1GiB", "--batch-norm sync does not go with --memory"),
         ("--profile none", "invalid choice: 'none'"),
         ("--resume {tmp}/none.pth.tar", "none.pth.tar"),
         ("--resume {tmp}", "checkpoint"),
@@ -232,6 +321,9 @@ def test_bad_input_is_one_line_and_starts_nothing(argv, said, finished, foreign,
         ("--resume {finished} --method euler", "h"),
         ("--resume {finished} --method euler --h 0.2 --atol 1", "--atol would have no effect"),
         ("--resume {finished} --atol -1", "'-1' is not a number of at least 0"),
+        ("--resume {finished} --all-solvers --method RK4", "--method would have no effect"),
+        ("--resume {finished} --all-solvers --predictions", "--predictions would have no effect"),
+        ("--resume {finished} --limit 0", "'0' is not a whole number of at least 1"),
         ("", "--resume"),
     ],
 )

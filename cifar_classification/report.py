@@ -1,0 +1,405 @@
+"""Write what the recorded runs show: tables.md, figures, and the measured part of the READMEs."""
+
+import json
+import re
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from cifar_classification import claims, options, plot, predictions
+from cifar_classification.data import TITLES
+from cifar_classification.reliability import FORMS, icc, resampled
+from cifar_classification.runs import collect, of_place, spread
+from cifar_classification.test import ADAPTIVE, ALL_SOLVERS, FIXED, read_tests
+from harness.cli import ArgumentParser, run_main
+from harness.files import atomic_write
+from harness.plots import save_figure
+
+README = Path(__file__).parent / "README.md"
+PROJECT_README = README.parent.parent / "README.md"
+MARKS = re.compile(r"<!-- measured: written by \S+ -->\n.*?<!-- end of measured -->\n", re.DOTALL)
+MARKED = "<!-- measured: written by cifar_classification/report.py -->\n{}<!-- end of measured -->\n"
+COMMANDS = {"quick": "bash scripts/run_cifar.sh", "paper": "bash scripts/run_cifar.sh --paper"}
+PAPER = json.loads((Path(__file__).parent / "paper.json").read_text())
+SCALES = ("table", "paper")
+LIKE_FOR_LIKE = ("aca", "direct", "naive", "adjoint", "mali", "torchdiffeq", "torchdiffeq-adjoint")
+OWN = {  # at the table's scale aca has the paper's solver, tolerance and batch anyway
+    "table": ("aca", "adjoint-own", "naive-own"),
+    "paper": ("aca-own", "adjoint-own", "naive-own"),
+}
+NETWORKS = {"aca": "NODE-18, ACA", "resnet": "ResNet-18"}
+ROBUST = {"euler": "trained with one Euler step", "aca": "NODE-18, trained with HeunEuler and ACA"}
+ROBUST_SCALES = {"table": ("cpu", "table"), "paper": ("paper-350", "paper")}  # where its robust models lie, best first
+BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", "rtol": 1e-2, "atol": 1e-2}}
+
+
+def main(argv=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument(
+        "--results",
+        default=str(options.RESULTS),
+        metavar="DIR",
+        help="folder of the runs; READMEs show the default's only",
+    )
+    root = Path(parser.parse_args(argv).results)
+    runs = collect(root)
+    sections = [section for scale in SCALES for section in compared(runs, scale, root)]
+    with atomic_write(root / "tables.md") as file:
+        introduction = "# NODE-18 on CIFAR: results\n\nWritten by `python cifar_classification/report.py`."
+        file.write("\n".join([introduction + "\n", *sections, every_run(runs)]).encode())
+    if root.resolve() == options.RESULTS:
+        single = [run for run in runs if run.summary and not run.place]
+        linked = [re.sub(r"\]\((?!http)", "](../results/cifar_classification/", section) for section in sections]
+        _replace(
+            README, "\n".join([single_runs(single, "../results"), *filter(None, map(single_tests, single)), *linked])
+        )
+        _replace(PROJECT_README, single_runs(single, "results"))
+    print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
+
+
+def _replace(readme, text):
+    """Put ``text`` between the marks of a README."""
+    with_text = MARKS.sub(lambda match: MARKED.format(text), readme.read_text())
+    with atomic_write(readme) as file:
+        file.write(with_text.encode())
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# Single runs
+
+
+def single_runs(runs, results):
+    rows = [
+        [
+            f"`{command_of(run.chosen.profile)}`",
+            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.name})",
+            f"{run.chosen.gradient}, {run.chosen.method}" if run.chosen.model == "ode" else "",
+            f"{run.summary['test_accuracy']:.2%}",
+            f"{run.summary['best_test_accuracy']:.2%}",
+            f"{run.summary['seconds'] / 60:.1f}",
+            run.hardware,
+        ]
+        for run in runs
+    ]
+    return table(["command", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
+
+
+def command_of(profile):
+    return COMMANDS.get(profile, f"python cifar_classification/train.py --profile {profile}")
+
+
+def single_tests(run):
+    """A trained model under other solvers; nothing if it was not tested."""
+    records = read_tests(run.folder)
+    if not records:
+        return None
+    rows = [
+        [solver_text(record["solver"]), f"{1 - record['test_accuracy']:.2%}", nfe_text(record["nfe_per_block"])]
+        for record in records
+    ]
+    heading = f"**{records[-1]['title']}, after epoch {records[-1]['epoch']}, tested with**"
+    return f"{heading}\n\n" + table(["solver", "error", "NFE per block"], rows)
+
+
+def solver_text(solver):
+    return ", ".join(f"{name} {value:g}" if name != "method" else value for name, value in solver.items() if value)
+
+
+def nfe_text(per_block):
+    return " ".join(f"{value:.1f}" for value in per_block)
+
+
+# Runs compared with each other
+
+
+def compared(runs, scale, root):
+    """The sections of a scale, and its figures; no section where nothing was run."""
+    chosen = {
+        dataset: {
+            label: of_place(runs, scale, dataset, label) for label in (*LIKE_FOR_LIKE, *OWN[scale], "aca-amp", "resnet")
+        }
+        for dataset in ("cifar10", "cifar100")
+    }
+    known = [run for rows in chosen.values() for found in rows.values() for run in found]
+    if not known:
+        return []
+    heading = options.title(known[0].chosen).partition(", ")[2] or "the paper's scale"
+    scaled = f"`--profile {scale}`, {heading}"
+    methods = chosen["cifar10"]
+    figure = plot.draw_methods(methods, LIKE_FOR_LIKE, OWN[scale], f"NODE-18 on CIFAR-10, {heading}")
+    save_figure(figure, root / scale / "methods.png")
+    save_figure(plot.draw_networks(chosen, NETWORKS, PAPER["networks"], heading), root / scale / "networks.png")
+    parts = [
+        f"## The paper's claims ({scaled})\n",
+        verdicts(chosen, OWN[scale], {label: increases(*solver_tests(runs, scale, label), label) for label in ROBUST}),
+        f"## Gradient methods ({scaled})\n",
+        "Like for like: the same solver (MALI has its own), tolerance, batch and seeds; `torchdiffeq` rows are that "
+        "library's `odeint` and `odeint_adjoint`.\n",
+        method_table(methods, LIKE_FOR_LIKE),
+        "Solver, tolerance and batch as in the paper's figure 7(a, b).\n",
+        method_table(methods, OWN[scale]),
+        paper_methods(),
+        f"![gradient methods]({scale}/methods.png)\n",
+        precision(methods),
+        f"## NODE-18 and ResNet-18 ({scaled})\n",
+        network_table(chosen),
+        f"![NODE-18 and ResNet-18]({scale}/networks.png)\n",
+        f"## Reliability of repeated runs ({scaled})\n",
+        reliability(chosen),
+        "## Robustness to the test solver\n",
+        *(robustness(*solver_tests(runs, scale, label), label) for label in ROBUST),
+        f"Increase of the error in percentage points; NFE per block, mean over blocks. {PAPER['solvers']['about']}\n",
+    ]
+    return list(filter(None, parts))
+
+
+def accuracies(runs):
+    return [100 * run.summary["test_accuracy"] for run in runs]
+
+
+def method_table(methods, labels):
+    """Mean and standard deviation over the seeds for each of ``labels``; blank where nothing was run."""
+    header = ["method", "solver", "batch", "runs", "test accuracy", "NFE forward", "NFE backward", "s per epoch"]
+    header += ["minutes", "peak memory, MiB", "hardware"]
+    rows = []
+    for label in labels:
+        runs = methods[label]
+        rows.append(
+            [
+                label.removesuffix("-own"),
+                solver_of(runs[0]) if runs else "",
+                str(runs[0].chosen.batch_size) if runs else "",
+                str(len(runs) or ""),
+                spread(accuracies(runs), ".2f", " %"),
+                spread([run.average("Solver/n_f_evals") for run in runs], ".2f"),
+                spread([run.average("Solver/n_backward_f_evals") for run in runs], ".2f"),
+                spread([run.epoch_seconds for run in runs], ".0f"),
+                spread([run.summary["seconds"] / 60 for run in runs], ".1f"),
+                spread([run.peak_memory / 2**20 for run in runs], ".0f"),
+                ", ".join(sorted({run.hardware for run in runs})),
+            ]
+        )
+    note = (
+        "Mean ± standard deviation over seeds, of the model after the last epoch. NFE: evaluations of the vector field "
+        "per block and batch, mean over blocks and epochs. Memory: of the whole process (on a GPU: allocated there). "
+        "Times are of a machine that was shared with other work."
+    )
+    return f"{table(header, rows)}\n{note}\n"
+
+
+def solver_of(run):
+    chosen = run.chosen
+    tolerance = f" {chosen.rtol:g}" if chosen.rtol else f" h {chosen.h:g}"
+    return f"{chosen.method}{tolerance}"
+
+
+def paper_methods():
+    rows = [
+        [label, values["solver"], str(values["batch"]), f"{values['accuracy']:g} %", f"{values['hours']:g} h"]
+        for label, values in PAPER["methods"].items()
+        if label != "about"
+    ]
+    return f"In the paper: {PAPER['methods']['about']}\n\n" + table(
+        ["method", "solver", "batch", "accuracy", "time"], rows
+    )
+
+
+def precision(methods):
+    """bfloat16 (--amp) beside single precision, all else equal, seed by seed."""
+    single, reduced = methods["aca"], methods["aca-amp"]
+    rows = [
+        [
+            name,
+            str(len(runs) or ""),
+            spread(accuracies(runs), ".2f", " %"),
+            spread([r.epoch_seconds for r in runs], ".0f"),
+        ]
+        for name, runs in (("float32", single), ("bfloat16, `--amp`", reduced))
+    ]
+    partner = {run.place[3]: run for run in single}
+    gained = [100 * (run.summary["test_accuracy"] - partner[run.place[3]].summary["test_accuracy"])
+              for run in reduced if run.place[3] in partner]  # fmt: skip
+    text = f"\nGained by `--amp`, seed by seed: {spread(gained, '+.2f', ' points')}.\n" if gained else ""
+    return f"### Precision\n\n{table(['ACA in', 'runs', 'test accuracy', 's per epoch'], rows)}{text}"
+
+
+def network_table(chosen):
+    header = ["data", "network", "runs", "test accuracy", "range", "best epoch's", "minutes", "median in the paper"]
+    rows = []
+    for dataset, labels in chosen.items():
+        for label, name in NETWORKS.items():
+            runs = labels[label]
+            values = accuracies(runs)
+            rows.append(
+                [
+                    TITLES[dataset],
+                    name,
+                    str(len(runs) or ""),
+                    spread(values, ".2f", " %"),
+                    f"{min(values):.2f} to {max(values):.2f} %" if values else "",
+                    spread([100 * run.summary["best_test_accuracy"] for run in runs], ".2f", " %"),
+                    spread([run.summary["seconds"] / 60 for run in runs], ".1f"),
+                    f"{PAPER['networks'][dataset][label]['med']:g} %",
+                ]
+            )
+    return f"{table(header, rows)}\nIn the paper: {PAPER['networks']['about']}\n"
+
+
+def ratings(runs):
+    """[test images, runs] of true-class probability and of correctness; None unless two or more runs kept them."""
+    kept = [found for run in runs if (found := predictions.read(run.folder))]
+    if len(kept) < 2:
+        return None
+    return {
+        "true-class probability": np.stack([one.probability for one in kept], 1),
+        "correctness": np.stack([one.correct for one in kept], 1).astype(np.float64),
+    }
+
+
+def reliability(chosen):
+    rows = []
+    for dataset, labels in chosen.items():
+        for label, name in NETWORKS.items():
+            found = ratings(labels[label])
+            for of in ("true-class probability", "correctness"):
+                matrix = found and found[of]
+                values = [f"{value:.3f}" for value in icc(matrix).values()] if found else [""] * len(FORMS)
+                interval = ""
+                if found:
+                    low, high = np.quantile(resampled(matrix), [0.025, 0.975])
+                    interval = f"{low:.3f} to {high:.3f}"
+                rows.append([TITLES[dataset], name, of, str(matrix.shape[1]) if found else "", *values, interval])
+    note = (
+        "Intraclass correlations (Shrout and Fleiss 1979) of a matrix of test images by runs, which differ in their "
+        "seed alone; models after the last epoch. The interval is 95 % of resamples of the test images, for ICC(2,1). "
+        "The paper's values (its table 3) are not known to us."
+    )
+    return f"{table(['data', 'network', 'ICC of', 'runs', *FORMS, 'ICC(2,1), 95 %'], rows)}\n{note}\n"
+
+
+def all_evaluations(runs):
+    return [run.average("Solver/n_f_evals") + run.average("Solver/n_backward_f_evals") for run in runs]
+
+
+def faster(ours, theirs):
+    """As in `claims`, on the wall time of runs; that of a processor is only shown, as other work took part of it."""
+    seconds = [[run.summary["seconds"] for run in runs] for runs in (ours, theirs)]
+    found, verdict = claims.smaller(*seconds, ".1f", 1 / 60, " min")
+    alone = all(run.environment["gpus"] for run in (*ours, *theirs))
+    return found, verdict if alone or not found else "not judged: the processor was shared"
+
+
+def verdicts(chosen, own, robust):
+    """Which of the paper's claims hold; ``own`` are labels of OWN, ``robust`` holds the `increases` by label."""
+    ten, hundred = chosen["cifar10"], chosen["cifar100"]
+    rows = []
+    for how, ours, others in (
+        ("like for like", "aca", ("adjoint", "naive")),
+        ("with the paper's settings", own[0], own[1:]),
+    ):
+        for label in others:
+            pair, name = (ten[ours], ten[label]), label.removesuffix("-own")
+            accuracy = claims.larger(*map(accuracies, pair), ".2f", unit=" points")
+            evaluations = claims.smaller(*map(all_evaluations, pair), ".2f", unit=" per block and batch")
+            rows.append([f"ACA is more accurate than {name}, {how}", *accuracy])
+            rows.append([f"ACA evaluates f less often than {name}, {how}", *evaluations])
+            rows.append([f"ACA takes less time than {name}, {how}", *faster(*pair)])
+    for dataset, labels in chosen.items():
+        better = claims.larger(accuracies(labels["aca"]), accuracies(labels["resnet"]), ".2f", unit=" points")
+        rows.append([f"NODE-18 is more accurate than ResNet-18 on {TITLES[dataset]}", *better])
+    for dataset, labels in (("cifar10", ten), ("cifar100", hundred)):
+        ours, theirs = ratings(labels["aca"]), ratings(labels["resnet"])
+        for of in ("true-class probability", "correctness"):
+            found = claims.more_reliable(ours and ours[of], theirs and theirs[of])
+            rows.append([f"NODE-18 is more reliable than ResNet-18 on {TITLES[dataset]}: ICC(2,1) of {of}", *found])
+    found = claims.more_robust(robust["aca"], robust["euler"])
+    rows.append(["Other test solvers hurt NODE-18 less than the network trained with one Euler step", *found])
+    scaled = any(", scaled down" in run.title for run in chain(*ten.values()))
+    reason = "can't be judged at this scale" if scaled else "see the tables"
+    for claim in ("NODE-18 has about 5 % error on CIFAR-10", "NODE-18 beats ResNet-101"):
+        rows.append([claim, "", reason])
+    return f"{table(['claim', 'found: difference', 'verdict'], rows)}\n{claims.RULE}\n"
+
+
+# One model, many test solvers
+
+
+def solver_tests(runs, scale, label):
+    """A run with that label that was tested with ALL_SOLVERS, and its tests by `cell`; (None, {}) where none was."""
+    for where in ROBUST_SCALES[scale]:
+        for run in of_place(runs, where, "cifar10", label):
+            groups = {}
+            for record in read_tests(run.folder):
+                kind = record["checkpoint"], record["epoch"], record.get("amp"), record.get("images")
+                groups.setdefault(kind, {})[cell(record["solver"])] = record
+            tests = max(groups.values(), key=lambda group: len(group.keys() & set(map(cell, ALL_SOLVERS))), default={})
+            if cell(BASES[label]) in tests and len(tests) > 1:
+                return run, tests
+    return None, {}
+
+
+def cell(solver):
+    """A solver as a key: its method, and its step size or tolerance."""
+    return solver["method"], solver.get("rtol") or solver.get("h")
+
+
+def increases(run, tests, label):
+    """By how many percentage points each solver but that of the training increases the error."""
+    base = cell(BASES[label])
+    others = [other for other in map(cell, ALL_SOLVERS) if other in tests and other != base]
+    return [100 * (tests[base]["test_accuracy"] - tests[other]["test_accuracy"]) for other in others]
+
+
+def robustness(run, tests, label):
+    """One of the supplement's tables beside the same for `run`; blank where nothing was tested."""
+    theirs, what = PAPER["solvers"][label], ROBUST[label]
+    base = tests.get(cell(BASES[label]))
+    if base:
+        precision = "bfloat16" if base.get("amp", run.chosen.amp) else "float32"
+        what += (
+            f": [{base['title']}]({run.folder.parent.name}/{run.folder.name}), error {1 - base['test_accuracy']:.2%} "
+            f"(paper: {theirs['error']:g} %), after epoch {base['epoch']}, {base.get('images', 10_000)} test images, "
+            f"{precision}, {run.hardware}"
+        )
+    rows = []
+    for method in (*FIXED, *ADAPTIVE):
+        solvers = [solver for solver in ALL_SOLVERS if solver["method"] == method]
+        for solver, in_paper in zip(solvers, theirs[method], strict=True):
+            own, (_, size) = tests.get(cell(solver)), cell(solver)
+            rows.append(
+                [
+                    f"{method}, {'h' if method in FIXED else 'tolerance'} {size:g}",
+                    f"{100 * (base['test_accuracy'] - own['test_accuracy']):+.2f}" if own else "",
+                    f"{in_paper:+.2f}",
+                    f"{np.mean(own['nfe_per_block']):.1f}" if own else "",
+                    f"{own['seconds']:.1f}" if own else "",
+                ]
+            )
+    cells = table(["test solver", "increase", "in the paper", "NFE", "seconds"], rows)
+    return f"**Supplement table {theirs['table']}**, {what}\n\n{cells}"
+
+
+def every_run(runs):
+    """All runs of the tables, and how they ended."""
+    rows = [
+        [
+            f"[{'/'.join(run.folder.parts[-2:])}]({'/'.join(run.folder.parts[-2:])})",
+            run.title,
+            f"{run.summary['test_accuracy']:.2%}" if run.summary else "",
+            f"{run.summary['seconds'] / 60:.1f}" if run.summary else "",
+            "finished" if run.summary else run.failure or f"{len(run.rows)} of {run.chosen.epochs} epochs",
+            run.hardware,
+        ]
+        for run in runs
+        if run.place
+    ]
+    return "## All runs of the tables\n\n" + table(["run", "what", "accuracy", "minutes", "ended", "hardware"], rows)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,208 @@
+"""The report, from records as train.py and test.py write them, with numbers made up."""
+
+import json
+
+import pytest
+import torch
+
+from cifar_classification import claims, options, plot, report
+from cifar_classification.predictions import FILE, Collector, read
+from cifar_classification.runs import collect, of_place
+from cifar_classification.test import ALL_SOLVERS, RECORD
+from harness.seeding import generator
+
+MACHINE = {"gpus": [], "cpu": "some CPU", "threads": 1}
+
+
+def write_run(root, name, accuracies, *flags, finished=True, error=None):
+    """A run folder whose epochs have these test accuracies."""
+    defaults, chosen = options.read(options.training_parser(), ["--profile", "table", *flags, "--dataset", "cifar10"])
+    settled = options.settle(defaults, chosen | {"epochs": len(accuracies)})
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(
+        json.dumps({"arguments": options.recorded(settled), "seed": 0, "environment": MACHINE, "resumed": []})
+    )
+    nfe = {} if settled.model == "discrete" else {"Solver/n_f_evals": 4.0, "Solver/n_backward_f_evals": 2.0}
+    rows = [
+        {"step": i, "Train/Loss": 1.0, "Test/Accuracy": a, **nfe, "peak_memory_bytes": 2**30, "seconds": 60.0 * i}
+        for i, a in enumerate(accuracies, 1)
+    ]
+    if error:
+        rows.append({"step": len(rows) + 1, "error": error})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if finished and not error:
+        summary = {"title": options.title(settled), "test_accuracy": accuracies[-1], "seconds": 60.0 * len(rows)}
+        (folder / "summary.json").write_text(json.dumps(summary | {"best_test_accuracy": max(accuracies)}))
+    return folder
+
+
+def write_tests(folder, accuracy_of):
+    with open(folder / RECORD, "a") as file:
+        for solver in ALL_SOLVERS:
+            record = {
+                "title": "a title",
+                "checkpoint": "model_best.pth.tar",
+                "epoch": 3,
+                "solver": {name: solver.get(name) for name in ("method", "rtol", "atol", "h")},
+                "amp": False,
+                "images": 10_000,
+                "test_accuracy": accuracy_of(solver),
+                "nfe_per_block": [3.0, 2.0, 2.0, 1.0],
+                "seconds": 1.5,
+            }
+            file.write(json.dumps(record) + "\n")
+
+
+def write_predictions(folder, noise, seed):
+    """Images of a difficulty that all runs share, and noise of the run's own."""
+    difficulty = torch.randn(400, generator=generator("cpu", "difficulty"))
+    logits = difficulty + noise * torch.randn(400, generator=generator("cpu", seed))
+    keep = Collector()
+    for part in logits.split(150):
+        keep(torch.stack([part, -part], 1), torch.zeros(len(part), dtype=torch.int64))
+    keep.write(folder, epoch=3)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed in range(3):
+        shift = 0.002 * seed
+        for label, best, flags, noise in (
+            ("aca", 0.8, (), 0.3),
+            ("adjoint", 0.7, ("--gradient", "adjoint"), None),
+            ("resnet", 0.8001, ("--model", "discrete"), 3.0),
+        ):
+            name = f"table/cifar10_{label}_seed{seed}"
+            folder = write_run(tmp_path, name, [0.5, 0.6, best + shift], *flags)
+            if noise:
+                write_predictions(folder, noise, f"{label} {seed}")
+    write_run(tmp_path, "table/cifar10_aca-amp_seed1", [0.5, 0.6, 0.797], "--amp")
+    write_run(tmp_path, "table/cifar10_naive_seed0", [0.5, 0.6], "--gradient", "naive", error="the loss is not finite")
+    write_run(tmp_path, "table/cifar10_mali_seed0", [0.5], "--gradient", "mali", "--method", "ALF", finished=False)
+    robust = write_run(tmp_path, "cpu/cifar10_aca_seed0", [0.5, 0.9])
+    write_tests(robust, lambda solver: 0.9 if solver["method"] in ("HeunEuler", "RK23", "RK45") else 0.895)
+    fragile = write_run(tmp_path, "cpu/cifar10_euler_seed0", [0.5, 0.85], "--method", "Euler")
+    write_tests(fragile, lambda solver: 0.85 if solver == {"method": "Euler", "h": 1.0} else 0.8)
+    return tmp_path
+
+
+def lines(text, *words):
+    """The rows of tables that hold all ``words``."""
+    return [line for line in text.splitlines() if line.startswith("|") and all(word in line for word in words)]
+
+
+def test_what_was_run_is_shown_with_its_spread_and_what_was_not_is_blank(root, capsys):
+    report.main(["--results", str(root)])
+    text = (root / "tables.md").read_text()
+    assert "scaled down: width 16 of 64, 3 of 90 epochs" in text
+    (aca, *_) = lines(text, "| aca |")
+    assert "| RK12 0.01 | 128 | 3 | 80.20 ± 0.20 % | 4.00 ± 0.00 | 2.00 ± 0.00 | 60 ± 0 | 3.0 ± 0.0 | 1024 ± 0 |" in aca
+    assert "Gained by `--amp`, seed by seed: -0.50 points." in text
+    (direct,) = lines(text, "| direct |")
+    assert direct.split("|")[2:-1] == ["  "] * 10
+    assert lines(text, "cifar10_naive_seed0", "the loss is not finite")
+    assert lines(text, "cifar10_mali_seed0", "1 of 1 epochs")
+    assert not lines(text, "| naive |", "%", "RK12")
+    for name in ("methods.png", "networks.png"):
+        assert (root / "table" / name).read_bytes().startswith(b"\x89PNG") and f"table/{name}" in text
+    assert "paper/" not in text.replace("In the paper", "")
+
+
+def test_the_claims_are_judged_by_the_records(root):
+    report.main(["--results", str(root)])
+    text = (root / "tables.md").read_text()
+    (row,) = lines(text, "more accurate than adjoint, like for like")
+    assert "+10.00 points (3 and 3 seeds)" in row and "| holds |" in row
+    (row,) = lines(text, "evaluates f less often than adjoint, like for like")
+    assert "+0.00 per block and batch" in row and "no spread" in row
+    (row,) = lines(text, "less time than adjoint, like for like")
+    assert "not judged: the processor was shared" in row
+    (row,) = lines(text, "more accurate than naive, like for like")
+    assert "not judged: not run" in row
+    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10 |")
+    assert "not decided" in row
+    (row,) = lines(text, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
+    assert "| holds |" in row
+    (row,) = lines(text, "Other test solvers hurt NODE-18 less")
+    assert "+0.30 against +5.00 points" in row and "holds" in row
+    (row,) = lines(text, "NODE-18 has about 5 % error")
+    assert "can't be judged at this scale" in row
+
+
+def test_every_solver_of_the_supplement_stands_beside_the_papers(root):
+    report.main(["--results", str(root)])
+    text = (root / "tables.md").read_text()
+    first, second = text.split("**Supplement table ")[1:]
+    assert "error 15.00% (paper: 8.47 %)" in first and "error 10.00% (paper: 4.85 %)" in second
+    for part in (first, second):
+        assert len(lines(part, "| 2.0 | 1.5 |")) == 21
+    assert lines(first, "Euler, h 0.1", "| +5.00 | +4.84 |")
+    assert lines(second, "RK4, h 1 ", "| +0.50 | +1.09 |")
+    assert lines(second, "HeunEuler, tolerance 0.01", "| +0.00 | +0.00 |")
+
+
+def test_the_papers_cells_are_complete():
+    for label in report.ROBUST:
+        cells = report.PAPER["solvers"][label]
+        assert [len(cells[m]) for m in ("Euler", "RK2", "RK4", "HeunEuler", "RK23", "RK45")] == [4, 4, 4, 3, 3, 3]
+        solvers = [report.cell(solver) for solver in ALL_SOLVERS]
+        assert report.cell(report.BASES[label]) in solvers and len(set(solvers)) == 21
+
+
+def test_nothing_run_at_all(tmp_path, capsys):
+    report.main(["--results", str(tmp_path)])
+    assert "0 finished runs" in capsys.readouterr().out
+
+
+def test_the_readmes_show_the_results_folder_only(root, tmp_path_factory, monkeypatch):
+    readmes = [tmp_path_factory.mktemp("readmes") / name for name in ("own", "project")]
+    for readme in readmes:
+        readme.write_text("before\n<!-- measured: written by x.py -->\nFORMER\n<!-- end of measured -->\nafter\n")
+    monkeypatch.setattr(report, "README", readmes[0])
+    monkeypatch.setattr(report, "PROJECT_README", readmes[1])
+    report.main(["--results", str(root)])
+    assert all("FORMER" in readme.read_text() for readme in readmes)
+    monkeypatch.setattr(options, "RESULTS", root)
+    single = write_run(root, "a_single_run", [0.5, 0.7])
+    report.main(["--results", str(root)])
+    own, project = (readme.read_text() for readme in readmes)
+    for text in (own, project):
+        assert text.startswith("before\n<!-- measured: written by cifar_classification/report.py -->\n")
+        assert text.endswith("<!-- end of measured -->\nafter\n") and "FORMER" not in text
+        assert "70.00%" in text and single.name in text
+    assert "(../results/cifar_classification/table/methods.png)" in own and "Supplement table" not in project
+    report.main(["--results", str(root)])
+    assert readmes[0].read_text() == own
+
+
+def test_predictions_survive_being_written(tmp_path):
+    logits = torch.randn(1000, 10, generator=generator("cpu", 0))
+    labels = torch.randint(10, (1000,), generator=generator("cpu", 1))
+    keep = Collector()
+    keep(logits[:600], labels[:600])
+    keep(logits[600:], labels[600:])
+    keep.write(tmp_path, epoch=7)
+    found = read(tmp_path)
+    assert found.epoch == 7
+    assert found.correct.tolist() == (logits.argmax(1) == labels).tolist()
+    expected = logits.softmax(1)[torch.arange(1000), labels].numpy()
+    assert abs(found.probability - expected).max() < 2**-12  # half precision: 11 bits, below 1
+    assert (tmp_path / FILE).stat().st_size < 4000
+    assert read(tmp_path / "elsewhere") is None
+
+
+def test_verdicts():
+    assert claims.larger([], [1.0], ".1f") == claims.NOT_RUN
+    assert "a single seed" in claims.larger([2.0], [1.0, 1.1], ".1f")[1]
+    assert claims.larger([2.0, 2.1], [1.0, 1.1], ".1f")[1] == "holds"
+    assert claims.smaller([2.0, 2.1], [1.0, 1.1], ".1f")[1].startswith("does not hold")
+    assert claims.smaller([60.0, 61.0], [120.0, 121.0], ".1f", 1 / 60, " min")[0].startswith("-1.0 min")
+    assert claims.larger([2.0, 1.0], [1.1, 1.9], ".1f")[1].startswith("not decided")
+
+
+def test_the_lowest_number_of_epochs_is_drawn(root):
+    runs = {label: of_place(collect(root), "table", "cifar10", label) for label in ("aca", "adjoint", "naive")}
+    figure = plot.draw_methods(runs, ("aca", "adjoint", "naive"), ("aca",), "a title")
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2, 1, 1]
+    assert figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(0.802)
