@@ -9,10 +9,7 @@ from benchmarks.measure import alternating, checked
 from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
-TIMED = (
-    *("aca", "aca, memory=unlimited", "aca, compile", "aca, compile, memory=unlimited", "naive", "adjoint"),
-    *PEERS,
-)
+TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")

@@ -14,7 +14,6 @@ COLOURS = {
     "aca, memory=unlimited": METHOD_COLOURS["direct"],
     "aca, memory=50": "#44AA99",
     "aca, compile": "#332288",
-    "aca, compile, memory=unlimited": "#6699CC",
     "naive": METHOD_COLOURS["naive"],
     "adjoint": METHOD_COLOURS["adjoint"],
     "torchdiffeq odeint": "#117733",

@@ -29,6 +29,12 @@ class Record:
         """A solver's time over the limit's in the same round, median."""
         return self._median(lambda t: t[name] / (t[EVALUATIONS] + t[VJPS]), (name, EVALUATIONS, VJPS))
 
+    def beyond_limit(self, name, n_evals):
+        """Microseconds by which a solver's time exceeds the limit's in the same round, per evaluation, median."""
+        return self._median(
+            lambda t: 1e6 * (t[name] - t[EVALUATIONS] - t[VJPS]) / n_evals, (name, EVALUATIONS, VJPS)
+        )
+
     def to_solver(self, name, other):
         """A solver's time over another's in the same round, median."""
         return self._median(lambda times: times[name] / times[other], (name, other))

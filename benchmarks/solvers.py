@@ -187,7 +187,6 @@ SOLVERS = {
     "aca, memory=unlimited": _ours(gradient="aca", memory=math.inf),
     "aca, memory=50": _ours(gradient="aca", memory=50),
     "aca, compile": _ours(gradient="aca", compile=True),
-    "aca, compile, memory=unlimited": _ours(gradient="aca", compile=True, memory=math.inf),
     "naive": _ours(gradient="naive"),
     "adjoint": _ours(gradient="adjoint"),
     "torchdiffeq odeint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint")),

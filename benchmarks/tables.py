@@ -30,7 +30,8 @@ def _setting(folder, complete):
     lines = dict.fromkeys(_environment(read_run(folder / name)) for name in complete)
     return "\n\n".join(lines) + (
         "\n\nTime: forward and backward, median over alternating rounds. x limit: over `NFE_acc * c_f` forward plus "
-        "`NFE_acc * (c_fg + c_vjp)` backward, measured in the same round. Gradient: in the initial state and all "
+        "`NFE_acc * (c_fg + c_vjp)` backward, measured in the same round; us beyond: microseconds above that limit per "
+        "NFE_acc, what a solver adds to an evaluation and its VJP. Gradient: in the initial state and all "
         "parameters, relative to a tight reference. Peak memory: in a fresh process, above what it held before the "
         "solve. Blank: not measured; the note says why.\n"
     )
@@ -123,6 +124,7 @@ def _timed(folder, name):
     for solver, row in record.solvers.items():
         lines.append([
             solver, _milliseconds(record.median(solver)), _ratio(record.to_limit(solver)),
+            _number(record.beyond_limit(solver, row["n_evals_accepted"]), ".0f"),
             _ratio(record.to_solver(solver, ODEINT)), _count(row.get("nfe_forward")), _count(row.get("nfe_backward")),
             _error(row.get("state_error")), _error(row.get("gradient_error")), _megabytes(row.get("peak_bytes")),
             _number(row.get("first_call_seconds"), ".1f"), _note(row),
@@ -136,8 +138,8 @@ def _timed(folder, name):
         f"{_ratio(kept / (once + kept))} x limit.\n"
     )
     head = [
-        "solver", "ms", "x limit", "x torchdiffeq", "NFE forward", "NFE backward", "state error", "gradient error",
-        "peak MB", "first call s", "note",
+        "solver", "ms", "x limit", "us beyond", "x torchdiffeq", "NFE forward", "NFE backward", "state error",
+        "gradient error", "peak MB", "first call s", "note",
     ]  # fmt: skip
     return _table(record.title, head, lines, about)
 

@@ -15,7 +15,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # the run is to measure with the one thread it says
-    few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "aca, compile", "torchdiffeq odeint"]
+    few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "adjoint", "torchdiffeq odeint"]
     main([*few, "--out", str(folder), "--cases", "mlp_heun", "diagram_three_body"])
     yield folder
     torch.set_num_threads(threads)
@@ -35,6 +35,7 @@ def test_ratios_are_medians_of_ratios_within_rounds():
     rounds.append({cases.EVALUATIONS: 1.0, cases.VJPS: 0.0, "a": 9.0})
     record = records.Record("mlp_heun", {}, {}, rounds)
     assert record.to_limit("a") == 2.0  # of 1.5, 2, 9; the ratio of medians would be 9 / 2
+    assert record.beyond_limit("a", n_evals=2) == 2.5e6  # of 0.5, 2.5, 4 seconds
     assert record.median("a") == 9.0 and record.median(cases.EVALUATIONS, cases.VJPS) == 2.0
     assert record.to_limit("not timed") is None and record.to_solver("a", "not timed") is None
 
@@ -51,7 +52,7 @@ def test_tables_show_what_the_records_hold(folder):
     text = tables._timed(folder, "mlp_heun")
     (line,) = (line for line in text.splitlines() if line.startswith("| aca |"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[2] == f"{record.to_limit('aca'):.2f}" and cells[4] == str(record.solvers["aca"]["nfe_forward"])
+    assert cells[2] == f"{record.to_limit('aca'):.2f}" and cells[5] == str(record.solvers["aca"]["nfe_forward"])
     aims = tables._aims(folder)
     (aim,) = (line for line in aims.splitlines() if "Heun-Euler" in line)
     assert cells[2] in aim and ("| yes |" in aim) == (record.to_limit("aca") <= 1.25)
