@@ -153,7 +153,11 @@ def problem_of(
     differentiable = torch.is_grad_enabled()
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
-            ts[0], flat.detach(), differentiable=differentiable, measure=budget.wants_size_of_graphs
+            ts[0],
+            flat.detach(),
+            differentiable=differentiable,
+            measure=budget.wants_size_of_graphs and not compile,
+            numbers=compile,
         )
     if params is not None:
         chosen = {id(p) for p in params}

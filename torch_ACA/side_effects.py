@@ -55,10 +55,15 @@ class SideEffects:
         self._modules = modules
         self._devices = [device] if device.type == "cuda" else []
         self.buffers = []
+        self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
         self._random_start = None
 
-    def watch(self, evaluate):
-        """Run the first evaluation and note what it changed; returns what it returned."""
+    def watch(self, evaluate, *, numbers=False):
+        """Run the first evaluation and note what it changed; returns what it returned.
+
+        :param numbers: look at Python's numbers too
+        """
+        kept = self._numbers() if numbers else None
         buffers = [b for m in self._modules for b in m.buffers()]
         versions = [b._version for b in buffers]
         start = self._random_state()
@@ -74,6 +79,7 @@ class SideEffects:
         self.buffers = [b for b, v in zip(buffers, versions) if id(b) in silent or b._version != v]
         if any(not torch.equal(a, b) for a, b in zip(start, self._random_state())):
             self._random_start = start
+        self.counts = numbers and self._numbers() != kept
         return result
 
     @property
@@ -98,6 +104,10 @@ class SideEffects:
     def replay(self):
         """Context of a recomputation: buffers and random streams end as they began."""
         return _Replay(self)
+
+    def _numbers(self):
+        parts = (part for module in self._modules for part in module.modules())
+        return [value for part in parts for value in vars(part).values() if isinstance(value, (int, float))]
 
     def _random_state(self):
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._devices)]

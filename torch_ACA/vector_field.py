@@ -66,20 +66,23 @@ class VectorField:
             evaluation.write(out)
         return evaluation
 
-    def first_evaluation(self, t, y, *, differentiable, measure=False):
+    def first_evaluation(self, t, y, *, differentiable, measure=False, numbers=False):
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
         with gradients off.
 
         :param measure: also find out what the graph of one evaluation takes
+        :param numbers: also find out whether f changes numbers that it keeps
         :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
         """
         k = torch.empty_like(y, requires_grad=False)
         if not differentiable:
-            self.side_effects.watch(lambda: self(t, y, k))
+            self.side_effects.watch(lambda: self(t, y, k), numbers=numbers)
             return k, None
         since = age_mark()
         with SavedTensors() if measure else contextlib.nullcontext() as saved:
-            evaluation = self.side_effects.watch(lambda: self.record(t, y, k, time_grad=True))
+            evaluation = self.side_effects.watch(
+                lambda: self.record(t, y, k, time_grad=True), numbers=numbers
+            )
         found, history = graph_inputs(evaluation.outputs, [*evaluation.leaves, evaluation.time], since)
         if history:
             with self.side_effects.replay():

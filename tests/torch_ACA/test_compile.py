@@ -121,6 +121,20 @@ def test_random_fields_run_as_they_are():
     assert "draws random numbers" in str(caught[0].message)
 
 
+def test_fields_that_count_their_calls_run_as_they_are(field):
+    """A count is a constant of compiled code, which would be compiled again for every call."""
+
+    class Counting(nn.Module):
+        n_calls = 0
+
+        def forward(self, t, y):
+            self.n_calls += 1
+            return field(t, y)
+
+    with pytest.warns(UserWarning, match="Counting cannot be compiled and runs as it is .*count of its calls"):
+        assert_as_eager(Counting(), captured=list(field.parameters()))
+
+
 @pytest.mark.parametrize("gradient", ["direct", "naive", "adjoint", "mali"])
 def test_other_gradient_methods_refuse(field, gradient):
     with pytest.raises(ValueError, match="compile=True needs gradient='aca'"):

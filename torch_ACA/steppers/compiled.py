@@ -11,12 +11,13 @@ import weakref
 
 import torch
 from torch._dynamo import config as dynamo_config
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta, combine
 
 BACKEND = "inductor"  # of torch.compile
+NOT_COMPILABLE = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
 class CompiledRungeKutta(RungeKutta):
@@ -29,13 +30,16 @@ class CompiledRungeKutta(RungeKutta):
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes = with_slopes
         self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad)
-        self._draws = vector_field.side_effects.draws
-        if self._draws:  # the same numbers at every evaluation, see `side_effects`
+        effects = vector_field.side_effects
+        self._hopeless = effects.draws or effects.counts
+        if effects.draws:  # the same numbers at every evaluation, see `side_effects`
             _warn(vector_field.func, "it draws random numbers")
+        elif effects.counts:  # would be compiled again for every count
+            _warn(vector_field.func, "it changes a number that it keeps, such as a count of its calls")
 
     @property
     def _usable(self):
-        return self._compiled.usable and not self._draws
+        return self._compiled.usable and not self._hopeless
 
     def _give_up(self, failure):
         self._compiled.usable = False
@@ -56,7 +60,7 @@ class CompiledRungeKutta(RungeKutta):
             return trial
         try:
             y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), carry.y, carry.slope)
-        except TorchDynamoException as failure:
+        except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return self.step(carry, h)
         self.field.n_evals += self.tableau.stages - 1
@@ -95,7 +99,7 @@ class CompiledRungeKutta(RungeKutta):
         captured = self.field.captured
         try:
             found, slopes = self._compiled.vjp(self.field.func, captured, _times(t, h), y, y_bar, slopes_bar)
-        except TorchDynamoException as failure:
+        except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return super().vjp(h, super().replay(t, h, y), y_bar, slope_bars, first_bar, gradients)
         self.field.n_evals += self.own_stages
