@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
-from benchmarks import memory, problems
+from benchmarks import breakdown, memory, problems
 from benchmarks.limit import Limit
 from benchmarks.measure import alternating, checked
 from harness.progress import progress
@@ -99,6 +100,23 @@ def growth_rows(case, options):
             yield {"kind": "memory", "solver": solver, **size, **options.peak_memory(name, solver)}
 
 
+def breakdown_rows(case, options):
+    """Where the time goes: a row per problem and solver."""
+    for name in progress(case.problems, desc="breakdown"):
+        problem = options.build(name)
+        limit = Limit(problem, problem.accepted_evaluations())
+        rounds = list(_rounds({EVALUATIONS: limit.evaluations, VJPS: limit.vjps}, options, options.seconds / 4))
+        for solver in options.chosen(case.solvers):
+            yield {
+                "kind": "breakdown",
+                "problem": problem.title,
+                "solver": solver,
+                "n_evals_accepted": limit.n_evals,
+                "limit_seconds": median(sum(seconds.values()) for seconds in rounds),
+                "seconds": breakdown.seconds_by_part(problem, solver, options.rounds[1]),
+            }
+
+
 def _rounds(calls, options, seconds):
     return alternating(calls, seconds=seconds, rounds=options.rounds, clock=options.clock, device=options.device)
 
@@ -113,6 +131,12 @@ CASES = {
     "many_steps": Case("Many fixed steps in little memory", time_rows, ("many_steps",), BUDGET, memory=True),
     "memory": Case(
         "Memory against number of steps", growth_rows, tuple(f"memory_{n}" for n in problems.STEPS_PER_HORIZON), GROWTH
+    ),
+    "breakdown": Case(
+        "Where the time goes",
+        breakdown_rows,
+        ("three_body_end", "three_body_outputs", "mlp_dopri5", "mlp_heun", "conv"),
+        ("aca", "aca, memory=unlimited"),
     ),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from benchmarks import records, tables
-from benchmarks.cases import CASES, EVALUATIONS, VJPS, diagram_rows, growth_rows, time_rows
+from benchmarks.breakdown import PARTS
+from benchmarks.cases import CASES, EVALUATIONS, VJPS, breakdown_rows, diagram_rows, growth_rows, time_rows
 from harness.cli import ArgumentParser, UsageError, run_main
 from harness.plots import METHOD_COLOURS, new_figure, save_figure
 from harness.record import read_run
@@ -104,7 +105,24 @@ def growth(folder, name):
     return figure
 
 
-_FIGURES = {time_rows: timed, diagram_rows: diagram, growth_rows: growth}
+def breakdown(folder, name):
+    """Parts of the time over the limit, stacked."""
+    rows = records.read_breakdown(folder, name)
+    figure, ax = new_figure(width=8.0, height=1.5 + 0.35 * len(rows))
+    left = [0.0] * len(rows)
+    for number, part in enumerate(PARTS):
+        shares = [row["seconds"][part] / row["limit_seconds"] for row in rows]
+        ax.barh(range(len(rows)), shares, left=left, color=f"C{number}", label=part)
+        left = [a + b for a, b in zip(left, shares)]
+    ax.axvline(1.0, color="black", lw=1)
+    ax.set_yticks(range(len(rows)), [f"{row['problem']}: {row['solver']}" for row in rows])
+    ax.invert_yaxis()
+    ax.set(xlabel="time / limit", title=records.titled(name, read_run(folder / name)))
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    return figure
+
+
+_FIGURES = {time_rows: timed, diagram_rows: diagram, growth_rows: growth, breakdown_rows: breakdown}
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ def read_growth(folder, case="memory"):
     return rows and by_solver
 
 
+def read_breakdown(folder, case="breakdown"):
+    """The rows of the breakdown, or None where it is not complete."""
+    return _rows(folder, case)
+
+
 def titled(case, run):
     """The title of a case, which says so if the run was scaled down."""
     return ("Quick, scaled down: " if run["arguments"]["quick"] else "") + CASES[case].title

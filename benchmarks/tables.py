@@ -4,7 +4,8 @@ import textwrap
 from pathlib import Path
 
 from benchmarks import records
-from benchmarks.cases import CASES, EVALUATIONS, VJPS, diagram_rows, growth_rows, time_rows
+from benchmarks.breakdown import PARTS
+from benchmarks.cases import CASES, EVALUATIONS, VJPS, breakdown_rows, diagram_rows, growth_rows, time_rows
 from benchmarks.records import slope
 from harness.files import atomic_write
 from harness.record import read_run
@@ -172,7 +173,18 @@ def _memory(folder, name):
     return _table(title, head, lines, f"A state is {state / 2**10:.0f} KiB.\n")
 
 
-_TABLES = {time_rows: _timed, diagram_rows: _diagram, growth_rows: _memory}
+def _breakdown(folder, name):
+    lines = []
+    for row in records.read_breakdown(folder, name):
+        parts = [_number(1e6 * row["seconds"][part] / row["n_evals_accepted"], ".0f") for part in PARTS]
+        limit = _number(1e6 * row["limit_seconds"] / row["n_evals_accepted"], ".0f")
+        lines.append([row["problem"], row["solver"], limit, *parts])
+    about = "Microseconds per NFE_acc, medians; the limit is what func and its VJPs take at the initial state.\n"
+    title = records.titled(name, read_run(folder / name))
+    return _table(title, ["problem", "solver", "limit", *PARTS], lines, about)
+
+
+_TABLES = {time_rows: _timed, diagram_rows: _diagram, growth_rows: _memory, breakdown_rows: _breakdown}
 
 
 def _table(title, head, lines, about=""):

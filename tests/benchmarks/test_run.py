@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import cases, plot, records, tables
+from benchmarks import breakdown, cases, plot, records, tables
+from benchmarks.problems import build
 from benchmarks.run import main, options_of, parser
 from harness.cli import UsageError
 
@@ -81,3 +82,20 @@ def test_every_solver_has_a_colour_and_every_case_a_figure():
     shown = {name for case in cases.CASES.values() for name in case.solvers}
     assert shown <= set(plot.COLOURS)
     assert {case.rows for case in cases.CASES.values()} == set(plot._FIGURES) == set(tables._TABLES)
+
+
+def test_timers_take_what_those_inside_them_do_not(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 10.0])
+    monkeypatch.setattr(breakdown.time, "perf_counter", lambda: next(clock))
+    timers = breakdown.Timers()
+    with timers.within("steps forward"), timers.within(breakdown.FUNC):
+        pass
+    assert timers.spent[breakdown.FUNC] == 3.0 and timers.spent["steps forward"] == 7.0
+
+
+def test_breakdown_adds_up_to_the_solve():
+    problem = build("three_body_end", quick=True)
+    parts = breakdown.seconds_by_part(problem, "aca", rounds=3)
+    assert set(parts) == set(breakdown.PARTS) and all(seconds > 0 for seconds in parts.values())
+    kept = breakdown.seconds_by_part(problem, "aca, memory=unlimited", rounds=3)
+    assert kept[breakdown.FUNC] < parts[breakdown.FUNC]  # graphs are recorded in the forward pass
