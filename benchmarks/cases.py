@@ -113,7 +113,7 @@ def breakdown_rows(case, options):
                 "solver": solver,
                 "n_evals_accepted": limit.n_evals,
                 "limit_seconds": median(sum(seconds.values()) for seconds in rounds),
-                "seconds": breakdown.seconds_by_part(problem, solver, options.rounds[1]),
+                "parts": breakdown.seconds_by_part(problem, solver, options.rounds[1]),
             }
 
 

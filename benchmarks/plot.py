@@ -111,7 +111,7 @@ def breakdown(folder, name):
     figure, ax = new_figure(width=8.0, height=1.5 + 0.35 * len(rows))
     left = [0.0] * len(rows)
     for number, part in enumerate(PARTS):
-        shares = [row["seconds"][part] / row["limit_seconds"] for row in rows]
+        shares = [row["parts"][part] / row["limit_seconds"] for row in rows]
         ax.barh(range(len(rows)), shares, left=left, color=f"C{number}", label=part)
         left = [a + b for a, b in zip(left, shares)]
     ax.axvline(1.0, color="black", lw=1)

@@ -176,7 +176,7 @@ def _memory(folder, name):
 def _breakdown(folder, name):
     lines = []
     for row in records.read_breakdown(folder, name):
-        parts = [_number(1e6 * row["seconds"][part] / row["n_evals_accepted"], ".0f") for part in PARTS]
+        parts = [_number(1e6 * row["parts"][part] / row["n_evals_accepted"], ".0f") for part in PARTS]
         limit = _number(1e6 * row["limit_seconds"] / row["n_evals_accepted"], ".0f")
         lines.append([row["problem"], row["solver"], limit, *parts])
     about = "Microseconds per NFE_acc, medians; the limit is what func and its VJPs take at the initial state.\n"

@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # the run is to measure with the one thread it says
     few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "adjoint", "torchdiffeq odeint"]
-    main([*few, "--out", str(folder), "--cases", "mlp_heun", "diagram_three_body"])
+    main([*few, "--out", str(folder), "--cases", "mlp_heun", "breakdown", "diagram_three_body"])
     yield folder
     torch.set_num_threads(threads)
 
@@ -26,9 +26,10 @@ def test_a_run_is_recorded_and_rendered(folder):
     run = json.loads((folder / "mlp_heun" / "run.json").read_text())
     assert run["arguments"]["libraries"]["torch-ACA"] and run["environment"]["packages"]["torch"]
     assert run["environment"]["threads"] == run["arguments"]["threads"] == 1
-    assert {path.name for path in folder.glob("*/*.png")} == {"mlp_heun.png", "diagram_three_body.png"}
+    assert {path.name for path in folder.glob("*/*.png")} == {"mlp_heun.png", "breakdown.png", "diagram_three_body.png"}
     text = (folder / "tables.md").read_text()
     assert "Quick, scaled down: MLP neural ODE, Heun-Euler" in text and "Work and precision, three bodies" in text
+    assert "Where the time goes" in text
 
 
 def test_ratios_are_medians_of_ratios_within_rounds():
