@@ -84,6 +84,20 @@ def test_nested_states():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_autocast_around_the_solve_reaches_func():
+    """The same to the rounding of bfloat16, 2^-8, which decides by the last bits of the state; and not without it."""
+    torch.manual_seed(0)
+    layer, y0 = nn.Linear(16, 16).float(), torch.randn(8, 16, dtype=torch.float32)
+
+    def end(enabled, **keywords):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            return solve(lambda t, y: torch.tanh(layer(y)), y0, [0.0, 1.0], h=0.5, method="RK4", **keywords).ys[-1]
+
+    eager, found, exact = end(True), end(True, compile=True), end(False, compile=True)
+    assert (found - eager).abs().max() < 2**-8 * eager.abs().max()
+    assert 1e-5 < (found - exact).abs().max() < 2**-4
+
+
 def test_compiles_once_for_all_tolerances_times_and_steps(field, monkeypatch):
     counter = CompileCounter()
     monkeypatch.setattr(compiled, "BACKEND", counter)
