@@ -113,18 +113,23 @@ class ODERNNEncoder(nn.Module):
         """Mean and standard deviation of the latent state [B, latent] each."""
         values, gaps = batch.values.flip(1).transpose(0, 1), gaps_before(batch).flip(1).T[..., None]
         state = values.new_zeros(values.shape[1], 2, self.size)
-        for prepared, gap in zip(self.update.prepare(values), gaps.unbind()):
+        stepper = self.stepper(state[:, 0], gaps)
+        for i, prepared in enumerate(self.update.prepare(values)):
             mean, std = self.update(state, prepared).unbind(1)
-            state = torch.stack([self.flow(mean, gap), std], dim=1)
+            state = torch.stack([self.flow(stepper, mean, i), std], dim=1)
         return split_head(self.head(state.flatten(1)))
 
-    def flow(self, mean, gap):
-        """The means [B, size] a ``gap`` [B, 1] earlier. Time is scaled such that each gap has length 1."""
-        field = VectorField(lambda s, y: -gap * self.field(s, y), StateLayout(mean))
-        stepper = RungeKutta(TABLEAUS["Euler"], field)
-        s, y, h = mean.new_zeros(()), mean.flatten(), 1 / self.steps
+    def stepper(self, mean, gaps):
+        """Our Euler stepper of the ODE of ``mean`` [B, size] backwards over the ``gaps`` [m, B, 1]. Time is scaled such
+        that the i-th of them is the interval [i, i + 1] for every trajectory."""
+        field = VectorField(lambda s, y: -gaps[int(s)] * self.field(s, y), StateLayout(mean))
+        return RungeKutta(TABLEAUS["Euler"], field)
+
+    def flow(self, stepper, mean, i):
+        """The means [B, size] at the other end of the i-th gap."""
+        y, h = mean.flatten(), 1 / self.steps
         for step in range(self.steps):
-            y, _, _ = stepper.traced(s + step * h, h, y)
+            y, _, _ = stepper.traced(torch.tensor(i + step * h), h, y)
         return y.view_as(mean)
 
 

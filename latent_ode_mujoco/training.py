@@ -30,7 +30,7 @@ class Training:
         self.settings, self.task = settings, task
         seed_everything(settings["seed"])
         self.model = build(settings, solver_of(settings)).to(device)
-        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=settings["lr"])
+        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=settings["lr"], foreach=True)
         self.batches = math.ceil(len(task.train) / settings["batch_size"])
         self.test_batch = test_batch(task.test, settings)
         self.iteration = 0
