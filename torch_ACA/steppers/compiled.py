@@ -59,7 +59,8 @@ class CompiledRungeKutta(RungeKutta):
             self._own(trial.end)
             return trial
         try:
-            y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), carry.y, carry.slope)
+            y = carry.y.detach()  # y0 may have a history, which would be another case to compile
+            y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), y, carry.slope)
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return self.step(carry, h)
@@ -84,7 +85,7 @@ class CompiledRungeKutta(RungeKutta):
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         if after_jump or before_jump or not self._usable:
             return super().replay(t, h, y, after_jump=after_jump, before_jump=before_jump)
-        return t, y
+        return t, y.detach()
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
         if isinstance(replayed, list):  # evaluations of a step that is not compiled
