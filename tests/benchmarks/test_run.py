@@ -89,8 +89,8 @@ def test_timers_take_what_those_inside_them_do_not(monkeypatch):
     clock = iter([0.0, 1.0, 4.0, 10.0])
     monkeypatch.setattr(breakdown.time, "perf_counter", lambda: next(clock))
     timers = breakdown.Timers()
-    with timers.within("steps forward"), timers.within(breakdown.FUNC):
-        pass
+    inner = timers.around(lambda: None, lambda: breakdown.FUNC)
+    timers.around(inner, lambda: "steps forward")()
     assert timers.spent[breakdown.FUNC] == 3.0 and timers.spent["steps forward"] == 7.0
 
 
