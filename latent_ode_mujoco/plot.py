@@ -18,10 +18,13 @@ DRAWN = (0, 1, 2, 4, 9, 12)  # features of the reconstructions: positions and ve
 
 
 def look(name):
-    """Colour and line style of a label such as latent-ode-aca."""
-    model, _, gradient = name.rpartition("-")
-    known = COLOURS.get(name) or COLOURS.get(model)
-    return {"color": colour(known or gradient), "linestyle": "--" if known else "-", "label": name, "linewidth": 1.3}
+    """Colour and line style of a label such as latent-ode-aca: solid with a gradient method's colour, else broken."""
+    model, _, variant = name.rpartition("-")
+    if shade := COLOURS.get(name) or COLOURS.get(model):
+        style = "--" if name in COLOURS else ":"
+    else:
+        shade, style = variant, "-"
+    return {"color": colour(shade), "linestyle": style, "label": name, "linewidth": 1.3}
 
 
 def curve(rows):
