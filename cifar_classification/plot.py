@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from cifar_classification import options
 from cifar_classification.data import TITLES
@@ -59,6 +60,7 @@ def draw_methods(methods, *groups):
         for label in labels:
             _draw_mean(row, methods[label], label)
         row[0].set_ylabel("test accuracy")
+        row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         if row[0].has_data():
             row[0].legend(loc="lower right", fontsize="small")
     for ax, text in zip(axes[-1], ("epoch", "minutes, mean over seeds")):
@@ -111,6 +113,8 @@ def draw_networks(chosen, names, paper, heading):
             ax.set_xticks(range(len(names)), [name.partition(",")[0] for name in names.values()])
             ax.set_xlim(-0.6, len(names) - 0.4)
         ours.set_ylabel("test accuracy, %")
+        if not ours.has_data():
+            ours.set_yticks([])
     figure.suptitle(f"Accuracy over seeds, {heading}", fontsize="medium")
     return figure
 
