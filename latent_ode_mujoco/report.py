@@ -105,7 +105,7 @@ def _errors(preset, task, rows):
     columns += [f"{source} {fraction:.0%}" for source in quoted for fraction in FRACTIONS]
     lines = []
     for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
-        cells = [_spread(_errors_of(rows, name, fraction)) for fraction in FRACTIONS]
+        cells = [_spread(list(_errors_of(rows, name, fraction).values())) for fraction in FRACTIONS]
         for table in quoted.values():
             cells += [f"{value:g}" for value in table.get(name, ())] or [""] * len(FRACTIONS)
         lines.append([name, *cells])
@@ -125,12 +125,15 @@ def _errors(preset, task, rows):
 
 
 def _errors_of(rows, name, fraction):
-    return [100 * row["mse"] for row in rows if (row["label"], row["sample"]) == (name, fraction)]
+    """Test error x 1e-2 of each seed that was run."""
+    return {row["seed"]: 100 * row["mse"] for row in rows if (row["label"], row["sample"]) == (name, fraction)}
 
 
 def _ratio(rows, other, fraction):
+    """Of the mean errors over the seeds that both have."""
     errors, ours = _errors_of(rows, other, fraction), _errors_of(rows, OURS, fraction)
-    return mean(errors) / mean(ours) if errors and ours else None
+    both = errors.keys() & ours.keys()
+    return mean(errors[seed] for seed in both) / mean(ours[seed] for seed in both) if both else None
 
 
 def _costs(rows):
