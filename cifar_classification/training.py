@@ -28,8 +28,8 @@ class Training:
     ``accuracy`` is that of the last test, ``best_accuracy`` that of the best one, after ``best_epoch`` epochs.
 
     With several ``processes`` each works on its share of every batch, and all of them hold the same weights and counts.
-    Left to each are BatchNorm's statistics, unless they are synchronised: running ones are averaged where they matter,
-    for tests and checkpoints. So are step sizes, unless the error norm is global.
+    Left to each are step sizes, unless the error norm is global, and BatchNorm's statistics, unless these are
+    synchronised: running ones are averaged where they matter, for tests and checkpoints.
 
     Raises:
         UsageError: the options do not go with the device or the number of processes.
@@ -55,11 +55,12 @@ class Training:
 
     def _prepare_for_several(self):
         options, size = self.options, self.processes.size
-        last = len(self.images.train) % options.batch_size or options.batch_size
-        if last < size:
-            raise UsageError(
-                f"--batch-size {options.batch_size} leaves a last batch of {last} images to {size} processes"
-            )
+        for images in (self.images.train, self.images.test):
+            last = len(images) % options.batch_size or options.batch_size
+            if last < size:  # some would have nothing to work on
+                raise UsageError(
+                    f"--batch-size {options.batch_size} leaves a last batch of {last} images to {size} processes"
+                )
         if options.batch_norm == "sync":
             if self.device.type != "cuda":
                 raise UsageError("--batch-norm sync needs CUDA devices: PyTorch synchronises BatchNorm on GPUs only")

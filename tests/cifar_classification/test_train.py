@@ -17,6 +17,7 @@ from cifar_classification.checkpoints import BEST, KIND, LAST
 from cifar_classification.training import Training, make_scheduler
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.cli import UsageError, run_main
+from harness.distributed import Processes
 from harness.record import read_metrics, read_run
 
 SCRIPT = Path(train.__file__)
@@ -330,6 +331,21 @@ def test_bad_input_is_one_line_and_starts_nothing(argv, said, finished, foreign,
 def test_bad_input_to_a_test_is_one_line(argv, said, finished, foreign, tmp_path, capsys):
     places = {"tmp": tmp_path, "finished": finished, "foreign": foreign}
     assert said in refused(test.main, argv.format(**places).split(), capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--batch-size 250", "leaves a last batch of 47 images to 64 processes"),  # 297 test images
+        ("--batch-size 700", "leaves a last batch of 100 images to 128 processes"),  # 1500 training images
+        ("--batch-norm sync --error-norm global --batch-size 1500", "--batch-norm sync needs CUDA devices"),
+    ],
+)
+def test_what_does_not_go_with_several_processes_is_said(flags, said):
+    defaults, chosen = options.read(options.training_parser(), ["--dataset", "digits", "--width", "2", *flags.split()])
+    size = int(said.split()[-2]) if "processes" in said else 2
+    with pytest.raises(UsageError, match=said):
+        Training(options.settle(defaults, chosen), data.load("digits"), torch.device("cpu"), Processes(0, size))
 
 
 def test_a_started_run_is_not_started_over(finished, capsys):
