@@ -152,7 +152,9 @@ def _costs(rows):
             lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells, f"{minutes:.1f}"])
     header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
     machines = ", ".join(sorted({row["machine"] for row in rows}))
-    note = f"\nOne step is one batch. Processor time on {machines}; tests between the epochs are not counted.\n"
+    minutes = sum(row["training_seconds"] for row in rows) / 60
+    note = f"\nOne step is one batch. Processor time on {machines}; tests between the epochs are not counted. All "
+    note += f"these runs together: {minutes:.0f} minutes.\n"
     return _table(header, lines) + note
 
 
