@@ -54,7 +54,7 @@ def interrupt(folder, number):
     """Start the same run in a process of its own and send it a signal in the middle of its second epoch."""
     command = [sys.executable, SCRIPT, *TINY, "--out", folder]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a machine may be busy
     while process.poll() is None and time.monotonic() < deadline:
         if (folder / LAST).exists():
             state = load_checkpoint(folder / LAST, kind=KIND)
@@ -62,7 +62,7 @@ def interrupt(folder, number):
                 break
         time.sleep(0.005)
     process.send_signal(number)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=300)
     return process.returncode, message
 
 
