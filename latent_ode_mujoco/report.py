@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from harness.cli import ArgumentParser, run_main
 from harness.files import atomic_write
-from harness.record import read_run
+from harness.record import read_metrics, read_run
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
 from latent_ode_mujoco.settings import PRESETS, RESULTS, joint_words, label, scaled_down
 
@@ -16,6 +16,7 @@ README = Path(__file__).parent / "README.md"
 MARKS = "<!-- measured: written by latent_ode_mujoco/report.py -->\n", "<!-- end of measured -->\n"
 FRACTIONS = (0.1, 0.2, 0.5)
 PLAIN, REPAIRED, OURS = "rnn", "rnn-repaired", "latent-ode-aca"
+PEER = "Seconds/torchdiffeq.odeint"
 LABELS = (
     *ONE_STEP_AHEAD,
     REPAIRED,
@@ -113,9 +114,9 @@ def _errors(preset, task, rows):
     text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
     text += _table(["model", *columns], lines)
     for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
-        ratios = [(fraction, _ratio(rows, other, fraction)) for fraction in FRACTIONS]
-        if found := [f"{ratio:.2f} at {fraction:.0%}" for fraction, ratio in ratios if ratio]:
-            text += f"\n{words} over that of the latent ODE with aca: {', '.join(found)}.\n"
+        ratios = [(fraction, _ratios(rows, other, fraction)) for fraction in FRACTIONS]
+        if found := [f"{ratio} at {fraction:.0%}" for fraction, ratio in ratios if ratio]:
+            text += f"\n{words} over that of the latent ODE with aca: {'; '.join(found)}.\n"
     failures = [
         f"- {row['label']}, {row['sample']:.0%}, seed {row['seed']}: {row['status']}"
         for row in rows
@@ -129,11 +130,14 @@ def _errors_of(rows, name, fraction):
     return {row["seed"]: 100 * row["mse"] for row in rows if (row["label"], row["sample"]) == (name, fraction)}
 
 
-def _ratio(rows, other, fraction):
-    """Of the mean errors over the seeds that both have."""
+def _ratios(rows, other, fraction):
+    """Of the mean errors over the seeds that both have, and of each seed: a mean can hide that one misses an aim."""
     errors, ours = _errors_of(rows, other, fraction), _errors_of(rows, OURS, fraction)
-    both = errors.keys() & ours.keys()
-    return mean(errors[seed] for seed in both) / mean(ours[seed] for seed in both) if both else None
+    both = sorted(errors.keys() & ours.keys())
+    if not both:
+        return None
+    of_means = mean(errors[seed] for seed in both) / mean(ours[seed] for seed in both)
+    return f"{of_means:.2f} (by seed {', '.join(f'{errors[seed] / ours[seed]:.2f}' for seed in both)})"
 
 
 def _costs(rows):
@@ -159,21 +163,24 @@ def _costs(rows):
 
 
 def collect_speeds(root):
-    """Name and record of each finished measurement of `speed.py`."""
-    found = [(path.parent.name, read_run(path.parent)) for path in sorted(Path(root).glob("speed/*/summary.json"))]
-    return [(name, run) for name, run in found if run["summary"]]
+    """Name, record and rows of metrics of each finished measurement of `speed.py`."""
+    folders = [path.parent for path in sorted(Path(root).glob("speed/*/summary.json"))]
+    return [(folder.name, read_run(folder), read_metrics(folder)) for folder in folders]
 
 
 def _speed_table(speeds):
-    names = list(dict.fromkeys(name for _, run in speeds for name in run["summary"]["median_seconds"]))
+    """``speeds``: name, record and rows of metrics of each measurement."""
+    names = list(dict.fromkeys(name for _, run, _ in speeds for name in run["summary"]["median_seconds"]))
     lines = []
-    for folder, run in speeds:
+    for folder, run, rounds in speeds:
         medians = run["summary"]["median_seconds"]
         cells = [f"{1e3 * medians[name]:.1f}" if name in medians else "" for name in names]
-        lines.append([folder, *cells, hardware(run["environment"])])
+        pairs = [(row["Seconds/aca"], row[PEER]) for row in rounds if "Seconds/aca" in row and PEER in row]
+        won = f"{sum(a < b for a, b in pairs)} of {len(pairs)}" if pairs else ""
+        lines.append([folder, *cells, won, hardware(run["environment"])])
     text = "### Milliseconds per training iteration, in the same model\n\nMedian of interleaved rounds "
     text += "(`python latent_ode_mujoco/speed.py`). Sizes: preset, per cent observed, if all times are targets.\n\n"
-    return text + _table(["sizes", *names, "hardware"], lines)
+    return text + _table(["sizes", *names, "rounds in which aca beats odeint", "hardware"], lines)
 
 
 def _table(header, rows):
