@@ -128,7 +128,8 @@ class Evaluation:
         """Pull a cotangent [size] of f's value back.
 
         Adds to ``gradients`` (a `GradientSum` over ``field.captured``); returns the cotangents of the state ([size],
-        written into ``out`` if given, or None for zero) and of the time (0-d, or None).
+        written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
+        time (0-d, or None).
         """
         layout, captured = self.field.layout, self.field.captured
         outputs, cotangents = [], []
@@ -152,9 +153,10 @@ class Evaluation:
             if all(g is None for g in states):
                 return None, time_cotangent
             states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
-        flat = torch.empty_like(cotangent) if out is None else out
-        layout.write(states, flat)
-        return flat, time_cotangent
+        if out is None:
+            return layout.flatten(layout.assemble(states)), time_cotangent
+        layout.write(states, out)
+        return out, time_cotangent
 
 
 class GradientSum:

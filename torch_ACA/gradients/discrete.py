@@ -114,7 +114,8 @@ class DiscreteSolve:
                 storage.add(record, step.start.y, step.trial.evaluations)
                 stepper.keep_graphs = storage.wants_graph
         if remember:
-            storage.close(step.trial.end.y if storage.steps else problem.y0)
+            # the last state matters to dense output in the last step alone
+            storage.close(step.trial.end.y if storage.steps and (record.outputs or dense) else None)
         if remember and storage.steps:
             if problem.failure is None:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None

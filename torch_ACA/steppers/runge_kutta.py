@@ -140,13 +140,14 @@ class RungeKutta(Stepper):
         :param slope_bars: cotangents of its slopes from its dense output [slopes, n], or None
         :param first_bar: a further cotangent of its first stage [n], from the dense output of the step before, or None
         :param gradients: `vector_field.GradientSum`
-        :returns: cotangent of the state at its start [n]; of its start time and of its size (0-d, zero unless
-            time_grad)
+        :returns: cotangent of the state at its start [n], good until the next call; of its start time and of its size
+            (0-d, zero unless time_grad)
         """
         if self._cotangents is None:
             self._cotangents = _Cotangents(self, y_bar)
         bars, weights, own = self._cotangents, self._weights.pullback, self.own_stages
-        bars.first.copy_(y_bar)
+        if y_bar is not bars.first:
+            y_bar = bars.first.copy_(y_bar)
         t_bar = h_bar = 0.0
         for j in range(own - 1, -1, -1):
             if slope_bars is None:
@@ -158,14 +159,16 @@ class RungeKutta(Stepper):
                 h_bar = h_bar + (through_h @ self._row[j]) / h
             if j == 0 and first_bar is not None:
                 k_bar += first_bar
-            target = bars.targets[own - j]
+            target = bars.targets[own - j] if j else None
             stage_bar, time_bar = evaluations[j].vjp(k_bar, gradients, out=target)
             evaluations[j] = None
-            if stage_bar is None:
+            if stage_bar is None and j:
                 target.zero_()
             if time_bar is not None:
                 t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
-        return torch.mv(bars.columns[-1], bars.ones), t_bar, h_bar
+        if own > 1:
+            y_bar.addmv_(bars.others, bars.ones)
+        return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
     def traced(self, t, h, y, slope=None, *, after_jump=False, before_jump=False):
         """The step out of place, differentiable in t, h (0-d tensors or floats), y and all that f depends on.
@@ -200,17 +203,17 @@ class RungeKutta(Stepper):
 
 
 class _Cotangents:
-    """Buffer of `RungeKutta.vjp`: row 0 belongs to y1, row r to the state of stage own_stages - r. ``columns[r]`` are
-    the first r rows, as a matrix [n, r].
+    """Buffer of `RungeKutta.vjp`: the first row belongs to y1, row r to the state of stage own_stages - r, but for the
+    first stage. ``columns[r]`` are the first r rows, as a matrix [n, r]; ``others`` all but the first.
     """
 
     def __init__(self, stepper, like):
         own = stepper.own_stages
-        buffer = like.new_empty(own + 1, len(like))
-        self.first = buffer[0]
+        buffer = like.new_empty(own, len(like))
+        self.first, self.others = buffer[0], buffer[1:].T
         self.targets = [stepper.field.layout.target(row) for row in buffer]
-        self.columns = [buffer[:r].T for r in range(own + 2)]
-        self.ones = like.new_ones(own + 1)
+        self.columns = [buffer[:r].T for r in range(own + 1)]
+        self.ones = like.new_ones(own - 1)
 
 
 @dataclass(frozen=True)
