@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.problems import Check, flat
-from torch_ACA import solve
+from torch_ACA import solve, solve_endtime
 
 try:
     import torchdiffeq
@@ -83,7 +83,8 @@ class Prepared:
 
 
 class Ours(Prepared):
-    """`torch_ACA.solve`, which counts evaluations itself (a counting func could not be compiled).
+    """`torch_ACA.solve`, for one output `solve_endtime`. They count evaluations themselves: a counting func could not
+    be compiled.
 
     :param integrate: keywords of `solve`
     """
@@ -96,7 +97,11 @@ class Ours(Prepared):
     def _outputs(self, func):
         self._y0 = self.problem.y0.detach().requires_grad_()
         keywords = self.problem.solver | {"max_evals": MAX_EVALS} | self.integrate
-        solution = solve(func, self._y0, self.problem.times, **keywords)
+        times = self.problem.times
+        if len(times) == 2:
+            y, self._stats = solve_endtime(func, self._y0, *times, **keywords)
+            return y[None]
+        solution = solve(func, self._y0, times, **keywords)
         self._stats = solution.stats
         return solution.ys[1:]
 

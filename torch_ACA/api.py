@@ -97,6 +97,7 @@ def solve(
         compile=compile,
     )
     ys, trajectory = _INTEGRATE[gradient](problem)
+    ys = torch.cat([problem.y0[None], ys])
     solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
         solution.dense = _on_states(trajectory, layout)
@@ -104,12 +105,18 @@ def solve(
 
 
 def solve_endtime(func, y0, t0, t1, **keywords):
-    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`."""
+    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`, but for
+    dense and on_failure.
+    """
+    for name in ("dense", "on_failure"):
+        if name in keywords:
+            raise TypeError(f"{name} is for solve; solve_endtime returns the state at t1 alone")
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-    solution = solve(func, y0, times, **keywords)
-    return pytree.tree_map(lambda leaf: leaf[-1], solution.ys), solution.stats
+    problem, layout = problem_of(func, y0, times, **keywords)
+    ys, _ = _INTEGRATE[keywords.get("gradient", "aca")](problem)
+    return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
 def problem_of(

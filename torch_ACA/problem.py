@@ -18,7 +18,8 @@ class Problem:
     """Integrate ``field`` from ``y0`` at the first of ``times`` through the others.
 
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
-    to land on, the last of ``ts`` among them; the other outputs come from the interpolant. ``slope`` is f at the start,
+    to land on, the last of ``ts`` among them; the other outputs come from the interpolant. Outputs are the states at
+    ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start,
     ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
     ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. ``compile``: compile
     the steps. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned,
@@ -44,7 +45,7 @@ class Problem:
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False
     failure: SolverError | None = None
-    n_solved: int = 1
+    n_solved: int = 0
     n_steps_to_last_output: int = 0
     stats: Stats = field(default_factory=Stats)
 
@@ -97,16 +98,18 @@ class Problem:
         return (torch.tensor([self.ts[i] for i in outputs], dtype=torch.float64) - step.t) / step.h
 
     def new_outputs(self):
-        """Room for the states at the output times [m, n], the first one filled in."""
-        ys = self.y0.new_empty(len(self.ts), self.y0.numel())
-        ys[0] = self.y0
-        return ys
+        """Room for the outputs [m - 1, n]."""
+        return self.y0.new_empty(len(self.ts) - 1, self.y0.numel())
 
     def land(self, ys, step):
         """Fill in the output that a step ends on, if it does."""
         if step.stop is not None and step.stop.index is not None:
-            ys[step.stop.index] = step.trial.end.y
+            ys[step.stop.index - 1] = step.trial.end.y
             self._solved(1)
+
+    def solved(self, ys):
+        """The good ones of the outputs; all of them as they are, which the caller may then change in place."""
+        return ys if self.failure is None else ys[: self.n_solved]
 
     def _solved(self, count):
         self.n_solved += count

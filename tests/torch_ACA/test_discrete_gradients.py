@@ -5,7 +5,7 @@ cost.
 import pytest
 import torch
 
-from torch_ACA import Callbacks, solve
+from torch_ACA import Callbacks, solve, solve_endtime
 from torch_ACA.tableaus import TABLEAUS
 
 UNIQUE = sorted({id(t): name for name, t in TABLEAUS.items()}.values())
@@ -219,6 +219,17 @@ def test_replay_is_bit_for_bit(field):
             carry = stepper.start(step.t, y)
             stepper.prepare(carry)
             assert torch.equal(stepper.step(carry, step.h).end.y, y1)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "mali"])
+def test_result_may_be_changed_in_place(field, gradient):
+    """As by an activation with inplace=True behind the solve."""
+    y0 = torch.randn(2, 3, requires_grad=True)
+    there, _ = solve_endtime(field, y0, 0.0, 1.0, gradient=gradient)
+    expected = torch.autograd.grad(torch.tanh(there).sum(), y0)[0]
+    there, _ = solve_endtime(field, y0, 0.0, 1.0, gradient=gradient)
+    found = torch.autograd.grad(there.tanh_().sum(), y0)[0]
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint", "mali"])

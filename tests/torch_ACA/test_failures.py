@@ -10,6 +10,7 @@ from torch_ACA import (
     StepSizeUnderflowError,
     TooManyEvaluationsError,
     solve,
+    solve_endtime,
 )
 
 ONE = torch.ones(2, dtype=torch.float64)
@@ -131,6 +132,23 @@ def test_failure_can_be_returned(gradient):
     assert float((solution.ys[:5, 0] - 1 / (1 - solution.ts[:5])).abs().max()) < 0.05
     (g,) = torch.autograd.grad(solution.ys[2].sum(), y0)
     assert float(g) == pytest.approx(1 / (1 - 0.4) ** 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_failure_before_the_first_output_leaves_the_initial_state(gradient):
+    y0 = torch.ones(1, requires_grad=True)
+    solution = solve(
+        lambda t, y: torch.cos(30 * t) * y, y0, [0.0, 10.0], gradient=gradient, on_failure="return", max_evals=10
+    )
+    assert not solution.success and torch.equal(solution.ys, y0[None]) and solution.ts.tolist() == [0.0]
+    (g,) = torch.autograd.grad(solution.ys.sum(), y0)
+    assert float(g) == 1.0
+
+
+@pytest.mark.parametrize("keyword", [{"dense": True}, {"on_failure": "return"}])
+def test_end_time_solve_refuses_what_it_cannot_return(keyword):
+    with pytest.raises(TypeError, match="is for solve; solve_endtime returns the state at t1 alone"):
+        solve_endtime(decay, ONE, 0.0, 1.0, **keyword)
 
 
 def test_block_refuses_bad_settings_and_keeps_the_old_ones():

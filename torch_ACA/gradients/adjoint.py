@@ -35,7 +35,8 @@ class AdjointSettings:
 
 
 def adjoint(problem):
-    """States at the times of the problem [m, n], differentiable once in ``problem.tensors``; no trajectory."""
+    """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
+    trajectory."""
     run = DiscreteSolve(problem, STATES_ONLY)
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
         return _Function.apply(run, *problem.tensors), None
@@ -56,13 +57,13 @@ class _Function(torch.autograd.Function):
     def backward(ctx, ys_bar):
         ys, *inputs = ctx.saved_tensors
         with torch.no_grad(), ctx.problem.field.side_effects.replay():
-            bars = _backward(ctx.problem, ys, ys_bar)
+            bars = _backward(ctx.problem, inputs[0].detach(), ys, ys_bar)
         return None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
-def _backward(problem, ys, ys_bar):
+def _backward(problem, y0, ys, ys_bar):
     """Cotangents of y0, of the times and of the captured tensors."""
-    field, n = problem.field, ys.shape[1]
+    field, n = problem.field, len(y0)
     settings = problem.adjoint
     augmented = _AugmentedField(field)
     before = field.n_evals
@@ -74,13 +75,13 @@ def _backward(problem, ys, ys_bar):
         **{name: _of_state(callback, n) for name, callback in vars(settings.callbacks).items()}
     )
     state = ys.new_zeros(augmented.layout.size)
-    slope = torch.empty_like(ys[0])
-    for k in range(len(ys) - 1, 0, -1):
-        state[:n] = ys[k]
+    slope = torch.empty_like(y0)
+    for k in range(len(ys), 0, -1):
+        state[:n] = ys[k - 1]
         if problem.time_grad:
-            field(problem.ts[k], ys[k], slope)
-            times_bar[k] += float(ys_bar[k] @ slope)
-        state[n : 2 * n] += ys_bar[k]
+            field(problem.ts[k], ys[k - 1], slope)
+            times_bar[k] += float(ys_bar[k - 1] @ slope)
+        state[n : 2 * n] += ys_bar[k - 1]
         t, t_end = problem.ts[k], problem.ts[k - 1]
         stepper = RungeKutta(settings.tableau, augmented)
         k1 = torch.empty_like(state)
@@ -103,7 +104,7 @@ def _backward(problem, ys, ys_bar):
         state = step.trial.end.y.clone()
     a = state[n : 2 * n]
     if problem.time_grad:
-        field(problem.ts[0], ys[0], slope)
+        field(problem.ts[0], y0, slope)
         times_bar[0] -= float(a @ slope)
     problem.stats.n_backward_f_evals = field.n_evals - before
     captured_bars = [
@@ -111,7 +112,7 @@ def _backward(problem, ys, ys_bar):
         for piece, tensor in zip(state[2 * n :].split(augmented.sizes), field.captured)
     ]
     captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, field.captured)]
-    return [a + ys_bar[0], times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
+    return [a, times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
 
 
 def _of_state(callback, n):

@@ -28,8 +28,8 @@ from .storage import UNLIMITED, Storage
 
 
 def aca(problem):
-    """States at the times of the problem [m, n] and, if it asks for dense output, its `Trajectory` (else None);
-    differentiable in ``problem.tensors``."""
+    """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
+    (else None); differentiable in ``problem.tensors``."""
     return _integrate(problem, problem.memory)
 
 
@@ -72,7 +72,7 @@ class AcceptedStep:
 
     @property
     def output_rows(self):
-        return slice(self.outputs[0], self.outputs[-1] + 1)
+        return slice(self.outputs[0] - 1, self.outputs[-1])
 
 
 class DiscreteSolve:
@@ -88,7 +88,7 @@ class DiscreteSolve:
         self.end_evaluation = None
 
     def forward(self, *, remember=True):
-        """March; returns the outputs [m, n] and, for dense output, the tensors of a `Trajectory`.
+        """March; returns the outputs [m - 1, n] and, for dense output, the tensors of a `Trajectory`.
 
         :param remember: keep the steps, and of their states and graphs what there is room for
         """
@@ -121,14 +121,14 @@ class DiscreteSolve:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
             elif not dense:  # the steps behind the last output ran into the failure
                 storage.cut(problem.n_steps_to_last_output)
-        ys = ys[: problem.n_solved]
+        ys = problem.solved(ys)
         return (ys, *dense.tensors()) if dense else (ys,)
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors.
 
         :param states: those that the storage kept, as {number of steps before: state}
-        :param ys_bar: cotangents of the outputs [m, n]
+        :param ys_bar: cotangents of the outputs [m - 1, n]
         :param dense_bars: cotangents of the trajectory's tensors, or ()
         """
         problem, stepper, steps = self.problem, self._stepper(), self.storage.steps
@@ -145,7 +145,7 @@ class DiscreteSolve:
         start_bar, slope_bars = inside.of_step(count - 1, steps[-1]) if steps else (None, None)
         for i, step, start in zip(range(count - 1, -1, -1), reversed(steps), states):
             if step.given_end is not None:
-                y_bar = y_bar + ys_bar[step.given_end]
+                y_bar = y_bar + ys_bar[step.given_end - 1]
 
             # the slope at the end, where dense output uses it: the first stage of the step behind, if there is one
             slope_is_last = following is None or following.after_jump
@@ -189,12 +189,13 @@ class DiscreteSolve:
             following, end, end_slope = step, start, stepper.slopes[0].clone() if time_grad else None
         times_bar[0] += t_bar
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
-        return y_bar + ys_bar[0], times_bar.to(problem.times) if time_grad else None, gradients.totals
+        y_bar = y_bar.clone()  # out of the stepper's buffer
+        return y_bar, times_bar.to(problem.times) if time_grad else None, gradients.totals
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper()
-        ys, t, y, slope = {0: y0}, times[0], y0, None
+        ys, t, y, slope = {}, times[0], y0, None
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             h = step.h if step.given_end is None else times[step.given_end] - t
@@ -212,7 +213,7 @@ class DiscreteSolve:
             t, y = t + h, y1
             if step.given_end is not None:
                 ys[step.given_end] = y
-        ys = torch.stack([ys[i] for i in range(len(ys))])
+        ys = torch.stack([ys[i + 1] for i in range(len(ys))])
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
     def _advance(self, stepper, y, first, last):

@@ -22,7 +22,8 @@ from .second_order import no_second_derivatives
 
 
 def mali(problem):
-    """States at the times of the problem [m, n], differentiable once in ``problem.tensors``; no trajectory."""
+    """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
+    trajectory."""
     if any(stop.jump for stop in problem.stops):
         raise ValueError("jump_t is not available with gradient='mali': a new velocity at a jump cannot be inverted")
     run = _Solve(problem)
@@ -39,6 +40,10 @@ class _Step:
     outputs: list = field(default_factory=list)
     theta: torch.Tensor | None = None
 
+    @property
+    def output_rows(self):
+        return slice(self.outputs[0] - 1, self.outputs[-1])
+
 
 class _Solve:
     def __init__(self, problem):
@@ -46,7 +51,7 @@ class _Solve:
         self.stepper = AsynchronousLeapfrog(problem.field, time_grad=problem.time_grad)
 
     def forward(self):
-        """The outputs [m, n] and the final `Carry`."""
+        """The outputs [m - 1, n] and the final `Carry`."""
         problem, stepper = self.problem, self.stepper
         carry = end = stepper.start(problem.ts[0], problem.y0, problem.slope)
         problem.slope = problem.evaluation = None
@@ -57,7 +62,7 @@ class _Solve:
                 carry = step.trial.end
                 if record.outputs:
                     record.theta = problem.fractions(record.outputs, step)
-                    ys[record.outputs] = stepper.interpolate(step.start, carry, step.h, record.theta)
+                    ys[record.output_rows] = stepper.interpolate(step.start, carry, step.h, record.theta)
                 problem.land(ys, step)
                 self.steps.append(record)
                 if len(self.steps) == problem.n_steps_to_last_output:
@@ -66,7 +71,7 @@ class _Solve:
             error.add_hint("The asynchronous leapfrog is not made for stiff or strongly contracting problems: use aca.")
             raise
         del self.steps[problem.n_steps_to_last_output :]  # what follows ran into a failure
-        return ys[: problem.n_solved], end
+        return problem.solved(ys), end
 
     def backward(self, end, ys_bar):
         problem, stepper = self.problem, self.stepper
@@ -77,12 +82,14 @@ class _Solve:
         for step in reversed(self.steps):
             given_end = None if step.stop is None else step.stop.index
             if given_end is not None:
-                z_bar = z_bar + ys_bar[given_end]
+                z_bar = z_bar + ys_bar[given_end - 1]
             start, evaluation = stepper.invert(end, step.h)
             start_z_bar = start_v_bar = 0.0
             start_t_bar = h_bar = 0.0
             if step.outputs:
-                bars, time_bars, h_bar = stepper.interpolate_vjp(start, end, step.h, step.theta, ys_bar[step.outputs])
+                bars, time_bars, h_bar = stepper.interpolate_vjp(
+                    start, end, step.h, step.theta, ys_bar[step.output_rows]
+                )
                 start_z_bar, end_z_bar, start_v_bar, end_v_bar = bars
                 z_bar, v_bar = z_bar + end_z_bar, v_bar + end_v_bar
                 if problem.time_grad:
@@ -110,7 +117,7 @@ class _Solve:
             times_bar[0] += t_bar + (0.0 if time_bar is None else float(time_bar))
             times_bar = times_bar.to(problem.times)
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
-        return z_bar + ys_bar[0], times_bar, gradients.totals
+        return z_bar, times_bar, gradients.totals
 
 
 class _Function(torch.autograd.Function):

@@ -17,8 +17,8 @@ from ..steppers.runge_kutta import RungeKutta
 
 
 def naive(problem):
-    """States at the times of the problem [m, n], an ordinary graph of everything; no trajectory."""
-    ys = [problem.y0]
+    """States at the times of the problem after the first [m - 1, n], an ordinary graph of everything; no trajectory."""
+    ys = []
     try:
         _march(problem, RungeKutta(problem.tableau, problem.field), ys)
     except SolverError as error:
@@ -27,11 +27,11 @@ def naive(problem):
         problem.failure, problem.n_solved = error, len(ys)
     finally:
         problem.stats.n_f_evals = problem.field.n_evals
-    return torch.stack(ys), None
+    return torch.stack(ys) if ys else problem.y0.new_empty(0, problem.y0.numel()), None
 
 
 def _march(problem, stepper, ys):
-    """Append the outputs after the first to ys."""
+    """Append the outputs to ys."""
     controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
