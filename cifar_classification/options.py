@@ -254,6 +254,13 @@ def settings_of(options):
     return {name: value for name, value in vars(options).items() if name not in UNSETTLED}
 
 
+def is_of_profile(options):
+    """Whether a run, whose options were recorded, has the settings that its profile gives today."""
+    defaults = vars(training_parser().parse_args([]))
+    today = settle(defaults, {name: getattr(options, name) for name in ("profile", "dataset", "seed")})
+    return all(getattr(today, name) == value for name, value in settings_of(options).items())
+
+
 def solver_of(options):
     """Keywords of `make_block`; None for a discrete network."""
     if options.model == "discrete":

@@ -49,11 +49,10 @@ def main(argv=None):
         introduction = "# NODE-18 on CIFAR: results\n\nWritten by `python cifar_classification/report.py`."
         file.write("\n".join([introduction + "\n", *sections, every_run(runs)]).encode())
     if root.resolve() == options.RESULTS:
-        single = [run for run in runs if run.summary and not run.place]
+        single = [run for run in runs if run.summary and not (run.place and run.place[0] in SCALES)]
+        tests = filter(None, (single_tests(run) for run in single if not run.place))  # the others' are in the tables
         linked = [re.sub(r"\]\((?!http)", "](../results/cifar_classification/", section) for section in sections]
-        _replace(
-            README, "\n".join([single_runs(single, "../results"), *filter(None, map(single_tests, single)), *linked])
-        )
+        _replace(README, "\n".join([single_runs(single, "../results"), *tests, *linked]))
         _replace(PROJECT_README, single_runs(single, "results"))
     print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
 
@@ -76,8 +75,8 @@ def table(header, rows):
 def single_runs(runs, results):
     rows = [
         [
-            f"`{command_of(run.chosen.profile)}`",
-            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.name})",
+            command_of(run),
+            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.relative_to(options.RESULTS)})",
             f"{run.chosen.gradient}, {run.chosen.method}" if run.chosen.model == "ode" else "",
             f"{run.summary['test_accuracy']:.2%}",
             f"{run.summary['best_test_accuracy']:.2%}",
@@ -89,8 +88,11 @@ def single_runs(runs, results):
     return table(["command", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
 
 
-def command_of(profile):
-    return COMMANDS.get(profile, f"python cifar_classification/train.py --profile {profile}")
+def command_of(run):
+    """How such a run is made, by its profile."""
+    profile = run.chosen.profile
+    command = f"`{COMMANDS.get(profile, f'python cifar_classification/train.py --profile {profile}')}`"
+    return command if options.is_of_profile(run.chosen) else f"{command}, with other settings, see its record"
 
 
 def single_tests(run):

@@ -24,8 +24,6 @@ fail() {
 # One run a line, seed by seed, so that an unfinished table has all its rows.
 table_runs() {
     local seed
-    # With the cpu profile's 20 epochs, these two would take half of the time of all that the tables need.
-    local cpu="--profile cpu --epochs 12 --crop-epochs 6 --dataset cifar10 --seed 0"
     for seed in 0 1 2; do
         echo table/cifar10_aca_seed$seed --profile table --dataset cifar10 --seed $seed
         echo table/cifar10_resnet_seed$seed --profile table --dataset cifar10 --model discrete --seed $seed
@@ -33,12 +31,12 @@ table_runs() {
             echo table/cifar10_${gradient}_seed$seed --profile table --dataset cifar10 --gradient $gradient --seed $seed
         done
     done
-    echo cpu/cifar10_euler_seed0 $cpu --method Euler
+    echo cpu/cifar10_euler_seed0 --profile cpu --dataset cifar10 --method Euler --seed 0
     for seed in 0 1 2; do
         echo table/cifar100_aca_seed$seed --profile table --dataset cifar100 --seed $seed
         echo table/cifar100_resnet_seed$seed --profile table --dataset cifar100 --model discrete --seed $seed
     done
-    echo cpu/cifar10_aca_seed0 $cpu
+    echo cpu/cifar10_aca_seed0 --profile cpu --dataset cifar10 --seed 0
     for seed in 0 1 2; do
         further_runs table $seed
         own_settings table $seed

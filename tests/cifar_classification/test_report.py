@@ -206,3 +206,11 @@ def test_the_lowest_number_of_epochs_is_drawn(root):
     figure = plot.draw_methods(runs, ("aca", "adjoint", "naive"), ("aca",), "a title")
     assert [len(ax.lines) for ax in figure.axes] == [2, 2, 1, 1]
     assert figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(0.802)
+
+
+def test_command_of_a_run_whose_settings_are_not_its_profiles(tmp_path):
+    write_run(tmp_path, "as_it_is", [0.5] * 5)
+    write_run(tmp_path, "longer", [0.5] * 6)
+    as_it_is, longer = collect(tmp_path)
+    assert report.command_of(as_it_is) == "`python cifar_classification/train.py --profile table`"
+    assert report.command_of(longer).endswith("`, with other settings, see its record")
