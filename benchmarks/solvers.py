@@ -99,7 +99,7 @@ class Ours(Prepared):
         keywords = self.problem.solver | {"max_evals": MAX_EVALS} | self.integrate
         times = self.problem.times
         if len(times) == 2:
-            y, self._stats = solve_endtime(func, self._y0, *times, **keywords)
+            y, self._stats = solve_endtime(func, self._y0, *times.tolist(), **keywords)
             return y[None]
         solution = solve(func, self._y0, times, **keywords)
         self._stats = solution.stats

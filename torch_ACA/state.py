@@ -96,7 +96,12 @@ class StateLayout:
 
     def flatten(self, state):
         """[size] vector of a state of this layout; differentiable."""
-        tensors = self.tensors(state)
+        return self.join(self.tensors(state))
+
+    def join(self, tensors):
+        """[size] vector of leaves; differentiable."""
+        if self._shape is not None:
+            return tensors[0].reshape(-1).to(self.dtype)
         parts = [leaf.flatten(tensor).to(self.dtype) for leaf, tensor in zip(self.leaves, tensors)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

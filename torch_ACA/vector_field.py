@@ -154,7 +154,7 @@ class Evaluation:
                 return None, time_cotangent
             states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
         if out is None:
-            return layout.flatten(layout.assemble(states)), time_cotangent
+            return layout.join(states), time_cotangent
         layout.write(states, out)
         return out, time_cotangent
 
