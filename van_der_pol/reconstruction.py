@@ -15,7 +15,7 @@ def solve_node(solution):
     """The autograd node that holds what a solve with any gradient but naive remembers."""
     node = solution.ys.grad_fn
     while not hasattr(node, "run"):
-        node = node.next_functions[0][0]
+        node = node.next_functions[-1][0]
     return node
 
 
@@ -31,7 +31,9 @@ def replay(solution):
     run, problem = node.run, node.run.problem
     stepper = RungeKutta(problem.tableau, problem.field)
     weights = torch.tensor([float(b) for b in problem.tableau.b[: stepper.own_stages]], dtype=problem.y0.dtype)
-    stored, steps = node.saved_tensors[node.n_inputs :], run.storage.steps
+    *stored, _ = node.saved_tensors[node.n_inputs :]  # the last one only if there is dense output in the last step
+    stored.append(solution.ys[-1].reshape(-1))
+    steps = run.storage.steps
     replayed = [stored[0]]
     for step, y in zip(steps, stored):
         stepper.reload(step.evaluations or stepper.replay(step.t, step.h, y))
