@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 
 from cifar_classification import options
+from harness.environment import hardware
 from harness.record import read_metrics, read_run
 
 NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
@@ -37,8 +38,7 @@ class Recorded:
 
     @property
     def hardware(self):
-        machine = self.environment
-        return machine["gpus"][0] if machine["gpus"] else f"{machine['cpu']}, {machine['threads']} threads"
+        return hardware(self.environment)
 
     def last(self, name):
         """A value of the last epoch; None where it was not recorded."""

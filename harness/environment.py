@@ -35,6 +35,14 @@ def describe():
     }
 
 
+def hardware(described):
+    """Of what `describe` returned: the GPU, or the processor and how many threads of it."""
+    if described["gpus"]:
+        return described["gpus"][0]
+    threads = described["threads"]
+    return f"{described['cpu']}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 def command_line():
     """The command as typed, the script's path relative to the repository (or its bare name outside of it)."""
     script = Path(sys.argv[0]).resolve()

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from harness.cli import ArgumentParser, run_main
+from harness.environment import hardware
 from harness.files import atomic_write
 from harness.record import read_metrics, read_run
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
@@ -76,11 +77,6 @@ def _row(folder):
         "machine": hardware(run["environment"]),
         "folder": folder,
     }
-
-
-def hardware(environment):
-    """The GPU, or the processor and how many threads of it, that a run was made on."""
-    return environment["gpus"][0] if environment["gpus"] else f"{environment['cpu']}, {environment['threads']} threads"
 
 
 def tables(rows, speeds):

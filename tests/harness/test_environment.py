@@ -71,3 +71,10 @@ def test_commit_and_dirty_flag(checkout):
 def test_no_git_program(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment.describe()["commit"] is None
+
+
+def test_hardware_in_words():
+    machine = {"gpus": [], "cpu": "some CPU", "threads": 1}
+    assert environment.hardware(machine) == "some CPU, 1 thread"
+    assert environment.hardware(machine | {"threads": 2}) == "some CPU, 2 threads"
+    assert environment.hardware(machine | {"gpus": ["some GPU", "some GPU"]}) == "some GPU"
