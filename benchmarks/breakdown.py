@@ -10,22 +10,28 @@ from statistics import median
 from unittest import mock
 
 import torch
+from torch._inductor.output_code import CompiledFxGraph
 
 from benchmarks import solvers
 from torch_ACA import api, vector_field
 from torch_ACA.gradients.discrete import DiscreteSolve
+from torch_ACA.steppers.compiled import CompiledRungeKutta
 
 FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
+GENERATED, CALLS = "generated code", "calls of generated code"  # the latter: Dynamo's guards and wrappers
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
     (vector_field.VectorField, "_call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
     (vector_field, "_engine_run_backward", lambda: "VJPs of func"),
     (vector_field.GradientSum, "add", lambda: "sums of gradients"),
+    (CompiledFxGraph, "__call__", lambda: GENERATED),
+    (CompiledRungeKutta, "step", lambda: CALLS),
+    (CompiledRungeKutta, "vjp", lambda: CALLS),
     (api, "problem_of", lambda: "set-up"),
     (DiscreteSolve, "forward", lambda: "steps forward"),
     (DiscreteSolve, "backward", lambda: "steps backward"),
 )
 OTHER = "loss, autograd, result"
-PARTS = (FUNC, FUNC_WITH_GRAPH, "VJPs of func", "sums of gradients", "set-up", "steps forward", "steps backward", OTHER)
+PARTS = tuple(dict.fromkeys([FUNC, *(part() for _, _, part in TIMED), OTHER]))
 
 
 class Timers:

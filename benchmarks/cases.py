@@ -10,7 +10,7 @@ from benchmarks.measure import alternating, checked
 from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
-TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "naive", "adjoint", *PEERS)
+TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "aca, CUDA graphs", "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
@@ -136,7 +136,7 @@ CASES = {
         "Where the time goes",
         breakdown_rows,
         ("three_body_end", "three_body_outputs", "mlp_dopri5", "mlp_heun", "conv"),
-        ("aca", "aca, memory=unlimited"),
+        ("aca", "aca, memory=unlimited", "aca, compile"),
     ),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),

@@ -156,8 +156,10 @@ class Solver:
     missing: Callable
 
 
-def _ours(**keywords):
+def _ours(*, gpu=False, **keywords):
     def missing(problem):
+        if gpu and problem.y0.device.type != "cuda":
+            return "needs a GPU"
         unknown = [name for name in keywords if name not in inspect.signature(solve).parameters]
         return f"this version of torch_ACA.solve has no {unknown[0]}=" if unknown else None
 
@@ -192,6 +194,7 @@ SOLVERS = {
     "aca, memory=unlimited": _ours(gradient="aca", memory=math.inf),
     "aca, memory=50": _ours(gradient="aca", memory=50),
     "aca, compile": _ours(gradient="aca", compile=True),
+    "aca, CUDA graphs": _ours(gradient="aca", compile="reduce-overhead", gpu=True),
     "naive": _ours(gradient="naive"),
     "adjoint": _ours(gradient="adjoint"),
     "torchdiffeq odeint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint")),

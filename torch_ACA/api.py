@@ -70,9 +70,9 @@ def solve(
         accepted steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every
         state, no graph. The gradient is the same. The graph's size is taken from the first evaluation
     :param compile: for gradient="aca": `torch.compile` the step, func included, and its VJP: seconds to minutes at the
-        first solve with a func, method, shape and dtype, then several times faster where func is small. No graphs are
-        kept then, whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a
-        warning
+        first solve with a func, method, shape and dtype, then several times faster where func is small. Or a mode of
+        `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. No graphs are kept then,
+        whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a warning
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
@@ -152,7 +152,7 @@ def problem_of(
     if dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
     budget = checked_memory(memory, gradient)
-    checked_compile(compile, gradient)
+    compile_options = checked_compile(compile, gradient)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options)
 
     field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
@@ -163,8 +163,8 @@ def problem_of(
             ts[0],
             flat.detach(),
             differentiable=differentiable,
-            measure=budget.wants_size_of_graphs and not compile,
-            numbers=compile,
+            measure=budget.wants_size_of_graphs and compile_options is None,
+            numbers=compile_options is not None,
         )
     if params is not None:
         chosen = {id(p) for p in params}
@@ -190,7 +190,7 @@ def problem_of(
         dense=dense,
         adjoint=backward,
         memory=budget,
-        compile=compile,
+        compile_options=compile_options,
         limits=Limits(max_evals, options.get("max_num_steps", Limits.max_steps)),
         callbacks=callbacks or Callbacks(),
         return_on_failure=on_failure == "return",

@@ -19,12 +19,12 @@ class Problem:
 
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. Outputs are the states at
-    ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start,
-    ``evaluation`` the same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs.
-    ``adjoint``: settings of a backward solve. ``memory``: what may be kept for the backward pass. ``compile``: compile
-    the steps. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned,
-    ``failure`` says what happened and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output``
-    steps lead there.
+    ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start, ``evaluation`` the
+    same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs. ``adjoint``: settings of a
+    backward solve. ``memory``: what may be kept for the backward pass. ``compile_options``: of `torch.compile`, for the
+    steps (None: not compiled). ``interpolates``: there will be dense output inside steps. After a failure that is to be
+    returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
+    ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -40,7 +40,7 @@ class Problem:
     dense: bool = False
     adjoint: Any = None
     memory: Budget = STATES_ONLY
-    compile: bool = False
+    compile_options: dict | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False

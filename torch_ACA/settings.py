@@ -76,12 +76,26 @@ def checked_memory(memory, gradient):
 
 
 def checked_compile(compile, gradient):
-    """Whether steps are to be compiled."""
-    if not isinstance(compile, bool):
-        raise ValueError(f"compile must be True or False, got {compile!r}")
-    if compile and gradient != "aca":
-        raise ValueError(f"compile=True needs gradient='aca', got {gradient!r}")
-    return compile
+    """Options of `torch.compile` for the steps; None if they are not to be compiled."""
+    if compile is False:
+        return None
+    if gradient != "aca":
+        raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
+    if compile is True:
+        return {}
+    from torch import _inductor  # here, since it takes a while to import
+
+    if isinstance(compile, str):
+        modes = _inductor.list_mode_options()
+        if compile in modes:
+            return modes[compile]
+        raise ValueError(f"unknown compile mode {compile!r}; accepted: {', '.join(modes)}")
+    if not isinstance(compile, dict):
+        raise ValueError(f"compile must be True, False, a mode of torch.compile or a dict of options, got {compile!r}")
+    unknown = sorted(set(compile) - set(_inductor.list_options()))
+    if unknown:
+        raise ValueError(f"unknown compile option {', '.join(unknown)}; torch._inductor.list_options() has all")
+    return dict(compile)
 
 
 def checked_method(method, gradient):

@@ -1,11 +1,13 @@
 """Compiled steps: the numbers of eager ones, few compilations, and a way out where func cannot be compiled."""
 
+import copy
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils import _pytree as pytree
 
 from torch_ACA import ODEBlock, solve
 from torch_ACA.steppers import compiled
@@ -22,20 +24,21 @@ def traced(monkeypatch):
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
     """States, gradients in y0, the times and what func captures, and the counts of the solve."""
-    start = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
+    device = next(func.parameters()).device if captured is None else "cpu"
+    start = torch.linspace(-1, 1, 6, device=device).reshape(2, 3).requires_grad_()
     y0 = torch.tanh(start)  # with a history, as in a network
     times = torch.tensor(times, requires_grad=True)
     captured = list(func.parameters()) if captured is None else captured
     solution = solve(func, y0, times, **{"rtol": 1e-6, "atol": 1e-6} | keywords)
-    weights = torch.linspace(1, 2, solution.ys.numel()).reshape(solution.ys.shape)
+    weights = torch.linspace(1, 2, solution.ys.numel(), device=device).reshape(solution.ys.shape)
     gradients = torch.autograd.grad((weights * solution.ys).sum(), [start, times, *captured])
     return [solution.ys.detach(), *gradients], solution.stats
 
 
-def assert_as_eager(func, **keywords):
+def assert_as_eager(func, compile=True, **keywords):
     """States and gradients agree to the rounding of float64, and the same evaluations are counted."""
     eager, counts = states_and_gradients(func, **keywords)
-    found, compiled_counts = states_and_gradients(func, **keywords, compile=True)
+    found, compiled_counts = states_and_gradients(func, **keywords, compile=compile)
     for a, b in zip(eager, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert compiled_counts == counts
@@ -170,7 +173,52 @@ def test_a_block_in_a_model_that_is_compiled_as_a_whole(field):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_results_that_the_next_call_would_overwrite_are_copied(field, monkeypatch):
+    """As CUDA graphs do it: each compiled function gives its results in the same memory at every call."""
+
+    def overwriting(function, options):
+        memory = None
+
+        def call(*arguments):
+            nonlocal memory
+            leaves, structure = pytree.tree_flatten(function(*arguments))
+            memory = memory or [torch.clone(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+            for kept, leaf in zip(memory, leaves):
+                if isinstance(leaf, torch.Tensor):
+                    kept.copy_(leaf)
+            return pytree.tree_unflatten(memory, structure)
+
+        return compiled._with_results_kept(call) if options.get("triton.cudagraphs") else call
+
+    monkeypatch.setattr(compiled, "_compile", overwriting)
+    with pytest.raises(AssertionError, match="not close"):  # the test can fail
+        assert_as_eager(field)
+    assert_as_eager(field, compile="reduce-overhead")
+
+
+@pytest.mark.parametrize(("compile", "message"), [
+    (1, "must be True, False, a mode of torch.compile or a dict of options, got 1"),
+    ("", "unknown compile mode ''; accepted: .*reduce-overhead"),
+    ({"wrapper": True}, "unknown compile option wrapper"),
+])  # fmt: skip
+def test_refuses_what_torch_compile_does_not_know(field, compile, message):
+    for use in (lambda: ODEBlock(field, compile=compile), lambda: solve(field, torch.ones(3), [0, 1], compile=compile)):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
 @pytest.mark.slow
-def test_generated_code(field, monkeypatch):
+@pytest.mark.parametrize("compile", [True, "reduce-overhead", {"cpp_wrapper": True}])
+def test_generated_code(field, monkeypatch, compile):
     monkeypatch.setattr(compiled, "BACKEND", "inductor")
-    assert_as_eager(field)
+    assert_as_eager(field, compile=compile)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("error")
+def test_cuda_graphs(field, monkeypatch):
+    """Twice: graphs are captured in the second call of a function and replayed from then on."""
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    field = copy.deepcopy(field).cuda()
+    for _ in range(2):
+        assert_as_eager(field, compile="reduce-overhead")

@@ -83,7 +83,8 @@ class DiscreteSolve:
 
     def __init__(self, problem, memory):
         self.problem = problem
-        graph_bytes = math.inf if problem.compile else problem.tableau.stages * problem.field.evaluation_bytes
+        compiled = problem.compile_options is not None
+        graph_bytes = math.inf if compiled else problem.tableau.stages * problem.field.evaluation_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = None
 
@@ -231,11 +232,12 @@ class DiscreteSolve:
 
     def _stepper(self, keep_graphs=False):
         problem = self.problem
-        if problem.compile:
+        if problem.compile_options is not None:
             from ..steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
 
             return CompiledRungeKutta(
-                problem.tableau, problem.field, with_slopes=problem.interpolates, time_grad=problem.time_grad
+                problem.tableau, problem.field, with_slopes=problem.interpolates, time_grad=problem.time_grad,
+                options=problem.compile_options,
             )
         return RungeKutta(problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
 

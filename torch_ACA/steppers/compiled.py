@@ -2,6 +2,7 @@
 
 Compiled once per func, tableau, shape and dtype (and once more where func changes, as from training to evaluation);
 times, step sizes and tolerances are inputs. What cannot be compiled is done as `runge_kutta` does it, with a warning.
+On a GPU, CUDA graphs (an option of `torch.compile`) replay a step without launching its kernels one by one.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import weakref
 import torch
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.utils import _pytree as pytree
 
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta, combine
@@ -24,12 +26,13 @@ class CompiledRungeKutta(RungeKutta):
     """As `RungeKutta`, without graphs that are kept: an accepted step is always evaluated again.
 
     :param with_slopes: there is dense output, so that slopes matter
+    :param options: of `torch.compile`, a dict
     """
 
-    def __init__(self, tableau, vector_field, *, with_slopes, time_grad=False):
+    def __init__(self, tableau, vector_field, *, with_slopes, options, time_grad=False):
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes = with_slopes
-        self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad)
+        self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad, options)
         effects = vector_field.side_effects
         self._hopeless = effects.draws or effects.counts
         if effects.draws:  # the same numbers at every evaluation, see `side_effects`
@@ -60,7 +63,7 @@ class CompiledRungeKutta(RungeKutta):
             return trial
         try:
             y = carry.y.detach()  # y0 may have a history, which would be another case to compile
-            y1, slopes, error = self._compiled.step(self.field.func, _times(carry.t, h), y, carry.slope)
+            y1, slopes, error = self._compiled.step(self.field.func, self._times(carry.t, h), y, carry.slope)
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return self.step(carry, h)
@@ -99,7 +102,7 @@ class CompiledRungeKutta(RungeKutta):
                 slopes_bar[0] += first_bar
         captured = self.field.captured
         try:
-            found, slopes = self._compiled.vjp(self.field.func, captured, _times(t, h), y, y_bar, slopes_bar)
+            found, slopes = self._compiled.vjp(self.field.func, captured, self._times(t, h), y, y_bar, slopes_bar)
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return super().vjp(h, super().replay(t, h, y), y_bar, slope_bars, first_bar, gradients)
@@ -109,6 +112,13 @@ class CompiledRungeKutta(RungeKutta):
         gradients.add(found[1 : 1 + len(captured)])
         return found[0], *(found[-1] if self.time_grad else (0.0, 0.0))
 
+    def _times(self, t, h):
+        """Time and step size as a tensor [2]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
+        times = torch.tensor([t, h], dtype=torch.float64)
+        if self.slopes.device.type != "cuda":
+            return times
+        return times.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
+
 
 class _Compiled:
     """The compiled functions of one tableau and state layout; func is an argument, so that one made anew for every
@@ -116,7 +126,7 @@ class _Compiled:
 
     usable = True
 
-    def __init__(self, field, tableau, with_slopes, time_grad):
+    def __init__(self, field, tableau, with_slopes, time_grad, options):
         layout, autocast = field.layout, field.autocast or contextlib.nullcontext
         a, b, c = tableau.a, tableau.b, [float(value) for value in tableau.c]
         own = tableau.stages - tableau.fsal
@@ -151,7 +161,7 @@ class _Compiled:
                 found = torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
             return found, outputs[1].detach() if with_slopes and time_grad else None
 
-        self.step, self._vjp = _compile(step), _compile(vjp)
+        self.step, self._vjp = _compile(step, options), _compile(vjp, options)
 
     def vjp(self, *arguments):
         """(cotangents of y, of what func captures and, with time_grad, of the times [2]; slopes or None)"""
@@ -163,24 +173,35 @@ class _Compiled:
             dynamo_config.trace_autograd_ops = before
 
 
-def _compile(function):
+def _compile(function, options):
     """`torch.compile` of a function with a code object of its own, which Dynamo's limit of recompilations is for."""
     copy = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
     )
-    return torch.compile(copy, backend=BACKEND, dynamic=False, fullgraph=True)
+    compiled = torch.compile(copy, backend=BACKEND, dynamic=False, fullgraph=True, options=options or None)
+    return _with_results_kept(compiled) if options.get("triton.cudagraphs") else compiled
+
+
+def _with_results_kept(compiled):
+    """The same function where its results are memory of a CUDA graph, which the next call overwrites."""
+
+    def call(*arguments):
+        torch.compiler.cudagraph_mark_step_begin()
+        return pytree.tree_map_only(torch.Tensor, torch.clone, compiled(*arguments))
+
+    return call
 
 
 _COMPILED = weakref.WeakKeyDictionary()  # by what func is made of
 
 
-def _compiled_for(field, tableau, with_slopes, time_grad):
+def _compiled_for(field, tableau, with_slopes, time_grad, options):
     """The `_Compiled` for a vector field, made when first needed."""
     autocast = field.autocast and field.autocast.keywords["dtype"]
-    key = (tableau, with_slopes, time_grad, field.layout.signature, autocast)
+    key = (tableau, with_slopes, time_grad, field.layout.signature, autocast, repr(sorted(options.items())))
     known = _COMPILED.setdefault(_owner(field.func), {})
     if key not in known:
-        known[key] = _Compiled(field, tableau, with_slopes, time_grad)
+        known[key] = _Compiled(field, tableau, with_slopes, time_grad, options)
     return known[key]
 
 
@@ -194,7 +215,3 @@ def _owner(func):
 def _warn(func, reason):
     name = getattr(func, "__name__", type(func).__name__)
     warnings.warn(f"compile=True: {name} cannot be compiled and runs as it is ({reason})", stacklevel=2)
-
-
-def _times(t, h):
-    return torch.tensor([t, h], dtype=torch.float64)
