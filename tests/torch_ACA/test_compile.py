@@ -53,7 +53,8 @@ def test_agrees_with_eager_steps(field, method, times):
 
 
 @pytest.mark.parametrize("keywords", [
-    {"options": {"jump_t": [0.45, 0.9]}}, {"memory": 3}, {"method": "RK4", "h": 0.13},
+    {"options": {"jump_t": [0.45, 0.9]}}, {"memory": 3}, {"method": "Euler", "h": 0.13},
+    {"method": "RK4", "h": 0.13, "options": {"jump_t": [0.45, 0.9]}},
 ], ids=lambda keywords: next(iter(keywords)))  # fmt: skip
 def test_agrees_with_other_settings(field, keywords):
     assert_as_eager(field, **keywords)

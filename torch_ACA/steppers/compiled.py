@@ -50,8 +50,8 @@ class CompiledRungeKutta(RungeKutta):
         _warn(self.field.func, lines[0] if lines else type(failure).__name__)
 
     def prepare(self, carry):
-        """Evaluate f at the start of a step, if its value is not known yet."""
-        if carry.slope is None:
+        """Evaluate f at the start of a step, if its value is not known yet and may be needed by more than one try."""
+        if carry.slope is None and (self.tableau.adaptive or carry.after_jump):
             super().prepare(carry)
             self._own(carry)
 
@@ -67,7 +67,7 @@ class CompiledRungeKutta(RungeKutta):
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
             return self.step(carry, h)
-        self.field.n_evals += self.tableau.stages - 1
+        self.field.n_evals += self.tableau.stages - (carry.slope is not None)
         if self.with_slopes:
             self.slopes[: len(slopes)].copy_(slopes)
             slopes = slopes[-1]
@@ -141,7 +141,7 @@ class _Compiled:
             return stage
 
         def step(func, times, y, slope):
-            (t, h), slopes = times, [slope]
+            (t, h), slopes = times, [] if slope is None else [slope]
             y1 = stages(func, t, h, y, slopes, tableau.stages)
             if not tableau.fsal:
                 y1 = y + h.to(y) * combine(b, slopes)
