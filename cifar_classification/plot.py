@@ -39,6 +39,8 @@ def draw(folders):
                 values = [row[f"{part}/{quantity}"] for row in rows]
                 for ax, time in zip(ax_row, times):
                     ax.plot(time, values, style, color=shade, label=f"{label}, {part.lower()}")
+    for ax in axes[:, 0]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax, text in zip(axes[1], ("epoch", "minutes")):
         ax.set_xlabel(text)
     for ax, text in zip(axes[:, 0], ("accuracy", "cross-entropy")):
@@ -86,7 +88,7 @@ def _draw_mean(axes, runs, label):
             "o-",
             markersize=3,
             color=shade,
-            label=f"{label.removesuffix('-own')}, {len(runs)} runs",
+            label=f"{label.removesuffix('-own')}, {len(runs)} run{'s' * (len(runs) > 1)}",
         )
         ax.fill_between(times, accuracy.min(0), accuracy.max(0), color=shade, alpha=0.2, linewidth=0)
 
