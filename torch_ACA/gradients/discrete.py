@@ -6,7 +6,8 @@ cotangent through. `direct` keeps the graphs of the accepted steps instead, and 
 memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
-cost N s + R (s - 1) + 2 evaluations forward; backward N s evaluations and VJPs (`direct`: VJPs only).
+cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
+VJPs (`direct`: VJPs only).
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
 

@@ -50,8 +50,10 @@ class CompiledRungeKutta(RungeKutta):
         _warn(self.field.func, lines[0] if lines else type(failure).__name__)
 
     def prepare(self, carry):
-        """Evaluate f at the start of a step, if its value is not known yet and may be needed by more than one try."""
-        if carry.slope is None and (self.tableau.adaptive or carry.after_jump):
+        """Evaluate f just behind a jump; elsewhere a first stage that is not known yet is compiled with the others, at
+        the price of evaluating it again after a rejected try.
+        """
+        if carry.slope is None and carry.after_jump:
             super().prepare(carry)
             self._own(carry)
 
