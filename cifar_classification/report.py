@@ -212,14 +212,14 @@ def paper_methods():
 
 
 def precision(methods):
-    """bfloat16 (--amp) beside single precision, all else equal, seed by seed."""
+    """bfloat16 (--amp) beside single precision, all else equal, seed by seed; timed on GPUs, which it is for."""
     single, reduced = methods["aca"], methods["aca-amp"]
     rows = [
         [
             name,
             str(len(runs) or ""),
             spread(accuracies(runs), ".2f", " %"),
-            spread([r.epoch_seconds for r in runs], ".0f"),
+            spread([run.epoch_seconds for run in runs], ".0f") if on_gpus(runs) else "",
         ]
         for name, runs in (("float32", single), ("bfloat16, `--amp`", reduced))
     ]
@@ -227,7 +227,7 @@ def precision(methods):
     gained = [100 * (run.summary["test_accuracy"] - partner[run.place[3]].summary["test_accuracy"])
               for run in reduced if run.place[3] in partner]  # fmt: skip
     text = f"\nGained by `--amp`, seed by seed: {spread(gained, '+.2f', ' points')}.\n" if gained else ""
-    return f"### Precision\n\n{table(['ACA in', 'runs', 'test accuracy', 's per epoch'], rows)}{text}"
+    return f"### Precision\n\n{table(['ACA in', 'runs', 'test accuracy', 's per epoch on a GPU'], rows)}{text}"
 
 
 def network_table(chosen):
@@ -292,8 +292,12 @@ def faster(ours, theirs):
     """As in `claims`, on the wall time of runs; that of a processor is only shown, as other work took part of it."""
     seconds = [[run.summary["seconds"] for run in runs] for runs in (ours, theirs)]
     found, verdict = claims.smaller(*seconds, ".1f", 1 / 60, " min")
-    alone = all(run.environment["gpus"] for run in (*ours, *theirs))
-    return found, verdict if alone or not found else "not judged: the processor was shared"
+    judged = on_gpus([*ours, *theirs]) or not found
+    return found, verdict if judged else "not judged: the processor was shared"
+
+
+def on_gpus(runs):
+    return all(run.environment["gpus"] for run in runs)
 
 
 def verdicts(chosen, own, robust):

@@ -89,5 +89,5 @@ def spread(values, form, unit=""):
     values = [value for value in values if value is not None]
     if not values:
         return ""
-    deviation = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    deviation = f" ± {stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
     return f"{mean(values):{form}}{deviation}{unit}"
