@@ -44,18 +44,28 @@ def hardware(described):
 
 
 def command_line():
-    """The command as typed, the script's path relative to the repository (or its bare name outside of it)."""
+    """The command as typed, but for paths: those inside the repository as seen from its root, the script's bare name
+    outside of it."""
     script = Path(sys.argv[0]).resolve()
-    script = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
-    return shlex.join(["python", script, *sys.argv[1:]])
+    script = portable(script) if script.is_relative_to(ROOT) else script.name
+    return shlex.join(["python", script, *(portable(argument) for argument in sys.argv[1:])])
+
+
+def portable(value):
+    """A path inside the repository, or option=path, as seen from its root; anything else as it is."""
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value)
+    option, equals, path = text.partition("=") if text.startswith("-") else ("", "", text)
+    return option + equals + Path(path).relative_to(ROOT).as_posix() if path.startswith(f"{ROOT}/") else value
 
 
 def _commit():
-    """The commit, and whether tracked files differ from it; both None outside a git checkout."""
+    """The commit, and whether tracked files other than results differ from it; both None outside a git checkout."""
     if not (ROOT / ".git").exists():  # an installed copy could lie inside somebody else's repository
         return {"commit": None, "dirty": None}
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 

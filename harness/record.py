@@ -12,7 +12,10 @@ from harness.cli import UsageError
 from harness.files import atomic_write
 from harness.resources import Stopwatch, peak_memory_bytes
 
-RUN_FILES = ("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt", "*.pth.tar")
+RUN_FILES = (
+    *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt", "*.pth.tar"),
+    *("tests.jsonl", "predictions.npz"),  # of the checkpoints
+)
 
 
 class Run:
@@ -33,7 +36,8 @@ class Run:
     def start(cls, folder, arguments, *, overwrite=False):
         """Begin a new record with run.json: arguments, seed and environment, before anything else is done.
 
-        ``overwrite`` first removes the record, its curves and its checkpoints (*.pt) from the folder.
+        ``overwrite`` first removes the record, its curves, its checkpoints and what these were tested with from the
+        folder.
 
         Raises:
             UsageError: the folder holds a record and ``overwrite`` is off, or it cannot be made.
@@ -49,7 +53,7 @@ class Run:
             for pattern in RUN_FILES:
                 _remove(folder, pattern)
         record = {
-            "arguments": {name: _portable(value) for name, value in arguments.items()},
+            "arguments": _recorded(arguments),
             "seed": arguments.get("seed"),
             "environment": environment.describe(),
             "resumed": [],
@@ -69,7 +73,8 @@ class Run:
         folder = Path(folder)
         record = read_run(folder)
         del record["summary"]
-        record["resumed"].append({"step": step, "arguments": arguments, "environment": environment.describe()})
+        part = {"step": step, "arguments": _recorded(arguments), "environment": environment.describe()}
+        record["resumed"].append(part)
         _write_json(folder / "run.json", record)
         _remove(folder, "summary.json")
         rows = [row for row in read_metrics(folder) if row["step"] <= step]
@@ -158,11 +163,8 @@ def _line(row):
     return json.dumps(row) + "\n"
 
 
-def _portable(value):
-    """A path inside the repository as seen from its root; anything else as it is."""
-    if isinstance(value, (str, Path)) and str(value).startswith(f"{environment.ROOT}/"):
-        return str(Path(value).relative_to(environment.ROOT))
-    return value
+def _recorded(arguments):
+    return {name: environment.portable(value) for name, value in arguments.items()}
 
 
 def _write_json(path, content):

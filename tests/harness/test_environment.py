@@ -32,6 +32,14 @@ def test_command_inside_a_folder_is_recorded_from_the_root(monkeypatch):
     assert environment.command_line() == "python harness/cli.py"
 
 
+def test_paths_inside_the_repository_are_recorded_from_its_root(monkeypatch):
+    run = environment.ROOT / "results" / "a=b"
+    monkeypatch.setattr(sys, "argv", ["test.py", "--resume", str(run), f"--data={run}", "--out=/elsewhere", "--h=0.2"])
+    typed = "--resume results/a=b --data=results/a=b --out=/elsewhere --h=0.2"
+    assert environment.command_line() == f"python test.py {typed}"
+    assert environment.portable(run) == "results/a=b" and environment.portable(3) == 3
+
+
 def test_script_outside_the_repository(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "mine.py"), "-x"])
     assert environment.command_line() == "python mine.py -x"
@@ -53,7 +61,9 @@ def checkout(monkeypatch, tmp_path):
 
     git("init")
     (tmp_path / "code.py").write_text("1\n")
-    git("add", "code.py")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text("{}")
+    git("add", ".")
     git("commit", "-m", "one")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     return tmp_path, git("rev-parse", "HEAD").stdout.strip()
@@ -62,6 +72,7 @@ def checkout(monkeypatch, tmp_path):
 def test_commit_and_dirty_flag(checkout):
     folder, commit = checkout
     (folder / "untracked").write_text("results do not make a checkout dirty")
+    (folder / "results" / "run.json").write_text("nor do those that replace recorded ones")
     assert (environment.describe()["commit"], environment.describe()["dirty"]) == (commit, False)
     (folder / "code.py").write_text("2\n")
     assert environment.describe()["dirty"] is True

@@ -62,7 +62,7 @@ def test_overwriting_leaves_nothing_of_the_former_run(tmp_path):
     run = Run.start(tmp_path, {"lr": 0.1})
     log_steps(run, range(3))
     run.finish({})
-    for name in ("checkpoint.pt", "notes.txt"):
+    for name in ("checkpoint.pt", "tests.jsonl", "predictions.npz", "notes.txt"):
         (tmp_path / name).touch()
     run = Run.start(tmp_path, {"lr": 0.2}, overwrite=True)
     log_steps(run, [5])
@@ -71,7 +71,7 @@ def test_overwriting_leaves_nothing_of_the_former_run(tmp_path):
     assert read_run(tmp_path)["summary"] is None
     assert [row["step"] for row in read_metrics(tmp_path)] == [5]
     assert [step for step, _ in curve(tmp_path, "Train/Loss")] == [5]
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not any((tmp_path / name).exists() for name in ("checkpoint.pt", "tests.jsonl", "predictions.npz"))
     assert (tmp_path / "notes.txt").exists()
 
 
