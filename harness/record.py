@@ -14,7 +14,7 @@ from harness.resources import Stopwatch, peak_memory_bytes
 
 RUN_FILES = (
     *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt", "*.pth.tar"),
-    *("tests.jsonl", "predictions.npz"),  # of the checkpoints
+    *("tests.jsonl", "predictions.npz"),  # what its checkpoints were tested with
 )
 
 

@@ -92,7 +92,7 @@ def checked_compile(compile, gradient):
         raise ValueError(f"unknown compile mode {compile!r}; accepted: {', '.join(modes)}")
     if not isinstance(compile, dict):
         raise ValueError(f"compile must be True, False, a mode of torch.compile or a dict of options, got {compile!r}")
-    unknown = sorted(set(compile) - set(_inductor.list_options()))
+    unknown = sorted(str(name) for name in set(compile) - set(_inductor.list_options()))
     if unknown:
         raise ValueError(f"unknown compile option {', '.join(unknown)}; torch._inductor.list_options() has all")
     return dict(compile)

@@ -206,7 +206,7 @@ def test_results_that_the_next_call_would_overwrite_are_copied(field, monkeypatc
 @pytest.mark.parametrize(("compile", "message"), [
     (1, "must be True, False, a mode of torch.compile or a dict of options, got 1"),
     ("", "unknown compile mode ''; accepted: .*reduce-overhead"),
-    ({"wrapper": True}, "unknown compile option wrapper"),
+    ({"wrapper": True, 1: 2}, "unknown compile option 1, wrapper"),
 ])  # fmt: skip
 def test_refuses_what_torch_compile_does_not_know(field, compile, message):
     for use in (lambda: ODEBlock(field, compile=compile), lambda: solve(field, torch.ones(3), [0, 1], compile=compile)):
@@ -222,7 +222,7 @@ def test_generated_code(field, monkeypatch, compile):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:compile=True")
 def test_cuda_graphs(field, monkeypatch):
     """Twice: graphs are captured in the second call of a function and replayed from then on."""
     monkeypatch.setattr(compiled, "BACKEND", "inductor")
