@@ -163,14 +163,13 @@ def problem_of(
             ts[0],
             flat.detach(),
             differentiable=differentiable,
+            time_grad=times.requires_grad,
             measure=budget.wants_size_of_graphs and compile_options is None,
             numbers=compile_options is not None,
         )
     if params is not None:
         chosen = {id(p) for p in params}
         field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
-    if evaluation is not None and not times.requires_grad:
-        evaluation.time = None
     if not bool(torch.isfinite(slope.sum())) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step

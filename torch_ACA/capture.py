@@ -16,10 +16,10 @@ def age_mark():
         return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()
 
 
-def graph_inputs(outputs, known, since):
-    """Leaves that outputs depend on, and (node, output number) of older history, both without what is in known.
+def graph_inputs(edges, known, since):
+    """Leaves that a graph depends on, and (node, output number) of older history, both without what is in known.
 
-    :param outputs: tensors that the evaluation returned
+    :param edges: `GradientEdge`s of what the evaluation returned; None for what depends on nothing
     :param known: tensors that were handed to it (state, time)
     :param since: `age_mark` taken before it
     """
@@ -38,11 +38,9 @@ def graph_inputs(outputs, known, since):
         else:
             stack.append(node)
 
-    for output in outputs:
-        if output.grad_fn is not None:
-            meet(output.grad_fn, output.output_nr)
-        elif output.requires_grad and id(output) not in known:
-            leaves[id(output)] = output
+    for edge in edges:
+        if edge is not None:
+            meet(edge.node, edge.output_nr)
     walked = set()
     while stack:
         node = stack.pop()

@@ -4,7 +4,7 @@ import contextlib
 import functools
 
 import torch
-from torch.autograd.graph import _engine_run_backward
+from torch.autograd.graph import _engine_run_backward, get_gradient_edge
 
 from .capture import age_mark, graph_inputs, tensors_behind
 from .saved_tensors import SavedTensors
@@ -51,8 +51,10 @@ class VectorField:
         return self.layout.flatten(self._call(t, self.layout.unflatten(y)))
 
     def record(self, t, y, out=None, *, time_grad=False, side=0):
-        """Evaluate f at float t with a graph of its own, for `Evaluation.vjp`; the value also goes into out. To be
-        called with gradients off.
+        """Evaluate f at float t with a graph of its own: an `Evaluation`; the value goes into out. To be called with
+        gradients off.
+
+        :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
         """
         layout = self.layout
         leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
@@ -61,15 +63,15 @@ class VectorField:
             time.requires_grad_()
         with torch.enable_grad():
             outputs = layout.tensors(self._call(time, layout.assemble(leaves)))
-        evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
         if out is not None:
-            evaluation.write(out)
-        return evaluation
+            layout.write(outputs, out)
+        return Evaluation(self, leaves, time if time_grad else None, outputs)
 
-    def first_evaluation(self, t, y, *, differentiable, measure=False, numbers=False):
+    def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False):
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
         with gradients off.
 
+        :param time_grad: as for `record`
         :param measure: also find out what the graph of one evaluation takes
         :param numbers: also find out whether f changes numbers that it keeps
         :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
@@ -81,17 +83,18 @@ class VectorField:
         since = age_mark()
         with SavedTensors() if measure else contextlib.nullcontext() as saved:
             evaluation = self.side_effects.watch(
-                lambda: self.record(t, y, k, time_grad=True), numbers=numbers
+                lambda: self.record(t, y, k, time_grad=time_grad), numbers=numbers
             )
-        found, history = graph_inputs(evaluation.outputs, [*evaluation.leaves, evaluation.time], since)
+        found, history = graph_inputs(evaluation.edges, [*evaluation.leaves, evaluation.time], since)
         if history:
             with self.side_effects.replay():
                 found += tensors_behind(history, lambda: self.record(t, y))
         # parameters that this first call did not need may be needed at another time
         found += [p for module in self._modules for p in module.parameters() if p.requires_grad]
         self.captured = tuple({id(p): p for p in found}.values())
-        if measure:  # its value and the state it was taken at stay as well
-            self.evaluation_bytes = saved.held_with([*evaluation.leaves, *evaluation.outputs], without=self.captured)
+        if measure:  # the state it was taken at stays as well, and its value where that is kept
+            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
+            self.evaluation_bytes = saved.held_with(kept, without=self.captured)
         return k, evaluation
 
     def _nudged(self, time, side):
@@ -107,12 +110,19 @@ class VectorField:
 
 
 class Evaluation:
-    """One evaluation of f with the graph it recorded."""
+    """One evaluation of f with the graph it recorded, and with its value if the cotangent of its time is wanted.
 
-    __slots__ = ("field", "leaves", "time", "outputs")
+    The graph is held by its ``edges``, one for each output that depends on anything: a value that f's own backward
+    pass does not need is freed as soon as it has been read.
+    """
+
+    __slots__ = ("field", "leaves", "time", "edges", "outputs", "_dtypes")
 
     def __init__(self, field, leaves, time, outputs):
-        self.field, self.leaves, self.time, self.outputs = field, leaves, time, outputs
+        self.field, self.leaves, self.time = field, leaves, time
+        self.outputs = None if time is None else outputs
+        self.edges = [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
+        self._dtypes = [output.dtype for output in outputs]
 
     def write(self, out):
         """Copy the value into out [size]; returns out. To be called with gradients off."""
@@ -132,19 +142,19 @@ class Evaluation:
         time (0-d, or None).
         """
         layout, captured = self.field.layout, self.field.captured
-        outputs, cotangents = [], []
-        for output, piece in zip(self.outputs, layout.unflatten_leaves(cotangent)):
-            if output.requires_grad:
-                outputs.append(output)
-                cotangents.append(piece if piece.dtype == output.dtype else piece.to(output.dtype))
-        if not outputs:
+        edges, cotangents = [], []
+        for edge, dtype, piece in zip(self.edges, self._dtypes, layout.unflatten_leaves(cotangent)):
+            if edge is not None:
+                edges.append(edge)
+                cotangents.append(piece if piece.dtype == dtype else piece.to(dtype))
+        if not edges:
             return None, None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
         # torch.autograd.grad without its checks of the arguments, which cost more than a small f: no graph is kept,
         # none is made, inputs may be unused
         found = _engine_run_backward(
-            tuple(outputs), tuple(cotangents), False, False, wanted, True, accumulate_grad=False
+            tuple(edges), tuple(cotangents), False, False, wanted, True, accumulate_grad=False
         )
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])

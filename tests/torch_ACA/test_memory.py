@@ -1,6 +1,7 @@
 """A budget of memory changes what is kept and recomputed, never the gradient."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -107,6 +108,23 @@ def test_graphs_kept_fit_the_budget():
     with SavedTensors() as saved:
         solution = solve(lambda t, y: (y @ weight).tanh(), y0, [0, 1], method="RK4", h=0.01, memory=f"{budget}B")
     assert solution.stats.n_accepted == 100 and 0.5 * budget < saved.held <= budget
+
+
+def test_values_of_f_are_not_kept_with_its_graph():
+    """The backward pass of a product with a number needs neither factor nor result."""
+    values = []
+
+    def func(t, y):
+        value = -2.0 * y
+        values.append(weakref.ref(value))
+        return value
+
+    y0 = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    solution = solve(func, y0, [0.0, 1.0], h=0.1, method="rk4", gradient="direct")
+    assert len(values) == 4 * 10 and all(value() is None for value in values)
+    (found,) = torch.autograd.grad(solution.ys[-1].sum(), y0)
+    expected = sum((-0.2) ** k / math.factorial(k) for k in range(5)) ** 10
+    torch.testing.assert_close(found, torch.full_like(y0, expected), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("memory", [3, "unlimited"])
