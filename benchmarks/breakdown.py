@@ -21,7 +21,7 @@ FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
 GENERATED, CALLS = "generated code", "calls of generated code"  # the latter: Dynamo's guards and wrappers
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
     (vector_field.VectorField, "_call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
-    (vector_field, "_engine_run_backward", lambda: "VJPs of func"),
+    (vector_field, "_run_backward", lambda: "VJPs of func"),
     (vector_field.GradientSum, "add", lambda: "sums of gradients"),
     (CompiledFxGraph, "__call__", lambda: GENERATED),
     (CompiledRungeKutta, "step", lambda: CALLS),

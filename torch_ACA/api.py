@@ -170,7 +170,7 @@ def problem_of(
     if params is not None:
         chosen = {id(p) for p in params}
         field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
-    if not bool(torch.isfinite(slope.sum())) and not bool(torch.isfinite(slope).all()):
+    if not math.isfinite(slope.sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
     if size is None:

@@ -19,7 +19,7 @@ def age_mark():
 def graph_inputs(edges, known, since):
     """Leaves that a graph depends on, and (node, output number) of older history, both without what is in known.
 
-    :param edges: `GradientEdge`s of what the evaluation returned; None for what depends on nothing
+    :param edges: `GradientEdge`s of what the evaluation returned
     :param known: tensors that were handed to it (state, time)
     :param since: `age_mark` taken before it
     """
@@ -39,8 +39,7 @@ def graph_inputs(edges, known, since):
             stack.append(node)
 
     for edge in edges:
-        if edge is not None:
-            meet(edge.node, edge.output_nr)
+        meet(edge.node, edge.output_nr)
     walked = set()
     while stack:
         node = stack.pop()

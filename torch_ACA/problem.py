@@ -95,7 +95,7 @@ class Problem:
 
     def fractions(self, outputs, step):
         """Where in a step its outputs lie: theta [k]."""
-        return (torch.tensor([self.ts[i] for i in outputs], dtype=torch.float64) - step.t) / step.h
+        return torch.tensor([(self.ts[i] - step.t) / step.h for i in outputs], dtype=torch.float64)
 
     def new_outputs(self):
         """Room for the outputs [m - 1, n]."""

@@ -4,11 +4,15 @@ import contextlib
 import functools
 
 import torch
-from torch.autograd.graph import _engine_run_backward, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from .capture import age_mark, graph_inputs, tensors_behind
 from .saved_tensors import SavedTensors
 from .side_effects import SideEffects, modules_of
+
+# torch.autograd.grad without its checks of the arguments and its context, which cost more than a small f. Called with
+# (outputs, cotangents, keep the graph, make a graph, inputs, inputs may be unused), inside a backward pass.
+_run_backward = torch.autograd.Variable._execution_engine.run_backward
 
 
 class VectorField:
@@ -85,7 +89,7 @@ class VectorField:
             evaluation = self.side_effects.watch(
                 lambda: self.record(t, y, k, time_grad=time_grad), numbers=numbers
             )
-        found, history = graph_inputs(evaluation.edges, [*evaluation.leaves, evaluation.time], since)
+        found, history = graph_inputs(evaluation.edges(), [*evaluation.leaves, evaluation.time], since)
         if history:
             with self.side_effects.replay():
                 found += tensors_behind(history, lambda: self.record(t, y))
@@ -112,17 +116,20 @@ class VectorField:
 class Evaluation:
     """One evaluation of f with the graph it recorded, and with its value if the cotangent of its time is wanted.
 
-    The graph is held by its ``edges``, one for each output that depends on anything: a value that f's own backward
-    pass does not need is freed as soon as it has been read.
+    The graph is held by its ``roots``, a gradient edge and a dtype for each output (None: depends on nothing): a value
+    that f's own backward pass does not need is freed as soon as it has been read.
     """
 
-    __slots__ = ("field", "leaves", "time", "edges", "outputs", "_dtypes")
+    __slots__ = ("field", "leaves", "time", "roots", "outputs")
 
     def __init__(self, field, leaves, time, outputs):
         self.field, self.leaves, self.time = field, leaves, time
         self.outputs = None if time is None else outputs
-        self.edges = [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
-        self._dtypes = [output.dtype for output in outputs]
+        self.roots = [(get_gradient_edge(o), o.dtype) if o.requires_grad else None for o in outputs]
+
+    def edges(self):
+        """Gradient edges of the outputs that depend on anything."""
+        return [root[0] for root in self.roots if root is not None]
 
     def write(self, out):
         """Copy the value into out [size]; returns out. To be called with gradients off."""
@@ -143,19 +150,16 @@ class Evaluation:
         """
         layout, captured = self.field.layout, self.field.captured
         edges, cotangents = [], []
-        for edge, dtype, piece in zip(self.edges, self._dtypes, layout.unflatten_leaves(cotangent)):
-            if edge is not None:
+        for root, piece in zip(self.roots, layout.unflatten_leaves(cotangent)):
+            if root is not None:
+                edge, dtype = root
                 edges.append(edge)
                 cotangents.append(piece if piece.dtype == dtype else piece.to(dtype))
         if not edges:
             return None, None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
-        # torch.autograd.grad without its checks of the arguments, which cost more than a small f: no graph is kept,
-        # none is made, inputs may be unused
-        found = _engine_run_backward(
-            tuple(edges), tuple(cotangents), False, False, wanted, True, accumulate_grad=False
-        )
+        found = _run_backward(tuple(edges), tuple(cotangents), False, False, wanted, True, accumulate_grad=False)
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])
         states, time_cotangent = found[:n], found[-1] if times else None

@@ -60,6 +60,7 @@ class AcceptedStep:
     after_jump: bool
     outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
     theta: torch.Tensor | None = None  # where in the step they lie
+    weights: torch.Tensor | None = None  # and of what slopes they are made
     evaluations: list | None = None  # kept graphs
 
     @property
@@ -108,7 +109,8 @@ class DiscreteSolve:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
-                ys[record.output_rows] = stepper.interpolate(step.start.y, step.h, record.theta)
+                record.weights = stepper.interpolation_weights(record.theta)
+                ys[record.output_rows] = stepper.interpolate(step.start.y, step.h, record.weights)
             problem.land(ys, step)
             if dense:
                 dense.add(step, stepper.slopes)
@@ -286,7 +288,7 @@ class _OutputCotangents:
         """Cotangents of the state at the start of step i [n] and of its slopes [slopes, n]; None for zero."""
         start_bar = slope_bars = None
         if step.outputs:
-            start_bar, slope_bars = self.stepper.interpolate_vjp(step.h, step.theta, self.ys_bar[step.output_rows])
+            start_bar, slope_bars = self.stepper.interpolate_vjp(step.h, step.weights, self.ys_bar[step.output_rows])
         if self.nodes is not None:
             start_bar = self.nodes[i] if start_bar is None else start_bar + self.nodes[i]
             slope_bars = self.node_slopes[i] if slope_bars is None else slope_bars + self.node_slopes[i]

@@ -39,7 +39,7 @@ class RungeKutta(Stepper):
         self._target = [layout.target(row) for row in self._row]
         self._columns = [self.slopes[: i + 1].T for i in range(s)]
         self._weights = _weights_of(tableau, layout.dtype, layout.device)
-        self._c = [float(c) for c in tableau.c]
+        self._c = self._weights.c
         self._cotangents = None
 
     def start(self, t, y, slope=None, evaluation=None):
@@ -67,7 +67,7 @@ class RungeKutta(Stepper):
         side = -1 if before_jump else 0
         evaluations = [carry.evaluation] if self.keep_graphs else None
         for i in range(1, self.tableau.stages):
-            stage = torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
+            stage = self._stage(y, h, i)
             evaluation = self._slope(t + self._c[i] * h, stage, i, side if self._c[i] == 1.0 else 0)
             if self.keep_graphs:
                 evaluations.append(evaluation)
@@ -85,21 +85,25 @@ class RungeKutta(Stepper):
         if carry.slope is None:
             self._evaluate(carry, -1, side=-1 if before_jump else 0)
 
-    def interpolate(self, y, h, theta):
-        """Dense output inside the step whose slopes are in the buffer.
+    def interpolation_weights(self, theta):
+        """What `interpolate` weighs the slopes with: [m, slopes].
+
+        :param theta: fractions of the step [m], float64
+        """
+        return self._like(self.tableau.interpolant.weights(theta))
+
+    def interpolate(self, y, h, weights):
+        """Dense output inside the step whose slopes are in the buffer, with `interpolation_weights`.
 
         :param y: state at the start of the step [n]
-        :param theta: fractions of the step [m], float64
         :returns: states [m, n]
         """
-        weights = self._like(self.tableau.interpolant.weights(theta))
-        return torch.addmm(y.expand(len(theta), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
+        return torch.addmm(y.expand(len(weights), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
 
-    def interpolate_vjp(self, h, theta, cotangents):
+    def interpolate_vjp(self, h, weights, cotangents):
         """Pull cotangents [m, n] of `interpolate` back: those of the state at the start [n] and of the slopes
         [slopes, n].
         """
-        weights = self._like(self.tableau.interpolant.weights(theta))
         return cotangents.sum(0), torch.mm(weights.T, cotangents).mul_(h)
 
     def interpolate_time_vjp(self, theta, cotangents):
@@ -117,7 +121,7 @@ class RungeKutta(Stepper):
         """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages."""
         evaluations = []
         for i in range(self.own_stages):
-            stage = y if i == 0 else torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
+            stage = y if i == 0 else self._stage(y, h, i)
             side = int(after_jump) if i == 0 else -int(before_jump and self._c[i] == 1.0)
             out = self._target[i] if self.time_grad or i + 1 < self.own_stages else None
             evaluations.append(self.record(t + self._c[i] * h, stage, out, side))
@@ -150,10 +154,12 @@ class RungeKutta(Stepper):
             y_bar = bars.first.copy_(y_bar)
         t_bar = h_bar = 0.0
         for j in range(own - 1, -1, -1):
-            if slope_bars is None:
-                k_bar = torch.addmv(y_bar, bars.columns[own - j], weights[j], alpha=h, beta=0)
-            else:
+            if slope_bars is not None:
                 k_bar = torch.addmv(slope_bars[j], bars.columns[own - j], weights[j], alpha=h)
+            elif j == own - 1:  # one pass over memory, as in `_stage`
+                k_bar = y_bar * (h * self._weights.b_last)
+            else:
+                k_bar = torch.addmv(y_bar, bars.columns[own - j], weights[j], alpha=h, beta=0)
             if self.time_grad:
                 through_h = k_bar if slope_bars is None else k_bar - slope_bars[j]
                 h_bar = h_bar + (through_h @ self._row[j]) / h
@@ -188,6 +194,12 @@ class RungeKutta(Stepper):
         """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
         return y + h * combine(self.tableau.interpolant.traced_weights((time - t) / h), slopes)
 
+    def _stage(self, y, h, i):
+        """The state of stage i > 0, from the slopes in the buffer."""
+        if i == 1:  # one pass over memory, where addmv makes two
+            return torch.add(y, self._row[0], alpha=h * self._weights.a10)
+        return torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
+
     def _evaluate(self, carry, i, side):
         carry.evaluation = self._slope(carry.t, carry.y, i, side)
         carry.slope = self._row[i]
@@ -218,10 +230,14 @@ class _Cotangents:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Coefficients as vectors. ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage j is in."""
+    """Coefficients: vectors, and floats where they are used one by one. ``b_last`` belongs to the last stage that a
+    step pays for; ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage j is in."""
 
+    c: list
     a: list
+    a10: float | None
     b: torch.Tensor
+    b_last: float
     b_error: torch.Tensor | None
     pullback: list
 
@@ -243,8 +259,11 @@ def _made_weights(tableau, dtype, device):
     a, b = tableau.a, tableau.b
     last = tableau.stages - (2 if tableau.fsal else 1)  # of the stages that a step pays for
     return _Weights(
+        [float(c) for c in tableau.c],
         [vector(row) for row in a],
+        float(a[1][0]) if tableau.stages > 1 else None,
         vector(b),
+        float(b[last]),
         vector(tableau.b_error) if tableau.adaptive else None,
         [vector([b[j], *(a[m][j] for m in range(last, j, -1))]) for j in range(last + 1)],
     )
