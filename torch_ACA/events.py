@@ -83,7 +83,8 @@ def _root(stepper, step, value, index):
     """Time in the step at which entry index of the event crosses zero, on the dense output."""
 
     def at(theta):
-        state = stepper.interpolate(step.start.y, step.h, torch.tensor([theta], dtype=torch.float64))[0]
+        weights = stepper.interpolation_weights(torch.tensor([theta], dtype=torch.float64))
+        state = stepper.interpolate(step.start.y, step.h, weights)[0]
         return float(value(step.t + theta * step.h, state)[index])
 
     start, end = at(0.0), at(1.0)
