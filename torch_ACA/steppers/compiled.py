@@ -130,8 +130,10 @@ class _Compiled:
 
     def __init__(self, field, tableau, with_slopes, time_grad, options):
         layout, autocast = field.layout, field.autocast or contextlib.nullcontext
-        a, b, c = tableau.a, tableau.b, [float(value) for value in tableau.c]
+        a, b, c = [_floats(row) for row in tableau.a], _floats(tableau.b), _floats(tableau.c)
+        b_error = _floats(tableau.b_error) if tableau.adaptive else None
         own = tableau.stages - tableau.fsal
+        self._time_grad = time_grad
 
         def stages(func, t, h, y, slopes, count):
             stage = y
@@ -147,11 +149,10 @@ class _Compiled:
             y1 = stages(func, t, h, y, slopes, tableau.stages)
             if not tableau.fsal:
                 y1 = y + h.to(y) * combine(b, slopes)
-            error = h.to(y) * combine(tableau.b_error, slopes) if tableau.adaptive else None
+            error = h.to(y) * combine(b_error, slopes) if b_error else None
             return y1, torch.stack(slopes) if with_slopes else slopes[-1], error
 
         def vjp(func, captured, times, y, y_bar, slopes_bar):
-            times, y = times.detach().requires_grad_(time_grad), y.detach().requires_grad_()
             with torch.enable_grad():
                 (t, h), slopes = times, []
                 stages(func, t, h, y, slopes, own)
@@ -165,14 +166,20 @@ class _Compiled:
 
         self.step, self._vjp = _compile(step, options), _compile(vjp, options)
 
-    def vjp(self, *arguments):
+    def vjp(self, func, captured, times, y, y_bar, slopes_bar):
         """(cotangents of y, of what func captures and, with time_grad, of the times [2]; slopes or None)"""
+        times, y = times.detach().requires_grad_(self._time_grad), y.detach().requires_grad_()
         before = dynamo_config.trace_autograd_ops  # its `patch` takes three times as long
         dynamo_config.trace_autograd_ops = True
         try:
-            return self._vjp(*arguments)
+            return self._vjp(func, captured, times, y, y_bar, slopes_bar)
         finally:
             dynamo_config.trace_autograd_ops = before
+
+
+def _floats(fractions):
+    """Numbers that Dynamo can trace, of PyTorch 2.11 too."""
+    return [float(value) for value in fractions]
 
 
 def _compile(function, options):
