@@ -1,5 +1,6 @@
 """Draw the accuracy and the loss of runs, against epochs and against time."""
 
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_classification import options
 from cifar_classification.data import TITLES
+from cifar_classification.runs import on_gpus
 from harness.cli import ArgumentParser, run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.record import read_metrics, read_run
@@ -65,7 +67,8 @@ def draw_methods(methods, *groups):
         row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         if row[0].has_data():
             row[0].legend(loc="lower right", fontsize="small")
-    for ax, text in zip(axes[-1], ("epoch", "minutes, mean over seeds")):
+    shared = "" if on_gpus(chain.from_iterable(methods.values())) else "\n(of a processor shared with other work)"
+    for ax, text in zip(axes[-1], ("epoch", f"minutes, mean over seeds{shared}")):
         ax.set_xlabel(text)
     for ax, text in zip(axes[:, 0], ("like for like", "the paper's solvers, tolerances and batches")):
         ax.set_title(text, fontsize="medium")

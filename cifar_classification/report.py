@@ -10,7 +10,7 @@ import numpy as np
 from cifar_classification import claims, options, plot, predictions
 from cifar_classification.data import TITLES
 from cifar_classification.reliability import FORMS, icc, resampled
-from cifar_classification.runs import collect, of_place, spread
+from cifar_classification.runs import collect, of_place, on_gpus, spread
 from cifar_classification.test import ADAPTIVE, ALL_SOLVERS, FIXED, read_tests
 from harness.cli import ArgumentParser, run_main
 from harness.files import atomic_write
@@ -294,10 +294,6 @@ def faster(ours, theirs):
     found, verdict = claims.smaller(*seconds, ".1f", 1 / 60, " min")
     judged = on_gpus([*ours, *theirs]) or not found
     return found, verdict if judged else "not judged: the processor was shared"
-
-
-def on_gpus(runs):
-    return all(run.environment["gpus"] for run in runs)
 
 
 def verdicts(chosen, own, robust):

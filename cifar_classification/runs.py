@@ -84,6 +84,10 @@ def of_place(runs, scale, dataset, label):
     return sorted(found, key=lambda run: run.place[3])
 
 
+def on_gpus(runs):
+    return all(run.environment["gpus"] for run in runs)
+
+
 def spread(values, form, unit=""):
     """Mean and standard deviation as text; blank without values."""
     values = [value for value in values if value is not None]
