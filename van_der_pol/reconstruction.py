@@ -21,7 +21,7 @@ def solve_node(solution):
 
 @torch.no_grad()
 def replay(solution):
-    """Replay the accepted steps that an ``aca`` or ``direct`` solution remembers, with the code of its backward pass.
+    """Replay the accepted steps that an ``aca`` or ``direct`` solution remembers, with the code of aca's backward pass.
 
     :param solution: `Solution` of a solve whose y0 requires grad, not yet differentiated; tensor state
     :returns: times [N + 1], the stored states [N + 1, n] and the replayed ones [N + 1, n], each from the stored state
@@ -29,14 +29,14 @@ def replay(solution):
     """
     node = solve_node(solution)
     run, problem = node.run, node.run.problem
-    stepper = RungeKutta(problem.tableau, problem.field)
+    stepper = RungeKutta(problem.tableau, problem.field, time_grad=True)  # so that every stage leaves its slope
     weights = torch.tensor([float(b) for b in problem.tableau.b[: stepper.own_stages]], dtype=problem.y0.dtype)
     *stored, _ = node.saved_tensors[node.n_inputs :]  # the last one only if there is dense output in the last step
     stored.append(solution.ys[-1].reshape(-1))
     steps = run.storage.steps
     replayed = [stored[0]]
     for step, y in zip(steps, stored):
-        stepper.reload(step.evaluations or stepper.replay(step.t, step.h, y))
+        stepper.replay(step.t, step.h, y)
         replayed.append(torch.addmv(y, stepper.slopes[: stepper.own_stages].T, weights, alpha=step.h))
     times = torch.tensor([*(step.t for step in steps), steps[-1].t_end], dtype=torch.float64)
     return times, torch.stack(stored), torch.stack(replayed).detach()
