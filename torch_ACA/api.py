@@ -1,21 +1,24 @@
 """`solve`: checks what was asked, sets the problem up and hands it to a gradient method."""
 
+import contextlib
 import math
 
 import torch
 from torch.utils import _pytree as pytree
 
-from .errors import NonFiniteError
+from .errors import NonFiniteError, SolverError
 from .gradients.adjoint import AdjointSettings, adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .march import Callbacks, Limits
 from .problem import Problem, stops_of
-from .settings import checked_compile, checked_memory, checked_settings, checked_times, floats
+from .settings import checked_compile, checked_memory, checked_params, checked_settings, checked_times, floats
+from .side_effects import DrawsLate
 from .solution import Solution
 from .state import StateLayout
-from .vector_field import VectorField
+from .transforms import check_transform, explained, forward_ad_disabled, under_transform
+from .vector_field import VectorField, ambient_autocast, without_autocast
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "grid", "perturb", "interp")  # not for the backward solve
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
@@ -77,7 +80,7 @@ def solve(
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
-    problem, layout = problem_of(
+    problem, layout, (ys, trajectory) = _solved(
         func,
         y0,
         t,
@@ -96,7 +99,6 @@ def solve(
         memory=memory,
         compile=compile,
     )
-    ys, trajectory = _INTEGRATE[gradient](problem)
     ys = torch.cat([problem.y0[None], ys])
     solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
@@ -114,9 +116,25 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-    problem, layout = problem_of(func, y0, times, **keywords)
-    ys, _ = _INTEGRATE[keywords.get("gradient", "aca")](problem)
+    problem, layout, (ys, _) = _solved(func, y0, times, **keywords)
     return layout.unflatten(ys.squeeze(0)), problem.stats
+
+
+def _solved(func, y0, t, *, gradient="aca", **keywords):
+    """The `Problem`, the `StateLayout` and what the gradient method made of them."""
+    leaves, stream = pytree.tree_leaves(y0), None
+    device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
+    autocast = ambient_autocast(device_type)
+    with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
+        while True:
+            problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
+            try:
+                return problem, layout, _INTEGRATE[gradient](problem)
+            except DrawsLate as late:
+                stream = late.start
+            except SolverError:
+                problem.field.side_effects.finish()
+                raise
 
 
 def problem_of(
@@ -138,10 +156,16 @@ def problem_of(
     params=None,
     memory=None,
     compile=False,
+    autocast=None,
+    stream=None,
 ):
     """The `Problem` that `solve` with these arguments hands to its gradient method, and the `StateLayout` of y0.
 
     func has been evaluated at the start, and at a second point where the first step was not given.
+
+    :param autocast: context for func alone (None: none)
+    :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
+        they are, and it is not known)
     """
     layout = StateLayout(y0)
     settings = checked_settings(method, gradient, rtol, atol, h, options, layout)
@@ -152,13 +176,21 @@ def problem_of(
     if dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
     budget = checked_memory(memory, gradient)
-    compile_options = checked_compile(compile, gradient)
+    transformed = under_transform()
+    if transformed:
+        check_transform(gradient)
+    compile_options = None if transformed else checked_compile(compile, gradient)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options)
 
-    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
+    params = None if params is None else checked_params(params)
+    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=params, autocast=autocast)
+    if stream is not None:
+        field.side_effects.restart(stream)
     flat = layout.flatten(y0)
-    differentiable = torch.is_grad_enabled()
-    with torch.no_grad():
+    differentiable = torch.is_grad_enabled() and not transformed
+    perturb = bool(options.get("perturb"))
+    starts_at_jump = perturb or ("jump_t" in options and ts[0] in floats(options["jump_t"]))
+    with torch.no_grad(), forward_ad_disabled():
         slope, evaluation = field.first_evaluation(
             ts[0],
             flat.detach(),
@@ -166,10 +198,8 @@ def problem_of(
             time_grad=times.requires_grad,
             measure=budget.wants_size_of_graphs and compile_options is None,
             numbers=compile_options is not None,
+            side=int(starts_at_jump),
         )
-    if params is not None:
-        chosen = {id(p) for p in params}
-        field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
     if not math.isfinite(slope.sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
@@ -183,13 +213,16 @@ def problem_of(
         settings.method,
         settings.controller,
         size,
-        _stops(ts, options, size),
+        _stops(ts, options),
         slope,
         evaluation,
         dense=dense,
         adjoint=backward,
         memory=budget,
         compile_options=compile_options,
+        transformed=transformed,
+        starts_at_jump=starts_at_jump,
+        perturb=perturb,
         limits=Limits(max_evals, options.get("max_num_steps", Limits.max_steps)),
         callbacks=callbacks or Callbacks(),
         return_on_failure=on_failure == "return",
@@ -219,13 +252,10 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm", callbacks)
 
 
-def _stops(ts, options, size):
+def _stops(ts, options):
     step_t, jump_t, grid = (floats(options[name]) if name in options else [] for name in ("step_t", "jump_t", "grid"))
     if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
         raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
-    if options.get("perturb"):
-        count = 0 if grid else math.ceil(abs(ts[-1] - ts[0]) / size - 1e-9)
-        jump_t += grid or [ts[0] + i * math.copysign(size, ts[-1] - ts[0]) for i in range(count)]
     return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
 
 
@@ -237,7 +267,7 @@ def _initial_step(controller, field, ts, y0, slope):
         field(t, y, k)
         return k
 
-    with torch.no_grad():
+    with torch.no_grad(), forward_ad_disabled():
         size = controller.initial_step(evaluate, ts[0], ts[-1], y0, slope)
     field.side_effects.rewind(mark)
     return size

@@ -17,6 +17,7 @@ from ..steppers.runge_kutta import RungeKutta
 from ..tableaus import Tableau
 from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
+from .replay import Replay
 from .second_order import no_second_derivatives
 from .storage import STATES_ONLY
 
@@ -37,33 +38,41 @@ class AdjointSettings:
 def adjoint(problem):
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    run = DiscreteSolve(problem, STATES_ONLY)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
-        return _Function.apply(run, *problem.tensors), None
+    # the backward solve repeats nothing that could be compared, but func itself can be: at the start
+    replay = Replay(problem.field.layout)
+    slope = replay.sample(problem.slope)
     with torch.no_grad():
-        ys, *_ = run.forward(remember=False)
+        ys, *_ = DiscreteSolve(problem, STATES_ONLY).forward(remember=False)
+    problem.finish()
+    if problem.differentiable:
+        ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
     return ys, None
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, y0, times, *captured):
-        (ys,) = run.forward(remember=False)
-        ctx.problem = run.problem
-        ctx.save_for_backward(ys, y0, times, *captured)
-        return ys
+    def forward(ctx, problem, replay, slope, results, y0, times, *captured):
+        ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
+        ctx.save_for_backward(*results, y0, times, *captured)
+        return results[0]
 
     @staticmethod
     def backward(ctx, ys_bar):
         ys, *inputs = ctx.saved_tensors
-        with torch.no_grad(), ctx.problem.field.side_effects.replay():
-            bars = _backward(ctx.problem, inputs[0].detach(), ys, ys_bar)
-        return None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
+        problem, y0 = ctx.problem, inputs[0].detach()
+        with torch.no_grad(), problem.backward_pass():
+            slope = torch.empty_like(y0)
+            problem.field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
+            ctx.replay.compare_state(slope, ctx.slope, torch.zeros_like(slope), problem.ts[0])
+            ctx.replay.conclude()
+            bars = _backward(problem, y0, ys, ys_bar)
+        return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
 def _backward(problem, y0, ys, ys_bar):
     """Cotangents of y0, of the times and of the captured tensors."""
     field, n = problem.field, len(y0)
+    captured = field.captured.tensors
     settings = problem.adjoint
     augmented = _AugmentedField(field)
     before = field.n_evals
@@ -76,26 +85,28 @@ def _backward(problem, y0, ys, ys_bar):
     )
     state = ys.new_zeros(augmented.layout.size)
     slope = torch.empty_like(y0)
+    jumps = [problem.ts[0]] * problem.starts_at_jump + [stop.t for stop in problem.stops if stop.jump]
     for k in range(len(ys), 0, -1):
         state[:n] = ys[k - 1]
         if problem.time_grad:
-            field(problem.ts[k], ys[k - 1], slope)
+            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.ts[k] in jumps))
             times_bar[k] += float(ys_bar[k - 1] @ slope)
         state[n : 2 * n] += ys_bar[k - 1]
         t, t_end = problem.ts[k], problem.ts[k - 1]
         stepper = RungeKutta(settings.tableau, augmented)
         k1 = torch.empty_like(state)
-        augmented(t, state, k1)
+        augmented(t, state, k1, side=int(t in jumps))
         if size is None:
             size = controller.initial_step(augmented.slope, t, t_end, state, k1)
-        jumps = [stop for stop in reversed(problem.stops) if stop.jump and min(t, t_end) < stop.t < max(t, t_end)]
+        inside = [jump for jump in reversed(jumps) if min(t, t_end) < jump < max(t, t_end)]
         steps = march(
             stepper,
             controller,
             stepper.start(t, state, k1),
             t,
-            [*(Stop(jump.t, jump=True) for jump in jumps), Stop(t_end)],
+            [*(Stop(jump, jump=True) for jump in inside), Stop(t_end, jump=t_end in jumps)],
             first_step=size,
+            perturb=problem.perturb,
             limits=problem.limits,
             callbacks=callbacks,
         )
@@ -104,14 +115,14 @@ def _backward(problem, y0, ys, ys_bar):
         state = step.trial.end.y.clone()
     a = state[n : 2 * n]
     if problem.time_grad:
-        field(problem.ts[0], y0, slope)
+        field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
         times_bar[0] -= float(a @ slope)
     problem.stats.n_backward_f_evals = field.n_evals - before
     captured_bars = [
         piece.view(tensor.shape) if not tensor.is_complex() else torch.view_as_complex(piece.view(*tensor.shape, 2))
-        for piece, tensor in zip(state[2 * n :].split(augmented.sizes), field.captured)
+        for piece, tensor in zip(state[2 * n :].split(augmented.sizes), captured)
     ]
-    captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, field.captured)]
+    captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, captured)]
     return [a, times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
 
 
@@ -138,7 +149,7 @@ class _AugmentedField:
     def __init__(self, field):
         self.field = field
         self.n = field.layout.size
-        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured]
+        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
 
@@ -146,7 +157,7 @@ class _AugmentedField:
         n = self.n
         self.n_evals += 1
         evaluation = self.field.record(t, state[:n], out[:n], side=-side)
-        gradients = GradientSum(len(self.field.captured))
+        gradients = GradientSum(len(self.sizes))
         a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
         if a_slope is None:
             out[n : 2 * n].zero_()
