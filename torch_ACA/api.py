@@ -120,8 +120,22 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
-def _solved(func, y0, t, *, gradient="aca", **keywords):
-    """The `Problem`, the `StateLayout` and what the gradient method made of them."""
+def _solved(*arguments, **keywords):
+    """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that `torch.compile`
+    makes of what is around it."""
+    if torch.compiler.is_dynamo_compiling():
+        return _outside_of_graphs(_solved, *arguments, **keywords)
+    return _solve(*arguments, **keywords)
+
+
+def _outside_of_graphs(function, *arguments, **keywords):
+    return torch.compiler.disable(function)(*arguments, **keywords)
+
+
+_outside_of_graphs._torchdynamo_disable = True
+
+
+def _solve(func, y0, t, *, gradient="aca", **keywords):
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -190,21 +204,24 @@ def problem_of(
     differentiable = torch.is_grad_enabled() and not transformed
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ("jump_t" in options and ts[0] in floats(options["jump_t"]))
-    with torch.no_grad(), forward_ad_disabled():
-        slope, evaluation = field.first_evaluation(
-            ts[0],
-            flat.detach(),
-            differentiable=differentiable,
-            time_grad=times.requires_grad,
-            measure=budget.wants_size_of_graphs and compile_options is None,
-            numbers=compile_options is not None,
-            side=int(starts_at_jump),
-        )
-    if not math.isfinite(slope.sum()) and not bool(torch.isfinite(slope).all()):
+    if gradient == "naive" and (differentiable or transformed):
+        slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
+    else:
+        with torch.no_grad(), forward_ad_disabled():
+            slope, evaluation = field.first_evaluation(
+                ts[0],
+                flat.detach(),
+                differentiable=differentiable,
+                time_grad=times.requires_grad,
+                measure=budget.wants_size_of_graphs and compile_options is None,
+                numbers=compile_options is not None,
+                side=int(starts_at_jump),
+            )
+    if not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
     if size is None:
-        size = _initial_step(settings.controller, field, ts, flat.detach(), slope)
+        size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     problem = Problem(
         field,
         flat,
@@ -278,7 +295,8 @@ def _on_states(trajectory, layout):
 
     def at(t):
         t = torch.as_tensor(t, dtype=torch.float64)
-        states = layout.unflatten(trajectory(t.reshape(-1)))
+        with without_autocast(layout.device.type):
+            states = layout.unflatten(trajectory(t.reshape(-1)))
         return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)
 
     return at

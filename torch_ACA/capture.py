@@ -27,12 +27,13 @@ class Captured:
 
     :param tensors: those known beforehand, all of which require grad
     :param params: only these get gradients (None: all)
+    :param constants: what f can reach that does not require grad
     """
 
-    def __init__(self, tensors=(), params=None):
+    def __init__(self, tensors=(), params=None, constants=()):
         self._params = None if params is None else {id(p): p for p in params if p.requires_grad}
         self._leaves, self._tracked = {}, {}
-        self._ignored = {}
+        self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
         self._sealed = None
         self._n_graphs, self._sizes, self._last = 0, set(), 0
@@ -88,6 +89,12 @@ class Captured:
         kept = {id(entry[0]): entry for entry in used}
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
+
+    def leave_out_frozen(self):
+        """Leaves that have ceased to require grad since the forward pass get no gradient."""
+        originals, leaves, sources = self._sealed
+        leaves = (t if t.requires_grad else t.detach().requires_grad_() for t in leaves)
+        self._sealed = originals, tuple(leaves), sources
 
     def uses(self, tensor):
         """Whether this tensor, which has a history, was handed to an operation by func."""
@@ -154,7 +161,7 @@ class Captured:
         """Context in which what is not among the tensors to get gradients is a constant; None if all get them."""
         if self._params is None:
             return None
-        entries = {key: [tensor, tensor.detach()] for key, tensor in self._ignored.items()}
+        entries = {key: [tensor, tensor.detach()] for key, tensor in self._ignored.items() if tensor.requires_grad}
         tracked = [tensor for key, (tensor, _) in self._tracked.items() if key not in self._params]
         for tensor, passed_on in zip(tracked, self._only_to_params(tracked)):
             entries[id(tensor)] = [tensor, passed_on]
@@ -169,7 +176,7 @@ class Captured:
         accepted = {id(tensor) for tensor in known} | self._ignored.keys()
         for leaf in leaves:
             if id(leaf) not in accepted:
-                raise CaptureError(leaf, t)
+                raise CaptureError(leaf, t, replayed=self._sealed is not None)
 
     def _only_to_params(self, tensors):
         params = tuple(self._params.values())

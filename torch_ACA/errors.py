@@ -55,11 +55,13 @@ class SecondDerivativeError(RuntimeError):
 class CaptureError(RuntimeError):
     """func depends on a tensor that requires grad and that was not found beforehand."""
 
-    def __init__(self, tensor, t):
+    def __init__(self, tensor, t, *, replayed):
+        since = "since the forward pass func has come to use" if replayed else "func uses"
+        where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
-            f"func uses, at t = {t:.6g}, a tensor of shape {tuple(tensor.shape)} that requires grad and that could not "
-            "be found from func beforehand: name it in params, or keep it where func's attributes, closure or globals "
-            "lead to it"
+            f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found from "
+            "func beforehand. If it took the place of another, call backward() before that; else name it in params, or "
+            "keep it where func's attributes, closure or globals lead to it"
         )
 
 

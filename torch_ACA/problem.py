@@ -92,7 +92,9 @@ class Problem:
         """Context in which func is evaluated again: nothing that it changes stays changed, hooks of captured tensors
         wait for the whole gradient, and autocast is for func alone."""
         field = self.field
+        field.captured.leave_out_frozen()
         with (
+            field.again(),
             field.side_effects.replay(),
             solvers_backward(field.captured.tensors),
             without_autocast(field.layout.device.type),

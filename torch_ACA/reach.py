@@ -30,14 +30,11 @@ _CALLED = frozenset(("forward", "__call__"))
 
 @dataclass
 class Reach:
-    """``modules``: every `nn.Module`, parts included; ``tensors``: those that require grad."""
+    """``modules``: every `nn.Module`, parts included; ``tensors``: those that require grad; ``constants``: the others."""
 
     modules: list
     tensors: list
-
-    @property
-    def parameters(self):
-        return [p for module in self.modules for p in module._parameters.values() if p is not None]
+    constants: list
 
 
 def reach(func):
@@ -47,12 +44,12 @@ def reach(func):
     if parametrize._cache_enabled:
         search.add(parametrize._cache)
     search.run()
-    return Reach(search.modules, search.tensors)
+    return Reach(search.modules, search.tensors, search.constants)
 
 
 class _Search:
     def __init__(self):
-        self.modules, self.tensors = [], []
+        self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
         self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
@@ -72,8 +69,7 @@ class _Search:
 
     def _visit(self, thing):
         if isinstance(thing, torch.Tensor):
-            if thing.requires_grad:
-                self.tensors.append(thing)
+            (self.tensors if thing.requires_grad else self.constants).append(thing)
         elif isinstance(thing, nn.Module):
             self.modules.append(thing)
             for value in vars(thing).values():
@@ -137,7 +133,7 @@ class _Search:
             self._add_globals(function.__code__, function.__globals__)
 
     def _add_globals(self, code, namespace):
-        names = set(_names_in(code))
+        names = _names_in(code)
         for name in names:
             value = namespace.get(name)
             if isinstance(value, types.ModuleType):
@@ -163,14 +159,13 @@ class _Search:
         self.add_all([members[name] for name in names if name in members])
 
 
-@functools.lru_cache(maxsize=4096)
 def _names_in(code):
     """Names of globals and attributes in a code object and those inside it."""
-    names = list(code.co_names)
+    names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names += _names_in(constant)
-    return tuple(names)
+            names |= _names_in(constant)
+    return names
 
 
 def _is_foreign(thing):

@@ -38,7 +38,7 @@ class SideEffects:
         self._modules = modules
         self._streams = RandomStreams(device)
         self._seen = {}
-        self._places = []  # (module, name) of the buffers that f changes
+        self._places = []  # (buffers of a module, name) of those that f changes; the module itself is not held
         self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
         self.draws = False  # whether f draws random numbers
         self._start = self._end = None
@@ -49,13 +49,13 @@ class SideEffects:
         :param numbers: look at Python's numbers too
         """
         kept = self._numbers() if numbers else None
-        self._seen = {(module, name): _identity(b) for module, name, b in self._buffers()}
+        self._seen = {(id(buffers), name): _identity(buffer) for _, buffers, name, buffer in self._buffers()}
         self._start = self._streams.state()
         result = evaluate()
         # BatchNorm updates its statistics without telling the version counter
         self._places = [
-            (module, name)
-            for module, name, _ in self._buffers()
+            (buffers, name)
+            for module, buffers, name, _ in self._buffers()
             if isinstance(module, _NormBase) and module.training and module.track_running_stats
         ]
         self._note_changes()
@@ -78,6 +78,7 @@ class SideEffects:
         if self._start is None:
             return None
         self._note_changes()
+        self._modules, self._seen = (), {}
         if self.draws:
             self._streams.set(self._end if self._end is not None else self._start)
             return None
@@ -87,7 +88,7 @@ class SideEffects:
         """The buffers that f changes and copies of them, for `rewind`."""
         if not self._places:
             return None
-        tensors = [module._buffers[name] for module, name in self._places]
+        tensors = [buffers[name] for buffers, name in self._places]
         return tensors, [None if tensor is None else tensor.clone() for tensor in tensors]
 
     def rewind(self, mark):
@@ -125,14 +126,15 @@ class SideEffects:
 
     def _note_changes(self):
         """Take in the buffers that changed since the first evaluation; not one that it made out of nothing."""
-        known = set(self._places)
-        for module, name, buffer in self._buffers():
-            before = self._seen.get((module, name))
-            if before is not None and before != _identity(buffer) and (module, name) not in known:
-                self._places.append((module, name))
+        known = {(id(buffers), name) for buffers, name in self._places}
+        for _, buffers, name, buffer in self._buffers():
+            key = id(buffers), name
+            before = self._seen.get(key)
+            if before is not None and before != _identity(buffer) and key not in known:
+                self._places.append((buffers, name))
 
     def _buffers(self):
-        return [(m, name, b) for m in self._modules for name, b in m._buffers.items() if b is not None]
+        return [(m, m._buffers, name, b) for m in self._modules for name, b in m._buffers.items() if b is not None]
 
     def _numbers(self):
         return [v for module in self._modules for v in vars(module).values() if isinstance(v, (int, float))]
@@ -171,8 +173,8 @@ def without_trace(func, device):
     """Context after which every buffer of the modules behind func, and the random streams, are as before."""
     streams = RandomStreams(device)
     stream = streams.state()
-    places = [(m, name) for m in modules_of(func) for name in m._buffers]
-    tensors = [module._buffers[name] for module, name in places]
+    places = [(m._buffers, name) for m in modules_of(func) for name in m._buffers]
+    tensors = [buffers[name] for buffers, name in places]
     copies = [None if tensor is None else tensor.clone() for tensor in tensors]
     try:
         yield
@@ -182,8 +184,8 @@ def without_trace(func, device):
 
 
 def _put_back(places, tensors, copies):
-    for (module, name), tensor in zip(places, tensors):
-        module._buffers[name] = tensor
+    for (buffers, name), tensor in zip(places, tensors):
+        buffers[name] = tensor
     pairs = [(tensor.data, copy) for tensor, copy in zip(tensors, copies) if tensor is not None]
     if pairs:
         torch._foreach_copy_(*map(list, zip(*pairs)))

@@ -11,9 +11,6 @@ from torch.autograd import forward_ad
 
 from .errors import TransformError
 
-_functorch = torch._C._functorch
-
-
 def under_transform():
     """Whether a transform of `torch.func`, or a level of forward-mode AD, is active."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
@@ -50,7 +47,7 @@ def check_transform(gradient):
 
 def is_batched(tensor):
     """Whether vmap runs over a tensor (as for `torch.autograd.grad(..., is_grads_batched=True)`)."""
-    return tensor is not None and _functorch.is_batchedtensor(tensor)
+    return tensor is not None and "Batched" in str(torch._C._dispatch_keys(tensor))  # of either kind that PyTorch has
 
 
 @contextlib.contextmanager

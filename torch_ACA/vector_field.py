@@ -9,9 +9,11 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from .capture import Captured, age_mark, leaves_behind, refuse_gradient
+from .kept_func import KeptFunc
 from .reach import reach
 from .saved_tensors import SavedTensors
 from .side_effects import SideEffects
+from .transforms import under_transform
 
 # torch.autograd.grad without its checks of the arguments and its context, which cost more than a small f. Called with
 # (outputs, cotangents, keep the graph, make a graph, inputs, inputs may be unused), inside a backward pass.
@@ -38,11 +40,11 @@ class VectorField:
         found = reach(func)
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
-        self.captured = Captured(found.tensors, params)
+        self.captured = Captured(found.tensors, params, constants=found.constants)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
         self._cut = None
-        self._first_output = _NOT_CALLED
+        self._first_output = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
 
     def time(self, t, side=0):
@@ -121,6 +123,11 @@ class VectorField:
             self.evaluation_bytes = saved.held_with(kept, without=captured.candidates)
         return k, evaluation
 
+    def first_traced(self, t, y, side=0):
+        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
+        with self.without_cut():
+            return self.side_effects.watch(lambda: self.traced(t, y, side=side))
+
     def without_cut(self):
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
         ``params`` is a constant."""
@@ -195,7 +202,17 @@ class VectorField:
             for tensor in (*stored, *self._stored_since()):
                 tensor.register_hook(refuse_gradient)
         self._stored = []
+        self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
         return self.side_effects.finish()
+
+    @contextlib.contextmanager
+    def again(self):
+        """Context in which f is evaluated again, after `finish`."""
+        self.func = self._kept()
+        try:
+            yield
+        finally:
+            self.func = None
 
     def _stored_since(self):
         """Tensors with a history that func has come to reach since the solve began."""

@@ -198,7 +198,7 @@ def test_results_that_the_next_call_would_overwrite_are_copied(field, monkeypatc
         return compiled._with_results_kept(call) if options.get("triton.cudagraphs") else call
 
     monkeypatch.setattr(compiled, "_compile", overwriting)
-    with pytest.raises(AssertionError, match="not close"):  # the test can fail
+    with pytest.raises(ReplayError, match="ends in another state"):  # the test can fail
         assert_as_eager(field)
     assert_as_eager(field, compile="reduce-overhead")
 

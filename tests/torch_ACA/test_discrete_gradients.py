@@ -213,6 +213,7 @@ def test_replay_is_bit_for_bit(field):
     with torch.no_grad():
         (ys,) = run.forward()
         problem.finish()
+    with problem.backward_pass(), torch.no_grad():
         stepper = run._stepper()
         states = [*run.storage.release().values()][:-1] + [ys[-1]]
         for step, y, y1 in zip(run.storage.steps, states, states[1:], strict=False):

@@ -50,7 +50,8 @@ def _integrate(problem, memory):
         results = run.forward(remember=remember)
     problem.finish()
     if problem.transformed:
-        results = run.traced(problem.y0, problem.times)
+        with problem.backward_pass():
+            results = run.traced(problem.y0, problem.times)
     elif remember:
         results = _Function.apply(run, results, *problem.tensors)
     ys, *dense = results
@@ -225,13 +226,12 @@ class DiscreteSolve:
             if step.stop is None:
                 h, t_end = step.h, t + step.h
             else:
-                t_end = step.t_end if step.given_end is None else times[step.given_end]
+                given = step.given_end
+                t_end = times.new_tensor(step.t_end) if given is None else times[given]
                 h = t_end - t
             y1, slopes, _ = stepper.traced(
                 t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump
             )
-            if not isinstance(t_end, torch.Tensor):
-                t_end = torch.tensor(t_end, dtype=torch.float64, device=times.device)
             if (step.outputs or dense) and stepper.needs_end_slope and not problem.tableau.fsal:
                 slopes.append(problem.field.traced(t_end, y1, side=-int(step.before_jump)))
             for i in step.outputs:
