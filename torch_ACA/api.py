@@ -121,8 +121,8 @@ def solve_endtime(func, y0, t0, t1, **keywords):
 
 
 def _solved(*arguments, **keywords):
-    """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that `torch.compile`
-    makes of what is around it."""
+    """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that
+    `torch.compile` makes of what is around it."""
     if torch.compiler.is_dynamo_compiling():
         return _outside_of_graphs(_solved, *arguments, **keywords)
     return _solve(*arguments, **keywords)

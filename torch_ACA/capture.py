@@ -3,11 +3,11 @@
 What f depends on besides the state and the time are leaves (parameters and the like) and tensors with a history of
 their own: a context, a prepared weight, the output of a hypernetwork. Inside a solve the latter are replaced by
 *stand-ins*, leaves of the same value, wherever f hands them to an operation. So every graph that an evaluation records
-ends in leaves: none of them lies behind another, so that nothing counts twice; no backward pass walks through the history
-of a captured tensor; and the hooks of that tensor run once, on the whole gradient, when the solve returns it.
+ends in leaves: none of them lies behind another, so that nothing counts twice; no backward pass walks through the
+history of a captured tensor; and the hooks of that tensor run once, on the whole gradient, when the solve returns it.
 
-Tensors are known beforehand, from what f can reach (`reach`), and from the graph of the first evaluation. Of those with a
-history, the ones that no evaluation used are left out in the end: their history may be gone. Graphs that are recorded
+Tensors are known beforehand, from what f can reach (`reach`), and from the graph of the first evaluation. Of those with
+a history, the ones that no evaluation used are left out in the end: their history may be gone. Graphs that are recorded
 later are looked at now and then (`Captured.check`), for tensors that were not to be found beforehand.
 """
 

@@ -27,8 +27,8 @@ class Comparison:
 
 
 def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
-    """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference. Buffers
-    and random streams are afterwards as they were.
+    """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
+    Buffers and random streams are afterwards as they were.
 
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
     :param gradients: names of the methods to compare

@@ -59,8 +59,8 @@ class CaptureError(RuntimeError):
         since = "since the forward pass func has come to use" if replayed else "func uses"
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
-            f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found from "
-            "func beforehand. If it took the place of another, call backward() before that; else name it in params, or "
+            f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
+            "from func beforehand. If it took the place of another, call backward() before that; else name it in params, or "
             "keep it where func's attributes, closure or globals lead to it"
         )
 
@@ -70,8 +70,8 @@ class ReplayError(RuntimeError):
 
     def __init__(self, what):
         super().__init__(
-            f"func is not what it was in the forward pass: {what}. Something that func reads has changed in between: an "
-            "attribute, a buffer or parameter put in the place of another, train() or eval(), numbers drawn from "
+            f"func is not what it was in the forward pass: {what}. Something that func reads has changed in between: "
+            "an attribute, a buffer or parameter put in the place of another, train() or eval(), numbers drawn from "
             "elsewhere than torch's own stream. Call backward() before it changes, or keep the graphs of the forward "
             "pass: gradient='direct' or memory='unlimited'"
         )

@@ -1,8 +1,8 @@
 """How a backward pass holds the user's func.
 
-A module that stores its own solution would never be freed if the graph of that solution held the module: Python's collector
-does not see through graphs. So modules are held weakly, with a shallow copy, which takes over where the module itself is
-gone by the time of the backward pass (it was made for one solve).
+A module that stores its own solution would never be freed if the graph of that solution held the module: Python's
+collector does not see through graphs. So modules are held weakly, with a shallow copy, which takes over where the
+module itself is gone by the time of the backward pass (it was made for one solve).
 """
 
 import types

@@ -24,12 +24,11 @@ class Problem:
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. Outputs are the states at
     ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start, ``evaluation`` the
     same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs. ``adjoint``: settings of a
-    backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first time;
-    ``perturb``: and at both ends of every step. ``transformed``: under a transform of `torch.func` or forward-mode AD.
-    ``compile_options``: of `torch.compile`, for the
-    steps (None: not compiled). ``interpolates``: there will be dense output inside steps. After a failure that is to be
-    returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
-    ``n_steps_to_last_output`` steps lead there.
+    backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
+    time; ``perturb``: and at both ends of every step. ``transformed``: under a transform of `torch.func` or
+    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled). ``interpolates``:
+    there will be dense output inside steps. After a failure that is to be returned, ``failure`` says what happened and
+    the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField

@@ -30,7 +30,8 @@ _CALLED = frozenset(("forward", "__call__"))
 
 @dataclass
 class Reach:
-    """``modules``: every `nn.Module`, parts included; ``tensors``: those that require grad; ``constants``: the others."""
+    """``modules``: every `nn.Module`, parts included; ``tensors``: those that require grad; ``constants``: the
+    others."""
 
     modules: list
     tensors: list

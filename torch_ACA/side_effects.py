@@ -2,8 +2,8 @@
 
 What counts: each evaluation of an accepted step, once. The probe for the initial step, rejected tries and the
 recomputation in the backward pass leave no trace. A random f draws the same numbers at every evaluation of one solve
-(one dropout mask per solve): fresh numbers would turn the error estimate into noise. From solve to solve the stream moves
-on: after a solve it stands behind whatever an evaluation drew.
+(one dropout mask per solve): fresh numbers would turn the error estimate into noise. From solve to solve the stream
+moves on: after a solve it stands behind whatever an evaluation drew.
 """
 
 import contextlib

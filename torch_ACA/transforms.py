@@ -1,7 +1,8 @@
 """What PyTorch's function transforms and forward-mode AD ask of a solve.
 
-A custom backward pass is not seen by `torch.func` (grad, vjp, jacrev, jvp, vmap), nor are tangents. Under them the accepted
-grid is found without derivatives, and then run once more as ordinary operations, which every transform goes through.
+A custom backward pass is not seen by `torch.func` (grad, vjp, jacrev, jvp, vmap), nor are tangents. Under them the
+accepted grid is found without derivatives, and then run once more as ordinary operations, which every transform goes
+through.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .errors import TransformError
+
 
 def under_transform():
     """Whether a transform of `torch.func`, or a level of forward-mode AD, is active."""
@@ -28,8 +30,8 @@ def explained():
         if "vmap" not in str(failure):
             raise
         raise TransformError(
-            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the batch at "
-            "once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
+            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the batch "
+            "at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
         ) from failure
 
 
@@ -40,8 +42,8 @@ def check_transform(gradient):
     """
     if gradient in ("adjoint", "mali"):
         raise TransformError(
-            f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', 'direct' "
-            "or 'naive'"
+            f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', "
+            "'direct' or 'naive'"
         )
 
 

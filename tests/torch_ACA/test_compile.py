@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
 
-from torch_ACA import ODEBlock, solve
+from torch_ACA import ODEBlock, ReplayError, solve
 from torch_ACA.steppers import compiled
 
 OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}

@@ -398,7 +398,7 @@ def _targets(captured, inputs, aliases, outputs):
     rest = [alias.grad_fn for alias, source in zip(aliases, inputs) if id(source) not in direct]
     if any(id(leaf) in direct for leaf in leaves_behind(rest)):
         raise SecondDerivativeError(
-            "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom autograd.Function), "
-            "and the initial state, the times or another tensor of func depends on it as well: use gradient='naive'"
+            "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom "
+            "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use gradient='naive'"
         )
     return [source if id(source) in direct else alias for alias, source in zip(aliases, inputs)]

@@ -1,9 +1,9 @@
 """The replay is the forward pass again, or an error says that func has changed.
 
-An accepted step that is evaluated again must end where it ended, bit for bit: the same operations on the same numbers. It
-is compared with the next state that was kept; of large states a sample of entries, spread evenly. Nothing waits for a GPU
-before the backward pass is over. Other kernels with gradients than without, or sums in another order on a GPU, leave a
-difference of rounding, which is allowed for.
+An accepted step that is evaluated again must end where it ended, bit for bit: the same operations on the same numbers.
+It is compared with the next state that was kept; of large states a sample of entries, spread evenly. Nothing waits for
+a GPU before the backward pass is over. Other kernels with gradients than without, or sums in another order on a GPU,
+leave a difference of rounding, which is allowed for.
 """
 
 import torch

@@ -242,7 +242,8 @@ class _Cotangents:
 @dataclass(frozen=True)
 class _Weights:
     """Coefficients: vectors, and floats where they are used one by one. ``b_last`` belongs to the last stage that a
-    step pays for, ``b_own`` to all of them; ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage j is in."""
+    step pays for, ``b_own`` to all of them; ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage
+    j is in."""
 
     c: list
     a: list
