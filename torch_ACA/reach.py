@@ -36,6 +36,11 @@ class Reach:
     modules: list
     tensors: list
     constants: list
+    search: "_Search"
+
+    def has_grown(self):
+        """Whether there may be more by now: a place that was looked into holds something else."""
+        return self.search.has_grown()
 
 
 def reach(func):
@@ -45,13 +50,14 @@ def reach(func):
     if parametrize._cache_enabled:
         search.add(parametrize._cache)
     search.run()
-    return Reach(search.modules, search.tensors, search.constants)
+    return Reach(search.modules, search.tensors, search.constants, search)
 
 
 class _Search:
     def __init__(self):
         self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
+        self._places, self._cells, self._globals = [], [], []  # where things were found
         self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
     def add(self, thing):
@@ -64,6 +70,14 @@ class _Search:
             for thing in things:
                 self.add(thing)
 
+    def has_grown(self):
+        seen = self._seen
+        return any(
+            id(thing) not in seen and type(thing) not in _ATOMS
+            for things in (*map(_contents, self._places), map(_content, self._cells), *map(_named, self._globals))
+            for thing in things
+        )
+
     def run(self):
         while self._queue and len(self._seen) <= MOST:
             self._visit(self._queue.popleft())
@@ -73,16 +87,14 @@ class _Search:
             (self.tensors if thing.requires_grad else self.constants).append(thing)
         elif isinstance(thing, nn.Module):
             self.modules.append(thing)
-            for value in vars(thing).values():
-                if value.__class__ not in (dict, collections.OrderedDict, set) or value:
-                    self.add(value)
+            self._add_place(vars(thing))
             if isinstance(thing, torch.jit.ScriptModule):
                 self.add_all([*thing.parameters(), *thing.buffers()])
             self._add_class(type(thing))
         elif isinstance(thing, dict):
-            self.add_all(thing.values())
+            self._add_place(thing)
         elif isinstance(thing, _SEQUENCES):
-            self.add_all(thing)
+            self._add_place(thing)
             if type(thing) not in _SEQUENCES:
                 self._add_attributes(thing)
         elif isinstance(thing, types.FunctionType):
@@ -108,10 +120,17 @@ class _Search:
         elif not isinstance(thing, types.ModuleType):
             self._add_attributes(thing)
 
+    def _add_place(self, place):
+        """Look at what a dict or a sequence holds, now and in `has_grown`."""
+        if len(place) <= MOST:
+            self._places.append(place)
+            for thing in _contents(place):
+                self.add(thing)
+
     def _add_attributes(self, thing):
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
-            self.add_all(attributes.values())
+            self._add_place(attributes)
         kind = type(thing)
         for parent in kind.__mro__:
             for name in parent.__dict__.get("__slots__", ()):
@@ -123,10 +142,8 @@ class _Search:
 
     def _add_function(self, function):
         for cell in function.__closure__ or ():
-            try:
-                self.add(cell.cell_contents)
-            except ValueError:  # a cell that is not filled yet
-                continue
+            self._cells.append(cell)
+            self.add(_content(cell))
         self.add_all(function.__defaults__ or ())
         self.add_all((function.__kwdefaults__ or {}).values())
         self.add_all(vars(function).values())
@@ -135,9 +152,11 @@ class _Search:
 
     def _add_globals(self, code, namespace):
         names = _names_in(code)
+        self._globals.append((namespace, names))
         for name in names:
             value = namespace.get(name)
             if isinstance(value, types.ModuleType):
+                self._seen.add(id(value))
                 if not _is_foreign(value):
                     attributes = vars(value)
                     self.add_all([attributes[n] for n in names if n in attributes])
@@ -160,12 +179,31 @@ class _Search:
         self.add_all([members[name] for name in names if name in members])
 
 
+def _contents(place):
+    return place.values() if isinstance(place, dict) else place
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # a cell that is not filled yet
+        return None
+
+
+def _named(place):
+    namespace, names = place
+    return map(namespace.get, names)
+
+
+_NAMES = weakref.WeakKeyDictionary()
+
+
 def _names_in(code):
     """Names of globals and attributes in a code object and those inside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names_in(constant)
+    names = _NAMES.get(code)
+    if names is None:
+        inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+        names = _NAMES[code] = frozenset(code.co_names).union(*map(_names_in, inner))
     return names
 
 

@@ -87,10 +87,10 @@ class CompiledRungeKutta(RungeKutta):
         if carry.slope is not None:
             carry.slope = carry.slope.clone()
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False):
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, to_end=True):
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         if after_jump or before_jump or not self._usable:
-            return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump)
+            return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump, to_end=to_end)
         return t, y.detach(), t_end
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
