@@ -92,6 +92,7 @@ class Captured:
 
     def leave_out_frozen(self):
         """Leaves that have ceased to require grad since the forward pass get no gradient."""
+        self._last = 0  # what was recorded since says nothing about f
         originals, leaves, sources = self._sealed
         leaves = (t if t.requires_grad else t.detach().requires_grad_() for t in leaves)
         self._sealed = originals, tuple(leaves), sources
@@ -149,7 +150,7 @@ class Captured:
         age = 0 if root is None else root[0].node._sequence_nr()
         size, self._last = age - self._last, age
         self._n_graphs += 1
-        if self._n_graphs % _EVERY and size in self._sizes:
+        if self._n_graphs % _EVERY and (size in self._sizes or size == age):
             return
         self._sizes.add(size)
         edges, known = evaluation.edges(), evaluation.inputs

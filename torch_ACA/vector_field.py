@@ -273,7 +273,8 @@ class VectorField:
 
     def _compare_with_first_output(self, state):
         """Find out in the second call whether func returns the same memory again, which it then fills anew."""
-        leaves = [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+        leaves = [state] if isinstance(state, torch.Tensor) else pytree.tree_leaves(state)
+        leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if self._first_output is _NOT_CALLED:
             self._first_output = [leaf.detach() for leaf in leaves]
         else:

@@ -28,7 +28,7 @@ from ..solution import Trajectory
 from ..steppers.runge_kutta import RungeKutta
 from ..transforms import forward_ad_disabled, is_batched
 from ..vector_field import GradientSum
-from .replay import Replay
+from .replay import COMPARED, Replay
 from .storage import UNLIMITED, Storage
 
 
@@ -155,6 +155,7 @@ class DiscreteSolve:
         times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
         y_bar, t_bar = inside.of_end(problem.y0)
 
+        compared_every = -(-COMPARED // stepper.own_stages)
         states = self.storage.backwards(states, functools.partial(self._advance, stepper))
         end = next(states)
         following = end_slope = None  # the step behind, and its first stage
@@ -179,7 +180,7 @@ class DiscreteSolve:
             if own is None:
                 if following is None:
                     remembered = self.end_sample
-                elif i % 3 == 0:
+                elif i % compared_every == 0:
                     remembered = end
                 own = stepper.replay(
                     step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,

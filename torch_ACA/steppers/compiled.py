@@ -118,11 +118,11 @@ class CompiledRungeKutta(RungeKutta):
         t_bar, h_bar, t_end_bar = found[-1] if self.time_grad else (0.0, 0.0, 0.0)
         return found[0], t_bar + t_end_bar, h_bar + t_end_bar
 
-    def replayed_end(self, y, h, every):
+    def replayed_end(self, y, h, part):
         if self._end is None:  # a step that is not compiled
-            return super().replayed_end(y, h, every)
+            return super().replayed_end(y, h, part)
         end, self._end = self._end, None
-        return end[::every]
+        return end[part]
 
     def _times(self, t, h, t_end):
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""

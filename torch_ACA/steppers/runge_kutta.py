@@ -135,12 +135,9 @@ class RungeKutta(Stepper):
             evaluations.append(self.record(time, stage, out, side))
         return evaluations
 
-    def replayed_end(self, y, h, every):
-        """Every so-manieth entry of the state at the end of a step whose own stages are in the buffer."""
-        slopes = self._columns[self.own_stages - 1]
-        if every > 1:
-            y, slopes = y[::every], slopes[::every]
-        return torch.addmv(y, slopes, self._weights.b_own, alpha=h)
+    def replayed_end(self, y, h, part):
+        """A part (a slice) of the state at the end of a step whose own stages are in the buffer."""
+        return torch.addmv(y[part], self._columns[self.own_stages - 1][part], self._weights.b_own, alpha=h)
 
     def record(self, t, y, out=None, side=0):
         """One evaluation of f with its graph."""
