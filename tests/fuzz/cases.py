@@ -11,6 +11,7 @@ from . import fields, states
 
 ADAPTIVE = tuple(sorted({id(t): name for name, t in TABLEAUS.items() if t.adaptive}.values()))
 FIXED = tuple(sorted({id(t): name for name, t in TABLEAUS.items() if not t.adaptive}.values()))
+_OF_OTHERS = ("anchor", "gain", "jumping", "branch at a stop")  # terms that go with something else in the case
 _LOOSEST = {1: 2e-2, 2: 1e-2, 3: 1e-3, 5: 1e-4, 8: 1e-6}  # rtol by order: a solve takes some ten steps
 
 
@@ -121,7 +122,7 @@ def _draw_steps(chance, case):
     moving = case["times_from"] not in ("floats", "tensor")
     step_size = abs(times[-1] - times[0]) / chance.uniform(1.5, 6)
     if gradient == "mali":
-        case["method"], order = "ALF", 2
+        case["method"] = "ALF"
         if chance.random() < 0.5:
             case["step_size"] = step_size
     elif gradient == "adjoint":
@@ -139,10 +140,11 @@ def _draw_steps(chance, case):
         case["method"] = chance.choice(ADAPTIVE)
     if gradient != "adjoint" and not ("step_size" in case or "grid" in case):
         _draw_control(chance, case, options)
-    if gradient != "mali" and chance.random() < 0.15:
+    if gradient not in ("mali", "adjoint") and chance.random() < 0.15:
         options["interp"] = chance.choice(("linear", "cubic"))
     if chance.random() < 0.2:
         options["land_on_t"] = True
+    case["step_t"] = ()
     if "grid" not in case and chance.random() < 0.12:
         case["step_t"] = tuple(_inside(chance, times) for _ in range(chance.choice((1, 2))))
     if gradient != "mali" and "perturb" not in options and "grid" not in case and chance.random() < 0.2:
@@ -158,11 +160,12 @@ def _draw_control(chance, case, options):
     if case["precision"] == "float32":
         case |= {"rtol": max(case["rtol"], 1e-4), "atol": max(case["atol"], 1e-5)}
     if chance.random() < 0.2:
-        options["beta"] = chance.choice((0.04, 0.1))
+        options["beta"] = chance.choice((0.02, 0.04))
     if chance.random() < 0.15:
         options["max_step"] = span / chance.uniform(2, 6)
     if chance.random() < 0.1:
-        options["min_step"] = span / chance.uniform(8, 30)
+        options["min_step"] = span / chance.randint(4, 12)
+        case |= {"rtol": case["rtol"] / 100, "atol": case["atol"] / 100}  # so that it comes into play
     if chance.random() < 0.2:
         case["first_step"] = span / chance.uniform(3, 10)
 
@@ -181,8 +184,7 @@ def _inside(chance, times):
 def _draw_func(chance, case):
     case["style"] = chance.choice(fields.STYLES)
     case["y0"] = chance.choices(("plain", "leaf", "encoder", "shared", "captured"), (25, 35, 15, 15, 10))[0]
-    with_state = ("batch norm", "dropout")
-    pool = [kind for kind in fields.TERMS if kind not in ("anchor", "jumping", "gain", *with_state)]
+    pool = [kind for kind in fields.TERMS if kind not in (*_OF_OTHERS, "batch norm", "dropout")]
     if case["gradient"] == "adjoint":  # a break makes its tight steps many
         pool = [kind for kind in pool if kind not in (*fields.BREAKS_WITH_TIME, "branch on state")]
     terms = chance.sample(pool, chance.choice((1, 1, 2, 3)))
@@ -192,6 +194,9 @@ def _draw_func(chance, case):
         terms.append("gain")
     if case.get("jumps"):
         terms.append("jumping")
+    lands_inside = case["step_t"] or ("land_on_t", True) in case["options"] and len(case["times"]) > 2
+    if lands_inside and case["gradient"] != "adjoint" and chance.random() < 0.4:
+        terms.append("branch at a stop")
     if case["gradient"] != "adjoint" and case["precision"] == "float64":
         if case["state"] == "batch" and _keeps_slopes(case) and chance.random() < 0.3:
             terms.append("batch norm")

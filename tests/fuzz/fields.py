@@ -53,10 +53,10 @@ class Tensors:
 
 
 class Span:
-    """Where in time the tensors of a field come into use: ``first`` to ``last``, and the times of its jumps."""
+    """Where in time the tensors of a field come into use: from first to last, at jumps, and at a time to land on."""
 
-    def __init__(self, first, last, jumps):
-        self.low, self.high, self.jumps = min(first, last), max(first, last), sorted(jumps)
+    def __init__(self, first, last, jumps, stop):
+        self.low, self.high, self.jumps, self.stop = min(first, last), max(first, last), sorted(jumps), stop
 
     def at(self, fraction):
         return self.low + fraction * (self.high - self.low)
@@ -231,6 +231,13 @@ class BranchOnTime(_Term):
         return parts.u * x if t < self.span.at(0.382) else parts.v * torch.sin(x)
 
 
+class BranchAtStop(BranchOnTime):
+    """A branch exactly at a time that the solve lands on, which is not called a jump."""
+
+    def value(self, parts, t, x):
+        return parts.u * x if t < self.span.stop else parts.v * torch.sin(x)
+
+
 class BranchOnState(_Term):
     """One tensor on either side of a plane."""
 
@@ -348,6 +355,7 @@ TERMS = {
     "late list": LateList,
     "late module": LateModule,
     "branch on time": BranchOnTime,
+    "branch at a stop": BranchAtStop,
     "branch on state": BranchOnState,
     "forcing": Forcing,
     "gain": Gain,

@@ -2,9 +2,9 @@
 
 Nothing of torch_ACA's solving or gradient code is used here: only the numbers in its Butcher tableaus and interpolants.
 What depends on which time: the size of a step inside the interval is a constant; a step that ends on a given time (the
-last one, those of land_on_t, those of a grid that holds an output time) depends on that time and on where it starts; one
-that ends on a time of step_t, jump_t or the grid ends on a constant. An output inside a step is the interpolant at its
-time. An output at a jump moves with the slope just before it.
+last one, those of land_on_t, those of a grid that holds an output time) depends on that time and on where it starts;
+one that ends on another time of step_t, jump_t or the grid ends on a constant. An output inside a step is the
+interpolant at its time. An output at a jump moves with the slope just before it.
 """
 
 from dataclasses import dataclass

@@ -98,7 +98,9 @@ class Program:
         self.grid = self._make_grid()
         self.y0 = self._make_y0()
         around = set(self.tensors.leaves)
-        terms = make_terms(case.terms, self.tensors, self.layout.size, Span(self.ts[0], self.ts[-1], self.jumps))
+        stop = case.step_t[0] if case.step_t else self.ts[1]
+        span = Span(self.ts[0], self.ts[-1], self.jumps, stop)
+        terms = make_terms(case.terms, self.tensors, self.layout.size, span)
         self.modules = [part for _, parts in terms for part in parts.values() if isinstance(part, nn.Module)]
         self.func = make_func(case.style, terms, self.layout)
         self.of_func = [name for name in self.tensors.leaves if name not in around]
