@@ -8,7 +8,7 @@ from . import oracle
 from .cases import Case, draw
 from .program import Oracle, Outcome, Program, Solver
 
-# Two orders of the same operations, relative to the largest number compared: some 1e3 operations in float64 (2e-16
+# Two orders of the same operations, relative to the largest number among the states and what is compared: some 1e3 operations in float64 (2e-16
 # each) or float32 (1e-7), most of which average out. Derivatives are divided by step sizes, and second ones twice.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4}
 _MORE_FOR = {"first derivative": 10, "second derivative": 100}
@@ -78,8 +78,9 @@ def _difference(case, got: Outcome, want: Outcome):
         groups.append(("first derivative", got.gradients, want.gradients))
         groups.append(("second derivative", got.second, want.second))
     groups.append(("buffer", got.buffers, want.buffers))
+    states = max(map(_largest, want.states.values()))
     for kind, found, expected in groups:
-        allowed = _tolerance(case, kind) * max([1e-3, *(_largest(t) for t in expected.values())])
+        allowed = _tolerance(case, kind) * max([states, *map(_largest, expected.values())])
         for name, wanted in expected.items():
             if not _distance(found.get(name), wanted) <= allowed:
                 missing = " is None" if found.get(name) is None else ""

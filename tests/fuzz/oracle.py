@@ -44,7 +44,7 @@ def solve(func, y0, times, layout, plan, steps):
     run = (_Leapfrog if plan.method == "ALF" else _RungeKutta)(func, layout, plan, 1 if ts[-1] > ts[0] else -1)
     walk = _Walk(times.double(), ts, plan, steps)
     outputs, pieces = {0: layout.join(y0)}, []
-    run.start(walk.steps[0].t, outputs[0])
+    run.start(walk.steps[0], outputs[0])
     for step in walk.steps:
         piece = run.step(step)
         for i in step.outputs:
@@ -145,9 +145,9 @@ class _RungeKutta(_Field):
         self.polynomials = [[float(w) for w in row] for row in rows]
         self.uses_end_slope = {None: len(rows) > tableau.stages, "linear": False, "cubic": True}[self.plan.interp]
 
-    def start(self, t, y0):
+    def start(self, step, y0):
         self.y, self.k1 = y0, None
-        self.behind_jump = float(t) in self.plan.jumps
+        self.behind_jump = step.start_value in self.plan.jumps
 
     def step(self, step):
         before = -1 if step.end_value in self.plan.jumps else 0
@@ -201,8 +201,8 @@ class _Piece:
 class _Leapfrog(_Field):
     """The asynchronous leapfrog: m = y + h/2 v, u = f(t + h/2, m), v' = 2 u - v, y' = m + h/2 v'."""
 
-    def start(self, t, y0):
-        self.y, self.v = y0, self.slope(t, y0)
+    def start(self, step, y0):
+        self.y, self.v = y0, self.slope(step.t, y0)
 
     def step(self, step):
         y, v, h = self.y, self.v, step.h.to(self.y.dtype)
