@@ -8,8 +8,9 @@ from . import oracle
 from .cases import Case, draw
 from .program import Oracle, Outcome, Program, Solver
 
-# Two orders of the same operations, relative to the largest number among the states and what is compared: some 1e3 operations in float64 (2e-16
-# each) or float32 (1e-7), most of which average out. Derivatives are divided by step sizes, and second ones twice.
+# Two orders of the same operations, relative to the largest number among the states and what is compared: some 1e3
+# operations in float64 (2e-16 each) or float32 (1e-7), most of which average out. Derivatives are divided by step
+# sizes, and second ones twice.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4}
 _MORE_FOR = {"first derivative": 10, "second derivative": 100}
 # The continuous adjoint has the error of its backward solve (rtol 1e-9 for each of some 1e2 steps), and that of outputs
