@@ -64,7 +64,7 @@ class Span:
     def index(self, t, count):
         """Which of so many pieces of the interval a time lies in."""
         edges = [self.at((i + 0.618) / count) for i in range(count - 1)]
-        return sum(float(t) >= edge for edge in edges)
+        return sum(bool(t >= edge) for edge in edges)
 
 
 class _Named:

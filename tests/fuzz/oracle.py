@@ -62,7 +62,7 @@ def solve(func, y0, times, layout, plan, steps):
 
 
 def _piece_at(pieces, sign, time):
-    started = [piece for piece in pieces if sign * float(piece.step.t) <= sign * float(time)]
+    started = [piece for piece in pieces if sign * piece.step.start_value <= sign * time.item()]
     return started[-1]
 
 
