@@ -23,6 +23,7 @@ from .steppers.alf import AsynchronousLeapfrog
 from .steppers.runge_kutta import RungeKutta
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
+_HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
 def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
@@ -43,8 +44,8 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         twice with gradient "aca", "direct" or "naive" and all of func's tensors, once otherwise
     :raises TooManyEvaluationsError: no event within max_evals
     :raises NonFiniteError: event_fn returned NaN
-    :raises ValueError: the event lies at t0 itself, or the solution touches it without crossing it; in the backward
-        pass: the event function is flat where it crosses, so that its time has no derivative
+    :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
+        the event function is flat where it crosses, so that its time has no derivative
     :raises SecondDerivativeError: in the backward pass, for derivatives of a higher order than there are
     """
     for name in ("dense", "on_failure"):
@@ -87,11 +88,14 @@ class _Event:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """Where an entry (``index``) of the event function first leaves its sign, and the size of the step around it."""
+    """Where an entry (``index``) of the event function first leaves its sign, the size of the step around it, and the
+    entry's distance from zero at the start of that step.
+    """
 
     t: float
     index: int
     h: float
+    way: float
 
 
 def _search(problem, event):
@@ -156,7 +160,7 @@ def _first_crossing(step, crossed, signs, start, end, values_at, state_at):
     resolution = torch.finfo(step.start.y.dtype).eps  # a finer x tells no two states apart
     x = _first_not_positive(smallest, *at_ends, resolution)
     index = int((crossed & (torch.sign(found[x]) != signs)).nonzero()[0])
-    return _Crossing(step.t_end if x == 1.0 else step.t + x * step.h, index, step.h)
+    return _Crossing(step.t_end if x == 1.0 else step.t + x * step.h, index, step.h, abs(float(start[index])))
 
 
 def _first_not_positive(f, at_0, at_1, resolution):
@@ -206,11 +210,13 @@ def _at_event(field, event, crossing, t, y, *, all_tensors):
         field(crossing.t, y.detach(), slope)
     value = event(t, y)[crossing.index]
     rate, flat = _rate(event, crossing, y.detach(), slope)
-    if rate == 0.0:
-        if not flat and torch.is_grad_enabled():
-            raise ValueError("the solution touches the event without crossing it: its time has no gradient")
+    if flat:
         return _Flat.apply(t, value) if value.requires_grad else t, y
-    # beside a very small rate the error of the solution says nothing of the time: the value of the search stays
+    if abs(rate * crossing.h) <= _HARDLY * crossing.way:
+        if torch.is_grad_enabled():
+            raise ValueError("the solution touches the event without a slope there: its time has no gradient")
+        return t, y
+    # beside a small rate the error of the solution may say nothing of the time: the value of the search stays
     trusted = abs(float(value)) <= abs(rate * crossing.h)
 
     def newton(value):
