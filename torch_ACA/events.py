@@ -217,7 +217,7 @@ def _at_event(field, event, crossing, t, y, *, all_tensors):
             raise ValueError("the solution touches the event without a slope there: its time has no gradient")
         return t, y
     # beside a small rate the error of the solution may say nothing of the time: the value of the search stays
-    trusted = abs(float(value)) <= abs(rate * crossing.h)
+    trusted = abs(float(value.detach())) <= abs(rate * crossing.h)
 
     def newton(value):
         return -(value if trusted else value - value.detach()) / rate
