@@ -54,20 +54,30 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     if "grid" in (keywords.get("options") or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
     t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
-    start = t0.item()
-    far = start + math.copysign(max(_FAR, abs(start)), -1.0 if reverse_time else 1.0)
+    far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
     problem, layout = problem_of(func, y0, torch.stack([t0, t0.new_tensor(far)]), **keywords)
-    event = _Event(event_fn, layout, problem.field.time(start))
-    with torch.no_grad(), problem.field.side_effects.replay():
+    integrate, all_tensors = _INTEGRATE[keywords.get("gradient", "aca")], keywords.get("params") is None
+    t, y = _to_event(problem, event_fn, integrate, all_tensors=all_tensors)
+    return t, layout.unflatten(torch.stack([problem.y0, y]))
+
+
+def _to_event(problem, event_fn, integrate, *, all_tensors):
+    """Event time and state [n] there.
+
+    :param problem: of a solve that would go on for ever
+    :param integrate: the gradient method
+    :param all_tensors: gradients go to all that func uses: second derivatives can be had
+    """
+    field, start = problem.field, problem.ts[0]
+    event = _Event(event_fn, field.layout, field.time(start))
+    with torch.no_grad(), field.side_effects.replay():
         crossing = _search(problem, event)
     if crossing.t == start:
         raise ValueError("the event lies at t0 itself")
-    times = torch.stack([t0, t0.new_tensor(crossing.t)])
-    ys, _ = _INTEGRATE[keywords.get("gradient", "aca")](_until(problem, times, crossing))
-    with problem.field.side_effects.replay():
-        all_tensors = keywords.get("params") is None
-        t, y = _at_event(problem.field, event, crossing, times[1].detach(), ys[-1], all_tensors=all_tensors)
-    return t, layout.unflatten(torch.stack([problem.y0, y]))
+    end = problem.times.new_tensor(crossing.t)
+    ys, _ = integrate(_until(problem, torch.stack([problem.times[0], end]), crossing))
+    with field.side_effects.replay():
+        return _at_event(field, event, crossing, end, ys[-1], all_tensors=all_tensors)
 
 
 class _Event:
@@ -116,7 +126,7 @@ def _search(problem, event):
     start = values_at(problem.ts[0], y0)
     signs = torch.sign(start)  # of the last values that were not zero
     try:
-        for step in problem.march(stepper, stepper.start(problem.ts[0], y0, problem.slope)):
+        for step in problem.march(stepper, stepper.start(problem.ts[0], y0, problem.slope.detach())):
             end = values_at(step.t_end, step.trial.end.y)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
@@ -199,10 +209,7 @@ def _until(problem, times, crossing):
 
 
 def _at_event(field, event, crossing, t, y, *, all_tensors):
-    """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant).
-
-    :param all_tensors: gradients go to all that func uses: second derivatives can be had
-    """
+    """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant)."""
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
         return t, y
     slope = torch.empty_like(y, requires_grad=False)
