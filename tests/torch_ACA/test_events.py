@@ -118,7 +118,7 @@ def jacobian(f, start):
     leaves = [torch.tensor(p, requires_grad=True) for p in start]
     values = f(*leaves)
     rows = [torch.autograd.grad(v, leaves, retain_graph=True, allow_unused=True) for v in values]
-    return values, torch.stack([torch.stack([torch.zeros(()) if b is None else b for b in row]) for row in rows])
+    return values.detach(), torch.stack([torch.stack([torch.zeros(()) if b is None else b for b in row]) for row in rows])
 
 
 def hessian(f, start):
