@@ -117,8 +117,11 @@ def jacobian(f, start):
     """Value of f at numbers, and its first derivatives [outputs, numbers]."""
     leaves = [torch.tensor(p, requires_grad=True) for p in start]
     values = f(*leaves)
-    rows = [torch.autograd.grad(v, leaves, retain_graph=True, allow_unused=True) for v in values]
-    return values.detach(), torch.stack([torch.stack([torch.zeros(()) if b is None else b for b in row]) for row in rows])
+    rows = []
+    for value in values:
+        row = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        rows.append(torch.stack([torch.zeros(()) if bar is None else bar for bar in row]))
+    return values.detach(), torch.stack(rows)
 
 
 def hessian(f, start):
