@@ -6,6 +6,7 @@ adjoint, as there. Differences: dense output of the method's own order instead o
 AssertionError.
 """
 
+import math
 import warnings
 
 import torch
@@ -44,7 +45,7 @@ def odeint(
         scipy_solver (not differentiable)
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
         jump_t, norm, safety, ifactor, dfactor, perturb, interp; and those of `torch_ACA.solve`
-    :param event_fn: stop where event_fn(t, y) crosses zero; t[1:] is ignored then
+    :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: further ones of `torch_ACA.solve`
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
@@ -60,7 +61,7 @@ def odeint(
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
-        return event_t.to(t.dtype), ys
+        return event_t.to(t.dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else event_t, ys
     return solve(func, y0, t, **keywords).ys
 
 
@@ -111,11 +112,13 @@ def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     :param odeint_interface: `odeint` or `odeint_adjoint`
+    :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64)
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
-    t0 = torch.as_tensor(t0)
-    t0 = t0 if t0.is_floating_point() else t0.to(torch.get_default_dtype())
-    t = torch.stack([t0.reshape(()), t0.detach().reshape(()) + (-1 if reverse_time else 1)])
+    known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
+    t0 = t0.reshape(()) if known else torch.as_tensor(t0, dtype=torch.float64).reshape(())
+    beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
+    t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
 
 
