@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .api import _INTEGRATE, problem_of
+from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Stop
 from .steppers.alf import AsynchronousLeapfrog
@@ -41,7 +41,7 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     :param reverse_time: search backwards from t0
     :param keywords: as for `solve`, but for dense and on_failure; adaptive and fixed-step methods both work
     :returns: event time (0-d, float64) and the states (y0 and at the event: leaves [2, *shape]); both differentiable
-        twice with gradient "aca", "direct" or "naive" and all of func's tensors, once otherwise
+        twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
     :raises TooManyEvaluationsError: no event within max_evals
     :raises NonFiniteError: event_fn returned NaN
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
@@ -55,18 +55,21 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
     t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
     far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
-    problem, layout = problem_of(func, y0, torch.stack([t0, t0.new_tensor(far)]), **keywords)
-    integrate, all_tensors = _INTEGRATE[keywords.get("gradient", "aca")], keywords.get("params") is None
-    t, y = _to_event(problem, event_fn, integrate, all_tensors=all_tensors)
+    gradient_method = GRADIENT_METHODS[keywords.get("gradient", "aca")]
+
+    def integrate(problem):
+        return _to_event(problem, event_fn, gradient_method)
+
+    times = torch.stack([t0, t0.new_tensor(far)])
+    problem, layout, (t, y) = _solved(func, y0, times, integrate=integrate, **keywords)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
 
-def _to_event(problem, event_fn, integrate, *, all_tensors):
+def _to_event(problem, event_fn, integrate):
     """Event time and state [n] there.
 
     :param problem: of a solve that would go on for ever
     :param integrate: the gradient method
-    :param all_tensors: gradients go to all that func uses: second derivatives can be had
     """
     field, start = problem.field, problem.ts[0]
     event = _Event(event_fn, field.layout, field.time(start))
@@ -76,8 +79,8 @@ def _to_event(problem, event_fn, integrate, *, all_tensors):
         raise ValueError("the event lies at t0 itself")
     end = problem.times.new_tensor(crossing.t)
     ys, _ = integrate(_until(problem, torch.stack([problem.times[0], end]), crossing))
-    with field.side_effects.replay():
-        return _at_event(field, event, crossing, end, ys[-1], all_tensors=all_tensors)
+    with field.again(), field.without_cut(), field.side_effects.replay():
+        return _at_event(field, event, crossing, end, ys[-1])
 
 
 class _Event:
@@ -145,7 +148,7 @@ def _dense_output(stepper, step):
         interpolate = lambda theta: stepper.interpolate(step.start, step.trial.end, step.h, theta)  # noqa: E731
     else:
         if stepper.needs_end_slope:
-            stepper.end_slope(step.trial.end, before_jump=step.stop is not None and step.stop.jump)
+            stepper.end_slope(step.trial.end, before_jump=step.jump)
         interpolate = lambda theta: stepper.interpolate(  # noqa: E731
             step.start.y, step.h, stepper.interpolation_weights(theta)
         )
@@ -208,7 +211,7 @@ def _until(problem, times, crossing):
     return replace(problem, times=times, ts=[problem.ts[0], t], stops=stops, limits=limits)
 
 
-def _at_event(field, event, crossing, t, y, *, all_tensors):
+def _at_event(field, event, crossing, t, y):
     """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant)."""
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
         return t, y
@@ -230,14 +233,11 @@ def _at_event(field, event, crossing, t, y, *, all_tensors):
         return -(value if trusted else value - value.detach()) / rate
 
     shift = newton(value)
-    if all_tensors:
-        half = 0.5 * shift
-        middle = field.traced((t + half.to(t)).to(event.like), y + half.to(y) * slope)
-    else:
-        middle = slope  # the graph of func reaches tensors that are to get no gradient
+    half = 0.5 * shift
+    middle = field.traced((t + half.to(t)).to(event.like), y + half.to(y) * slope)
     first = shift
     shift = shift + newton(event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index])
-    shift = shift + _Unknown.apply(first, 2 if all_tensors else 1)
+    shift = shift + _Unknown.apply(first, 2)
     return t + shift.to(t), y + shift.to(y) * middle
 
 
@@ -283,7 +283,5 @@ class _Unknown(torch.autograd.Function):
     @staticmethod
     def backward(ctx, bar):
         if ctx.orders == 0:
-            raise SecondDerivativeError(
-                "an event has derivatives of first and second order, and with params of first order only"
-            )
+            raise SecondDerivativeError("an event has derivatives of first and second order only")
         return bar * _Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None
