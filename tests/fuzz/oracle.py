@@ -96,7 +96,7 @@ class _Walk:
         if not steps or steps[0][0] != ts[0] or missed:
             raise StepsMissing(f"accepted steps start at {[t for t, _ in steps]}, times to land on: {sorted(inside)}")
         given = {t: i for i, t in enumerate(ts) if i and (t in plan.given or t == ts[-1])}
-        at_jump = {t: i for i, t in enumerate(ts) if i and t in plan.jumps}
+        at_jump = {t: i for i, t in enumerate(ts) if i and t in plan.jumps and t != ts[-1]}
         waiting = [i for i in range(1, len(ts)) if ts[i] not in given and ts[i] not in at_jump]
         t = times[0]
         for (start, size), end in zip(steps, [*(t for t, _ in steps[1:]), ts[-1]]):
