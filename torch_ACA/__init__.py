@@ -8,11 +8,15 @@ from .compare import Comparison, compare_gradients
 from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_endtime
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import (
+    CaptureError,
     NonFiniteError,
+    ReplayError,
     SecondDerivativeError,
+    SideOutputError,
     SolverError,
     StepSizeUnderflowError,
     TooManyEvaluationsError,
+    TransformError,
 )
 from .events import solve_event
 from .march import Callbacks, Stats
@@ -21,18 +25,22 @@ from .solution import Solution
 
 __all__ = [
     "Callbacks",
+    "CaptureError",
     "Comparison",
     "FIXED_STEP_METHODS",
     "GRADIENTS",
     "METHODS",
     "NonFiniteError",
     "ODEBlock",
+    "ReplayError",
     "SecondDerivativeError",
+    "SideOutputError",
     "Solution",
     "SolverError",
     "Stats",
     "StepSizeUnderflowError",
     "TooManyEvaluationsError",
+    "TransformError",
     "compare_gradients",
     "odeint",
     "odeint_adjoint",

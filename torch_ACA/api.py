@@ -1,5 +1,6 @@
 """`solve`: checks what was asked, sets the problem up and hands it to a gradient method."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -20,12 +21,15 @@ from .settings import (
     checked_compile,
     checked_max_evals,
     checked_memory,
+    checked_params,
     checked_settings,
     checked_times,
 )
+from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .state import StateLayout
-from .vector_field import VectorField
+from .transforms import check_transform, explained, forward_ad_disabled, under_transform
+from .vector_field import VectorField, ambient_autocast, without_autocast
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
@@ -92,9 +96,8 @@ def solve(
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
-    problem = None
     try:
-        problem, layout = problem_of(
+        problem, layout, (ys, trajectory) = _solved(
             func,
             y0,
             t,
@@ -113,11 +116,10 @@ def solve(
             memory=memory,
             compile=compile,
         )
-        ys, trajectory = _INTEGRATE[gradient](problem)
     except SolverError as error:
         if on_failure == "raise":
             raise
-        return _unsolved(y0, t, error, problem)
+        return _unsolved(y0, t, error)
     ys = torch.cat([problem.y0[None], ys])
     solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
@@ -125,11 +127,12 @@ def solve(
     return solution
 
 
-def _unsolved(y0, t, error, problem):
-    """What there is of a solution whose first step failed (problem None: its first evaluation)."""
+def _unsolved(y0, t, error):
+    """What there is of a solution whose first step, or first evaluation, failed."""
     times, _ = checked_times(t, StateLayout(y0))
-    stats = Stats(n_f_evals=error.n_f_evals) if problem is None else problem.stats
-    return Solution(times[:1], pytree.tree_map(lambda leaf: leaf[None], y0), stats, error=error)
+    return Solution(
+        times[:1], pytree.tree_map(lambda leaf: leaf[None], y0), Stats(n_f_evals=error.n_f_evals), error=error
+    )
 
 
 def solve_endtime(func, y0, t0, t1, **keywords):
@@ -142,9 +145,39 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-    problem, layout = problem_of(func, y0, times, **keywords)
-    ys, _ = _INTEGRATE[keywords.get("gradient", "aca")](problem)
+    problem, layout, (ys, _) = _solved(func, y0, times, **keywords)
     return layout.unflatten(ys.squeeze(0)), problem.stats
+
+
+def _solved(*arguments, **keywords):
+    """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that
+    `torch.compile` makes of what is around it."""
+    if torch.compiler.is_dynamo_compiling():
+        return _outside_of_graphs(_solved, *arguments, **keywords)
+    return _solve(*arguments, **keywords)
+
+
+def _outside_of_graphs(function, *arguments, **keywords):
+    return torch.compiler.disable(function)(*arguments, **keywords)
+
+
+_outside_of_graphs._torchdynamo_disable = True
+
+
+def _solve(func, y0, t, *, gradient="aca", **keywords):
+    leaves, stream = pytree.tree_leaves(y0), None
+    device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
+    autocast = ambient_autocast(device_type)
+    with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
+        while True:
+            problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
+            try:
+                return problem, layout, _INTEGRATE[gradient](problem)
+            except DrawsLate as late:
+                stream = late.start
+            except SolverError:
+                problem.field.side_effects.finish()
+                raise
 
 
 def problem_of(
@@ -166,10 +199,16 @@ def problem_of(
     params=None,
     memory=None,
     compile=False,
+    autocast=None,
+    stream=None,
 ):
     """The `Problem` that `solve` with these arguments hands to its gradient method, and the `StateLayout` of y0.
 
     func has been evaluated at the start, and at a second point where the first step was not given.
+
+    :param autocast: context for func alone (None: none)
+    :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
+        they are, and it is not known)
     """
     layout = StateLayout(y0)
     settings = checked_settings(method, gradient, rtol, atol, h, options, layout)
@@ -180,32 +219,41 @@ def problem_of(
     if dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
     budget = checked_memory(memory, gradient)
-    compile_options = checked_compile(compile, gradient)
+    transformed = under_transform()
+    if transformed:
+        check_transform(gradient)
+    compile_options = None if transformed else checked_compile(compile, gradient)
     limits = Limits(checked_max_evals(max_evals), options.get("max_num_steps", Limits.max_steps))
     callbacks = checked_callbacks(callbacks)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
 
-    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1)
+    params = None if params is None else checked_params(params)
+    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=params, autocast=autocast)
+    if stream is not None:
+        field.side_effects.restart(stream)
     flat = layout.flatten(y0)
-    differentiable = torch.is_grad_enabled()
-    with torch.no_grad():
-        slope, evaluation = field.first_evaluation(
-            ts[0],
-            flat.detach(),
-            differentiable=differentiable,
-            time_grad=times.requires_grad,
-            measure=budget.wants_size_of_graphs and compile_options is None,
-            numbers=compile_options is not None,
-        )
-    if params is not None:
-        chosen = {id(p) for p in params}
-        field.captured = tuple(tensor for tensor in field.captured if id(tensor) in chosen)
+    differentiable = torch.is_grad_enabled() and not transformed
+    perturb = bool(options.get("perturb"))
+    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
+    if gradient == "naive" and (differentiable or transformed):
+        slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
+    else:
+        with torch.no_grad(), forward_ad_disabled():
+            slope, evaluation = field.first_evaluation(
+                ts[0],
+                flat.detach(),
+                differentiable=differentiable,
+                time_grad=times.requires_grad,
+                measure=budget.wants_size_of_graphs and compile_options is None,
+                numbers=compile_options is not None,
+                side=int(starts_at_jump),
+            )
     check_finite = options.get("check_finite", True)
-    if check_finite and not math.isfinite(slope.sum()) and not bool(torch.isfinite(slope).all()):
+    if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
     if size is None:
-        size = _initial_step(settings.controller, field, ts, flat.detach(), slope)
+        size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     problem = Problem(
         field,
         flat,
@@ -214,13 +262,16 @@ def problem_of(
         settings.method,
         settings.controller,
         size,
-        _stops(ts, options, size),
+        _stops(ts, options),
         slope,
         evaluation,
         dense=dense,
         adjoint=backward,
         memory=budget,
         compile_options=compile_options,
+        transformed=transformed,
+        starts_at_jump=starts_at_jump,
+        perturb=perturb,
         limits=limits,
         callbacks=callbacks,
         return_on_failure=on_failure == "return",
@@ -258,13 +309,10 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)
 
 
-def _stops(ts, options, size):
+def _stops(ts, options):
     step_t, jump_t, grid = (options.get(name, []) for name in ("step_t", "jump_t", "grid"))
     if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
         raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
-    if options.get("perturb"):
-        count = 0 if grid else math.ceil(abs(ts[-1] - ts[0]) / size - 1e-9)
-        jump_t += grid or [ts[0] + i * math.copysign(size, ts[-1] - ts[0]) for i in range(count)]
     return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
 
 
@@ -276,7 +324,7 @@ def _initial_step(controller, field, ts, y0, slope):
         field(t, y, k)
         return k
 
-    with torch.no_grad():
+    with torch.no_grad(), forward_ad_disabled():
         size = controller.initial_step(evaluate, ts[0], ts[-1], y0, slope)
     field.side_effects.rewind(mark)
     return size

@@ -1,17 +1,276 @@
-"""Finds every tensor that f uses and that requires grad: parameters, closures, outputs of a hypernetwork.
+"""The cut between the inside of a solve and the graph around it.
 
-The graph that one evaluation of f records is walked. It ends in leaves (parameters and the like) and, where f uses a
-tensor that has a history of its own, in nodes older than the evaluation. The tensors behind those nodes are found by
-evaluating once more under a mode that sees the arguments of every operation.
+What f depends on besides the state and the time are leaves (parameters and the like) and tensors with a history of
+their own: a context, a prepared weight, the output of a hypernetwork. Inside a solve the latter are replaced by
+*stand-ins*, leaves of the same value, wherever f hands them to an operation. So every graph that an evaluation records
+ends in leaves: none of them lies behind another, so that nothing counts twice; no backward pass walks through the
+history of a captured tensor; and the hooks of that tensor run once, on the whole gradient, when the solve returns it.
+
+Tensors are known beforehand, from what f can reach (`reach`), and from the graph of the first evaluation. Of those with
+a history, the ones that no evaluation used are left out in the end: their history may be gone. Graphs that are recorded
+later are looked at now and then (`Captured.check`), for tensors that were not to be found beforehand.
 """
 
+import contextlib
+import math
+
 import torch
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+
+from .errors import CaptureError, SideOutputError
+
+_EVERY = 11  # graphs: one in so many is looked at; no stages of a method come in this number
+
+
+class Captured:
+    """The tensors besides the state and the time that f depends on.
+
+    :param tensors: those known beforehand, all of which require grad
+    :param params: only these get gradients (None: all)
+    :param constants: what f can reach that does not require grad
+    """
+
+    def __init__(self, tensors=(), params=None, constants=()):
+        self._params = None if params is None else {id(p): p for p in params if p.requires_grad}
+        self._leaves, self._tracked = {}, {}
+        self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
+        self._used = {}
+        self._sealed = None
+        self._n_graphs, self._sizes, self._last = 0, set(), 0
+        self.keep_graph = False  # whether graphs go on into a history that others need too
+        for tensor in (*tensors, *(self._params or {}).values()):
+            self.add(tensor)
+
+    def add(self, tensor):
+        """Take another tensor in."""
+        key = id(tensor)
+        if tensor.grad_fn is not None or tensor._backward_hooks:
+            self._tracked.setdefault(key, [tensor, None])
+        elif self._params is None or key in self._params:
+            self._leaves[key] = tensor
+        else:
+            self._ignored[key] = tensor
+
+    @property
+    def candidates(self):
+        """All that may turn out to be used."""
+        return (*self._leaves.values(), *(tensor for tensor, _ in self._tracked.values()))
+
+    @property
+    def leaves(self):
+        """What an evaluation's backward pass is asked for: leaves and stand-ins, as `tensors`."""
+        return self._sealed[1] if self._sealed else tuple(self._leaves.values())
+
+    @property
+    def tensors(self):
+        """What gets the gradients, once `seal` has been called."""
+        return self._sealed[0]
+
+    @property
+    def sources(self):
+        """What func itself holds, as `tensors`."""
+        return self._sealed[2]
+
+    def cut(self):
+        """Context in which f is evaluated: stand-ins for what has a history; None if there is none."""
+        return Cut(self._tracked, self._used) if self._tracked else None
+
+    def seal(self):
+        """No more tensors will be used: fix the order of those that were."""
+        used = [self._tracked[key] for key in self._used if key in self._tracked]
+        originals = [tensor for tensor, _ in used]
+        if self._params is not None:
+            used = used if self._params else []
+            originals = self._only_to_params([tensor for tensor, _ in used])
+        stand_ins = [_stand_in(entry) for entry in used]
+        leaves = tuple(self._leaves.values())
+        sources = (*leaves, *(tensor for tensor, _ in used))
+        self._sealed = (*leaves, *originals), (*leaves, *stand_ins), sources
+        kept = {id(entry[0]): entry for entry in used}
+        self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
+        self._tracked.update(kept)
+
+    def leave_out_frozen(self):
+        """Leaves that have ceased to require grad since the forward pass get no gradient."""
+        originals, leaves, sources = self._sealed
+        leaves = (t if t.requires_grad else t.detach().requires_grad_() for t in leaves)
+        self._sealed = originals, tuple(leaves), sources
+
+    def uses(self, tensor):
+        """Whether this tensor, which has a history, was handed to an operation by func."""
+        return id(tensor) in self._used
+
+    def meet(self, edges, known, since):
+        """Look at the graph of an evaluation without a cut.
+
+        :param edges: `GradientEdge`s of what it returned
+        :param known: the tensors that were handed to it
+        :param since: `age_mark` taken before it
+        :returns: whether it used tensors that have a history, and the (node, output number) of those not known
+        """
+        leaves, history = graph_inputs(edges, known, since)
+        for leaf in leaves:
+            self.add(leaf)
+            if id(leaf) in self._tracked:
+                self._used[id(leaf)] = None
+        for key, (tensor, _) in self._tracked.items():
+            if tensor.grad_fn is not None and (tensor.grad_fn, tensor.output_nr) in history:
+                self._used[key] = None
+                history.discard((tensor.grad_fn, tensor.output_nr))
+        return bool(self._used or history), history
+
+    def meet_history(self, history, evaluate):
+        """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation; where they are
+        not seen (in a custom `autograd.Function`, in TorchScript) the leaves behind them.
+
+        :param evaluate: evaluates f once more
+        """
+        with _ArgumentWatch(history) as watch:
+            evaluate()
+        for tensor in watch.found.values():
+            self.add(tensor)
+            self._used[id(tensor)] = None
+        hidden = history - watch.found.keys()
+        if hidden:
+            self.keep_graph = True
+            for leaf in leaves_behind([node for node, _ in hidden]):
+                self.add(leaf)
+
+    def check(self, edges, known, t):
+        """Now and then, and for every graph of a new size: refuse what was not found beforehand.
+
+        :param t: time of the evaluation
+        :raises CaptureError: the graph depends on a leaf that gets no gradient
+        """
+        if not edges:
+            return
+        age = edges[0].node._sequence_nr()
+        size, self._last = age - self._last, age
+        self._n_graphs += 1
+        if size in self._sizes and self._n_graphs % _EVERY:
+            return
+        self._sizes.add(size)
+        stand_ins = [stand_in for _, stand_in in self._tracked.values()]
+        self.accept(leaves_behind([edge.node for edge in edges]), [*known, *self.leaves, *stand_ins], t)
+
+    def stands_in(self, replacements):
+        """Context in which these take the place of `sources`, leaves too."""
+        return Cut({id(tensor): [tensor, new] for tensor, new in zip(self.sources, replacements)}, {})
+
+    def restriction(self):
+        """Context in which what is not among the tensors to get gradients is a constant; None if all get them."""
+        if self._params is None:
+            return None
+        entries = {key: [tensor, tensor.detach()] for key, tensor in self._ignored.items() if tensor.requires_grad}
+        tracked = [tensor for key, (tensor, _) in self._tracked.items() if key not in self._params]
+        for tensor, passed_on in zip(tracked, self._only_to_params(tracked)):
+            entries[id(tensor)] = [tensor, passed_on]
+        return Cut(entries, {})
+
+    def accept(self, leaves, known, t=math.nan):
+        """Refuse leaves that a graph depends on and that get no gradient.
+
+        :param known: what else may be among them
+        :param t: time at which func used them
+        """
+        accepted = {id(tensor) for tensor in known} | self._ignored.keys()
+        for leaf in leaves:
+            if id(leaf) not in accepted:
+                raise CaptureError(leaf, t, replayed=self._sealed is not None)
+
+    def _only_to_params(self, tensors):
+        params = tuple(self._params.values())
+        others = [tensor for tensor in tensors if id(tensor) not in self._params]
+        if others:
+            inner = [p for p in params if p.grad_fn is not None]
+            behind = leaves_behind([p.grad_fn for p in inner])
+            if any(id(leaf) in self._params for leaf in behind) or len(inner) > 1:
+                raise ValueError("params must not hold tensors that may depend on each other: name the leaves")
+        return [t if id(t) in self._params else _OnlyTo.apply([t], *params) if params else t.detach() for t in tensors]
+
+
+class Cut(TorchFunctionMode):
+    """Puts stand-ins in the place of tensors, wherever these are handed to an operation.
+
+    :param entries: {id: [tensor, stand-in or None]}; missing ones are made
+    :param used: {id: None}, filled with those that were met
+    """
+
+    def __init__(self, entries, used):
+        super().__init__()
+        self._entries, self._used = entries, used
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if kwargs:
+            return func(*map(self.of, args), **{name: self.of(value) for name, value in kwargs.items()})
+        return func(*map(self.of, args))
+
+    def of(self, value):
+        """The value, or what stands in for it; lists and tuples too."""
+        entry = self._entries.get(id(value))
+        if entry is not None:
+            self._used[id(value)] = None
+            return _stand_in(entry)
+        if type(value) in (list, tuple):
+            return type(value)([self.of(part) for part in value])
+        return value
+
+
+def _stand_in(entry):
+    if entry[1] is None:
+        entry[1] = entry[0].detach().requires_grad_()
+    return entry[1]
+
+
+class _OnlyTo(torch.autograd.Function):
+    """A tensor whose gradient goes on to some tensors of its history alone."""
+
+    @staticmethod
+    def forward(ctx, tensors, *params):
+        ctx.tensors = tensors  # in a list: autograd is not to go on from here
+        ctx.save_for_backward(*params)
+        return tensors[0].detach()
+
+    @staticmethod
+    def backward(ctx, bar):
+        params = ctx.saved_tensors
+        found = torch.autograd.grad(
+            ctx.tensors, params, bar, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
+        )
+        return None, *found
+
+
+_in_backward = 0  # backward passes of the solver that are under way
+
+
+def refuse_gradient(gradient):
+    """A hook for tensors that func stored by the way: only the solver may go back through them."""
+    if not _in_backward:
+        raise SideOutputError()
+
+
+@contextlib.contextmanager
+def solvers_backward(tensors):
+    """Context of the solver's own backward pass. Keeps the hooks of leaves still: they are for the whole gradient,
+    which autograd hands to them afterwards.
+
+    :param tensors: those that are captured
+    """
+    global _in_backward
+    silenced = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t.is_leaf and t._backward_hooks]
+    for hooks, _ in silenced:
+        hooks.clear()
+    _in_backward += 1
+    try:
+        yield
+    finally:
+        _in_backward -= 1
+        for hooks, kept in silenced:
+            hooks.update(kept)
 
 
 def age_mark():
-    """A sequence number: autograd nodes recorded later have larger ones."""
+    """A sequence number: autograd nodes that this thread records later have larger ones."""
     with torch.enable_grad():
         return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()
 
@@ -50,27 +309,40 @@ def graph_inputs(edges, known, since):
     return list(leaves.values()), history
 
 
-def tensors_behind(history, evaluate):
-    """The tensors whose (grad_fn, output_nr) are in history, seen as arguments while evaluate() runs."""
-    with _ArgumentWatch(history) as watch:
-        evaluate()
-    if len(watch.found) < len(history):
-        raise ValueError(
-            "func uses a tensor with a gradient history that could not be identified; "
-            "make it part of the state or a parameter of func"
-        )
-    return list(watch.found.values())
+def leaves_behind(nodes, *, until=()):
+    """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
+    leaves, seen, stack = {}, set(until), list(nodes)
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves[id(variable)] = variable
+        else:
+            stack.extend(following for following, _ in node.next_functions)
+    return list(leaves.values())
 
 
-class _ArgumentWatch(TorchDispatchMode):
+class _ArgumentWatch(TorchFunctionMode):
+    """Notes the tensors whose (grad_fn, output number) are in a set, where they are handed to an operation."""
+
     def __init__(self, history):
         super().__init__()
         self.history, self.found = history, {}
 
-    def __torch_dispatch__(self, op, kinds, args=(), kwargs=None):
-        for value in pytree.tree_leaves((args, kwargs)):
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self._look(args)
+        if kwargs:
+            self._look(kwargs.values())
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, values):
+        for value in values:
+            if isinstance(value, torch.Tensor):
                 key = (value.grad_fn, value.output_nr)
                 if key in self.history:
                     self.found.setdefault(key, value)
-        return op(*args, **(kwargs or {}))
+            elif type(value) in (list, tuple):
+                self._look(value)

@@ -10,6 +10,7 @@ from .api import problem_of, solve
 from .errors import SolverError
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
+from .side_effects import without_trace
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Comparison:
 
 def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
+    Buffers and random streams are afterwards as they were.
 
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
     :param gradients: names of the methods to compare
@@ -40,12 +42,13 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
     """
     leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
     y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))
-    problem, layout = problem_of(func, y0, t)
-    wanted = [*leaves, *problem.field.captured]
-    tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
-    reference = {"method": "dopri8", "rtol": tight, "atol": tight} | (reference or {})
-    exact, _ = _gradient(func, y0, t, loss, wanted, reference)
-    rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
+    with without_trace(func, leaves[0].device):
+        problem, layout = problem_of(func, y0, t)
+        wanted = [*leaves, *problem.field.captured.candidates]
+        tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
+        reference = {"method": "dopri8", "rtol": tight, "atol": tight} | (reference or {})
+        exact, _ = _gradient(func, y0, t, loss, wanted, reference)
+        rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
     if show:
         print(table(rows))
     return rows

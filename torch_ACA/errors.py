@@ -60,3 +60,42 @@ class TooManyEvaluationsError(SolverError):
 
 class SecondDerivativeError(RuntimeError):
     """The gradient method has no derivative of its gradient."""
+
+
+class CaptureError(RuntimeError):
+    """func depends on a tensor that requires grad and that was not found beforehand."""
+
+    def __init__(self, tensor, t, *, replayed):
+        since = "since the forward pass func has come to use" if replayed else "func uses"
+        where = "" if t != t else f", at t = {t:.6g},"
+        super().__init__(
+            f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
+            "from func beforehand. If it took the place of another, call backward() before that; else name it in params, or "
+            "keep it where func's attributes, closure or globals lead to it"
+        )
+
+
+class ReplayError(RuntimeError):
+    """The backward pass evaluated func again, and func was not what it had been in the forward pass."""
+
+    def __init__(self, what):
+        super().__init__(
+            f"func is not what it was in the forward pass: {what}. Something that func reads has changed in between: "
+            "an attribute, a buffer or parameter put in the place of another, train() or eval(), numbers drawn from "
+            "elsewhere than torch's own stream. Call backward() before it changes, or keep the graphs of the forward "
+            "pass: gradient='direct' or memory='unlimited'"
+        )
+
+
+class SideOutputError(RuntimeError):
+    """The loss uses a tensor that func stored while it was evaluated: its gradient would be wrong without a word."""
+
+    def __init__(self):
+        super().__init__(
+            "the loss uses a tensor that func stored while the solver evaluated it; its gradient is not that of the "
+            "solution. Make it part of the state (its integral is a further component of y), or use gradient='naive'"
+        )
+
+
+class TransformError(RuntimeError):
+    """A transform of torch.func or forward-mode AD that a solve does not go through."""

@@ -5,11 +5,13 @@ small matrix of polynomial coefficients. Rows are the stages; an interpolant tha
 step, and whose tableau does not end on it (no FSAL), has one more row for it.
 """
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 
 import torch
+
+from .transforms import under_transform
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ class Polynomials:
     def slopes(self):
         return len(self.rows)
 
-    @cached_property
+    @property
     def _matrix(self):
-        return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64).T
+        return _matrix_of(self) if not under_transform() else _matrix_of.__wrapped__(self)
 
-    @cached_property
+    @property
     def _exponents(self):
         return torch.arange(1, self.degree + 1, dtype=torch.float64)
+
+
+@functools.cache
+def _matrix_of(polynomials):
+    return torch.tensor([[float(c) for c in r] for r in polynomials.rows], dtype=torch.float64).T
 
 
 def _horner(coefficients, theta):

@@ -46,7 +46,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Step:
-    """An accepted step. ``stop``: the step size was chosen to end there; ``proposed``: the size to try next."""
+    """An accepted step. ``stop``: the step size was chosen to end there; ``jump``: func jumps at its end; ``proposed``:
+    the size to try next."""
 
     t: float
     h: float
@@ -54,6 +55,7 @@ class Step:
     start: Any
     trial: Any
     stop: Stop | None
+    jump: bool
     proposed: float
 
 
@@ -87,19 +89,33 @@ def check_limits(t, h, span, n_f_evals, stats, limits, *, rejected=False, finite
         raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
 
 
-def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(), stats=None, callbacks=Callbacks()):
+def march(
+    stepper,
+    controller,
+    carry,
+    t0,
+    stops,
+    *,
+    first_step,
+    perturb=False,
+    limits=Limits(),
+    stats=None,
+    callbacks=Callbacks(),
+):
     """Yield the accepted `Step`s from t0 through every stop in turn.
 
     :param stepper: `prepare`, `step`, `mark`, `rewind`, `refresh`, `n_f_evals` (see `steppers.base`)
     :param carry: the stepper's state at t0
     :param stops: non-empty sequence of `Stop`, monotone away from t0
     :param first_step: size (positive) to try first
+    :param perturb: func may jump at the end of every step
     :raises SolverError: non-finite values, step-size underflow, too many evaluations
     """
     stats = Stats() if stats is None else stats
     fixed = isinstance(controller, FixedSteps)
     span = abs(stops[-1].t - t0)
     t, size, previous = t0, first_step, 1.0
+    origin, n_fixed = t0, 0  # fixed steps are counted from here: adding up their sizes would add up rounding
     for stop in stops:
         while t != stop.t:
             stepper.prepare(carry)
@@ -108,9 +124,11 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
             while True:
                 landing = lands(t, stop, size)
                 h = stop.t - t if landing else math.copysign(size, stop.t - t)
+                t_end = stop.t if landing else origin + (n_fixed + 1) * h if fixed else t + h
+                jump = perturb or (landing and stop.jump)
                 check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 callbacks.step(t, carry.y, h)
-                trial = stepper.step(carry, h, before_jump=landing and stop.jump)
+                trial = stepper.step(carry, h, t_end, before_jump=jump)
                 if fixed:
                     if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
@@ -134,10 +152,12 @@ def march(stepper, controller, carry, t0, stops, *, first_step, limits=Limits(),
                 stepper.rewind(mark)
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)
-            t_end = trial.end.t = stop.t if landing else t + h
-            yield Step(t, h, t_end, carry, trial, stop if landing else None, size)
+            n_fixed += 1
+            if landing:
+                origin, n_fixed = stop.t, 0
+            yield Step(t, h, t_end, carry, trial, stop if landing else None, jump, size)
             t, carry = t_end, trial.end
-        if stop.jump:
-            stepper.refresh(carry)
+            if jump:
+                stepper.refresh(carry)
     if not fixed and not stepper.is_finite_state(carry):
         raise NonFiniteError(t, 0.0, stats.n_accepted, stepper.n_f_evals)

@@ -1,17 +1,20 @@
 """What a gradient method is given: one solve, checked and in the solver's own terms."""
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from .capture import solvers_backward
 from .controller import Controller, FixedSteps
 from .errors import SolverError
 from .gradients.storage import STATES_ONLY, Budget
 from .march import Callbacks, Limits, Stats, Stop, march
+from .side_effects import DrawsLate
 from .tableaus import Tableau
-from .vector_field import Evaluation, VectorField
+from .vector_field import Evaluation, VectorField, without_autocast
 
 
 @dataclass
@@ -22,10 +25,11 @@ class Problem:
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. Outputs are the states at
     ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start, ``evaluation`` the
     same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs. ``adjoint``: settings of a
-    backward solve. ``memory``: what may be kept for the backward pass. ``compile_options``: of `torch.compile`, for the
-    steps (None: not compiled). ``interpolates``: there will be dense output inside steps. After a failure that is to be
-    returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
-    ``n_steps_to_last_output`` steps lead there.
+    backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
+    time; ``perturb``: and at both ends of every step. ``transformed``: under a transform of `torch.func` or
+    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled). ``interpolates``:
+    there will be dense output inside steps. After a failure that is to be returned, ``failure`` says what happened and
+    the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -42,6 +46,9 @@ class Problem:
     adjoint: Any = None
     memory: Budget = STATES_ONLY
     compile_options: dict | None = None
+    transformed: bool = False
+    starts_at_jump: bool = False
+    perturb: bool = False
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False
@@ -60,9 +67,39 @@ class Problem:
         return self.times.requires_grad
 
     @property
+    def differentiable(self):
+        """Whether there may be a backward pass."""
+        if self.transformed or not torch.is_grad_enabled():
+            return False
+        return any(t.requires_grad for t in (self.y0, self.times, *self.field.captured.candidates))
+
+    @property
     def tensors(self):
-        """What the result is differentiable in."""
-        return (self.y0, self.times, *self.field.captured)
+        """What the result is differentiable in, once the forward pass is over."""
+        return (self.y0, self.times, *self.field.captured.tensors)
+
+    def finish(self):
+        """To be called when the forward pass is over.
+
+        :raises DrawsLate: func began to draw random numbers in the middle
+        """
+        start = self.field.finish()
+        if start is not None:
+            raise DrawsLate(start)
+
+    @contextlib.contextmanager
+    def backward_pass(self):
+        """Context in which func is evaluated again: nothing that it changes stays changed, hooks of captured tensors
+        wait for the whole gradient, and autocast is for func alone."""
+        field = self.field
+        field.captured.leave_out_frozen()
+        with (
+            field.again(),
+            field.side_effects.replay(),
+            solvers_backward(field.captured.tensors),
+            without_autocast(field.layout.device.type),
+        ):
+            yield
 
     def march(self, stepper, carry):
         """The accepted steps; where failures are returned, they end early."""
@@ -74,6 +111,7 @@ class Problem:
                 self.ts[0],
                 self.stops,
                 first_step=self.first_step,
+                perturb=self.perturb,
                 limits=self.limits,
                 stats=self.stats,
                 callbacks=self.callbacks,
@@ -123,5 +161,6 @@ def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):
     jumps = set(jump_t)
     wanted = {t for t in (*step_t, *jumps) if sign * ts[0] < sign * t < sign * ts[-1]}
     wanted.update(ts[1:] if land_on_outputs else ts[-1:])
-    index = {t: i for i, t in enumerate(ts)}
+    # a jump stays where it is when an output time that happens to lie there moves: that output is interpolated
+    index = {t: i for i, t in enumerate(ts) if t not in jumps or t == ts[-1]}
     return [Stop(t, index.get(t), jump=t in jumps) for t in sorted(wanted, key=lambda t: sign * t)]

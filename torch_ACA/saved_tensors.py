@@ -49,6 +49,10 @@ class SavedTensors:
 
 
 def _storage(tensor):
+    """What tells the memory of a tensor from others', and its bytes."""
+    if tensor.layout is not torch.strided:
+        parts = [tensor._indices(), tensor._values()] if tensor.layout is torch.sparse_coo else []
+        return id(tensor), sum(part.numel() * part.element_size() for part in parts)
     storage = tensor.untyped_storage()
     return storage.data_ptr(), storage.nbytes()
 

@@ -175,6 +175,15 @@ def checked_memory(memory, gradient):
     return Budget.of(memory)
 
 
+def checked_params(params):
+    """The tensors that alone are to get gradients, as a tuple; one tensor counts as a sequence of one."""
+    params = (params,) if isinstance(params, torch.Tensor) else tuple(params)
+    for tensor in params:
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"params must hold tensors, got {type(tensor).__name__}")
+    return params
+
+
 def checked_compile(compile, gradient):
     """Options of `torch.compile` for the steps; None if they are not to be compiled."""
     if compile is False:

@@ -2,61 +2,46 @@
 
 What counts: each evaluation of an accepted step, once. The probe for the initial step, rejected tries and the
 recomputation in the backward pass leave no trace. A random f draws the same numbers at every evaluation of one solve
-(one dropout mask per solve): fresh numbers would turn the error estimate into noise.
+(one dropout mask per solve): fresh numbers would turn the error estimate into noise. From solve to solve the stream
+moves on: after a solve it stands behind whatever an evaluation drew.
 """
 
-import functools
-import types
+import contextlib
 
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from .reach import reach
 
 
 def modules_of(func):
-    """The `nn.Module`s that a callable is, is bound to, closes over, or refers to by a global name."""
-    found, seen = [], set()
+    """Every `nn.Module` that a callable can reach."""
+    return reach(func).modules
 
-    def visit(candidate, depth):
-        if id(candidate) in seen or depth > 3:
-            return
-        seen.add(id(candidate))
-        if isinstance(candidate, nn.Module):
-            found.append(candidate)
-        elif isinstance(candidate, functools.partial):
-            for part in (candidate.func, *candidate.args, *candidate.keywords.values()):
-                visit(part, depth + 1)
-        elif isinstance(candidate, types.MethodType):
-            visit(candidate.__self__, depth + 1)
-            visit(candidate.__func__, depth + 1)
-        elif isinstance(candidate, types.FunctionType):
-            for cell in candidate.__closure__ or ():
-                try:
-                    visit(cell.cell_contents, depth + 1)
-                except ValueError:  # a cell that is not filled yet
-                    continue
-            for name in candidate.__code__.co_names:
-                visit(candidate.__globals__.get(name), depth + 1)
-        elif isinstance(candidate, (list, tuple)):
-            for part in candidate:
-                visit(part, depth + 1)
-        elif callable(candidate) and not isinstance(candidate, type) and hasattr(candidate, "__dict__"):
-            for part in vars(candidate).values():
-                visit(part, depth + 1)
 
-    visit(func, 0)
-    return found
+class DrawsLate(Exception):
+    """f began to draw random numbers after its first evaluation; ``start``: where the stream stood at first."""
+
+    def __init__(self, start):
+        super().__init__("func began to draw random numbers after its first evaluation")
+        self.start = start
 
 
 class SideEffects:
-    """Knows which buffers f changes and whether it draws random numbers; found by watching the first evaluation."""
+    """Knows which buffers f changes and whether it draws random numbers; found by watching the first evaluation.
+
+    :param modules: every module behind f, parts included
+    :param device: where the state is
+    """
 
     def __init__(self, modules, device):
         self._modules = modules
-        self._devices = [device] if device.type == "cuda" else []
-        self.buffers = []
+        self._streams = RandomStreams(device)
+        self._seen = {}
+        self._places = []  # (buffers of a module, name) of those that f changes; the module itself is not held
         self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
-        self._random_start = None
+        self.draws = False  # whether f draws random numbers
+        self._start = self._end = None
 
     def watch(self, evaluate, *, numbers=False):
         """Run the first evaluation and note what it changed; returns what it returned.
@@ -64,72 +49,176 @@ class SideEffects:
         :param numbers: look at Python's numbers too
         """
         kept = self._numbers() if numbers else None
-        buffers = [b for m in self._modules for b in m.buffers()]
-        versions = [b._version for b in buffers]
-        start = self._random_state()
+        self._seen = {(id(buffers), name): _identity(buffer) for _, buffers, name, buffer in self._buffers()}
+        self._start = self._streams.state()
         result = evaluate()
         # BatchNorm updates its statistics without telling the version counter
-        silent = {
-            id(b)
-            for module in self._modules
-            for m in module.modules()
-            if isinstance(m, _NormBase) and m.training and m.track_running_stats
-            for b in m.buffers()
-        }
-        self.buffers = [b for b, v in zip(buffers, versions) if id(b) in silent or b._version != v]
-        if any(not torch.equal(a, b) for a, b in zip(start, self._random_state())):
-            self._random_start = start
+        self._places = [
+            (buffers, name)
+            for module, buffers, name, _ in self._buffers()
+            if isinstance(module, _NormBase) and module.training and module.track_running_stats
+        ]
+        self._note_changes()
+        self._note_draws()
         self.counts = numbers and self._numbers() != kept
         return result
 
-    @property
-    def draws(self):
-        """Whether f draws random numbers."""
-        return self._random_start is not None
+    def restart(self, start):
+        """The solve begins anew: f is known to draw random numbers, and the stream stands where it stood."""
+        self.draws = True
+        self._streams.set(start)
+
+    def finish(self):
+        """To be called when the solve is over: notes what only later evaluations changed, and lets the random stream
+        stand behind what f drew.
+
+        :returns: where the stream stood at first if f began to draw later than in its first evaluation, so that its
+            evaluations did not see the same numbers; else None
+        """
+        if self._start is None:
+            return None
+        self._note_changes()
+        self._modules, self._seen = (), {}
+        if self.draws:
+            self._streams.set(self._end if self._end is not None else self._start)
+            return None
+        return None if self._streams.is_at(self._start) else self._start
 
     def mark(self):
-        """Copies of the buffers as they are now, for `rewind`."""
-        return [b.clone() for b in self.buffers]
+        """The buffers that f changes and copies of them, for `rewind`."""
+        if not self._places:
+            return None
+        tensors = [buffers[name] for buffers, name in self._places]
+        return tensors, [None if tensor is None else tensor.clone() for tensor in tensors]
 
     def rewind(self, mark):
         """Put the buffers back. Through .data: kept graphs must not see a new version of what they saved."""
-        if mark:
-            torch._foreach_copy_([b.data for b in self.buffers], mark)
+        if mark is not None:
+            _put_back(self._places, *mark)
 
     def before_evaluation(self):
         """Every evaluation of one solve sees the random stream from the same point."""
-        if self.draws:
-            self._set_random_state(self._random_start)
+        self._streams.set(self._start)
 
+    def after_evaluation(self):
+        """Remember how far the stream went."""
+        self._note_draws()
+
+    @contextlib.contextmanager
     def replay(self):
         """Context of a recomputation: buffers and random streams end as they began."""
-        return _Replay(self)
+        mark, end, stream = self.mark(), self._end, self._streams.state()
+        try:
+            yield
+        finally:
+            self.rewind(mark)
+            self._end = end
+            self._streams.set(stream)
+
+    def _note_draws(self):
+        state = self._streams.state()
+        if not _same(state, self._start):
+            self.draws = True
+            if self._end is None:
+                self._end = state
+            elif not _same(state, self._end):
+                self._end = self._streams.furthest(self._start, self._end, state)
+
+    def _note_changes(self):
+        """Take in the buffers that changed since the first evaluation; not one that it made out of nothing."""
+        known = {(id(buffers), name) for buffers, name in self._places}
+        for _, buffers, name, buffer in self._buffers():
+            key = id(buffers), name
+            before = self._seen.get(key)
+            if before is not None and before != _identity(buffer) and key not in known:
+                self._places.append((buffers, name))
+
+    def _buffers(self):
+        return [(m, m._buffers, name, b) for m in self._modules for name, b in m._buffers.items() if b is not None]
 
     def _numbers(self):
-        parts = (part for module in self._modules for part in module.modules())
-        return [value for part in parts for value in vars(part).values() if isinstance(value, (int, float))]
+        return [v for module in self._modules for v in vars(module).values() if isinstance(v, (int, float))]
 
-    def _random_state(self):
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._devices)]
 
-    def _set_random_state(self, states):
+class RandomStreams:
+    """The default random streams of PyTorch that a func on this device may draw from."""
+
+    def __init__(self, device):
+        self._cuda = device if device.type == "cuda" else None
+
+    def state(self):
+        states = [torch.get_rng_state()]
+        if self._cuda is not None:
+            states.append(torch.cuda.get_rng_state(self._cuda))
+        return states
+
+    def set(self, states):
         torch.set_rng_state(states[0])
-        for device, state in zip(self._devices, states[1:]):
-            torch.cuda.set_rng_state(state, device)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(states[1], self._cuda)
+
+    def is_at(self, states):
+        return _same(self.state(), states)
+
+    def furthest(self, start, one, other):
+        """Of two states that lie behind start, stream by stream the one that is further on."""
+        found = [_further_on_cpu(start[0], one[0], other[0])]
+        if self._cuda is not None:  # a counter stands in the last eight bytes
+            found.append(max(one[1], other[1], key=lambda state: int(state[-8:].view(torch.int64))))
+        return found
 
 
-class _Replay:
-    def __init__(self, effects):
-        self.effects = effects
+@contextlib.contextmanager
+def without_trace(func, device):
+    """Context after which every buffer of the modules behind func, and the random streams, are as before."""
+    streams = RandomStreams(device)
+    stream = streams.state()
+    places = [(m._buffers, name) for m in modules_of(func) for name in m._buffers]
+    tensors = [buffers[name] for buffers, name in places]
+    copies = [None if tensor is None else tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        _put_back(places, tensors, copies)
+        streams.set(stream)
 
-    def __enter__(self):
-        self.mark = self.effects.mark()
-        self.random = self.effects._random_state() if self.effects.draws else None
 
-    def __exit__(self, *exception):
-        self.effects.rewind(self.mark)
-        if self.random is not None:
-            self.effects._set_random_state(self.random)
+def _put_back(places, tensors, copies):
+    for (buffers, name), tensor in zip(places, tensors):
+        buffers[name] = tensor
+    pairs = [(tensor.data, copy) for tensor, copy in zip(tensors, copies) if tensor is not None]
+    if pairs:
+        torch._foreach_copy_(*map(list, zip(*pairs)))
+
+
+def _identity(buffer):
+    return id(buffer), None if buffer.is_inference() else buffer._version
+
+
+def _same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other))
+
+
+# PyTorch's state of the Mersenne twister: seed and flags, the place in the block, 624 words of the block, the rest
+_PLACE, _BLOCK = slice(16, 24), slice(24, 24 + 8 * 624)
+_MOST_BLOCKS = 100_000
+
+
+def _further_on_cpu(start, one, other):
+    """Which of two states a generator that begins at start comes to last."""
+    if torch.equal(one[_BLOCK], other[_BLOCK]):
+        return max(one, other, key=lambda state: int(state[_PLACE].view(torch.int64)))
+    generator = torch.Generator()
+    generator.set_state(start)
+    words = torch.empty(624, dtype=torch.int32)  # a block
+    for _ in range(_MOST_BLOCKS):
+        block = generator.get_state()[_BLOCK]
+        if torch.equal(block, one[_BLOCK]):
+            return other
+        if torch.equal(block, other[_BLOCK]):
+            return one
+        words.random_(generator=generator)
+    return other  # func seeds the stream itself
 
 
 class _NoSideEffects:

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from .interpolants import Polynomials
 from .march import Stats
 from .state import StateLayout
+from .vector_field import without_autocast
 
 
 @dataclass
@@ -86,5 +87,6 @@ class DenseOutput:
     def __call__(self, t):
         """As `Solution.__call__`."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        states = self.layout.unflatten(self.trajectory(t.reshape(-1)))
+        with without_autocast(self.layout.device.type):
+            states = self.layout.unflatten(self.trajectory(t.reshape(-1)))
         return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)

@@ -2,13 +2,18 @@
 
 import contextlib
 import functools
+import warnings
 
 import torch
 from torch.autograd.graph import get_gradient_edge
+from torch.utils import _pytree as pytree
 
-from .capture import age_mark, graph_inputs, tensors_behind
+from .capture import Captured, age_mark, leaves_behind, refuse_gradient
+from .kept_func import KeptFunc
+from .reach import reach
 from .saved_tensors import SavedTensors
-from .side_effects import SideEffects, modules_of
+from .side_effects import SideEffects
+from .transforms import under_transform
 
 # torch.autograd.grad without its checks of the arguments and its context, which cost more than a small f. Called with
 # (outputs, cotangents, keep the graph, make a graph, inputs, inputs may be unused), inside a backward pass.
@@ -16,23 +21,31 @@ _run_backward = torch.autograd.Variable._execution_engine.run_backward
 
 
 class VectorField:
-    """f(t, y) on flat states.
+    """f(t, y) on flat states: the one place that calls the user's func.
 
-    ``n_evals`` counts the calls. ``captured`` holds the tensors besides the state and the time that f depends on, once
-    `first_evaluation` has looked; ``evaluation_bytes`` what the graph of one evaluation takes, where it was to find
-    out. ``direction`` is the sign in which time runs.
+    ``n_evals`` counts the calls. ``captured`` (`capture.Captured`) knows the tensors besides the state and the time
+    that f depends on, once `first_evaluation` has looked; ``evaluation_bytes`` is what the graph of one evaluation
+    takes, where it was to find out. ``direction`` is the sign in which time runs.
+
+    :param params: only these of the captured tensors get gradients (None: all)
+    :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
     """
 
-    def __init__(self, func, layout, direction=1):
+    def __init__(self, func, layout, direction=1, params=None, autocast=None):
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout = func, layout
         self.direction = direction
         self.n_evals = self.evaluation_bytes = 0
-        self.captured = ()
-        self._modules = modules_of(func)
-        self.side_effects = SideEffects(self._modules, layout.device)
-        self.autocast = _ambient_autocast(layout.device.type)
+        found = reach(func)
+        self._known = {id(tensor) for tensor in found.tensors}
+        self._stored = []
+        self.captured = Captured(found.tensors, params, constants=found.constants)
+        self.side_effects = SideEffects(found.modules, layout.device)
+        self.autocast = autocast
+        self._cut = None
+        self._first_output = None if under_transform() else _NOT_CALLED
+        self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
 
     def time(self, t, side=0):
         """0-d tensor of a time given as float, in the state's precision.
@@ -45,14 +58,25 @@ class VectorField:
     def __call__(self, t, y, out, side=0):
         """Write f(t, y) into out [size]; t a float. To be called with gradients off."""
         layout = self.layout
-        layout.write(layout.tensors(self._call(self.time(t, side), layout.unflatten(y))), out)
+        if self._needs_gradients:
+            outputs = self._with_gradients(t, y, side)
+        else:
+            version = _version(y)
+            try:
+                outputs = layout.tensors(self._call(self.time(t, side), layout.unflatten(y)))
+            except RuntimeError as failure:
+                outputs = self._after_failure(failure, t, y, side)
+            if _version(y) != version:
+                raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
+        layout.write(outputs, out)
 
     def traced(self, t, y, *, side=0):
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
         t = t.to(self.layout.dtype)
         if side:
             t = t + (self._nudged(t.detach(), side) - t.detach())
-        return self.layout.flatten(self._call(t, self.layout.unflatten(y)))
+        slope = self.layout.flatten(self._call(t, self.layout.unflatten(y)))
+        return slope.clone() if self._returns_its_own else slope
 
     def record(self, t, y, out=None, *, time_grad=False, side=0):
         """Evaluate f at float t with a graph of its own: an `Evaluation`; the value goes into out. To be called with
@@ -60,6 +84,68 @@ class VectorField:
 
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
         """
+        evaluation = self._recorded(t, y, out, time_grad, side)
+        self.captured.check(evaluation.edges(), evaluation.inputs, t)
+        return evaluation
+
+    def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
+        """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
+        with gradients off.
+
+        :param time_grad: as for `record`
+        :param measure: also find out what the graph of one evaluation takes
+        :param numbers: also find out whether f changes numbers that it keeps
+        :param side: as for `time`
+        :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
+        """
+        k = torch.empty_like(y, requires_grad=False)
+        if not differentiable:
+            self.side_effects.watch(lambda: self._try_on_a_copy(t, y, k, side), numbers=numbers)
+            return k, None
+        since = age_mark()
+        with SavedTensors() if measure else contextlib.nullcontext() as saved:
+            evaluation = self.side_effects.watch(
+                lambda: self._recorded(t, y, k, time_grad, side), numbers=numbers
+            )
+        captured = self.captured
+        edges, inputs = evaluation.edges(), evaluation.inputs
+        has_history, unknown = captured.meet(edges, inputs, since)
+        has_history |= self._meet_what_func_stored(inputs)
+        self._cut = captured.cut()
+        if has_history:  # again, with the cut
+            with self.side_effects.replay():
+                if unknown:
+                    captured.meet_history(unknown, lambda: self._recorded(t, y, None, False, side))
+                    self._cut = captured.cut()
+                evaluation = self._recorded(t, y, k, time_grad, side)
+        if measure:  # the state it was taken at stays as well, and its value where that is kept
+            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
+            self.evaluation_bytes = saved.held_with(kept, without=captured.candidates)
+        return k, evaluation
+
+    def first_traced(self, t, y, side=0):
+        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
+        with self.without_cut():
+            return self.side_effects.watch(lambda: self.traced(t, y, side=side))
+
+    def without_cut(self):
+        """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
+        ``params`` is a constant."""
+        return self._cut_by(self.captured.restriction())
+
+    def standing_in(self, replacements):
+        """Context in which these take the place of the captured tensors."""
+        return self._cut_by(self.captured.stands_in(replacements))
+
+    @contextlib.contextmanager
+    def _cut_by(self, cut):
+        before, self._cut = self._cut, cut
+        try:
+            yield
+        finally:
+            self._cut = before
+
+    def _recorded(self, t, y, out, time_grad, side):
         layout = self.layout
         leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
         time = self.time(t, side)
@@ -71,46 +157,120 @@ class VectorField:
             layout.write(outputs, out)
         return Evaluation(self, leaves, time if time_grad else None, outputs)
 
-    def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False):
-        """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
-        with gradients off.
+    def _with_gradients(self, t, y, side):
+        """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
+        layout = self.layout
+        with torch.enable_grad():
+            return layout.tensors(self._call(self.time(t, side), layout.assemble(layout.unflatten_leaves(y.detach()))))
 
-        :param time_grad: as for `record`
-        :param measure: also find out what the graph of one evaluation takes
-        :param numbers: also find out whether f changes numbers that it keeps
-        :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
+    def _after_failure(self, failure, t, y, side):
+        """Evaluate f once more with gradients on: it may differentiate something itself."""
+        try:
+            outputs = self._with_gradients(t, y, side)
+        except RuntimeError:
+            raise failure from None
+        self.n_evals -= 1
+        self._needs_gradients = True
+        return outputs
+
+    def _try_on_a_copy(self, t, y, out, side):
+        """The first evaluation without gradients: func may change its argument, which is the caller's y0."""
+        copy = y.clone()
+        version = _version(copy)
+        try:
+            self(t, copy, out, side)
+        except ValueError:
+            if _version(copy) == version:
+                raise
+            self._changes_its_argument = True
+            self(t, y, out, side)
+            self.n_evals -= 1
+
+    def finish(self):
+        """To be called when the forward pass is over: no more tensors will be captured.
+
+        :returns: as `SideEffects.finish`
         """
-        k = torch.empty_like(y, requires_grad=False)
-        if not differentiable:
-            self.side_effects.watch(lambda: self(t, y, k), numbers=numbers)
-            return k, None
-        since = age_mark()
-        with SavedTensors() if measure else contextlib.nullcontext() as saved:
-            evaluation = self.side_effects.watch(
-                lambda: self.record(t, y, k, time_grad=time_grad), numbers=numbers
+        stored = [tensor for tensor in self._stored if not self.captured.uses(tensor)]
+        self.captured.seal()
+        if stored:
+            warnings.warn(
+                "func stores tensors while the solver evaluates it. They are no part of the solution and have no "
+                "gradient of their own: what a loss needs belongs into the state",
+                stacklevel=2,
             )
-        found, history = graph_inputs(evaluation.edges(), [*evaluation.leaves, evaluation.time], since)
-        if history:
-            with self.side_effects.replay():
-                found += tensors_behind(history, lambda: self.record(t, y))
-        # parameters that this first call did not need may be needed at another time
-        found += [p for module in self._modules for p in module.parameters() if p.requires_grad]
-        self.captured = tuple({id(p): p for p in found}.values())
-        if measure:  # the state it was taken at stays as well, and its value where that is kept
-            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
-            self.evaluation_bytes = saved.held_with(kept, without=self.captured)
-        return k, evaluation
+            for tensor in (*stored, *self._stored_since()):
+                tensor.register_hook(refuse_gradient)
+        self._stored = []
+        self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        return self.side_effects.finish()
+
+    @contextlib.contextmanager
+    def again(self):
+        """Context in which f is evaluated again, after `finish`."""
+        self.func = self._kept()
+        try:
+            yield
+        finally:
+            self.func = None
+
+    def _stored_since(self):
+        """Tensors with a history that func has come to reach since the solve began."""
+        found = (tensor for tensor in reach(self.func).tensors if tensor.grad_fn is not None)
+        return [tensor for tensor in found if id(tensor) not in self._known and not self.captured.uses(tensor)]
+
+    def _meet_what_func_stored(self, inputs):
+        """Tensors that f made in its first evaluation and kept: weights for the later ones, or outputs by the way.
+
+        :returns: whether there are any
+        """
+        own = {id(tensor) for tensor in inputs}
+        self._stored = [tensor for tensor in self._stored_since() if id(tensor) not in own]
+        for tensor in self._stored:
+            if not any(id(leaf) in own for leaf in leaves_behind([tensor.grad_fn])):
+                self.captured.add(tensor)
+        self._known.update(map(id, self._stored))
+        return bool(self._stored)
 
     def _nudged(self, time, side):
         return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))
 
     def _call(self, t, state):
         self.n_evals += 1
-        self.side_effects.before_evaluation()
-        if self.autocast is None:
-            return self.func(t, state)
-        with self.autocast():
-            return self.func(t, state)
+        effects = self.side_effects
+        if effects.draws:
+            effects.before_evaluation()
+        if self._changes_its_argument:
+            state = pytree.tree_map(torch.clone, state)
+        if self.autocast is None and self._cut is None:
+            state = self.func(t, state)
+        else:
+            with contextlib.ExitStack() as stack:
+                if self.autocast is not None:
+                    stack.enter_context(self.autocast())
+                if self._cut is not None:
+                    stack.enter_context(self._cut)
+                state = self.func(t, state)
+            if self._cut is not None:
+                state = pytree.tree_map(self._cut.of, state)
+        if effects.draws:
+            effects.after_evaluation()
+        if self._first_output is not None:
+            self._compare_with_first_output(state)
+        return state
+
+    def _compare_with_first_output(self, state):
+        """Find out in the second call whether func returns the same memory again, which it then fills anew."""
+        leaves = [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+        if self._first_output is _NOT_CALLED:
+            self._first_output = [leaf.detach() for leaf in leaves]
+        else:
+            pairs = zip(leaves, self._first_output)
+            self._returns_its_own = any(a.data_ptr() == b.data_ptr() and a.numel() > 0 for a, b in pairs)
+            self._first_output = None
+
+
+_NOT_CALLED = object()
 
 
 class Evaluation:
@@ -131,6 +291,11 @@ class Evaluation:
         """Gradient edges of the outputs that depend on anything."""
         return [root[0] for root in self.roots if root is not None]
 
+    @property
+    def inputs(self):
+        """The leaves that func was given."""
+        return self.leaves if self.time is None else [*self.leaves, self.time]
+
     def write(self, out):
         """Copy the value into out [size]; returns out. To be called with gradients off."""
         self.field.layout.write(self.outputs, out)
@@ -144,11 +309,11 @@ class Evaluation:
     def vjp(self, cotangent, gradients, out=None):
         """Pull a cotangent [size] of f's value back.
 
-        Adds to ``gradients`` (a `GradientSum` over ``field.captured``); returns the cotangents of the state ([size],
+        Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
         written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
         time (0-d, or None).
         """
-        layout, captured = self.field.layout, self.field.captured
+        layout, captured = self.field.layout, self.field.captured.leaves
         edges, cotangents = [], []
         for root, piece in zip(self.roots, layout.unflatten_leaves(cotangent)):
             if root is not None:
@@ -159,7 +324,8 @@ class Evaluation:
             return None, None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
-        found = _run_backward(tuple(edges), tuple(cotangents), False, False, wanted, True, accumulate_grad=False)
+        keep = self.field.captured.keep_graph
+        found = _run_backward(tuple(edges), tuple(cotangents), keep, False, wanted, True, accumulate_grad=False)
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])
         states, time_cotangent = found[:n], found[-1] if times else None
@@ -197,7 +363,19 @@ class GradientSum:
         self._all_owned = bool(gradients) and all(self._owned)
 
 
-def _ambient_autocast(device_type):
+def _version(tensor):
+    """How often the memory of a tensor was written to; tensors of inference mode do not know."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def without_autocast(device_type):
+    """Context without autocast, which is for func alone: the solver's own sums keep their precision."""
+    if not torch.is_autocast_enabled(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def ambient_autocast(device_type):
     """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
     if not torch.is_autocast_enabled(device_type):
         return None

@@ -20,6 +20,7 @@ from ..steppers.runge_kutta import RungeKutta
 from ..tableaus import Tableau
 from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
+from .replay import Replay
 from .second_order import no_second_derivatives
 from .storage import STATES_ONLY
 
@@ -43,36 +44,45 @@ class AdjointSettings:
 def adjoint(problem):
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
-        return _Function.apply(run, *problem.tensors), None
+    # the backward solve repeats nothing that could be compared, but func itself can be: at the start
+    replay = Replay(problem.field.layout)
+    slope = replay.sample(problem.slope)
     with torch.no_grad():
+        run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
+    problem.finish()
+    if problem.differentiable:
+        ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
     return ys, None
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, y0, times, *captured):
-        (ys,) = run.forward(remember=False)
-        ctx.problem = run.problem
-        ctx.save_for_backward(ys, y0, times, *captured)
-        return ys
+    def forward(ctx, problem, replay, slope, results, y0, times, *captured):
+        ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
+        ctx.save_for_backward(*results, y0, times, *captured)
+        return results[0]
 
     @staticmethod
     def backward(ctx, ys_bar):
         ys, *inputs = ctx.saved_tensors
-        with torch.no_grad(), ctx.problem.field.side_effects.replay():
-            bars = _backward(ctx.problem, inputs[0].detach(), ys, ys_bar)
-        return None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
+        problem, y0 = ctx.problem, inputs[0].detach()
+        with torch.no_grad(), problem.backward_pass():
+            slope = torch.empty_like(y0)
+            problem.field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
+            ctx.replay.compare_state(slope, ctx.slope, torch.zeros_like(slope), problem.ts[0])
+            ctx.replay.conclude()
+            bars = _backward(problem, y0, ys, ys_bar)
+        return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
 def _backward(problem, y0, ys, ys_bar):
     """Cotangents of y0, of the times and of the captured tensors."""
     field, n = problem.field, len(y0)
     augmented = _AugmentedField(field)
-    solver = (_ByScipy if isinstance(problem.adjoint.method, Scipy) else _ByMarching)(problem, augmented)
-    all_jumps = [stop for stop in reversed(problem.stops) if stop.jump]
+    jumps = {problem.ts[0]} if problem.starts_at_jump else set()
+    jumps.update(stop.t for stop in problem.stops if stop.jump)
+    solver = (_ByScipy if isinstance(problem.adjoint.method, Scipy) else _ByMarching)(problem, augmented, jumps)
     before = field.n_evals
     times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
     state = ys.new_zeros(augmented.layout.size)
@@ -80,29 +90,31 @@ def _backward(problem, y0, ys, ys_bar):
     for k in range(len(ys), 0, -1):
         state[:n] = ys[k - 1]
         if problem.time_grad:
-            field(problem.ts[k], ys[k - 1], slope)
+            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.ts[k] in jumps))
             times_bar[k] += float(ys_bar[k - 1] @ slope)
         state[n : 2 * n] += ys_bar[k - 1]
-        t, t_end = problem.ts[k], problem.ts[k - 1]
-        jumps = [stop for stop in all_jumps if min(t, t_end) < stop.t < max(t, t_end)]
-        state = solver.through(state, t, t_end, jumps)
+        state = solver.through(state, problem.ts[k], problem.ts[k - 1])
     a = state[n : 2 * n]
     if problem.time_grad:
-        field(problem.ts[0], y0, slope)
+        field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
         times_bar[0] -= float(a @ slope)
     problem.stats.n_backward_f_evals = field.n_evals - before
     captured_bars = [
-        bar.to(tensor.dtype) for bar, tensor in zip(augmented.captured_parts(state), field.captured)
+        bar.to(tensor.dtype) for bar, tensor in zip(augmented.captured_parts(state), field.captured.tensors)
     ]
     return [a, times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
 
 
 class _ByMarching:
-    """Integrates the augmented state by Runge-Kutta steps."""
+    """Integrates the augmented state by Runge-Kutta steps.
 
-    def __init__(self, problem, augmented):
+    :param jumps: times at which func jumps, a set
+    """
+
+    def __init__(self, problem, augmented, jumps):
         settings = problem.adjoint
-        self.augmented, self.limits, self.grid = augmented, problem.limits, sorted(settings.grid)
+        self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
+        self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
         self.stepper = RungeKutta(settings.method, augmented)
         self.controller, self.size = settings.controller, settings.first_step
         if isinstance(self.controller, Controller):
@@ -117,22 +129,22 @@ class _ByMarching:
             **{name: _of_state(callback, augmented.n) for name, callback in vars(settings.callbacks).items()}
         )
 
-    def through(self, state, t, t_end, jumps):
-        """The augmented state at t_end, from that at t.
-
-        :param jumps: the `Stop`s between the two at which func jumps, in the order in which they are met
-        """
+    def through(self, state, t, t_end):
+        """The augmented state at t_end, from that at t."""
         k1 = torch.empty_like(state)
-        self.augmented(t, state, k1)
+        self.augmented(t, state, k1, side=int(t in self.jumps))
         if self.size is None:
             self.size = self.controller.initial_step(self.augmented.slope, t, t_end, state, k1)
+        low, high = sorted((t, t_end))
+        inside = self.stops[bisect_right(self.stops, low) : bisect_left(self.stops, high)]
         steps = march(
             self.stepper,
             self.controller,
             self.stepper.start(t, state, k1),
             t,
-            self._stops(t, t_end, jumps),
+            [Stop(time, jump=time in self.jumps) for time in (*(inside if t < t_end else inside[::-1]), t_end)],
             first_step=self.size,
+            perturb=self.perturb,
             limits=self.limits,
             callbacks=self.callbacks,
         )
@@ -140,24 +152,18 @@ class _ByMarching:
             self.size = step.proposed  # the last one is a good first size for the interval before
         return step.trial.end.y.clone()
 
-    def _stops(self, t, t_end, jumps):
-        low, high = sorted((t, t_end))
-        given = self.grid[bisect_right(self.grid, low) : bisect_left(self.grid, high)]
-        stops = {time: Stop(time) for time in given} | {jump.t: Stop(jump.t, jump=True) for jump in jumps}
-        return [*(stops[time] for time in sorted(stops, key=lambda time: abs(time - t))), Stop(t_end)]
-
 
 class _ByScipy:
     """Integrates the augmented state by scipy, which steps across jumps as its error control allows."""
 
-    def __init__(self, problem, augmented):
+    def __init__(self, problem, augmented, jumps):
         method = problem.adjoint.method
         self.augmented, self.limits = augmented, problem.limits
         self.method = replace(
             method, rtol=augmented.tolerance(method.rtol), atol=augmented.tolerance(method.atol)
         )
 
-    def through(self, state, t, t_end, jumps):
+    def through(self, state, t, t_end):
         states, failure = self.method.states(self.augmented, state, (t, t_end), self.limits)
         if failure is not None:
             raise failure
@@ -187,7 +193,7 @@ class _AugmentedField:
     def __init__(self, field):
         self.field = field
         self.n = field.layout.size
-        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured]
+        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
 
@@ -195,7 +201,7 @@ class _AugmentedField:
         n = self.n
         self.n_evals += 1
         evaluation = self.field.record(t, state[:n], out[:n], side=-side)
-        gradients = GradientSum(len(self.field.captured))
+        gradients = GradientSum(len(self.sizes))
         a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
         if a_slope is None:
             out[n : 2 * n].zero_()
@@ -237,7 +243,7 @@ class _AugmentedField:
         """The part of an augmented vector that belongs to the captured tensors, shaped like them."""
         return [
             torch.view_as_complex(piece.view(*tensor.shape, 2)) if tensor.is_complex() else piece.view(tensor.shape)
-            for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured)
+            for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured.tensors)
         ]
 
     def tolerance(self, value):

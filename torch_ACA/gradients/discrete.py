@@ -21,10 +21,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..capture import leaves_behind
+from ..errors import SecondDerivativeError
 from ..march import Stop
 from ..solution import Trajectory
 from ..steppers.runge_kutta import RungeKutta
+from ..transforms import forward_ad_disabled, is_batched
 from ..vector_field import GradientSum
+from .replay import Replay
 from .storage import UNLIMITED, Storage
 
 
@@ -41,11 +45,16 @@ def direct(problem):
 
 def _integrate(problem, memory):
     run = DiscreteSolve(problem, memory)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
-        ys, *dense = _Function.apply(run, *problem.tensors)
-    else:
-        with torch.no_grad():
-            ys, *dense = run.forward(remember=False)
+    remember = problem.differentiable or problem.transformed
+    with torch.no_grad(), forward_ad_disabled():
+        results = run.forward(remember=remember)
+    problem.finish()
+    if problem.transformed:
+        with problem.backward_pass():
+            results = run.traced(problem.y0, problem.times)
+    elif remember:
+        results = _Function.apply(run, results, *problem.tensors)
+    ys, *dense = results
     return ys, Trajectory(problem.tableau.interpolant, *dense) if dense else None
 
 
@@ -58,14 +67,11 @@ class AcceptedStep:
     t_end: float
     stop: Stop | None
     after_jump: bool
+    before_jump: bool
     outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
     evaluations: list | None = None  # kept graphs
-
-    @property
-    def before_jump(self):
-        return self.stop is not None and self.stop.jump
 
     @property
     def given_end(self):
@@ -88,7 +94,9 @@ class DiscreteSolve:
         compiled = problem.compile_options is not None
         graph_bytes = math.inf if compiled else problem.tableau.stages * problem.field.evaluation_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
-        self.end_evaluation = None
+        self.end_evaluation = self.end_sample = None
+        field = problem.field
+        self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
     def forward(self, *, remember=True):
         """March; returns the outputs [m - 1, n] and, for dense output, the tensors of a `Trajectory`.
@@ -98,12 +106,14 @@ class DiscreteSolve:
         problem, storage = self.problem, self.storage
         stepper = self._stepper(keep_graphs=remember and storage.wants_graph)
         evaluation = problem.evaluation if stepper.keep_graphs else None
-        carry = stepper.start(problem.ts[0], problem.y0, problem.slope, evaluation)
+        carry = stepper.start(
+            problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
+        )
         problem.slope = problem.evaluation = None
         ys = problem.new_outputs()
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
-            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump)
+            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
             record.outputs = problem.outputs_within(step.t_end)
             if (record.outputs or dense) and stepper.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
@@ -125,6 +135,8 @@ class DiscreteSolve:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
             elif not dense:  # the steps behind the last output ran into the failure
                 storage.cut(problem.n_steps_to_last_output)
+            if problem.failure is None:
+                self.end_sample = self.replay.sample(step.trial.end.y)
         ys = problem.solved(ys)
         return (ys, *dense.tensors()) if dense else (ys,)
 
@@ -137,7 +149,7 @@ class DiscreteSolve:
         """
         problem, stepper, steps = self.problem, self._stepper(), self.storage.steps
         time_grad, count = problem.time_grad, len(steps)
-        gradients = GradientSum(len(problem.field.captured))
+        gradients = GradientSum(len(problem.field.captured.tensors))
         before = problem.field.n_evals
         inside = _OutputCotangents(stepper, ys_bar, dense_bars)
         times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
@@ -163,8 +175,11 @@ class DiscreteSolve:
                 t_bar += 0.0 if time_bar is None else float(time_bar)
 
             own, step.evaluations = step.evaluations, None
-            if own is None:
-                own = stepper.replay(step.t, step.h, start, after_jump=step.after_jump, before_jump=step.before_jump)
+            replayed = own is None
+            if replayed:
+                own = stepper.replay(
+                    step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
+                )
             elif time_grad:
                 stepper.reload(own)
 
@@ -174,6 +189,10 @@ class DiscreteSolve:
                 if earlier[1] is not None and stepper.needs_end_slope and not step.after_jump:
                     first_bar = earlier[1][-1]
             y_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, first_bar, gradients)
+            if replayed:
+                remembered = self.end_sample if following is None else end
+                if remembered is not None:
+                    self.replay.compare_step(stepper, step, start, remembered)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
@@ -191,6 +210,7 @@ class DiscreteSolve:
                     t_bar = start_t_bar - h_bar
             start_bar, slope_bars = earlier or (None, None)
             following, end, end_slope = step, start, stepper.slopes[0].clone() if time_grad else None
+        self.replay.conclude()
         times_bar[0] += t_bar
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         y_bar = y_bar.clone()  # out of the stepper's buffer
@@ -199,25 +219,34 @@ class DiscreteSolve:
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper()
+        times = times.double()
         ys, t, y, slope = {}, times[0], y0, None
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
-            h = step.h if step.given_end is None else times[step.given_end] - t
+            if step.stop is None:
+                h, t_end = step.h, t + step.h
+            else:
+                given = step.given_end
+                t_end = times.new_tensor(step.t_end) if given is None else times[given]
+                h = t_end - t
             y1, slopes, _ = stepper.traced(
-                t, h, y, slope, after_jump=step.after_jump, before_jump=step.before_jump
+                t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump
             )
             if (step.outputs or dense) and stepper.needs_end_slope and not problem.tableau.fsal:
-                slopes.append(problem.field.traced(t + h, y1, side=-int(step.before_jump)))
+                slopes.append(problem.field.traced(t_end, y1, side=-int(step.before_jump)))
             for i in step.outputs:
                 ys[i] = stepper.traced_interpolate(t, h, y, slopes, times[i])
             if dense:
                 dense.add_traced(t, y, slopes)
             known = problem.tableau.fsal or len(slopes) > problem.tableau.stages
             slope = slopes[-1] if known and not step.before_jump else None
-            t, y = t + h, y1
+            t, y = t_end, y1
             if step.given_end is not None:
                 ys[step.given_end] = y
-        ys = torch.stack([ys[i + 1] for i in range(len(ys))])
+        if self.end_sample is not None and not problem.transformed:
+            self.replay.compare_state(y, self.end_sample, y0.detach(), problem.ts[-1])
+            self.replay.conclude()
+        ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
     def _advance(self, stepper, y, first, last):
@@ -227,8 +256,7 @@ class DiscreteSolve:
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
                 stepper.prepare(carry)
-                carry = stepper.step(carry, step.h, before_jump=step.before_jump).end
-                carry.t = step.t_end
+                carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:
                     stepper.refresh(carry)
         return carry.y
@@ -309,8 +337,7 @@ class _OutputCotangents:
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, y0, times, *captured):
-        results = run.forward()
+    def forward(ctx, run, results, y0, times, *captured):
         ctx.run = run
         ctx.n_inputs = 2 + len(captured)
         # with autograd, so that the states go when the graph goes
@@ -323,21 +350,55 @@ class _Function(torch.autograd.Function):
     def backward(ctx, *bars):
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.field.side_effects.replay():
-            if torch.is_grad_enabled():
-                return None, *_differentiable(run, inputs, bars)
+        with run.problem.backward_pass():
+            if torch.is_grad_enabled() or any(map(is_batched, bars)):
+                return None, None, *_differentiable(run, inputs, bars)
             states = dict(zip(ctx.states_at, states))
             y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
-        return None, y_bar, times_bar, *captured_bars
+        return None, None, y_bar, times_bar, *captured_bars
 
 
 def _differentiable(run, inputs, bars):
-    """The same cotangents as functions of everything (create_graph=True): the accepted grid runs again with a graph."""
-    before = run.problem.field.n_evals
-    results = run.traced(inputs[0], inputs[1])
-    pairs = [(result, bar) for result, bar in zip(results, bars) if result.requires_grad]
-    outputs, cotangents = zip(*pairs)
-    wanted = [t for t in inputs if t.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
-    run.problem.stats.n_backward_f_evals = run.problem.field.n_evals - before
-    return [next(found) if t.requires_grad else None for t in inputs]
+    """The same cotangents as functions of everything (create_graph=True): the accepted grid runs again with a graph.
+
+    It runs on aliases of all inputs: what an input shares with others, or with func, lies behind the aliases, where
+    this pass does not go.
+    """
+    field = run.problem.field
+    before = field.n_evals
+    with torch.enable_grad():
+        y0, times, *captured = aliases = [tensor.view_as(tensor) for tensor in inputs]
+        with field.standing_in(captured):
+            results = run.traced(y0, times)
+        pairs = [(result, bar) for result, bar in zip(results, bars) if result.requires_grad]
+        outputs, cotangents = zip(*pairs) if pairs else ((), ())
+        targets = _targets(field.captured, inputs, aliases, outputs)
+    wanted = [t for t in targets if t.requires_grad]
+    found = iter(())
+    if outputs:
+        found = iter(torch.autograd.grad(
+            outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True
+        ))  # fmt: skip
+    run.problem.stats.n_backward_f_evals = field.n_evals - before
+    return [next(found, None) if t.requires_grad else None for t in targets]
+
+
+def _targets(captured, inputs, aliases, outputs):
+    """What to differentiate outputs by: the aliases, but for leaves that func used past them (in TorchScript or in an
+    `autograd.Function` of its own).
+
+    :raises SecondDerivativeError: an alias has such a leaf in its history
+    """
+    edges = [alias.grad_fn for alias in aliases]
+    direct = leaves_behind([output.grad_fn for output in outputs], until=edges)
+    if not direct:
+        return aliases
+    captured.accept(direct, inputs)
+    direct = {id(leaf) for leaf in direct}
+    rest = [alias.grad_fn for alias, source in zip(aliases, inputs) if id(source) not in direct]
+    if any(id(leaf) in direct for leaf in leaves_behind(rest)):
+        raise SecondDerivativeError(
+            "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom "
+            "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use gradient='naive'"
+        )
+    return [source if id(source) in direct else alias for alias, source in zip(aliases, inputs)]

@@ -18,19 +18,22 @@ from ..march import Stop
 from ..steppers.alf import AsynchronousLeapfrog
 from ..steppers.base import Carry
 from ..vector_field import GradientSum
+from .replay import Replay
 from .second_order import no_second_derivatives
 
 
 def mali(problem):
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    if any(stop.jump for stop in problem.stops):
-        raise ValueError("jump_t is not available with gradient='mali': a new velocity at a jump cannot be inverted")
+    if problem.starts_at_jump or any(stop.jump for stop in problem.stops):
+        raise ValueError("jumps are not available with gradient='mali': a new velocity at a jump cannot be inverted")
     run = _Solve(problem)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors):
-        return _Function.apply(run, *problem.tensors), None
     with torch.no_grad():
-        return run.forward()[0], None
+        ys, end = run.forward()
+    problem.finish()
+    if problem.differentiable:
+        ys = _Function.apply(run, [ys], end, *problem.tensors)
+    return ys, None
 
 
 @dataclass(slots=True)
@@ -49,11 +52,13 @@ class _Solve:
     def __init__(self, problem):
         self.problem, self.steps = problem, []
         self.stepper = AsynchronousLeapfrog(problem.field, time_grad=problem.time_grad)
+        field = problem.field
+        self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
     def forward(self):
         """The outputs [m - 1, n] and the final `Carry`."""
         problem, stepper = self.problem, self.stepper
-        carry = end = stepper.start(problem.ts[0], problem.y0, problem.slope)
+        carry = end = stepper.start(problem.ts[0], problem.y0.detach(), problem.slope)
         problem.slope = problem.evaluation = None
         ys = problem.new_outputs()
         try:
@@ -75,8 +80,8 @@ class _Solve:
 
     def backward(self, end, ys_bar):
         problem, stepper = self.problem, self.stepper
-        gradients = GradientSum(len(problem.field.captured))
-        before = problem.field.n_evals
+        gradients = GradientSum(len(problem.field.captured.tensors))
+        before, last = problem.field.n_evals, end
         times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if problem.time_grad else None
         z_bar, v_bar, t_bar = torch.zeros_like(end.y), torch.zeros_like(end.y), 0.0
         for step in reversed(self.steps):
@@ -109,6 +114,7 @@ class _Solve:
                         times_bar[given_end] += t_bar + h_bar
                     t_bar = start_t_bar - h_bar
             end = start
+        self._compare_start(end, last)
         first = problem.field.record(problem.ts[0], problem.y0, time_grad=problem.time_grad)
         state_bar, time_bar = first.vjp(v_bar, gradients)
         if state_bar is not None:
@@ -119,18 +125,25 @@ class _Solve:
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         return z_bar, times_bar, gradients.totals
 
+    def _compare_start(self, start, end):
+        """The state rebuilt at the start, from the one at the end, must be the initial state, but for rounding."""
+        y0 = self.problem.y0.detach()
+        farther = torch.maximum(end.y.abs(), y0.abs())  # what rounding is relative to
+        self.replay.compare_state(start.y, self.replay.sample(y0), y0 - farther, self.problem.ts[0])
+        self.replay.conclude()
+
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, y0, times, *captured):
-        ys, end = run.forward()
+    def forward(ctx, run, results, end, y0, times, *captured):
         ctx.run, ctx.t_end = run, end.t
         ctx.save_for_backward(end.y, end.slope, y0, times, *captured)
-        return ys
+        return results[0]
 
     @staticmethod
     def backward(ctx, ys_bar):
         z, v, *inputs = ctx.saved_tensors
-        with torch.no_grad(), ctx.run.problem.field.side_effects.replay():
+        with torch.no_grad(), ctx.run.problem.backward_pass():
             y_bar, times_bar, captured_bars = ctx.run.backward(Carry(ctx.t_end, z, v), ys_bar)
-        return None, *no_second_derivatives("mali", [y_bar, times_bar, *captured_bars], [ys_bar, *inputs])
+        bars = no_second_derivatives("mali", [y_bar, times_bar, *captured_bars], [ys_bar, *inputs])
+        return None, None, None, *bars

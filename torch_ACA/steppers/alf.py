@@ -29,14 +29,14 @@ class AsynchronousLeapfrog(Stepper):
     def prepare(self, carry):
         """Nothing: the velocity is part of the carry."""
 
-    def step(self, carry, h, *, before_jump=False):
-        """Try a step of size h."""
+    def step(self, carry, h, t_end, *, before_jump=False):
+        """Try a step of size h to t_end."""
         v = carry.slope
         middle = torch.add(carry.y, v, alpha=h / 2)
         u = torch.empty_like(middle)
         self.field(carry.t + h / 2, middle, u)
         v1 = 2 * u - v
-        return Trial(Carry(carry.t + h, torch.add(middle, v1, alpha=h / 2), v1), h * (u - v))
+        return Trial(Carry(t_end, torch.add(middle, v1, alpha=h / 2), v1), h * (u - v))
 
     def interpolate(self, start, end, h, theta):
         """The cubic through both states and their velocities: [m, n]."""

@@ -32,6 +32,7 @@ class CompiledRungeKutta(RungeKutta):
     def __init__(self, tableau, vector_field, *, with_slopes, options, time_grad=False):
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes = with_slopes
+        self._end = None  # of the step that was last replayed
         self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad, options)
         effects = vector_field.side_effects
         self._hopeless = effects.draws or effects.counts
@@ -57,23 +58,23 @@ class CompiledRungeKutta(RungeKutta):
             super().prepare(carry)
             self._own(carry)
 
-    def step(self, carry, h, *, before_jump=False):
+    def step(self, carry, h, t_end, *, before_jump=False):
         if before_jump or not self._usable:
             super().prepare(carry)
-            trial = super().step(carry, h, before_jump=before_jump)
+            trial = super().step(carry, h, t_end, before_jump=before_jump)
             self._own(trial.end)
             return trial
         try:
             y = carry.y.detach()  # y0 may have a history, which would be another case to compile
-            y1, slopes, error = self._compiled.step(self.field.func, self._times(carry.t, h), y, carry.slope)
+            y1, slopes, error = self._compiled.step(self.field.func, self._times(carry.t, h, t_end), y, carry.slope)
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
-            return self.step(carry, h)
+            return self.step(carry, h, t_end)
         self.field.n_evals += self.tableau.stages - (carry.slope is not None)
         if self.with_slopes:
             self.slopes[: len(slopes)].copy_(slopes)
             slopes = slopes[-1]
-        return Trial(Carry(carry.t + h, y1, slopes if self.tableau.fsal else None), error)
+        return Trial(Carry(t_end, y1, slopes if self.tableau.fsal else None), error)
 
     def end_slope(self, carry, *, before_jump=False):
         if carry.slope is None:
@@ -86,37 +87,46 @@ class CompiledRungeKutta(RungeKutta):
         if carry.slope is not None:
             carry.slope = carry.slope.clone()
 
-    def replay(self, t, h, y, *, after_jump=False, before_jump=False):
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False):
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         if after_jump or before_jump or not self._usable:
-            return super().replay(t, h, y, after_jump=after_jump, before_jump=before_jump)
-        return t, y.detach()
+            return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump)
+        return t, y.detach(), t_end
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
         if isinstance(replayed, list):  # evaluations of a step that is not compiled
             return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
-        t, y = replayed
+        t, y, t_end = replayed
         slopes_bar = None
         if self.with_slopes:
             slopes_bar = torch.zeros_like(self.slopes) if slope_bars is None else slope_bars.clone()
             slopes_bar = slopes_bar[: self.own_stages]
             if first_bar is not None:
                 slopes_bar[0] += first_bar
-        captured = self.field.captured
+        captured = self.field.captured.sources
         try:
-            found, slopes = self._compiled.vjp(self.field.func, captured, self._times(t, h), y, y_bar, slopes_bar)
+            found, self._end, slopes = self._compiled.vjp(
+                self.field.func, captured, self._times(t, h, t_end), y, y_bar, slopes_bar
+            )
         except NOT_COMPILABLE as failure:
             self._give_up(failure)
-            return super().vjp(h, super().replay(t, h, y), y_bar, slope_bars, first_bar, gradients)
+            return super().vjp(h, super().replay(t, h, y, t_end), y_bar, slope_bars, first_bar, gradients)
         self.field.n_evals += self.own_stages
         if slopes is not None:
             self.slopes[: self.own_stages].copy_(slopes)
         gradients.add(found[1 : 1 + len(captured)])
-        return found[0], *(found[-1] if self.time_grad else (0.0, 0.0))
+        t_bar, h_bar, t_end_bar = found[-1] if self.time_grad else (0.0, 0.0, 0.0)
+        return found[0], t_bar + t_end_bar, h_bar + t_end_bar
 
-    def _times(self, t, h):
-        """Time and step size as a tensor [2]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
-        times = torch.tensor([t, h], dtype=torch.float64)
+    def replayed_end(self, y, h, every):
+        if self._end is None:  # a step that is not compiled
+            return super().replayed_end(y, h, every)
+        end, self._end = self._end, None
+        return end[::every]
+
+    def _times(self, t, h, t_end):
+        """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
+        times = torch.tensor([t, h, t_end], dtype=torch.float64)
         if self.slopes.device.type != "cuda":
             return times
         return times.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
@@ -135,18 +145,19 @@ class _Compiled:
         own = tableau.stages - tableau.fsal
         self._time_grad = time_grad
 
-        def stages(func, t, h, y, slopes, count):
-            stage = y
+        def stages(func, times, y, slopes, count):
+            (t, h, t_end), stage = times, y
             for i in range(len(slopes), count):
                 stage = y + h.to(y) * combine(a[i], slopes) if i else y
+                time = t_end if c[i] == 1.0 else t + c[i] * h
                 with autocast():
-                    slope = func((t + c[i] * h).to(y), layout.unflatten(stage))
+                    slope = func(time.to(y), layout.unflatten(stage))
                 slopes.append(layout.flatten(slope))
             return stage
 
         def step(func, times, y, slope):
-            (t, h), slopes = times, [] if slope is None else [slope]
-            y1 = stages(func, t, h, y, slopes, tableau.stages)
+            h, slopes = times[1], [] if slope is None else [slope]
+            y1 = stages(func, times, y, slopes, tableau.stages)
             if not tableau.fsal:
                 y1 = y + h.to(y) * combine(b, slopes)
             error = h.to(y) * combine(b_error, slopes) if b_error else None
@@ -154,20 +165,21 @@ class _Compiled:
 
         def vjp(func, captured, times, y, y_bar, slopes_bar):
             with torch.enable_grad():
-                (t, h), slopes = times, []
-                stages(func, t, h, y, slopes, own)
+                h, slopes = times[1], []
+                stages(func, times, y, slopes, own)
                 outputs, bars = [y + h.to(y) * combine(b[:own], slopes)], [y_bar]
                 if with_slopes:
                     outputs.append(torch.stack(slopes))
                     bars.append(slopes_bar)
                 wanted = [y, *captured, times] if time_grad else [y, *captured]
                 found = torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
-            return found, outputs[1].detach() if with_slopes and time_grad else None
+            return found, outputs[0].detach(), outputs[1].detach() if with_slopes and time_grad else None
 
         self.step, self._vjp = _compile(step, options), _compile(vjp, options)
 
     def vjp(self, func, captured, times, y, y_bar, slopes_bar):
-        """(cotangents of y, of what func captures and, with time_grad, of the times [2]; slopes or None)"""
+        """(cotangents of y, of what func captures and, with time_grad, of the times [3]; state at the end of the
+        step; slopes or None)"""
         times, y = times.detach().requires_grad_(self._time_grad), y.detach().requires_grad_()
         before = dynamo_config.trace_autograd_ops  # its `patch` takes three times as long
         dynamo_config.trace_autograd_ops = True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..transforms import under_transform
 from .base import Carry, Stepper, Trial
 
 
@@ -42,9 +43,9 @@ class RungeKutta(Stepper):
         self._c = self._weights.c
         self._cotangents = None
 
-    def start(self, t, y, slope=None, evaluation=None):
-        """Carry at the start of a solve; slope and evaluation: f there, if known already."""
-        return Carry(t, y, slope, evaluation)
+    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
+        """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
+        return Carry(t, y, slope, evaluation, after_jump)
 
     def refresh(self, carry):
         """Forget the slope: f jumps here."""
@@ -60,21 +61,23 @@ class RungeKutta(Stepper):
             first.copy_(carry.slope)
             carry.slope = first
 
-    def step(self, carry, h, *, before_jump=False):
-        """Try a step of size h from a prepared carry; before_jump: f jumps at its end, where it is taken just before.
+    def step(self, carry, h, t_end, *, before_jump=False):
+        """Try a step of size h from a prepared carry to t_end (which is t + h but for rounding); before_jump: f jumps
+        there, so that it is taken just before.
         """
         t, y = carry.t, carry.y
         side = -1 if before_jump else 0
         evaluations = [carry.evaluation] if self.keep_graphs else None
         for i in range(1, self.tableau.stages):
             stage = self._stage(y, h, i)
-            evaluation = self._slope(t + self._c[i] * h, stage, i, side if self._c[i] == 1.0 else 0)
+            at_end = self._c[i] == 1.0
+            evaluation = self._slope(t_end if at_end else t + self._c[i] * h, stage, i, side if at_end else 0)
             if self.keep_graphs:
                 evaluations.append(evaluation)
         if self.tableau.fsal:
-            end = Carry(t + h, stage, self._row[i], evaluations.pop() if self.keep_graphs else None)
+            end = Carry(t_end, stage, self._row[i], evaluations.pop() if self.keep_graphs else None)
         else:
-            end = Carry(t + h, torch.addmv(y, self._columns[-1], self._weights.b, alpha=h))
+            end = Carry(t_end, torch.addmv(y, self._columns[-1], self._weights.b, alpha=h))
         error = None
         if self.tableau.adaptive:
             error = torch.addmv(y, self._columns[-1], self._weights.b_error, alpha=h, beta=0)
@@ -117,15 +120,22 @@ class RungeKutta(Stepper):
         )
         return derivatives, float((weights - derivatives * theta).sum())
 
-    def replay(self, t, h, y, *, after_jump=False, before_jump=False):
-        """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages."""
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False):
+        """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages, which are left
+        in the buffer."""
         evaluations = []
         for i in range(self.own_stages):
             stage = y if i == 0 else self._stage(y, h, i)
-            side = int(after_jump) if i == 0 else -int(before_jump and self._c[i] == 1.0)
-            out = self._target[i] if self.time_grad or i + 1 < self.own_stages else None
-            evaluations.append(self.record(t + self._c[i] * h, stage, out, side))
+            at_end = self._c[i] == 1.0
+            side = int(after_jump) if i == 0 else -int(before_jump and at_end)
+            time = t_end if at_end else t + self._c[i] * h
+            evaluations.append(self.record(time, stage, self._target[i], side))
         return evaluations
+
+    def replayed_end(self, y, h, every):
+        """Every so-manieth entry of the state at the end of a step whose own stages are in the buffer."""
+        slopes = self.slopes[: self.own_stages, ::every]
+        return torch.addmv(y[::every], slopes.T, self._weights.b_own, alpha=h)
 
     def record(self, t, y, out=None, side=0):
         """One evaluation of f with its graph."""
@@ -176,16 +186,17 @@ class RungeKutta(Stepper):
             y_bar.addmv_(bars.others, bars.ones)
         return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
-    def traced(self, t, h, y, slope=None, *, after_jump=False, before_jump=False):
-        """The step out of place, differentiable in t, h (0-d tensors or floats), y and all that f depends on.
+    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
+        """The step out of place, differentiable in t, h, t_end (0-d tensors or floats), y and all that f depends on.
 
         :returns: y1 [n], its slopes (list of [n]), the error estimate [n] or None
         """
         slopes = [self.field.traced(t, y, side=int(after_jump)) if slope is None else slope]
         for i in range(1, self.tableau.stages):
             stage = y + h * combine(self.tableau.a[i], slopes)
-            side = -int(before_jump and self._c[i] == 1.0)
-            slopes.append(self.field.traced(t + self._c[i] * h, stage, side=side))
+            at_end = self._c[i] == 1.0
+            time = t_end if at_end else t + self._c[i] * h
+            slopes.append(self.field.traced(time, stage, side=-int(before_jump and at_end)))
         y1 = stage if self.tableau.fsal else y + h * combine(self.tableau.b, slopes)
         error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return y1, slopes, error
@@ -231,12 +242,14 @@ class _Cotangents:
 @dataclass(frozen=True)
 class _Weights:
     """Coefficients: vectors, and floats where they are used one by one. ``b_last`` belongs to the last stage that a
-    step pays for; ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage j is in."""
+    step pays for, ``b_own`` to all of them; ``pullback[j]`` combines the rows of `_Cotangents` that the slope of stage
+    j is in."""
 
     c: list
     a: list
     a10: float | None
     b: torch.Tensor
+    b_own: torch.Tensor
     b_last: float
     b_error: torch.Tensor | None
     pullback: list
@@ -246,6 +259,8 @@ _WEIGHTS = weakref.WeakKeyDictionary()  # by tableau, then by type and device: m
 
 
 def _weights_of(tableau, dtype, device):
+    if under_transform():  # these tensors belong to the transform
+        return _made_weights(tableau, dtype, device)
     known = _WEIGHTS.setdefault(tableau, {})
     if (dtype, device) not in known:
         known[dtype, device] = _made_weights(tableau, dtype, device)
@@ -263,6 +278,7 @@ def _made_weights(tableau, dtype, device):
         [vector(row) for row in a],
         float(a[1][0]) if tableau.stages > 1 else None,
         vector(b),
+        vector(b[: last + 1]),
         float(b[last]),
         vector(tableau.b_error) if tableau.adaptive else None,
         [vector([b[j], *(a[m][j] for m in range(last, j, -1))]) for j in range(last + 1)],

@@ -1,0 +1,62 @@
+"""What PyTorch's function transforms and forward-mode AD ask of a solve.
+
+A custom backward pass is not seen by `torch.func` (grad, vjp, jacrev, jvp, vmap), nor are tangents. Under them the
+accepted grid is found without derivatives, and then run once more as ordinary operations, which every transform goes
+through.
+"""
+
+import contextlib
+
+import torch
+from torch.autograd import forward_ad
+
+from .errors import TransformError
+
+
+def under_transform():
+    """Whether a transform of `torch.func`, or a level of forward-mode AD, is active."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+@contextlib.contextmanager
+def explained():
+    """Context of a solve under a transform.
+
+    :raises TransformError: instead of what PyTorch says where the transform does not go through
+    """
+    try:
+        yield
+    except RuntimeError as failure:
+        if "vmap" not in str(failure):
+            raise
+        raise TransformError(
+            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the batch "
+            "at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
+        ) from failure
+
+
+def check_transform(gradient):
+    """Refuse gradient methods that exist as a custom backward pass alone.
+
+    :raises TransformError: under a transform, for such a method
+    """
+    if gradient in ("adjoint", "mali"):
+        raise TransformError(
+            f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', "
+            "'direct' or 'naive'"
+        )
+
+
+def is_batched(tensor):
+    """Whether vmap runs over a tensor (as for `torch.autograd.grad(..., is_grads_batched=True)`)."""
+    return tensor is not None and "Batched" in str(torch._C._dispatch_keys(tensor))  # of either kind that PyTorch has
+
+
+@contextlib.contextmanager
+def forward_ad_disabled():
+    """Context in which tangents are not carried on."""
+    if forward_ad._current_level < 0:
+        yield
+        return
+    with forward_ad._set_fwd_grad_enabled(False):
+        yield
