@@ -62,18 +62,23 @@ def odeint(
     """
     method, kind = _checked_method(method, gradient)
     t = times_of("t", t)
-    if event_fn is None and t.shape == (1,):
-        return pytree.tree_map(lambda leaf: leaf[None], y0)
+    options = _translated(func, y0, t, options, method, kind, event_fn)
+    keywords = {"rtol": rtol, "atol": atol, "method": method, "gradient": gradient} | keywords
+    return _odeint(func, y0, t, event_fn, kind, options, keywords)
+
+
+def _odeint(func, y0, t, event_fn, kind, options, keywords):
+    """`odeint`, with options and keywords in the terms of `solve`."""
+    keywords = {"options": options, "callbacks": _callbacks(func, y0, keywords["method"], kind)} | keywords
     if event_fn is not None and kind == "scipy":
         raise ValueError(f"{Scipy.name} finds no events; available with event_fn: {', '.join(METHODS)}")
-    options = _translated(func, y0, t, options, method, kind, event_fn)
-    keywords = {"rtol": rtol, "atol": atol, "method": method, "options": options, "gradient": gradient} | keywords
-    keywords.setdefault("callbacks", _callbacks(func, y0, method, kind))
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
         return event_t.to(t.dtype), ys
-    if kind == "scipy" and gradient != "adjoint":
+    if t.shape == (1,):
+        return pytree.tree_map(lambda leaf: leaf[None], y0)
+    if kind == "scipy" and keywords["gradient"] != "adjoint":
         return _detached(func, y0, t, keywords | {"gradient": "adjoint"})
     return solve(func, y0, t, **keywords).ys
 
@@ -102,32 +107,29 @@ def odeint_adjoint(
         the parameters)
     :param adjoint_params: only these tensors get gradients besides y0 and t; default: all that func uses
     """
-    backward_method, kind = _checked_method(method if adjoint_method is None else adjoint_method, "adjoint")
+    method, kind = _checked_method(method, "adjoint")
+    backward_method, backward_kind = _checked_method(adjoint_method or method, "adjoint")
     t = times_of("t", t)
-    backward = options if adjoint_options is None else adjoint_options
     if adjoint_options is None:  # with what there is a use for: nobody asked for the rest
-        unused = {"norm", *_unused(options, kind)}
-        backward = {name: value for name, value in (options or {}).items() if name not in unused}
-    chosen = {
+        unused = {"norm", *_unused(options, backward_kind)}
+        adjoint_options = {name: value for name, value in (options or {}).items() if name not in unused}
+    options = _translated(func, y0, t, options, method, kind, event_fn)
+    adjoint = {
         "rtol": adjoint_rtol,
         "atol": adjoint_atol,
         "method": backward_method,
-        "options": _translated_backward(func, y0, t, backward, backward_method, kind),
-        "callbacks": _callbacks(func, y0, backward_method, kind, "_adjoint"),
+        "options": _translated_backward(func, y0, t, adjoint_options, backward_method, backward_kind),
+        "callbacks": _callbacks(func, y0, backward_method, backward_kind, "_adjoint"),
     }
-    return odeint(
-        func,
-        y0,
-        t,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        options=options,
-        event_fn=event_fn,
-        gradient="adjoint",
-        adjoint={name: value for name, value in chosen.items() if value is not None},
-        params=adjoint_params,
-    )
+    keywords = {
+        "rtol": rtol,
+        "atol": atol,
+        "method": method,
+        "gradient": "adjoint",
+        "adjoint": {name: value for name, value in adjoint.items() if value is not None},
+        "params": adjoint_params,
+    }
+    return _odeint(func, y0, t, event_fn, kind, options, keywords)
 
 
 def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface=odeint, **keywords):

@@ -90,7 +90,7 @@ def _backward(problem, y0, ys, ys_bar):
     for k in range(len(ys), 0, -1):
         state[:n] = ys[k - 1]
         if problem.time_grad:
-            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.ts[k] in jumps))
+            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.perturb or problem.ts[k] in jumps))
             times_bar[k] += float(ys_bar[k - 1] @ slope)
         state[n : 2 * n] += ys_bar[k - 1]
         state = solver.through(state, problem.ts[k], problem.ts[k - 1])
@@ -132,7 +132,7 @@ class _ByMarching:
     def through(self, state, t, t_end):
         """The augmented state at t_end, from that at t."""
         k1 = torch.empty_like(state)
-        self.augmented(t, state, k1, side=int(t in self.jumps))
+        self.augmented(t, state, k1, side=int(self.perturb or t in self.jumps))
         if self.size is None:
             self.size = self.controller.initial_step(self.augmented.slope, t, t_end, state, k1)
         low, high = sorted((t, t_end))
