@@ -31,6 +31,7 @@ _INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "d
     ),
     "scipy_solver with options={'solver': 'Radau'}",
 )
+SOLVERS = dict.fromkeys((*METHODS, Scipy.name))  # torchdiffeq has classes there; programs ask for the names
 _CALLBACKS = {"step": "callback_step", "accept": "callback_accept_step", "reject": "callback_reject_step"}
 _OF_ADAPTIVE_STEPS = {
     *("first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "beta"),
@@ -53,7 +54,7 @@ def odeint(
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
         jump_t, norm, safety, ifactor, dfactor, perturb, interp, solver; and those of `torch_ACA.solve`. As there, one
         that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
-    :param event_fn: stop where event_fn(t, y) crosses zero; t[1:] is ignored then
+    :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: further ones of `torch_ACA.solve`
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
@@ -75,7 +76,7 @@ def _odeint(func, y0, t, event_fn, kind, options, keywords):
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
-        return event_t.to(t.dtype), ys
+        return event_t.to(t.dtype) if t.is_floating_point() else event_t, ys
     if t.shape == (1,):
         return pytree.tree_map(lambda leaf: leaf[None], y0)
     if kind == "scipy" and keywords["gradient"] != "adjoint":
@@ -136,11 +137,13 @@ def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     :param odeint_interface: `odeint` or `odeint_adjoint`
+    :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64)
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
-    t0 = torch.as_tensor(t0)
-    t0 = t0 if t0.is_floating_point() else t0.to(torch.get_default_dtype())
-    t = torch.stack([t0.reshape(()), t0.detach().reshape(()) + (-1 if reverse_time else 1)])
+    known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
+    t0 = t0.reshape(()) if known else torch.as_tensor(t0, dtype=torch.float64).reshape(())
+    beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
+    t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
 
 
@@ -253,3 +256,8 @@ def _detached(func, y0, t, keywords):
         warn_caller("scipy_solver in odeint gives no gradient: its result is detached. odeint_adjoint gives one")
     with torch.no_grad():
         return solve(func, y0, t, **keywords).ys
+
+
+def find_parameters(module):
+    """The tensors of a module that odeint_adjoint of torchdiffeq differentiates in: a list."""
+    return list(module.parameters())
