@@ -73,10 +73,6 @@ def test_missing_methods_are_named():
         odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="implicit_adams")
     with pytest.raises(ValueError, match="unknown method 'nonsense'"):
         odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="nonsense")
-    with pytest.raises(ValueError, match="unknown option"):
-        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), options={"eps": 1.0})
-    with pytest.warns(UserWarning, match="no effect"):
-        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), options={"dtype": torch.float32})
 
 
 def test_names_that_collide():
@@ -109,14 +105,6 @@ def test_callbacks_of_torchdiffeq():
     y = odeint_adjoint(module, torch.ones(2, 2, requires_grad=True), torch.tensor([0.0, 1.0]))
     y[-1].sum().backward()
     assert forward > 0 and len(module.seen) > 2 * forward and set(module.seen) == {((), (2, 2), True)}
-
-
-def test_scipy_solver():
-    ts, options = torch.linspace(0, 1, 4), {"solver": "LSODA"}
-    ys = odeint(lambda t, y: -y, torch.ones(3), ts, method="scipy_solver", options=options)
-    assert float((ys[-1] - math.exp(-1)).abs().max()) < 1e-6
-    with pytest.raises(ValueError, match="not differentiable"):
-        odeint(lambda t, y: -y, torch.ones(3, requires_grad=True), torch.linspace(0, 1, 4), method="scipy_solver")
 
 
 def test_dense_output_of_torchdiffeq():
