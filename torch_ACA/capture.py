@@ -19,11 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import CaptureError, SideOutputError
 
-_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages, or a part of them
+LOOKED_AT_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages
 
 
 class Captured:
     """The tensors besides the state and the time that f depends on.
+
+    Once `seal` has been called: ``tensors`` get the gradients; ``leaves`` are what an evaluation's backward pass is
+    asked for in their place, leaves and stand-ins; ``sources`` what func itself holds.
 
     :param tensors: those known beforehand, all of which require grad
     :param params: only these get gradients (None: all)
@@ -35,8 +38,8 @@ class Captured:
         self._leaves, self._tracked = {}, {}
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
-        self._sealed = None
-        self._n_graphs, self._sizes, self._last = 0, set(), 0
+        self.tensors = self.sources = None
+        self.leaves = ()
         self.keep_graph = False  # whether graphs go on into a history that others need too
         for tensor in (*tensors, *(self._params or {}).values()):
             self.add(tensor)
@@ -56,21 +59,6 @@ class Captured:
         """All that may turn out to be used."""
         return (*self._leaves.values(), *(tensor for tensor, _ in self._tracked.values()))
 
-    @property
-    def leaves(self):
-        """What an evaluation's backward pass is asked for: leaves and stand-ins, as `tensors`."""
-        return self._sealed[1] if self._sealed else tuple(self._leaves.values())
-
-    @property
-    def tensors(self):
-        """What gets the gradients, once `seal` has been called."""
-        return self._sealed[0]
-
-    @property
-    def sources(self):
-        """What func itself holds, as `tensors`."""
-        return self._sealed[2]
-
     def cut(self):
         """Context in which f is evaluated: stand-ins for what has a history; None if there is none."""
         return Cut(self._tracked, self._used) if self._tracked else None
@@ -84,18 +72,16 @@ class Captured:
             originals = self._only_to_params([tensor for tensor, _ in used])
         stand_ins = [_stand_in(entry) for entry in used]
         leaves = tuple(self._leaves.values())
-        sources = (*leaves, *(tensor for tensor, _ in used))
-        self._sealed = (*leaves, *originals), (*leaves, *stand_ins), sources
+        self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
+        self.sources = (*leaves, *(tensor for tensor, _ in used))
         kept = {id(entry[0]): entry for entry in used}
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
 
     def leave_out_frozen(self):
         """Leaves that have ceased to require grad since the forward pass get no gradient."""
-        self._last = 0  # what was recorded since says nothing about f
-        originals, leaves, sources = self._sealed
-        leaves = (t if t.requires_grad else t.detach().requires_grad_() for t in leaves)
-        self._sealed = originals, tuple(leaves), sources
+        if not all(tensor.requires_grad for tensor in self.leaves):
+            self.leaves = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in self.leaves)
 
     def uses(self, tensor):
         """Whether this tensor, which has a history, was handed to an operation by func."""
@@ -110,9 +96,6 @@ class Captured:
         :returns: whether it used tensors that have a history, and the (node, output number) of those not known
         """
         leaves, history = graph_inputs(edges, known, since)
-        if edges:
-            self._last = edges[0].node._sequence_nr()
-            self._sizes.add(self._last - since)
         for leaf in leaves:
             self.add(leaf)
             if id(leaf) in self._tracked:
@@ -141,21 +124,14 @@ class Captured:
                 self.add(leaf)
 
     def check(self, evaluation, t):
-        """Now and then, and for every graph of a new size: refuse what was not found beforehand.
+        """Look at a graph that was recorded later: refuse what was not found beforehand.
 
         :param evaluation: `Evaluation` at time t
         :raises CaptureError: the graph depends on a leaf that gets no gradient
         """
-        root = evaluation.roots[0]
-        age = 0 if root is None else root[0].node._sequence_nr()
-        size, self._last = age - self._last, age
-        self._n_graphs += 1
-        if self._n_graphs % _EVERY and (size in self._sizes or size == age):
-            return
-        self._sizes.add(size)
-        edges, known = evaluation.edges(), evaluation.inputs
-        stand_ins = [stand_in for _, stand_in in self._tracked.values()]
-        self.accept(leaves_behind([edge.node for edge in edges]), [*known, *self.leaves, *stand_ins], t)
+        stand_ins = (stand_in for _, stand_in in self._tracked.values())
+        known = [*evaluation.inputs, *self.leaves, *self._leaves.values(), *stand_ins]
+        self.accept(leaves_behind([edge.node for edge in evaluation.edges()]), known, t)
 
     def stands_in(self, replacements):
         """Context in which these take the place of `sources`, leaves too."""
@@ -180,7 +156,7 @@ class Captured:
         accepted = set(map(id, known))
         for leaf in leaves:
             if id(leaf) not in accepted and id(leaf) not in self._ignored:
-                raise CaptureError(leaf, t, replayed=self._sealed is not None)
+                raise CaptureError(leaf, t, replayed=self.tensors is not None)
 
     def _only_to_params(self, tensors):
         params = tuple(self._params.values())

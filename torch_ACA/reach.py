@@ -25,8 +25,7 @@ _ATOMS = frozenset(
 )
 _PLAIN = (dict, collections.OrderedDict, list, tuple, set, frozenset, collections.deque)
 _FOREIGN = ("torch", "numpy", "builtins", "collections", "functools", "typing", "abc")  # no func of a user is there
-_PARTS = ("_parameters", "_buffers", "_modules")
-_KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))
+_KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))  # attributes of every module
 _CALLED = frozenset(("forward", "__call__"))
 
 
@@ -48,9 +47,7 @@ class Reach:
 def reach(func):
     """The `Reach` of a callable."""
     search = _Search()
-    search.add(func)
-    if parametrize._cache_enabled:
-        search.add(parametrize._cache)
+    search.add((func, parametrize._cache) if parametrize._cache_enabled else (func,))
     search.run()
     return Reach(search.modules, search.tensors, search.constants, search)
 
@@ -59,31 +56,33 @@ class _Search:
     def __init__(self):
         self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
-        self._places, self._module_attributes, self._cells, self._globals = [], [], [], []  # where things were found
+        self._places = []  # (how to look, where, the identities of what was found there)
         self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
-    def add(self, *things):
+    def add(self, things):
         """Look at these when their turn comes, if they were not met before."""
-        seen, queue = self._seen, self._queue
+        seen, queue, atoms = self._seen, self._queue, _ATOMS
         for thing in things:
-            if type(thing) not in _ATOMS:
+            if type(thing) not in atoms:
                 key = id(thing)
                 if key not in seen:
                     seen.add(key)
                     queue.append(thing)
 
+    def look(self, how, place):
+        """Add what is found in a place, now and, for `has_grown`, later."""
+        found = how(place)
+        self._places.append((how, place, tuple(map(id, found))))
+        self.add(found)
+
     def has_grown(self):
-        seen = self._seen
-        return any(
-            id(thing) not in seen and type(thing) not in _ATOMS
-            for things in (
-                *map(_contents, self._places),
-                *map(_own, self._module_attributes),
-                *map(_content, self._cells),
-                *map(_named, self._globals),
-            )
-            for thing in things
-        )
+        for how, place, before in self._places:
+            found = how(place)
+            if tuple(map(id, found)) != before and any(
+                id(thing) not in self._seen and type(thing) not in _ATOMS for thing in found
+            ):
+                return True
+        return False
 
     def run(self):
         queue, visits = self._queue, _VISITS
@@ -97,47 +96,44 @@ class _Search:
 
     def add_module(self, module):
         self.modules.append(module)
-        attributes = vars(module)
-        self._module_attributes.append(attributes)
-        self.add(*_own(attributes))
-        for name in _PARTS:
-            if attributes[name]:
-                self.add_place(attributes[name])
+        self.look(_in_module, module)
         if isinstance(module, torch.jit.ScriptModule):
-            self.add(*module.parameters(), *module.buffers())
+            self.add([*module.parameters(), *module.buffers()])
         self._add_class(type(module))
 
-    def add_place(self, place):
-        """Look at what a dict or a sequence holds, now and in `has_grown`."""
+    def add_dict(self, place):
         if len(place) <= MOST:
-            self._places.append(place)
-            self.add(*_contents(place))
+            self.look(dict.values, place)
+
+    def add_sequence(self, place):
+        if len(place) <= MOST:
+            self.look(_again, place)
 
     def add_holder(self, thing):
-        self.add_place(thing)
+        (self.add_dict if isinstance(thing, dict) else self.add_sequence)(thing)
         self.add_object(thing)
 
     def add_method(self, method):
-        self.add(method.__self__, method.__func__)
+        self.add((method.__self__, method.__func__))
 
     def add_partial(self, partial):
-        self.add(partial.func, *partial.args, *partial.keywords.values())
+        self.add((partial.func, *partial.args, *partial.keywords.values()))
 
     def add_cached(self, function):
-        self.add(*gc.get_referents(function))
+        self.look(gc.get_referents, function)
 
     def add_reference(self, reference):
-        self.add(reference())
+        self.add((reference(),))
 
     def add_type(self, kind):
         if not _is_foreign(kind):
-            self.add(*(v for v in vars(kind).values() if not isinstance(v, types.FunctionType)))
+            self.add([v for v in vars(kind).values() if not isinstance(v, types.FunctionType)])
 
     def add_property(self, found):
-        self.add(found.fget)
+        self.add((found.fget,))
 
     def add_wrapper(self, wrapper):
-        self.add(wrapper.__func__)
+        self.add((wrapper.__func__,))
 
     def pass_over(self, thing):
         """A Python module: of those, only what code names is looked at."""
@@ -145,55 +141,53 @@ class _Search:
     def add_object(self, thing):
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
-            self.add_place(attributes)
+            self.add_dict(attributes)
         kind = type(thing)
-        for parent in kind.__mro__:
-            for name in parent.__dict__.get("__slots__", ()):
-                try:
-                    self.add(getattr(thing, name, None))
-                except Exception:  # a slot's name may be anything, and reading one may run code of its owner
-                    continue
+        if any("__slots__" in parent.__dict__ for parent in kind.__mro__):
+            self.look(_in_slots, thing)
         self._add_class(kind)
 
     def add_function(self, function):
-        closure = function.__closure__ or ()
-        self._cells += closure
-        self.add(*(content for cell in closure for content in _content(cell)))
-        self.add(*function.__defaults__ or (), *(function.__kwdefaults__ or {}).values(), *vars(function).values())
-        if not _is_foreign(function):
-            self._add_globals(function.__code__, function.__globals__)
+        if function.__closure__:
+            self.look(_in_cells, function.__closure__)
+        if function.__defaults__:
+            self.add(function.__defaults__)
+        if function.__kwdefaults__:
+            self.add(function.__kwdefaults__.values())
+        if function.__dict__:
+            self.add(function.__dict__.values())
+        namespace = function.__globals__
+        if not _is_foreign_name(namespace.get("__name__")):
+            self._add_globals(_names_in(function.__code__), namespace)
 
-    def _add_globals(self, code, namespace):
-        names = _names_in(code)
-        self._globals.append((namespace, names))
-        for name in names:
-            value = namespace.get(name)
-            if isinstance(value, types.ModuleType):
-                self._seen.add(id(value))
-                if not _is_foreign(value):
-                    attributes = vars(value)
-                    self.add(*(attributes[n] for n in names if n in attributes))
-            else:
-                self.add(value)
+    def _add_globals(self, names, namespace):
+        present = names & namespace.keys()
+        if present:
+            self.look(_named, (namespace, present))
         for kind in self._classes:
-            self._add_members(kind, names - self._names)
+            self._add_members(kind, names)
         self._names |= names
+        for name in present:
+            value = namespace[name]
+            if type(value) is types.ModuleType and not _is_foreign_name(value.__name__):
+                attributes = value.__dict__
+                self.look(_named, (attributes, names & attributes.keys()))
 
     def _add_class(self, kind):
         """The members of a class that the code seen may use."""
-        for parent in kind.__mro__:
-            if id(parent) not in self._seen and not _is_foreign(parent):
+        for parent in _own_classes(kind):
+            if id(parent) not in self._seen:
                 self._seen.add(id(parent))
                 self._classes.append(parent)
                 self._add_members(parent, self._names | _CALLED)
 
     def _add_members(self, kind, names):
         members = kind.__dict__
-        self.add(*(members[name] for name in names if name in members))
+        self.add([members[name] for name in names & members.keys()])
 
 
 # how things are looked into: by their very type, else by the first class that they are of
-_VISITS = {kind: _Search.add_place for kind in _PLAIN}
+_VISITS = {kind: _Search.add_dict if issubclass(kind, dict) else _Search.add_sequence for kind in _PLAIN}
 _BY_CLASS = {
     nn.Module: _Search.add_module,
     torch.Tensor: _Search.add_tensor,
@@ -217,29 +211,46 @@ def _visit_of(thing):
     return next((visit for kind, visit in _BY_CLASS.items() if isinstance(thing, kind)), _Search.add_object)
 
 
-def _own(attributes):
-    """What a module's attributes are, but for its parts and for what PyTorch keeps there and is empty as a rule."""
-    return [
-        value
-        for name, value in attributes.items()
-        if name not in _KEPT_BY_PYTORCH or (value and name not in _PARTS and isinstance(value, dict))
-    ]
+def _in_module(module):
+    """Parameters, buffers, parts and attributes of a module, and what its hooks hold."""
+    attributes = module.__dict__
+    found = [*attributes["_parameters"].values(), *attributes["_buffers"].values(), *attributes["_modules"].values()]
+    found += [value for name, value in attributes.items() if name not in _KEPT_BY_PYTORCH]
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        found += attributes[name].values()
+    return found
 
 
-def _contents(place):
-    return place.values() if isinstance(place, dict) else place
+def _again(place):
+    """A sequence, as something that can be gone through twice."""
+    return place if isinstance(place, (list, tuple)) else list(place)
 
 
-def _content(cell):
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # a cell that is not filled yet
-        return ()
+def _in_cells(cells):
+    found = []
+    for cell in cells:
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # a cell that is not filled yet
+            continue
+    return found
+
+
+def _in_slots(thing):
+    found = []
+    for parent in type(thing).__mro__:
+        slots = parent.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            try:
+                found.append(getattr(thing, name, None))
+            except Exception:  # a slot's name may be anything, and reading one may run code of its owner
+                continue
+    return found
 
 
 def _named(place):
     namespace, names = place
-    return map(namespace.get, names)
+    return [namespace.get(name) for name in names]
 
 
 _NAMES = weakref.WeakKeyDictionary()
@@ -254,6 +265,20 @@ def _names_in(code):
     return names
 
 
+_OWN_CLASSES = weakref.WeakKeyDictionary()
+
+
+def _own_classes(kind):
+    """A class and its parents, but for those of PyTorch, Python and the like."""
+    classes = _OWN_CLASSES.get(kind)
+    if classes is None:
+        classes = _OWN_CLASSES[kind] = [weakref.ref(parent) for parent in kind.__mro__ if not _is_foreign(parent)]
+    return [found for found in (reference() for reference in classes) if found is not None]
+
+
 def _is_foreign(thing):
-    name = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
+    return _is_foreign_name(getattr(thing, "__module__", None))
+
+
+def _is_foreign_name(name):
     return isinstance(name, str) and name.partition(".")[0] in _FOREIGN

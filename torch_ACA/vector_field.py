@@ -8,7 +8,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from .capture import Captured, age_mark, leaves_behind, refuse_gradient
+from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, refuse_gradient
 from .kept_func import KeptFunc
 from .reach import reach
 from .saved_tensors import SavedTensors
@@ -36,7 +36,7 @@ class VectorField:
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout = func, layout
         self.direction = direction
-        self.n_evals = self.evaluation_bytes = 0
+        self.n_evals = self.evaluation_bytes = self._n_recorded = 0
         found = self._found = reach(func)
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
@@ -87,7 +87,9 @@ class VectorField:
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
         """
         evaluation = self._recorded(t, y, out, time_grad, side)
-        self.captured.check(evaluation, t)
+        self._n_recorded += 1
+        if self._n_recorded % LOOKED_AT_EVERY == 0:
+            self.captured.check(evaluation, t)
         return evaluation
 
     def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
@@ -149,12 +151,15 @@ class VectorField:
 
     def _recorded(self, t, y, out, time_grad, side):
         layout = self.layout
-        leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
+        leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y)]
         time = self.time(t, side)
         if time_grad:
             time.requires_grad_()
-        with torch.enable_grad():
+        torch._C._set_grad_enabled(True)  # a context of it takes as long as an operation
+        try:
             outputs = layout.tensors(self._call(time, layout.assemble(leaves)))
+        finally:
+            torch._C._set_grad_enabled(False)
         if out is not None:
             layout.write(outputs, out)
         return Evaluation(self, leaves, time if time_grad else None, outputs)
@@ -328,7 +333,8 @@ class Evaluation:
         """
         layout, captured = self.field.layout, self.field.captured.leaves
         edges, cotangents = [], []
-        for root, piece in zip(self.roots, layout.unflatten_leaves(cotangent)):
+        pieces = (cotangent,) if layout.is_a_vector else layout.unflatten_leaves(cotangent)
+        for root, piece in zip(self.roots, pieces):
             if root is not None:
                 edge, dtype = root
                 edges.append(edge)
@@ -361,7 +367,7 @@ class GradientSum:
         self._all_owned = False
 
     def add(self, gradients):
-        if self._all_owned and all(g is not None for g in gradients):
+        if self._all_owned and not any(g is None for g in gradients):
             torch._foreach_add_(self.totals, gradients)
             return
         for i, g in enumerate(gradients):

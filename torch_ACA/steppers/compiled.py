@@ -122,7 +122,7 @@ class CompiledRungeKutta(RungeKutta):
     def replayed_end(self, y, h, part):
         if self._end is None:  # a step that is not compiled
             return super().replayed_end(y, h, part)
-        return self._end[part]
+        return self._end if part is None else self._end[part]
 
     def _times(self, t, h, t_end):
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""

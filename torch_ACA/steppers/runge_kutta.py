@@ -136,8 +136,11 @@ class RungeKutta(Stepper):
         return evaluations
 
     def replayed_end(self, y, h, part):
-        """A part (a slice) of the state at the end of a step whose own stages are in the buffer."""
-        return torch.addmv(y[part], self._columns[self.own_stages - 1][part], self._weights.b_own, alpha=h)
+        """A part (a slice; None: all) of the state at the end of a step whose own stages are in the buffer."""
+        slopes = self._columns[self.own_stages - 1]
+        if part is not None:
+            y, slopes = y[part], slopes[part]
+        return torch.addmv(y, slopes, self._weights.b_own, alpha=h)
 
     def record(self, t, y, out=None, side=0):
         """One evaluation of f with its graph."""
