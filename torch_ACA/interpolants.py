@@ -5,9 +5,9 @@ small matrix of polynomial coefficients. Rows are the stages; an interpolant tha
 step, and whose tableau does not end on it (no FSAL), has one more row for it.
 """
 
-import functools
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 
@@ -46,16 +46,18 @@ class Polynomials:
 
     @property
     def _matrix(self):
-        return _matrix_of(self) if not under_transform() else _matrix_of.__wrapped__(self)
+        return self._made_matrix() if under_transform() else self._kept_matrix
 
     @property
     def _exponents(self):
         return torch.arange(1, self.degree + 1, dtype=torch.float64)
 
+    @cached_property
+    def _kept_matrix(self):
+        return self._made_matrix()
 
-@functools.cache
-def _matrix_of(polynomials):
-    return torch.tensor([[float(c) for c in r] for r in polynomials.rows], dtype=torch.float64).T
+    def _made_matrix(self):
+        return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64).T
 
 
 def _horner(coefficients, theta):
