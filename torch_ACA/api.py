@@ -176,7 +176,8 @@ def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
-                problem.field.side_effects.finish()
+                with contextlib.suppress(DrawsLate):
+                    problem.field.side_effects.finish()
                 raise
 
 
@@ -244,7 +245,7 @@ def problem_of(
                 flat.detach(),
                 differentiable=differentiable,
                 time_grad=times.requires_grad,
-                measure=budget.wants_size_of_graphs and compile_options is None,
+                measure=not transformed and budget.wants_size_of_graphs and compile_options is None,
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )

@@ -13,11 +13,13 @@ later are looked at now and then (`Captured.check`), for tensors that were not t
 
 import contextlib
 import math
+import threading
+import types
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .errors import CaptureError, SideOutputError
+from .errors import CaptureError, ReplayError, SideOutputError
 
 LOOKED_AT_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages
 
@@ -39,7 +41,8 @@ class Captured:
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
         self.tensors = self.sources = None
-        self.leaves = ()
+        self.leaves = self._asked_for = ()
+        self._met = set()
         self.keep_graph = False  # whether graphs go on into a history that others need too
         for tensor in (*tensors, *(self._params or {}).values()):
             self.add(tensor)
@@ -65,23 +68,34 @@ class Captured:
 
     def seal(self):
         """No more tensors will be used: fix the order of those that were."""
-        used = [self._tracked[key] for key in self._used if key in self._tracked]
+        kept = {key: self._tracked[key] for key in self._used if key in self._tracked}
+        used = [] if self._params == {} else list(kept.values())
         originals = [tensor for tensor, _ in used]
         if self._params is not None:
-            used = used if self._params else []
-            originals = self._only_to_params([tensor for tensor, _ in used])
+            originals = self._only_to_params(originals)
         stand_ins = [_stand_in(entry) for entry in used]
         leaves = tuple(self._leaves.values())
         self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
         self.sources = (*leaves, *(tensor for tensor, _ in used))
-        kept = {id(entry[0]): entry for entry in used}
+        self._asked_for = self.leaves
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
 
     def leave_out_frozen(self):
         """Leaves that have ceased to require grad since the forward pass get no gradient."""
+        self.leaves = self._asked_for
         if not all(tensor.requires_grad for tensor in self.leaves):
             self.leaves = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in self.leaves)
+
+    def check_reached(self, gradients):
+        """Refuse a backward pass that did not come to a tensor that the first evaluation used.
+
+        :param gradients: of ``leaves``, None for those that no graph led to
+        :raises ReplayError: func has changed
+        """
+        for tensor, gradient in zip(self.sources, gradients):
+            if gradient is None and id(tensor) in self._met and tensor.requires_grad:
+                raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
 
     def uses(self, tensor):
         """Whether this tensor, which has a history, was handed to an operation by func."""
@@ -98,17 +112,18 @@ class Captured:
         leaves, history = graph_inputs(edges, known, since)
         for leaf in leaves:
             self.add(leaf)
+            self._met.add(id(leaf))
             if id(leaf) in self._tracked:
                 self._used[id(leaf)] = None
         for key, (tensor, _) in self._tracked.items():
             if tensor.grad_fn is not None and (tensor.grad_fn, tensor.output_nr) in history:
                 self._used[key] = None
+                self._met.add(key)
                 history.discard((tensor.grad_fn, tensor.output_nr))
         return bool(self._used or history), history
 
     def meet_history(self, history, evaluate):
-        """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation; where they are
-        not seen (in a custom `autograd.Function`, in TorchScript) the leaves behind them.
+        """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation.
 
         :param evaluate: evaluates f once more
         """
@@ -117,10 +132,20 @@ class Captured:
         for tensor in watch.found.values():
             self.add(tensor)
             self._used[id(tensor)] = None
-        hidden = history - watch.found.keys()
-        if hidden:
+
+    def meet_hidden(self, edges, known, since):
+        """Look at the graph of an evaluation with the cut: where that did not reach (in a custom `autograd.Function`,
+        in TorchScript), the graph goes on into older history, and the leaves behind that are taken in.
+
+        :param edges, known, since: as for `meet`
+        """
+        stand_ins = (stand_in for _, stand_in in self._tracked.values())
+        leaves, history = graph_inputs(edges, [*known, *stand_ins], since)
+        if history:
             self.keep_graph = True
-            for leaf in leaves_behind([node for node, _ in hidden]):
+            leaves += leaves_behind([node for node, _ in history])
+        for leaf in leaves:
+            if id(leaf) not in self._leaves and id(leaf) not in self._tracked:
                 self.add(leaf)
 
     def check(self, evaluation, t):
@@ -180,7 +205,9 @@ class Cut(TorchFunctionMode):
         super().__init__()
         self._entries, self._used = entries, used
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, kinds, args=(), kwargs=None):
+        if func in _WITHOUT_GRADIENT:
+            return func(*args, **(kwargs or {}))
         if kwargs:
             return func(*map(self.of, args), **{name: self.of(value) for name, value in kwargs.items()})
         return func(*map(self.of, args))
@@ -202,6 +229,28 @@ def _stand_in(entry):
     return entry[1]
 
 
+def of_outer_solves(tensors):
+    """What stands in for tensors in the solves around this one."""
+    for mode in torch.overrides._get_current_function_mode_stack():
+        if isinstance(mode, Cut):
+            tensors = [mode.of(tensor) for tensor in tensors]
+    return tuple(tensors)
+
+
+def _made_without_gradient():
+    """Operations on a tensor that no gradient comes back from."""
+    differentiable = ("T", "mT", "H", "mH", "real", "imag")
+    attributes = (getattr(torch.Tensor, name) for name in dir(torch.Tensor) if name not in differentiable)
+    found = {a.__get__ for a in attributes if isinstance(a, (property, types.GetSetDescriptorType))}
+    names = ("detach", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous")
+    names += ("item", "tolist", "numpy", "register_hook", "retain_grad", "data_ptr", "is_complex", "is_floating_point")
+    names += ("__len__", "__bool__", "__float__", "__int__", "__index__", "__hash__", "__repr__", "__format__")
+    return found | {getattr(torch.Tensor, name) for name in names} | {torch.detach, torch.numel}
+
+
+_WITHOUT_GRADIENT = frozenset(_made_without_gradient())
+
+
 class _OnlyTo(torch.autograd.Function):
     """A tensor whose gradient goes on to some tensors of its history alone."""
 
@@ -220,31 +269,30 @@ class _OnlyTo(torch.autograd.Function):
         return None, *found
 
 
-_in_backward = 0  # backward passes of the solver that are under way
+_own = threading.local()  # .backward: whether this thread is in a backward pass of the solver
 
 
 def refuse_gradient(gradient):
     """A hook for tensors that func stored by the way: only the solver may go back through them."""
-    if not _in_backward:
+    if not getattr(_own, "backward", False):
         raise SideOutputError()
 
 
 @contextlib.contextmanager
 def solvers_backward(tensors):
-    """Context of the solver's own backward pass. Keeps the hooks of leaves still: they are for the whole gradient,
-    which autograd hands to them afterwards.
+    """Context of the solver's own backward pass. Keeps hooks still that leaves have been given since the forward pass:
+    they are for the whole gradient, which autograd hands to them afterwards.
 
-    :param tensors: those that are captured
+    :param tensors: those that gradients are asked for
     """
-    global _in_backward
+    before, _own.backward = getattr(_own, "backward", False), True
     silenced = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t.is_leaf and t._backward_hooks]
     for hooks, _ in silenced:
         hooks.clear()
-    _in_backward += 1
     try:
         yield
     finally:
-        _in_backward -= 1
+        _own.backward = before
         for hooks, kept in silenced:
             hooks.update(kept)
 
@@ -315,7 +363,7 @@ class _ArgumentWatch(TorchFunctionMode):
         super().__init__()
         self.history, self.found = history, {}
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, kinds, args=(), kwargs=None):
         self._look(args)
         if kwargs:
             self._look(kwargs.values())

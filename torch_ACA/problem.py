@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from .capture import solvers_backward
+from .capture import of_outer_solves, solvers_backward
 from .controller import Controller, FixedSteps
 from .errors import SolverError
 from .gradients.storage import STATES_ONLY, Budget
 from .march import Callbacks, Limits, Stats, Stop, march
-from .side_effects import DrawsLate
 from .tableaus import Tableau
 from .vector_field import Evaluation, VectorField, without_autocast
 
@@ -76,16 +75,14 @@ class Problem:
     @property
     def tensors(self):
         """What the result is differentiable in, once the forward pass is over."""
-        return (self.y0, self.times, *self.field.captured.tensors)
+        return of_outer_solves((self.y0, self.times, *self.field.captured.tensors))
 
     def finish(self):
         """To be called when the forward pass is over.
 
         :raises DrawsLate: func began to draw random numbers in the middle
         """
-        start = self.field.finish()
-        if start is not None:
-            raise DrawsLate(start)
+        self.field.finish()
 
     @contextlib.contextmanager
     def backward_pass(self):
@@ -96,7 +93,7 @@ class Problem:
         with (
             field.again(),
             field.side_effects.replay(),
-            solvers_backward(field.captured.tensors),
+            solvers_backward(field.captured.leaves),
             without_autocast(field.layout.device.type),
         ):
             yield

@@ -96,9 +96,10 @@ class _Search:
 
     def add_module(self, module):
         self.modules.append(module)
-        self.look(_in_module, module)
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule):  # its attributes live in C++
             self.add([*module.parameters(), *module.buffers()])
+        else:
+            self.look(_in_module, module)
         self._add_class(type(module))
 
     def add_dict(self, place):
@@ -128,6 +129,10 @@ class _Search:
     def add_type(self, kind):
         if not _is_foreign(kind):
             self.add([v for v in vars(kind).values() if not isinstance(v, types.FunctionType)])
+
+    def add_generator(self, generator):
+        if generator.gi_frame is not None:
+            self.add(generator.gi_frame.f_locals.values())
 
     def add_property(self, found):
         self.add((found.fget,))
@@ -196,6 +201,7 @@ _BY_CLASS = {
     functools.partial: _Search.add_partial,
     functools._lru_cache_wrapper: _Search.add_cached,
     weakref.ref: _Search.add_reference,
+    types.GeneratorType: _Search.add_generator,
     property: _Search.add_property,
     staticmethod: _Search.add_wrapper,
     classmethod: _Search.add_wrapper,

@@ -65,6 +65,8 @@ class Scipy:
 class ScipySolve:
     """The forward pass of a `Problem` whose method is `Scipy`; stands for `gradients.discrete.DiscreteSolve`."""
 
+    end_slope = None
+
     def __init__(self, problem):
         self.problem = problem
 

@@ -7,6 +7,7 @@ moves on: after a solve it stands behind whatever an evaluation drew.
 """
 
 import contextlib
+import threading
 
 import torch
 from torch.nn.modules.batchnorm import _NormBase
@@ -42,6 +43,7 @@ class SideEffects:
         self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
         self.draws = False  # whether f draws random numbers
         self._start = self._end = None
+        self._statistics = (), None
 
     def watch(self, evaluate, *, numbers=False):
         """Run the first evaluation and note what it changed; returns what it returned.
@@ -50,14 +52,15 @@ class SideEffects:
         """
         kept = self._numbers() if numbers else None
         self._seen = {(id(buffers), name): _identity(buffer) for _, buffers, name, buffer in self._buffers()}
-        self._start = self._streams.state()
-        result = evaluate()
         # BatchNorm updates its statistics without telling the version counter
         self._places = [
             (buffers, name)
             for module, buffers, name, _ in self._buffers()
             if isinstance(module, _NormBase) and module.training and module.track_running_stats
         ]
+        self._statistics = list(self._places), self.mark()
+        self._start = self._streams.state()
+        result = evaluate()
         self._note_changes()
         self._note_draws()
         self.counts = numbers and self._numbers() != kept
@@ -68,21 +71,31 @@ class SideEffects:
         self.draws = True
         self._streams.set(start)
 
-    def finish(self):
-        """To be called when the solve is over: notes what only later evaluations changed, and lets the random stream
-        stand behind what f drew.
+    def check_stream(self):
+        """To be called now and then in the forward pass.
 
-        :returns: where the stream stood at first if f began to draw later than in its first evaluation, so that its
-            evaluations did not see the same numbers; else None
+        :raises DrawsLate: f began to draw after its first evaluation, so that its evaluations do not see the same
+        numbers
         """
-        if self._start is None:
-            return None
-        self._note_changes()
-        self._modules, self._seen = (), {}
-        if self.draws:
-            self._streams.set(self._end if self._end is not None else self._start)
-            return None
-        return None if self._streams.is_at(self._start) else self._start
+        if self.draws or self._start is None or self._streams.is_at(self._start):
+            return
+        places, mark = self._statistics
+        if mark is not None:
+            _put_back(places, *mark)
+        raise DrawsLate(self._start)
+
+    def finish(self):
+        """To be called when the forward pass is over: notes what only later evaluations changed, and lets the random
+        stream stand behind what f drew.
+
+        :raises DrawsLate: as `check_stream`
+        """
+        self.check_stream()
+        if self._start is not None:
+            self._note_changes()
+            if self.draws:
+                self._streams.set(self._end if self._end is not None else self._start)
+        self._modules, self._seen, self._statistics = (), {}, ((), None)
 
     def mark(self):
         """The buffers that f changes and copies of them, for `rewind`."""
@@ -96,13 +109,14 @@ class SideEffects:
         if mark is not None:
             _put_back(self._places, *mark)
 
-    def before_evaluation(self):
-        """Every evaluation of one solve sees the random stream from the same point."""
-        self._streams.set(self._start)
-
-    def after_evaluation(self):
-        """Remember how far the stream went."""
-        self._note_draws()
+    @contextlib.contextmanager
+    def same_numbers(self):
+        """Context of an evaluation of an f that draws: the random stream begins where it always begins in this solve,
+        and how far it goes is remembered. One thread at a time: the stream belongs to all."""
+        with _DRAWING:
+            self._streams.set(self._start)
+            yield
+            self._note_draws()
 
     @contextlib.contextmanager
     def replay(self):
@@ -138,6 +152,9 @@ class SideEffects:
 
     def _numbers(self):
         return [v for module in self._modules for v in vars(module).values() if isinstance(v, (int, float))]
+
+
+_DRAWING = threading.RLock()
 
 
 class RandomStreams:
@@ -222,6 +239,9 @@ def _further_on_cpu(start, one, other):
 
 
 class _NoSideEffects:
+    def check_stream(self):
+        pass
+
     def mark(self):
         return None
 

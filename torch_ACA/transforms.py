@@ -27,11 +27,11 @@ def explained():
     try:
         yield
     except RuntimeError as failure:
-        if "vmap" not in str(failure):
+        if not any(word in str(failure) for word in ("vmap", "tracing tensor")):
             raise
         raise TransformError(
-            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the "
-            "batch at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
+            "torch.vmap and linearize cannot run over a solve, whose step sizes are numbers that depend on the state: "
+            "solve the batch at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
         ) from failure
 
 
@@ -44,6 +44,17 @@ def check_transform(gradient):
         raise TransformError(
             f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', "
             "'direct' or 'naive'"
+        )
+
+
+def check_cotangents(gradient, bar):
+    """Refuse many cotangents at once (is_grads_batched=True, jacobian(vectorize=True)).
+
+    :raises TransformError: vmap runs over the cotangents
+    """
+    if is_batched(bar):
+        raise TransformError(
+            f"gradient={gradient!r} takes one cotangent at a time; use gradient='aca', 'direct' or 'naive' for many"
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import warnings
 
 import torch
@@ -107,10 +108,9 @@ class VectorField:
             self.side_effects.watch(lambda: self._try_on_a_copy(t, y, k, side), numbers=numbers)
             return k, None
         since = age_mark()
-        with SavedTensors() if measure else contextlib.nullcontext() as saved:
-            evaluation = self.side_effects.watch(
-                lambda: self._recorded(t, y, k, time_grad, side), numbers=numbers
-            )
+        evaluation = self.side_effects.watch(
+            lambda: self._first_recorded(t, y, k, time_grad, side, measure), numbers=numbers
+        )
         captured = self.captured
         edges, inputs = evaluation.edges(), evaluation.inputs
         has_history, unknown = captured.meet(edges, inputs, since)
@@ -121,16 +121,30 @@ class VectorField:
                 if unknown:
                     captured.meet_history(unknown, lambda: self._recorded(t, y, None, False, side))
                     self._cut = captured.cut()
+                since = age_mark()
                 evaluation = self._recorded(t, y, k, time_grad, side)
-        if measure:  # the state it was taken at stays as well, and its value where that is kept
-            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
-            self.evaluation_bytes = saved.held_with(kept, without=captured.candidates)
+                captured.meet_hidden(evaluation.edges(), evaluation.inputs, since)
         return k, evaluation
+
+    def _first_recorded(self, t, y, k, time_grad, side, measure):
+        if not measure:
+            return self._recorded(t, y, k, time_grad, side)
+        try:
+            with SavedTensors() as saved:
+                evaluation = self._recorded(t, y, k, time_grad, side)
+                # the state it was taken at stays as well, and its value where that is kept
+                kept = [*evaluation.leaves, *(evaluation.outputs or ())]
+                self.evaluation_bytes = saved.held_with(kept, without=self.captured.candidates)
+        except RuntimeError:  # a func with a transform inside of it cannot be measured, and keeps no graphs
+            evaluation = self._recorded(t, y, k, time_grad, side)
+            self.evaluation_bytes = math.inf
+        return evaluation
 
     def first_traced(self, t, y, side=0):
         """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
         with self.without_cut():
-            return self.side_effects.watch(lambda: self.traced(t, y, side=side))
+            # a copy: func may return the same memory again, which nobody knows yet
+            return self.side_effects.watch(lambda: self.traced(t, y, side=side)).clone()
 
     def without_cut(self):
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
@@ -196,8 +210,9 @@ class VectorField:
     def finish(self):
         """To be called when the forward pass is over: no more tensors will be captured.
 
-        :returns: as `SideEffects.finish`
+        :raises DrawsLate: as `SideEffects.finish`
         """
+        self.side_effects.finish()
         stored = [tensor for tensor in self._stored if not self.captured.uses(tensor)]
         self.captured.seal()
         if stored:
@@ -210,7 +225,6 @@ class VectorField:
                 tensor.register_hook(refuse_gradient)
         self._stored = []
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
-        return self.side_effects.finish()
 
     @contextlib.contextmanager
     def again(self):
@@ -252,24 +266,19 @@ class VectorField:
         return self._call_with_care(t, state)
 
     def _call_with_care(self, t, state):
-        effects = self.side_effects
-        if effects.draws:
-            effects.before_evaluation()
+        effects, cut = self.side_effects, self._cut
         if self._changes_its_argument:
             state = pytree.tree_map(torch.clone, state)
-        if self.autocast is None and self._cut is None:
+        with contextlib.ExitStack() as stack:
+            if effects.draws:
+                stack.enter_context(effects.same_numbers())
+            if self.autocast is not None:
+                stack.enter_context(self.autocast())
+            if cut is not None:
+                stack.enter_context(cut)
             state = self.func(t, state)
-        else:
-            with contextlib.ExitStack() as stack:
-                if self.autocast is not None:
-                    stack.enter_context(self.autocast())
-                if self._cut is not None:
-                    stack.enter_context(self._cut)
-                state = self.func(t, state)
-            if self._cut is not None:
-                state = pytree.tree_map(self._cut.of, state)
-        if effects.draws:
-            effects.after_evaluation()
+        if cut is not None:
+            state = pytree.tree_map(cut.of, state)
         if self._first_output is not None:
             self._compare_with_first_output(state)
         special = effects.draws or self._changes_its_argument or self._first_output is not None

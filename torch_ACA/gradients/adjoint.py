@@ -18,6 +18,7 @@ from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.runge_kutta import RungeKutta
 from ..tableaus import Tableau
+from ..transforms import check_cotangents
 from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
 from .replay import Replay
@@ -44,36 +45,50 @@ class AdjointSettings:
 def adjoint(problem):
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    # the backward solve repeats nothing that could be compared, but func itself can be: at the start
+    # the backward solve repeats nothing that could be compared, but func itself can be: at the start and at the end
     replay = Replay(problem.field.layout)
-    slope = replay.sample(problem.slope)
+    slopes = {0: replay.sample(problem.slope)}
     with torch.no_grad():
         run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
     problem.finish()
+    if run.end_slope is not None:
+        slopes[len(ys)] = replay.sample(run.end_slope)
     if problem.differentiable:
-        ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
+        ys = _Function.apply(problem, replay, slopes, [ys], *problem.tensors)
     return ys, None
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, problem, replay, slope, results, y0, times, *captured):
-        ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
+    def forward(ctx, problem, replay, slopes, results, y0, times, *captured):
+        ctx.problem, ctx.replay, ctx.slopes = problem, replay, slopes
         ctx.save_for_backward(*results, y0, times, *captured)
         return results[0]
 
     @staticmethod
     def backward(ctx, ys_bar):
+        check_cotangents("adjoint", ys_bar)
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
         with torch.no_grad(), problem.backward_pass():
-            slope = torch.empty_like(y0)
-            problem.field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
-            ctx.replay.compare_state(slope, ctx.slope, torch.zeros_like(slope), problem.ts[0])
-            ctx.replay.conclude()
+            _compare_slopes(problem, ctx.replay, ctx.slopes, [y0, *ys])
             bars = _backward(problem, y0, ys, ys_bar)
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
+
+
+def _compare_slopes(problem, replay, slopes, states):
+    """Refuse a func that has other slopes than in the forward pass.
+
+    :param slopes: {number of the time: sample of the slope there}
+    """
+    slope = torch.empty_like(states[0])
+    for i, sample in slopes.items():
+        t = problem.ts[i]
+        jumps = problem.starts_at_jump if i == 0 else problem.perturb or any(s.jump for s in problem.stops if s.t == t)
+        problem.field(t, states[i], slope, side=int(jumps) if i == 0 else -int(jumps))
+        replay.compare_state(slope, sample, torch.zeros_like(slope), t)
+    replay.conclude()
 
 
 def _backward(problem, y0, ys, ys_bar):

@@ -94,7 +94,7 @@ class DiscreteSolve:
         compiled = problem.compile_options is not None
         graph_bytes = math.inf if compiled else problem.tableau.stages * problem.field.evaluation_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
-        self.end_evaluation = self.end_sample = None
+        self.end_evaluation = self.end_sample = self.end_slope = None
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
@@ -104,7 +104,8 @@ class DiscreteSolve:
         :param remember: keep the steps, and of their states and graphs what there is room for
         """
         problem, storage = self.problem, self.storage
-        stepper = self._stepper(keep_graphs=remember and storage.wants_graph)
+        keeps = remember and not problem.transformed
+        stepper = self._stepper(keep_graphs=keeps and storage.wants_graph)
         evaluation = problem.evaluation if stepper.keep_graphs else None
         carry = stepper.start(
             problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
@@ -126,7 +127,9 @@ class DiscreteSolve:
                 dense.add(step, stepper.slopes)
             if remember:
                 storage.add(record, step.start.y, step.trial.evaluations)
-                stepper.keep_graphs = storage.wants_graph
+                stepper.keep_graphs = keeps and storage.wants_graph
+        if not remember and problem.failure is None and problem.tableau.fsal:
+            self.end_slope = step.trial.end.slope
         if remember:
             # the last state matters to dense output in the last step alone
             storage.close(step.trial.end.y if storage.steps and (record.outputs or dense) else None)
@@ -215,6 +218,8 @@ class DiscreteSolve:
             start_bar, slope_bars = earlier or (None, None)
             following, end, end_slope = step, start, stepper.slopes[0].clone() if time_grad else None
         self.replay.conclude()
+        if steps:
+            problem.field.captured.check_reached(gradients.totals)
         times_bar[0] += t_bar
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         y_bar = y_bar.clone()  # out of the stepper's buffer
@@ -223,7 +228,7 @@ class DiscreteSolve:
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper()
-        times = times.double()
+        like, times = times, times.double().unbind()
         ys, t, y, slope = {}, times[0], y0, None
         dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
@@ -231,7 +236,7 @@ class DiscreteSolve:
                 h, t_end = step.h, t + step.h
             else:
                 given = step.given_end
-                t_end = times.new_tensor(step.t_end) if given is None else times[given]
+                t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else times[given]
                 h = t_end - t
             y1, slopes, _ = stepper.traced(
                 t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump

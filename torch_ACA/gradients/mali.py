@@ -17,6 +17,7 @@ from ..errors import TooManyEvaluationsError
 from ..march import Stop
 from ..steppers.alf import AsynchronousLeapfrog
 from ..steppers.base import Carry
+from ..transforms import check_cotangents
 from ..vector_field import GradientSum
 from .replay import Replay
 from .second_order import no_second_derivatives
@@ -119,6 +120,7 @@ class _Solve:
         state_bar, time_bar = first.vjp(v_bar, gradients)
         if state_bar is not None:
             z_bar = z_bar + state_bar
+        problem.field.captured.check_reached(gradients.totals)
         if problem.time_grad:
             times_bar[0] += t_bar + (0.0 if time_bar is None else float(time_bar))
             times_bar = times_bar.to(problem.times)
@@ -129,7 +131,7 @@ class _Solve:
         """The state rebuilt at the start, from the one at the end, must be the initial state, but for rounding."""
         y0 = self.problem.y0.detach()
         farther = torch.maximum(end.y.abs(), y0.abs())  # what rounding is relative to
-        self.replay.compare_state(start.y, self.replay.sample(y0), y0 - farther, self.problem.ts[0])
+        self.replay.compare_state(start.y, y0, y0 - farther, self.problem.ts[0])
         self.replay.conclude()
 
 
@@ -142,6 +144,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, ys_bar):
+        check_cotangents("mali", ys_bar)
         z, v, *inputs = ctx.saved_tensors
         with torch.no_grad(), ctx.run.problem.backward_pass():
             y_bar, times_bar, captured_bars = ctx.run.backward(Carry(ctx.t_end, z, v), ys_bar)

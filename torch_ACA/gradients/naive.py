@@ -37,17 +37,17 @@ def naive(problem):
 
 def _march(problem, stepper, ys):
     """Append the outputs to ys."""
-    controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times
+    controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times.double().unbind()
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
-    t, y, after_jump = times[0].double(), problem.y0, problem.starts_at_jump
+    t, y, after_jump = times[0], problem.y0, problem.starts_at_jump
     slope, problem.slope = problem.slope, None
     size = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
     previous = 1.0
     origin, n_fixed = t, 0
     for stop in problem.stops:
-        given = torch.tensor(stop.t, dtype=torch.float64, device=times.device)
-        target = given if stop.index is None else times[stop.index].double()
+        given = torch.tensor(stop.t, dtype=torch.float64, device=t.device)
+        target = given if stop.index is None else times[stop.index]
         while t.item() != stop.t:
             if slope is None:
                 slope = field.traced(t, y, side=int(after_jump))
@@ -64,18 +64,23 @@ def _march(problem, stepper, ys):
                 problem.callbacks.step(t.item(), y, h.item())
                 y1, slopes, error = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
                 if fixed:
-                    if not bool(torch.isfinite(y1).all()):
+                    if controller.check_finite and not bool(torch.isfinite(y1).all()):
                         raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                     break
                 ratio = controller.error_ratio(error, y, y1)
+                if ratio.item() == 0.0:  # a norm has no second derivative there
+                    ratio = ratio.detach()
                 finite = math.isfinite(ratio.item())
                 factor = controller.factor(ratio.double(), previous) if finite else torch.tensor(controller.dfactor)
-                if finite and (ratio.item() <= 1.0 or size.item() <= controller.min_step):
+                at_minimum = min(size.item(), abs(h.item())) <= controller.min_step  # no smaller try will follow
+                if finite and (ratio.item() <= 1.0 or at_minimum):
                     if controller.beta:
                         previous = ratio.double().clamp(min=1e-4)
                     grown = _limited(controller, abs(h) * (factor.clamp(max=1.0) if rejected else factor))
                     size = torch.maximum(grown, size) if landing and not rejected else grown
                     break
+                if at_minimum:
+                    raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                 problem.callbacks.reject(t.item(), y, h.item())
                 stats.n_rejected += 1
                 rejected = True
@@ -91,7 +96,7 @@ def _march(problem, stepper, ys):
             if outputs and stepper.needs_end_slope and end_slope is None:
                 end_slope = field.traced(t_end, y1, side=-int(jump))
                 slopes.append(end_slope)
-            ys += [stepper.traced_interpolate(t, h, y, slopes, times[i].double()) for i in outputs]
+            ys += [stepper.traced_interpolate(t, h, y, slopes, times[i]) for i in outputs]
             after_jump = jump
             t, y, slope = t_end, y1, None if after_jump else end_slope
             if landing and stop.index is not None:

@@ -1,10 +1,9 @@
 """The replay is the forward pass again, or an error says that func has changed.
 
 An accepted step that is evaluated again must end where it ended, bit for bit: the same operations on the same numbers.
-The last step, and one in a few, is compared with the next state that was kept; of large states one part after the
-other, and of very large ones a sample of entries, spread evenly. Nothing waits for a GPU before the backward pass is
-over. Other kernels with gradients than without, or sums in another order on a GPU, leave a difference of rounding,
-which is allowed for.
+One step in a few is compared with the next state that was kept, and the last step with a sample of its end. Nothing
+waits for a GPU before the backward pass is over. Other kernels with gradients than without, or sums in another order on
+a GPU, leave a difference of rounding, which is allowed for.
 """
 
 import torch
@@ -12,8 +11,9 @@ import torch
 from ..errors import ReplayError
 
 COMPARED = 24  # evaluations of f after which a step is compared: of fewer, the comparison would take a hundredth
-_PART = 2**11  # entries of a state that are compared at a time
-_SAMPLE = 2**15  # states of more entries are sampled
+_SAMPLE = 2**14  # entries, or up to twice as many, that are kept of a larger state
+_CHUNK = {"cpu": 2**16}  # entries compared at a time: they stay in the cache of a processor
+_CHUNK_ELSEWHERE = 2**22
 
 
 class Replay:
@@ -24,8 +24,8 @@ class Replay:
     """
 
     def __init__(self, layout, autocast_dtype=None):
-        self._every = layout.size // _PART | 1 if layout.size > _SAMPLE else 1
-        self._n_compared = 0
+        self._every = layout.size // _SAMPLE | 1
+        self._chunk = _CHUNK.get(layout.device.type, _CHUNK_ELSEWHERE)
         kinds = [leaf.dtype for leaf in layout.leaves] + ([autocast_dtype] if autocast_dtype else [])
         precise = layout.dtype == torch.float64
         self._of_change = max(1e-5 if precise else 1e-3, 16 * max(torch.finfo(kind).eps for kind in kinds))
@@ -38,27 +38,29 @@ class Replay:
 
     def compare_step(self, stepper, step, start, end):
         """A step that the stepper has replayed from start must end on end [n], or on its `sample`."""
-        part = self._part(len(start))
-        found, expected = stepper.replayed_end(start, step.h, part), end
-        if part is not None and len(end) == len(start):
-            expected = end[part]
+        size, chunk = len(start), self._chunk
+        if len(end) < size:
+            self._compare_part(stepper, step, start, end, slice(None, None, self._every))
+        elif size <= chunk:
+            self._compare_part(stepper, step, start, end, None)
+        else:
+            for first in range(0, size, chunk):
+                part = slice(first, first + chunk)
+                self._compare_part(stepper, step, start, end[part], part)
+
+    def _compare_part(self, stepper, step, start, expected, part):
+        found = stepper.replayed_end(start, step.h, part)
         if found.device.type == "cpu" and torch.equal(found, expected):
             return
         self._compare(found, expected, start if part is None else start[part], step.t_end)
 
-    def _part(self, size):
-        if self._every > 1:
-            return slice(None, None, self._every)
-        if size <= _PART:
-            return None
-        first = self._n_compared * _PART % size
-        self._n_compared += 1
-        return slice(first, first + _PART)
-
     def compare_state(self, found, sample, start, t):
-        """A state at t that was rebuilt in many steps, with its `sample`; start: the state at their other end."""
-        every = self._every
-        self._compare(found.detach()[::every], sample, start[::every], t, rounding=100.0)
+        """A state at t that was rebuilt in many steps, with the state itself or its `sample`; start: the state at their
+        other end."""
+        found = found.detach()
+        if len(sample) < len(found):
+            found, start = found[:: self._every], start[:: self._every]
+        self._compare(found, sample, start, t, rounding=100.0)
 
     def conclude(self):
         """To be called when the backward pass is over.

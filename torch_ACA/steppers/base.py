@@ -43,10 +43,12 @@ class Stepper:
 
     def mark(self):
         """State of f's side effects before a try."""
+        self.field.side_effects.check_stream()
         return self.field.side_effects.mark()
 
     def rewind(self, mark):
         """Undo the side effects of a rejected try."""
+        self.field.side_effects.check_stream()
         self.field.side_effects.rewind(mark)
 
     def is_finite(self, trial):
