@@ -34,7 +34,7 @@ from .vector_field import VectorField, ambient_autocast, without_autocast
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
-_INTEGRATE = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
+GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
 def solve(
@@ -165,7 +165,8 @@ def _outside_of_graphs(function, *arguments, **keywords):
 _outside_of_graphs._torchdynamo_disable = True
 
 
-def _solve(func, y0, t, *, gradient="aca", **keywords):
+def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
+    integrate = integrate or GRADIENT_METHODS[gradient]
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -173,7 +174,7 @@ def _solve(func, y0, t, *, gradient="aca", **keywords):
         while True:
             problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
             try:
-                return problem, layout, _INTEGRATE[gradient](problem)
+                return problem, layout, integrate(problem)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
