@@ -164,7 +164,7 @@ def _draw_control(chance, case, options):
     if chance.random() < 0.15:
         options["max_step"] = span / chance.uniform(2, 6)
     if chance.random() < 0.1:
-        options["min_step"] = span / chance.randint(4, 12)
+        options["min_step"] = min(span / chance.randint(4, 12), options.get("max_step", span))
         case |= {"rtol": case["rtol"] / 100, "atol": case["atol"] / 100}  # so that it comes into play
     if chance.random() < 0.2:
         case["first_step"] = span / chance.uniform(3, 10)

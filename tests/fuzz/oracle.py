@@ -4,7 +4,7 @@ Nothing of torch_ACA's solving or gradient code is used here: only the numbers i
 What depends on which time: the size of a step inside the interval is a constant; a step that ends on a given time (the
 last one, those of land_on_t, those of a grid that holds an output time) depends on that time and on where it starts;
 one that ends on another time of step_t, jump_t or the grid ends on a constant. An output inside a step is the
-interpolant at its time. An output at a jump moves with the slope just before it.
+interpolant at its time; so is one at a jump, which stays where it is when the output time moves, unless it is the last.
 """
 
 from dataclasses import dataclass
@@ -50,11 +50,7 @@ def solve(func, y0, times, layout, plan, steps):
         for i in step.outputs:
             outputs[i] = piece.at(walk.times[i])
         if step.lands_on is not None:
-            y1 = piece.y1
-            if step.end_value in plan.jumps:
-                time = walk.times[step.lands_on]
-                y1 = y1 + piece.end_slope() * (time - time.detach())
-            outputs[step.lands_on] = y1
+            outputs[step.lands_on] = piece.y1
         pieces.append(piece)
     rows = [layout.split_parts(outputs[i]) for i in range(len(ts))]
     ys = layout.assemble([torch.stack(column) for column in zip(*rows)])
@@ -95,13 +91,12 @@ class _Walk:
         missed = inside - {t for t, _ in steps}
         if not steps or steps[0][0] != ts[0] or missed:
             raise StepsMissing(f"accepted steps start at {[t for t, _ in steps]}, times to land on: {sorted(inside)}")
-        given = {t: i for i, t in enumerate(ts) if i and (t in plan.given or t == ts[-1])}
-        at_jump = {t: i for i, t in enumerate(ts) if i and t in plan.jumps and t != ts[-1]}
-        waiting = [i for i in range(1, len(ts)) if ts[i] not in given and ts[i] not in at_jump]
+        given = {t: i for i, t in enumerate(ts) if i and (t == ts[-1] or t in plan.given - plan.jumps)}
+        waiting = [i for i in range(1, len(ts)) if ts[i] not in given]
         t = times[0]
         for (start, size), end in zip(steps, [*(t for t, _ in steps[1:]), ts[-1]]):
             t = _pinned(start, t)
-            if end in at_jump or (end in plan.constants and end not in given):
+            if end in inside and end not in given:
                 t_end = torch.tensor(end, dtype=torch.float64)
                 h = _pinned(size, t_end - t)
             elif end in given:
@@ -110,10 +105,9 @@ class _Walk:
             else:
                 h = torch.tensor(size, dtype=torch.float64)
                 t_end = _pinned(end, t)
-            inside = [i for i in waiting if sign * ts[i] <= sign * end]
-            waiting = waiting[len(inside) :]
-            lands_on = at_jump.get(end, given.get(end))
-            self.steps.append(_Step(t, t_end, h, start, end, inside, lands_on))
+            within = [i for i in waiting if sign * ts[i] <= sign * end]
+            waiting = waiting[len(within) :]
+            self.steps.append(_Step(t, t_end, h, start, end, within, given.get(end)))
             t = t_end
 
 
