@@ -20,6 +20,7 @@ from .settings import (
     SCIPY_OPTIONS,
     checked_callbacks,
     checked_compile,
+    checked_gradient,
     checked_max_evals,
     checked_memory,
     checked_params,
@@ -166,7 +167,7 @@ _outside_of_graphs._torchdynamo_disable = True
 
 
 def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
-    integrate = integrate or GRADIENT_METHODS[gradient]
+    integrate = integrate or GRADIENT_METHODS[checked_gradient(gradient)]
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
