@@ -213,8 +213,9 @@ def diffusion(odeint):
 
 
 PROGRAMS = [conditional, controlled, flow, hamiltonian, ode_rnn, hypernetwork, bayesian, terminal_time, diffusion]
-# their adjoint looks for parameters of func alone: it has none of what these programs train besides
-NOT_BY_THEIR_ADJOINT = {conditional, controlled, hypernetwork, bayesian}
+# their adjoint looks for parameters of func alone, and has none of what these programs train besides; in the flow it
+# takes the noise of the last solve for the backward pass of every one
+NOT_BY_THEIR_ADJOINT = {conditional, controlled, hypernetwork, bayesian, flow}
 
 
 def outcome(program, odeint):
