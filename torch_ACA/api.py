@@ -20,7 +20,6 @@ from .settings import (
     SCIPY_OPTIONS,
     checked_callbacks,
     checked_compile,
-    checked_gradient,
     checked_max_evals,
     checked_memory,
     checked_params,
@@ -167,7 +166,6 @@ _outside_of_graphs._torchdynamo_disable = True
 
 
 def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
-    integrate = integrate or GRADIENT_METHODS[checked_gradient(gradient)]
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -175,7 +173,7 @@ def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
         while True:
             problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
             try:
-                return problem, layout, integrate(problem)
+                return problem, layout, (integrate or GRADIENT_METHODS[gradient])(problem)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
