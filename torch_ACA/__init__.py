@@ -5,7 +5,7 @@ solution.
 from .api import solve, solve_endtime
 from .block import ODEBlock
 from .compare import Comparison, compare_gradients
-from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_endtime
+from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_adjoint_sym12, odesolve_endtime
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import (
     CaptureError,
@@ -48,6 +48,7 @@ __all__ = [
     "odeint_event",
     "odesolve",
     "odesolve_adjoint",
+    "odesolve_adjoint_sym12",
     "odesolve_endtime",
     "solve",
     "solve_endtime",

@@ -13,6 +13,7 @@ from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .march import Limits, Stats
+from .notices import shown
 from .problem import Problem, stops_of
 from .scipy_solver import Scipy
 from .settings import (
@@ -282,7 +283,7 @@ def problem_of(
 
 def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout):
     if not isinstance(adjoint, Mapping | None):
-        raise TypeError(f"adjoint must be a dict, got {adjoint!r}")
+        raise TypeError(f"adjoint must be a dict, got {shown(adjoint)}")
     if gradient != "adjoint":
         if adjoint:
             raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
@@ -298,11 +299,11 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
             chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
     if not isinstance(chosen["options"], Mapping):
-        raise TypeError(f"options of the adjoint must be a dict, got {chosen['options']!r}")
+        raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])
     norm = options.pop("norm", None)
     if norm not in (None, "seminorm") and not callable(norm):
-        raise ValueError(f"the norm of the adjoint must be 'seminorm', a function or left out, got {norm!r}")
+        raise ValueError(f"the norm of the adjoint must be 'seminorm', a function or left out, got {shown(norm)}")
     settings = checked_settings(
         chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
     )

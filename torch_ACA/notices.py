@@ -1,10 +1,18 @@
-"""Warnings that point at the caller's line."""
+"""Warnings that point at the caller's line, and values in messages that stay short."""
 
 import os
+import reprlib
 import sys
 import warnings
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def shown(value):
+    """A value as one short line."""
+    return " ".join(_REPR.repr(value).split())
 
 
 def warn_caller(message):

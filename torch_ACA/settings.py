@@ -15,7 +15,7 @@ from .controller import Controller, FixedSteps
 from .gradients.storage import Budget
 from .interpolants import cubic_hermite, linear_between
 from .march import Callbacks
-from .notices import warn_caller
+from .notices import shown, warn_caller
 from .scipy_solver import Scipy
 from .steppers.alf import AsynchronousLeapfrog
 from .tableaus import TABLEAUS
@@ -37,7 +37,7 @@ def _number(accepted, good):
     def check(name, value):
         number = _as_float(name, value)
         if number is None or not good(number):
-            raise ValueError(f"{name} must be a number {accepted}, got {value!r}")
+            raise ValueError(f"{name} must be a number {accepted}, got {shown(value)}")
         return number
 
     return check
@@ -47,7 +47,7 @@ def _count(name, value):
     """A check of options: a whole number of at least 1, or infinity."""
     number = _as_float(name, value)
     if number is None or not number >= 1 or number % 1 > 0:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least 1, got {shown(value)}")
     return int(number) if math.isfinite(number) else number
 
 
@@ -66,32 +66,32 @@ def _times(name, value):
     _refuse_grad(name, times)
     times = times.reshape(-1).tolist()
     if not all(math.isfinite(time) for time in times):
-        raise ValueError(f"{name} must hold finite times, got {value!r}")
+        raise ValueError(f"{name} must hold finite times, got {shown(value)}")
     return times
 
 
 def _monotone_times(name, value):
     times = _times(name, value)
     if not _is_monotone(times):
-        raise ValueError(f"{name} must hold times in strict order, got {value!r}")
+        raise ValueError(f"{name} must hold times in strict order, got {shown(value)}")
     return times
 
 
 def _flag(name, value):
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value
 
 
 def _function(name, value):
     if not callable(value):
-        raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {value!r}")
+        raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {shown(value)}")
     return value
 
 
 def _interpolant_name(name, value):
     if value not in ("linear", "cubic"):
-        raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {value!r}")
+        raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {shown(value)}")
     return value
 
 
@@ -237,7 +237,7 @@ def checked_options(options):
     :raises ValueError, TypeError: unknown names, values that cannot be used
     """
     if not isinstance(options, Mapping | None):
-        raise TypeError(f"options must be a dict, got {options!r}")
+        raise TypeError(f"options must be a dict, got {shown(options)}")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = sorted(str(name) for name in set(given) - set(OPTIONS))
     if unknown:
@@ -249,7 +249,7 @@ def _scipy_settings(rtol, atol, h, options, layout):
     options = dict(options or {})
     solver = options.pop("solver", Scipy.solver)
     if not isinstance(solver, str):
-        raise ValueError(f"solver must be a name of scipy's such as 'LSODA', got {solver!r}")
+        raise ValueError(f"solver must be a name of scipy's such as 'LSODA', got {shown(solver)}")
     options = checked_options(options)
     unknown = sorted(set(options) - set(SCIPY_OPTIONS))
     if unknown:
@@ -267,7 +267,7 @@ def checked_max_evals(max_evals):
 def checked_callbacks(callbacks):
     """`Callbacks`; None: none."""
     if not isinstance(callbacks, Callbacks | None):
-        raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {callbacks!r}")
+        raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {shown(callbacks)}")
     return callbacks or Callbacks()
 
 
@@ -282,7 +282,7 @@ def times_of(name, value):
             entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
         ]
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {value!r}") from None
+        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}") from None
     if not any(isinstance(entry, torch.Tensor) for entry in entries):
         return torch.tensor(entries, dtype=torch.float64)
     return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
@@ -302,7 +302,7 @@ def checked_times(t, layout):
         times = times.to(layout.dtype)
     ts = times.detach().double().tolist()
     if not all(math.isfinite(value) for value in ts):
-        raise ValueError(f"t must be finite, got {ts}")
+        raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not _is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
     spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
@@ -346,7 +346,7 @@ def _tolerance(name, value, layout):
     number = _as_float(name, value)
     if number is not None:
         if not (math.isfinite(number) and number >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+            raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
         return number
     if layout is None:  # checked when there is a state
         return value
@@ -355,7 +355,7 @@ def _tolerance(name, value, layout):
         parts = pytree.tree_leaves(value)
         parts = parts * len(layout.leaves) if len(parts) == 1 else parts
     if parts is None or len(parts) != len(layout.leaves):
-        raise ValueError(f"{name} must be a number or nested like y0, got {value!r}")
+        raise ValueError(f"{name} must be a number or nested like y0, got {shown(value)}")
     return torch.cat([_spread(name, leaf, part, layout) for leaf, part in zip(layout.leaves, parts)])
 
 
@@ -371,8 +371,8 @@ def _spread(name, leaf, part, layout):
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{name} must be a number, or numbers and tensors nested like y0 and broadcastable to it; "
-            f"got {part!r} for shape {tuple(leaf.shape)}"
+            f"got {shown(part)} for shape {tuple(leaf.shape)}"
         ) from None
     if not bool((torch.isfinite(spread) & (spread >= 0)).all()):
-        raise ValueError(f"{name} must be finite and not negative, got {part!r}")
+        raise ValueError(f"{name} must be finite and not negative, got {shown(part)}")
     return spread

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from .interpolants import Polynomials
 from .march import Stats
+from .notices import shown
 from .state import StateLayout
 from .vector_field import without_autocast
 
@@ -69,7 +70,7 @@ class Trajectory:
         inside = (sign * t >= sign * nodes[0]) & (sign * t <= sign * nodes[-1])
         if not bool(inside.all()):
             raise ValueError(
-                f"dense output covers [{float(nodes[0]):g}, {float(nodes[-1]):g}], got {t[~inside].tolist()}"
+                f"dense output covers [{float(nodes[0]):g}, {float(nodes[-1]):g}], got {shown(t[~inside].tolist())}"
             )
         i = torch.searchsorted(sign * nodes, sign * t.detach(), right=True).clamp(1, len(nodes) - 1) - 1
         h = self.times[i + 1] - self.times[i]

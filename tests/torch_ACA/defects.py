@@ -22,7 +22,7 @@ DEFECTS = {
     "stiff-loop": "stiff problems loop forever, printing",
     "nan": "a NaN ends in ZeroDivisionError",
     "bad-arguments": "unknown methods, a missing step size and the like print a line and crash elsewhere",
-    "times-outside": "output times beyond t1 pass the range check and are integrated to",
+    "times-outside": "output times beyond t1 pass the range check and are integrated to without a word",
     "fixed-grid-ends-short": "fixed steps that do not divide the interval, or only up to rounding, miss t1",
     "buffer-emptied": "a buffer that f returns is emptied",
     "solver-reuse": "a solver object cannot be used twice",

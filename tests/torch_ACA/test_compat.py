@@ -234,7 +234,9 @@ def test_options_dict_refuses_what_it_cannot_use(field, capsys):
     x = torch.randn(2, 3)
     with pytest.raises(ValueError, match="unknown option tol"):
         odesolve(field, x, {"tol": 1e-3})
-    with pytest.raises(ValueError, match="t_eval must lie between"):
+    with pytest.raises(ValueError, match="t_eval must not lie before t0 = 0, got -1 on the way to t1 = 1"):
+        odesolve(field, x, {"t0": 0.0, "t1": 1.0, "t_eval": [-1.0, 2.0]})
+    with pytest.warns(UserWarning, match="t_eval reaches to 2, beyond t1 = 1: solved on to it"):
         odesolve(field, x, {"t0": 0.0, "t1": 1.0, "t_eval": [0.0, 2.0]})
     with pytest.raises(ValueError, match="strictly"):
         odesolve(field, x, {"t_eval": [0.5, 0.2]})

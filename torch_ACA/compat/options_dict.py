@@ -1,73 +1,124 @@
-"""The options-dict interface of the authors' README: `odesolve`, `odesolve_endtime`, `odesolve_adjoint`.
+"""The options-dict interface of the authors' packages: `odesolve`, `odesolve_endtime`, `odesolve_adjoint`, and
+`odesolve_adjoint_sym12` of TorchDiffEqPack.
 
 Names that collide: `odesolve_adjoint` is ACA, the checkpointed exact gradient, while torchdiffeq's `odeint_adjoint`
 is the continuous adjoint that ACA improves on.
 """
 
-import warnings
+import math
+from collections.abc import Mapping
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ..api import solve, solve_endtime
+from ..march import Callbacks
+from ..notices import warn_caller
+from ..settings import times_of
 
 _SOLVER_KEYS = ("method", "h", "rtol", "atol", "gradient", "memory", "compile")
 _CONTROL_KEYS = ("safety",)
-_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "options")
-_KEYS_WITHOUT_EFFECT = ("regenerate_graph", "print_direction", "step_dif_ratio", "interpolation_method")
-_BY_NAME_OF_README = {"rk4": "RK4"}  # any case means the classic method here; torchdiffeq's rk4 is the 3/8 rule
+_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "squeeze_single_time", "options")
+_KEYS_WITHOUT_EFFECT = (
+    *("regenerate_graph", "delete_graph", "keep_small_step", "step_dif_ratio", "interpolation_method"),
+    *("end_point_mode", "print_direction", "print_time", "print_message"),
+)
+_BY_NAME_OF_README = {  # in any case. rk4 means the classic method here; torchdiffeq's is the 3/8 rule
+    "rk4": {"method": "RK4"},
+    "sym12async": {"method": "ALF", "gradient": "mali"},
+    "fixedstep_sym12async": {"method": "ALF", "gradient": "mali"},
+}
 
 
-def odesolve(func, z0, options, *, return_solver=False):
+def odesolve(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
     """Solve z' = func(t, z) from z0 at options["t0"].
 
-    :param options: dict of method, h, t0, t1 (0 and 1), rtol, atol (1e-3 and 1e-6), t_eval (list of times inside
-        [t0, t1], in the direction of integration), neval_max, print_neval, dense_output, safety; gradient (default
-        "direct"), memory, compile, options (those of `solve`)
+    :param z0: tensor, or a tuple, list or dict of tensors; also by the name y0
+    :param options: dict of method (one of `torch_ACA.METHODS`, sym12async or fixedstep_sym12async), h, t0, t1 (0 and
+        1), rtol, atol (1e-3 and 1e-6), t_eval (times [n], list, tensor or array, in the direction of integration, equal
+        ones allowed; where they reach beyond t1, the solve goes on to them, with a warning), neval_max, print_neval,
+        dense_output, safety, squeeze_single_time (True: a single time in t_eval gets no axis, which is what the
+        authors' code does, while their README says otherwise); gradient (default "direct"; "mali" with the sym12
+        methods), memory, compile, options (those of `solve`). Keys of the authors' code that make no difference here
+        are accepted with a warning
     :param return_solver: return the `Solver` instead of the result
+    :param further: options by keyword
     :returns: states at t_eval, one row each: [n, *shape], also for n = 1. Without t_eval the state at t1: [*shape]
-    :raises ValueError: unknown keys, times outside the interval, settings that `solve` refuses
+    :raises ValueError: unknown keys, times before t0, settings that `solve` refuses
     """
-    solver = Solver(func, options)
-    return solver if return_solver else solver.integrate(z0)
+    solver = Solver(func, _merged(options, further))
+    return solver if return_solver else solver.integrate(_state(z0, y0))
 
 
-def odesolve_endtime(func, z0, options):
-    """The state at options["t1"], with the graphs of the accepted steps kept (gradient "direct"): fast."""
-    return _endtime(func, z0, options, "direct")
+def odesolve_endtime(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
+    """The state at options["t1"], with the graphs of the accepted steps kept (gradient "direct"): fast. A t_eval is
+    ignored. Else as `odesolve`.
+    """
+    return _endtime(func, _state(z0, y0, needed=not return_solver), _merged(options, further), "direct", return_solver)
 
 
-def odesolve_adjoint(func, z0, options):
-    """The state at options["t1"], by ACA (gradient "aca"): O(N_f + N_t) memory."""
-    return _endtime(func, z0, options, "aca")
+def odesolve_adjoint(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
+    """The state at options["t1"], by ACA (gradient "aca"): O(N_f + N_t) memory. A t_eval is ignored. Else as
+    `odesolve`."""
+    return _endtime(func, _state(z0, y0, needed=not return_solver), _merged(options, further), "aca", return_solver)
+
+
+def odesolve_adjoint_sym12(func, y0=None, options=None, *, z0=None, **further):
+    """The state at options["t1"], by MALI (gradient "mali"): memory that does not grow with the steps.
+
+    :param options: as for `odesolve`; method sym12async (the default) or, with h, fixedstep_sym12async
+    """
+    options = {"method": "sym12async"} | _merged(options, further)
+    if "sym12async" not in str(options["method"]).lower():
+        raise ValueError(f"method must be sym12async or fixedstep_sym12async, got {options['method']!r}")
+    return _endtime(func, _state(y0, z0), options, "mali", False)
 
 
 class Solver:
-    """Solves as often as one likes with the same func and options."""
+    """Solves as often as one likes with the same func and options.
 
-    def __init__(self, func, options):
-        self.func, self.options = func, _checked(options)
-        self._trajectory = None
+    ``neval``: evaluations of func in the last solve.
+    """
 
-    def integrate(self, z0, t_eval=None):
-        """Solve from z0; t_eval overrides that of the options. With dense_output, remembers the trajectory."""
-        options = self.options
-        t0, t1 = options.get("t0", 0.0), options.get("t1", 1.0)
-        t_eval = options.get("t_eval") if t_eval is None else t_eval
+    def __init__(self, func, options, *, gradient="direct", end_only=False):
+        """end_only: the state at t1 alone is wanted."""
+        self.func, self.options = func, _checked(options, end_only=end_only)
+        self.neval = 0
+        self._gradient, self._end_only, self._trajectory = gradient, end_only, None
+
+    def integrate(self, y0, t0=None, *, predefine_steps=None, return_steps=False, t_eval=None):
+        """Solve from y0. With dense_output, remembers the trajectory.
+
+        :param t0, t_eval: instead of those of the options
+        :param predefine_steps: times at which the steps shall end, the last one the end of the solve
+        :param return_steps: also return the times at which the steps ended, a list of floats
+        """
+        options, steps = self.options, _Steps()
         dense = bool(options.get("dense_output", False))
-        wanted = _times_inside(t_eval, t0, t1)
-        times = [t0, *(t for t in wanted if t != t0)]
-        if not wanted or (dense and times[-1] != t1):
-            times.append(t1)
-        if len(times) == 1:  # t_eval = [t0]
-            times.append(t1)
-        stacked = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-        solution = solve(self.func, z0, stacked, dense=dense, **_keywords(options, "direct"))
-        self._trajectory = solution.dense
+        t0 = options.get("t0", 0.0) if t0 is None else t0
+        t1 = options.get("t1", 1.0)
+        keywords = _keywords(options, self._gradient)
+        if predefine_steps is not None:
+            start, ends = _value(t0), times_of("predefine_steps", predefine_steps).tolist()
+            grid = [start, *(t for t in ends if t != start)]
+            t1 = grid[-1]
+            keywords.pop("h", None)
+            keywords["options"]["grid"] = grid
+        t_eval = options.get("t_eval") if t_eval is None else t_eval
+        wanted = [] if self._end_only or t_eval is None else _times_inside(t_eval, t0, t1)
+        through_end = not wanted or dense or predefine_steps is not None
+        times, rows = _distinct([t0, *wanted], t1, through_end)
+        solution = solve(
+            self.func, y0, times, dense=dense, callbacks=Callbacks(accept=steps.accept) if return_steps else None,
+            **keywords,
+        )  # fmt: skip
+        self._trajectory, self.neval = solution.dense, solution.stats.n_f_evals
         _report(solution.stats, options)
-        first = 0 if wanted and wanted[0] == t0 else 1
-        rows = slice(first, first + len(wanted)) if wanted else -1
-        return pytree.tree_map(lambda leaf: leaf[rows], solution.ys)
+        rows = rows[1:] if wanted else -1
+        if len(wanted) == 1 and options.get("squeeze_single_time"):
+            rows = rows[0]
+        ys = pytree.tree_map(lambda leaf: leaf[rows], solution.ys)
+        return (ys, steps.ends(_value(times[-1]))) if return_steps else ys
 
     def evaluate_dense_mode(self, t_eval):
         """States of the last `integrate` at other times inside its interval: [n, *shape]; differentiable."""
@@ -75,50 +126,109 @@ class Solver:
             raise ValueError("nothing to evaluate: set dense_output=True in the options and call integrate first")
         return self._trajectory(torch.as_tensor(t_eval, dtype=torch.float64).reshape(-1))
 
+    def __call__(self, t):
+        """State of the last `integrate` at one time inside its interval: [*shape]."""
+        return pytree.tree_map(lambda leaf: leaf[0], self.evaluate_dense_mode(t))
 
-def _endtime(func, z0, options, gradient):
-    options = _checked(options)
-    if options.get("t_eval"):
-        raise ValueError("t_eval is for odesolve; the end-time modes return the state at t1")
-    z1, stats = solve_endtime(
-        func, z0, options.get("t0", 0.0), options.get("t1", 1.0), **_keywords(options, gradient)
-    )
+
+class _Steps:
+    """Collects where accepted steps begin."""
+
+    def __init__(self):
+        self.starts = []
+
+    def accept(self, t, y, h):
+        if self.starts and t == self.starts[0]:  # the solve has begun anew
+            self.starts.clear()
+        self.starts.append(t)
+
+    def ends(self, t_end):
+        return [*self.starts[1:], t_end]
+
+
+def _endtime(func, z0, options, gradient, return_solver):
+    if return_solver:
+        return Solver(func, options, gradient=gradient, end_only=True)
+    options = _checked(options, end_only=True)
+    z1, stats = solve_endtime(func, z0, options.get("t0", 0.0), options.get("t1", 1.0), **_keywords(options, gradient))
     _report(stats, options)
     return z1
 
 
-def _checked(options):
-    options = dict(options)
+def _state(z0, y0, needed=True):
+    """The initial state, by either of its names."""
+    if needed and (z0 is None) == (y0 is None):
+        raise TypeError("give the initial state once, as the second argument or by one of the names z0 and y0")
+    return y0 if z0 is None else z0
+
+
+def _merged(options, further):
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, got {options!r}")
+    return {**options, **further}
+
+
+def _checked(options, *, end_only=False):
+    options = {name: value for name, value in options.items() if value is not None}
     known = (*_SOLVER_KEYS, *_CONTROL_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(str(name) for name in set(options) - set(known))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(known)}")
-    for name in _KEYS_WITHOUT_EFFECT:
+    without_effect = (*_KEYS_WITHOUT_EFFECT, "t_eval") if end_only else _KEYS_WITHOUT_EFFECT
+    for name in without_effect:
         if options.pop(name, None) is not None:
-            warnings.warn(f"option {name!r} has no effect here", stacklevel=4)
+            warn_caller(f"option {name!r} has no effect here")
     return options
 
 
 def _keywords(options, gradient):
     """Keywords of `solve`."""
     keywords = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
-    keywords |= {name: options[name] for name in _SOLVER_KEYS if options.get(name) is not None}
-    if "method" in keywords:
-        keywords["method"] = _BY_NAME_OF_README.get(str(keywords["method"]).lower(), keywords["method"])
+    keywords |= {name: options[name] for name in _SOLVER_KEYS if name in options}
+    name = str(options.get("method")).lower()
+    keywords |= _BY_NAME_OF_README.get(name, {})
     if options.get("neval_max") is not None:
-        keywords["max_evals"] = int(options["neval_max"])
+        keywords["max_evals"] = options["neval_max"]
     inner = dict(options.get("options") or {})
-    inner |= {name: options[name] for name in _CONTROL_KEYS if options.get(name) is not None}
+    inner |= {name: options[name] for name in _CONTROL_KEYS if name in options}
+    if name == "fixedstep_sym12async":
+        if "h" not in keywords:
+            raise ValueError("fixedstep_sym12async takes fixed steps: give the step size h")
+        inner["step_size"] = keywords.pop("h")
     return keywords | {"options": inner}
 
 
 def _times_inside(t_eval, t0, t1):
-    times = list(t_eval) if t_eval is not None else []
-    low, high = min(float(t0), float(t1)), max(float(t0), float(t1))
-    outside = [float(t) for t in times if not low <= float(t) <= high]
-    if outside:
-        raise ValueError(f"t_eval must lie between t0 = {float(t0):g} and t1 = {float(t1):g}, got {outside}")
+    """Times as a list of 0-d tensors, none of them before t0."""
+    times = list(times_of("t_eval", t_eval).reshape(-1).unbind())
+    t0, t1 = _value(t0), _value(t1)
+    sign = math.copysign(1.0, t1 - t0)
+    values = [_value(t) for t in times]
+    before = [t for t in values if sign * t < sign * t0]
+    if before:
+        raise ValueError(f"t_eval must not lie before t0 = {t0:g}, got {before[0]:g} on the way to t1 = {t1:g}")
+    beyond = [t for t in values if sign * t > sign * t1]
+    if beyond:
+        warn_caller(f"t_eval reaches to {beyond[-1]:g}, beyond t1 = {t1:g}: solved on to it")
     return times
+
+
+def _distinct(times, t1, through_end):
+    """Times [m] without repetitions of the one before, on to t1 if through_end or if there would be only one; and the
+    row of each time that was given."""
+    entries, rows = [], []
+    for t in times:
+        if not entries or _value(t) != _value(entries[-1]):
+            entries.append(t)
+        rows.append(len(entries) - 1)
+    start, last = _value(entries[0]), _value(entries[-1])
+    if len(entries) == 1 or (through_end and abs(_value(t1) - start) > abs(last - start)):
+        entries.append(t1)
+    return times_of("t", entries), rows
+
+
+def _value(t):
+    return t.detach().item() if isinstance(t, torch.Tensor) else float(t)
 
 
 def _report(stats, options):

@@ -237,6 +237,8 @@ def _callbacks(func, y0, method, kind, suffix=""):
     never = [_CALLBACKS[name] + suffix for name, callback in found.items() if callback and name not in called]
     if never:
         warn_caller(f"method {method!r} never calls {', '.join(never)}")
+    if not any(found[name] for name in called):
+        return None
     layout = StateLayout(y0)
 
     def adapted(callback):
@@ -245,8 +247,7 @@ def _callbacks(func, y0, method, kind, suffix=""):
     def time(value):
         return torch.tensor(value, dtype=torch.float64, device=layout.device)
 
-    wanted = {name: adapted(found[name]) for name in called if found[name]}
-    return Callbacks(**wanted) if wanted else None
+    return Callbacks(**{name: adapted(found[name]) for name in called if found[name]})
 
 
 def _detached(func, y0, t, keywords):

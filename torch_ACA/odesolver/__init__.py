@@ -1,5 +1,5 @@
 """Import path of the authors' README: the many-output mode."""
 
-from .compat.options_dict import Solver, odesolve
+from ..compat.options_dict import Solver, odesolve
 
 __all__ = ["Solver", "odesolve"]
