@@ -94,7 +94,7 @@ def test_other_entries(name, entry, order):
 @pytest.mark.parametrize("name", [*EVERYDAY, "chain_of_three", "inside_a_custom_function"])
 @pytest.mark.filterwarnings("ignore:compile=True")  # what cannot be compiled is evaluated as it is
 def test_compiled_steps(name, monkeypatch):
-    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
     expected = gradients(PROGRAMS[name], plain("aca"))
     assert_close(gradients(PROGRAMS[name], ours("aca", compile=True)), expected, 1e-12)
@@ -325,19 +325,22 @@ def test_hooks_under_backward(kind, history):
     assert_close(found(ours(kind)), found(plain(kind)), tolerance_of(kind))
 
 
+@pytest.mark.parametrize("use", ["none", "shape", "detached"])
+@pytest.mark.parametrize("history", [False, True], ids=["leaf", "non-leaf"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_hooks_of_unused_tensors_are_not_called(kind):
-    calls = []
-    w, spare = leaf(3), leaf(3)
-    spare.register_hook(calls.append)
-    aside = torch.sin(spare)
-    aside.register_hook(calls.append)
-    module = nn.Module()
-    module.spare, module.aside, module.w = nn.Parameter(torch.ones(2)), aside, w
+def test_hooks_of_tensors_without_a_gradient_are_not_called(kind, history, use):
+    """Neither of what func does not use, nor of what it asks for its shape or value alone."""
+    module, calls = nn.Module(), []
+    module.w, spare = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    module.spare = torch.sin(spare) if history else spare
     module.spare.register_hook(calls.append)
-    f = lambda t, y: module.w * y + 0 * len(module.aside) + 0 * len(spare)  # noqa: E731
+
+    def f(t, y):
+        factor = {"none": lambda: 1.0, "shape": lambda: len(module.spare), "detached": module.spare.detach}[use]()
+        return factor * module.w * y
+
     square(solve(f, torch.ones(3), [0.0, 1.0], **keywords_of(kind)).ys).backward()
-    assert not calls and spare.grad is None and module.spare.grad is None
+    assert not calls and spare.grad is None and module.w.grad is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
