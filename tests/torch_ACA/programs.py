@@ -1,7 +1,7 @@
 """Small programs around a solve, and plain autograd over hand-written fixed steps as their oracle.
 
-A program is called with ``integrate(func, y0, t=(0.0, 1.0))``, which returns the states at t, and gives back a loss and the
-leaves to differentiate it by. It makes everything anew, so that it may be run by any number of solvers.
+A program is called with ``integrate(func, y0, t=(0.0, 1.0))``, which returns the states at t, and gives back a loss
+and the leaves to differentiate it by. It makes everything anew, so that it may be run by any number of solvers.
 """
 
 import collections
@@ -69,12 +69,11 @@ def _times(t):
 
 
 def _rk4(f, y0, t=(0.0, 1.0), h=H):
-    states, (now, *stops) = [y0], _times(t)
+    states, y, (now, *stops) = [y0], y0, _times(t)
     for stop in stops:
-        n = round(abs(float(stop - now)) / h)
+        n = round(abs(float((stop - now).detach())) / h)
         for i in range(n):
             size = stop - now if i == n - 1 else h * (stop - now).detach().sign()
-            y = states[-1] if i == 0 else y
             k1 = f(now, y)
             k2 = f(now + size / 2, _combined(y, (size / 2, k1)))
             k3 = f(now + size / 2, _combined(y, (size / 2, k2)))
@@ -89,7 +88,7 @@ def _leapfrog(f, y0, t=(0.0, 1.0)):
     states, (now, *stops) = [y0], _times(t)
     y, v = y0, f(now, y0)
     for stop in stops:
-        n = round(abs(float(stop - now)) / H)
+        n = round(abs(float((stop - now).detach())) / H)
         for i in range(n):
             size = stop - now if i == n - 1 else H * (stop - now).detach().sign()
             middle = _combined(y, (size / 2, v))

@@ -1,6 +1,8 @@
 """What func depends on: every tensor once, whoever made it, wherever it is held and whenever it is first used."""
 
 import concurrent.futures
+import sys
+import threading
 import time
 
 import pytest
@@ -24,7 +26,7 @@ from tests.torch_ACA.programs import (
     tolerance_of,
 )
 from torch_ACA import ODEBlock, odeint_adjoint, odesolve, odesolve_adjoint, odesolve_endtime, solve
-from torch_ACA.errors import CaptureError, SecondDerivativeError
+from torch_ACA.errors import CaptureError, ReplayError, SecondDerivativeError
 from torch_ACA.steppers import compiled
 
 FIRST_ORDER = [kind for kind in KINDS if kind not in ("two states", "1MiB")]
@@ -210,10 +212,7 @@ def test_only_the_named_tensors_get_gradients(kind, name):
     if name in ("other", "empty", "non-leaf"):
         a = a.detach()
         w = w if name == "non-leaf" else w.detach()
-    if name in ("leaf", "single", "empty", "non-leaf"):
-        b_used = b.detach()
-    else:
-        b_used = b
+    b_used = b.detach() if name in ("leaf", "single", "empty", "non-leaf") else b
     y0 = torch.ones(3, 2, requires_grad=True)
     g = lambda t, y: torch.tanh(y @ w) * a + b_used  # noqa: E731
     expected = torch.autograd.grad(square(plain(kind)(g, y0)), [y0, flat, b], allow_unused=True)
@@ -227,16 +226,13 @@ def test_only_the_named_tensors_get_gradients(kind, name):
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_second_derivatives_of_named_tensors(kind):
-    def program(integrate, named=True):
+    def program(integrate, others):
         flat, b = leaf(6), leaf(2)
-        w, a = flat[:4].view(2, 2), torch.sin(flat[4:])
-        c = b if not named else b.detach()
-        params = [flat] if named else None
-        f = lambda t, y: torch.tanh(y @ w) * a + (b if params else c.detach())  # noqa: E731
-        return square(integrate(f, torch.ones(3, 2), params)), [flat]
+        w, a, b = flat[:4].view(2, 2), torch.sin(flat[4:]), others(b)
+        return square(integrate(lambda t, y: torch.tanh(y @ w) * a + b, torch.ones(3, 2), flat)), [flat]
 
-    found = gradients(lambda i: program(i), lambda f, y0, p: ours(kind, params=p)(f, y0), 2)
-    expected = gradients(lambda i: program(i, named=False), lambda f, y0, p: plain(kind)(f, y0), 2)
+    found = gradients(lambda i: program(i, lambda b: b), lambda f, y0, flat: ours(kind, params=[flat])(f, y0), 2)
+    expected = gradients(lambda i: program(i, torch.detach), lambda f, y0, flat: plain(kind)(f, y0), 2)
     assert_close(found, expected, 1e-11)
 
 
@@ -493,3 +489,94 @@ def test_second_backward_with_the_graph_kept(kind):
     two = torch.autograd.grad(loss, wanted)
     assert_close(two, one, 1e-12)
     assert_close(one, gradients(program, plain(kind))[1:], tolerance_of(kind))
+
+
+@pytest.mark.parametrize("use", [
+    lambda a: a.detach(), lambda a: a.shape[0], lambda a: float(a.detach()[0]),
+], ids=["detached", "shape", "number"])  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tensor_with_a_freed_history_of_which_no_gradient_is_wanted(kind, use):
+    def program(integrate):
+        w = leaf(3)
+        stale = torch.sin(w)
+        stale.sum().backward()
+        return square(integrate(lambda t, y: use(stale) * w * y, torch.ones(3))), [w]
+
+    assert_close(gradients(program, ours(kind)), gradients(program, plain(kind)), tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_of_the_gradient_that_comes_between_the_passes(kind):
+    """The same values, but another gradient: as it was, or refused."""
+
+    def program(integrate, stop):
+        w, b, space = leaf(3), leaf(3), {"stop": False}
+        loss = square(integrate(lambda t, y: (w.detach() if space["stop"] else w) * y + b, torch.ones(3)))
+        space["stop"] = stop
+        return loss, [w, b]
+
+    expected = gradients(lambda i: program(i, False), plain(kind))
+    try:
+        found = gradients(lambda i: program(i, True), ours(kind))
+    except (CaptureError, ReplayError):
+        return
+    assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frozen_for_the_first_of_two_backward_passes(kind):
+    w, y0 = leaf(3), leaf(3)
+    loss = square(solve(lambda t, y: w * y, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    (expected,) = torch.autograd.grad(square(plain(kind)(lambda t, y: w * y, y0)), w)
+    w.requires_grad_(False)
+    torch.autograd.grad(loss, y0, retain_graph=True)
+    w.requires_grad_(True)
+    assert_close(torch.autograd.grad(loss, [w]), [expected], tolerance_of(kind))
+
+
+class Slope(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, t, y):
+        return torch.tanh(self.linear(y)) * t
+
+
+@pytest.mark.parametrize("wrapped", [lambda m: m, torch.jit.script, lambda m: torch.compile(m, backend="eager")],
+                         ids=["module", "scripted", "compiled"])  # fmt: skip
+@pytest.mark.parametrize("kind", FIRST_ORDER)
+def test_func_itself_is_scripted_or_compiled(kind, wrapped):
+    def program(integrate, wrapped):
+        module = Slope()
+        return square(integrate(wrapped(module), torch.ones(2, 3))), list(module.parameters())
+
+    expected = gradients(lambda i: program(i, lambda m: m), plain(kind))
+    found = gradients(lambda i: program(i, wrapped), lambda f, y0: ours(kind)(f, y0, torch.tensor([0.0, 1.0])))
+    assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", ["aca", "direct", "adjoint", "mali"])
+def test_hooks_of_a_module_that_two_threads_use(kind):
+    """Each backward pass calls the hook once, whatever the other one is doing."""
+    w, found = torch.tensor([0.5, 0.3], requires_grad=True), []
+    w.register_hook(lambda g: 2 * g)
+    keywords = KINDS[kind] | ({"options": {"step_size": H}} if kind == "mali" else {"method": "RK4", "h": H})
+
+    def once():
+        y = solve(lambda t, y: w * y, torch.ones(2), [0.0, 1.0], **keywords).ys[-1]
+        return torch.autograd.grad(y.sum(), w)[0]
+
+    expected = once()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=lambda: found.extend(once() for _ in range(25))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(found) == 50 and all(torch.equal(g, expected) for g in found)
+    assert len(w._backward_hooks) == 1

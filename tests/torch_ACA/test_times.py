@@ -8,7 +8,9 @@ import torch
 from tests.torch_ACA.programs import EXACT, assert_close
 from torch_ACA import ODEBlock, odeint, solve
 
-METHODS = [{"method": "Dopri5"}, {"method": "RK4", "h": 0.2}, {"method": "RK23", "h": 0.3}, {"method": "Euler", "h": 0.1}]
+METHODS = [
+    {"method": "Dopri5"}, {"method": "RK4", "h": 0.2}, {"method": "RK23", "h": 0.3}, {"method": "Euler", "h": 0.1},
+]  # fmt: skip
 WITH_JUMPS = [*EXACT, "adjoint"]
 
 
