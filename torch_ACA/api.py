@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 
 import torch
 from torch.utils import _pytree as pytree
@@ -11,18 +12,28 @@ from .gradients.adjoint import AdjointSettings, adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .march import Callbacks, Limits
+from .march import Limits, Stats
 from .problem import Problem, stops_of
-from .settings import checked_compile, checked_memory, checked_params, checked_settings, checked_times, floats
+from .scipy_solver import Scipy
+from .settings import (
+    SCIPY_OPTIONS,
+    checked_callbacks,
+    checked_compile,
+    checked_max_evals,
+    checked_memory,
+    checked_params,
+    checked_settings,
+    checked_times,
+)
 from .side_effects import DrawsLate
-from .solution import Solution
+from .solution import DenseOutput, Solution
 from .state import StateLayout
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField, ambient_autocast, without_autocast
 
-_OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "grid", "perturb", "interp")  # not for the backward solve
+_OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
-_INTEGRATE = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
+GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
 def solve(
@@ -49,10 +60,13 @@ def solve(
 
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
     :param y0: initial state: a tensor of any shape, or a tuple, list or dict of tensors; floating point or complex
-    :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor or sequence of floats
-    :param method: one of `METHODS` (any case); None: ALF for gradient="mali", Dopri5 otherwise
+    :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor, array or sequence of floats and 0-d
+        tensors
+    :param method: one of `METHODS` (any case); None: ALF for gradient="mali", Dopri5 otherwise. With
+        gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step, min_step,
+        max_step)
     :param rtol, atol: tolerances of adaptive methods (floats, or nested like y0 and broadcastable to it)
-    :param h: step size of fixed-step methods; first step of adaptive ones (None: Hairer's rule)
+    :param h: step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)
     :param gradient: one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and
         evaluates each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
         steps. ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
@@ -61,13 +75,15 @@ def solve(
         max_step, safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on),
         jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating), grid
         (fixed steps between these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step),
-        interp ("linear" or "cubic" instead of the method's own dense output)
+        check_finite (fixed steps: False carries infinity and NaN on instead of raising), interp ("linear" or "cubic"
+        instead of the method's own dense output). Sizes are positive: t gives the direction
     :param max_evals: evaluations of func after which the solve gives up
     :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
     :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
     :param callbacks: `Callbacks`
     :param adjoint: for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve
-        (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm
+        (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function
+        there gets the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)
     :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
     :param memory: for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of
         accepted steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every
@@ -80,30 +96,43 @@ def solve(
     :raises ValueError, TypeError: arguments that cannot be used
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
-    problem, layout, (ys, trajectory) = _solved(
-        func,
-        y0,
-        t,
-        method=method,
-        rtol=rtol,
-        atol=atol,
-        h=h,
-        gradient=gradient,
-        options=options,
-        max_evals=max_evals,
-        dense=dense,
-        on_failure=on_failure,
-        callbacks=callbacks,
-        adjoint=adjoint,
-        params=params,
-        memory=memory,
-        compile=compile,
-    )
+    try:
+        problem, layout, (ys, trajectory) = _solved(
+            func,
+            y0,
+            t,
+            method=method,
+            rtol=rtol,
+            atol=atol,
+            h=h,
+            gradient=gradient,
+            options=options,
+            max_evals=max_evals,
+            dense=dense,
+            on_failure=on_failure,
+            callbacks=callbacks,
+            adjoint=adjoint,
+            params=params,
+            memory=memory,
+            compile=compile,
+        )
+    except SolverError as error:
+        if on_failure == "raise":
+            raise
+        return _unsolved(y0, t, error)
     ys = torch.cat([problem.y0[None], ys])
     solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
-        solution.dense = _on_states(trajectory, layout)
+        solution.dense = DenseOutput(trajectory, layout)
     return solution
+
+
+def _unsolved(y0, t, error):
+    """What there is of a solution whose first step, or first evaluation, failed."""
+    times, _ = checked_times(t, StateLayout(y0))
+    return Solution(
+        times[:1], pytree.tree_map(lambda leaf: leaf[None], y0), Stats(n_f_evals=error.n_f_evals), error=error
+    )
 
 
 def solve_endtime(func, y0, t0, t1, **keywords):
@@ -135,7 +164,8 @@ def _outside_of_graphs(function, *arguments, **keywords):
 _outside_of_graphs._torchdynamo_disable = True
 
 
-def _solve(func, y0, t, *, gradient="aca", **keywords):
+def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
+    integrate = integrate or GRADIENT_METHODS[gradient]
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -143,7 +173,7 @@ def _solve(func, y0, t, *, gradient="aca", **keywords):
         while True:
             problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
             try:
-                return problem, layout, _INTEGRATE[gradient](problem)
+                return problem, layout, integrate(problem)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
@@ -194,7 +224,9 @@ def problem_of(
     if transformed:
         check_transform(gradient)
     compile_options = None if transformed else checked_compile(compile, gradient)
-    backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options)
+    limits = Limits(checked_max_evals(max_evals), options.get("max_num_steps", Limits.max_steps))
+    callbacks = checked_callbacks(callbacks)
+    backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
 
     params = None if params is None else checked_params(params)
     field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=params, autocast=autocast)
@@ -203,7 +235,7 @@ def problem_of(
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
     perturb = bool(options.get("perturb"))
-    starts_at_jump = perturb or ("jump_t" in options and ts[0] in floats(options["jump_t"]))
+    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     if gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
@@ -217,7 +249,8 @@ def problem_of(
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
-    if not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
+    check_finite = options.get("check_finite", True)
+    if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
     size = settings.first_step
     if size is None:
@@ -240,14 +273,16 @@ def problem_of(
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
-        limits=Limits(max_evals, options.get("max_num_steps", Limits.max_steps)),
-        callbacks=callbacks or Callbacks(),
+        limits=limits,
+        callbacks=callbacks,
         return_on_failure=on_failure == "return",
     )
     return problem, layout
 
 
-def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
+def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout):
+    if not isinstance(adjoint, Mapping | None):
+        raise TypeError(f"adjoint must be a dict, got {adjoint!r}")
     if gradient != "adjoint":
         if adjoint:
             raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
@@ -256,21 +291,27 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options):
     if unknown:
         accepted = ", ".join(_ADJOINT_SETTINGS)
         raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    forward = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
-    if "grid" in options:
-        forward["step_size"] = math.inf  # one step from each output time to the one before
-    chosen = {"method": method, "rtol": rtol, "atol": atol, "options": forward, "h": h} | dict(adjoint or {})
-    callbacks = chosen.get("callbacks") or Callbacks()
-    options = dict(chosen["options"] or {})
+    chosen = {"method": method, "rtol": rtol, "atol": atol, "options": None, "h": h} | dict(adjoint or {})
+    callbacks = checked_callbacks(chosen.get("callbacks"))
+    if chosen["options"] is None:
+        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
+            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+    if not isinstance(chosen["options"], Mapping):
+        raise TypeError(f"options of the adjoint must be a dict, got {chosen['options']!r}")
+    options = dict(chosen["options"])
     norm = options.pop("norm", None)
-    if norm not in (None, "seminorm"):
-        raise ValueError(f"the norm of the adjoint must be 'seminorm' or left out, got {norm!r}")
-    settings = checked_settings(chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options)
-    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm == "seminorm", callbacks)
+    if norm not in (None, "seminorm") and not callable(norm):
+        raise ValueError(f"the norm of the adjoint must be 'seminorm', a function or left out, got {norm!r}")
+    settings = checked_settings(
+        chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
+    )
+    grid = tuple(settings.options.get("grid", ()))
+    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)
 
 
 def _stops(ts, options):
-    step_t, jump_t, grid = (floats(options[name]) if name in options else [] for name in ("step_t", "jump_t", "grid"))
+    step_t, jump_t, grid = (options.get(name, []) for name in ("step_t", "jump_t", "grid"))
     if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
         raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
     return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
@@ -288,15 +329,3 @@ def _initial_step(controller, field, ts, y0, slope):
         size = controller.initial_step(evaluate, ts[0], ts[-1], y0, slope)
     field.side_effects.rewind(mark)
     return size
-
-
-def _on_states(trajectory, layout):
-    """The dense output, on states nested like y0."""
-
-    def at(t):
-        t = torch.as_tensor(t, dtype=torch.float64)
-        with without_autocast(layout.device.type):
-            states = layout.unflatten(trajectory(t.reshape(-1)))
-        return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)
-
-    return at

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import CaptureError, SideOutputError
 
-_EVERY = 11  # graphs: one in so many is looked at; no stages of a method come in this number
+_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages, or a part of them
 
 
 class Captured:
@@ -92,6 +92,7 @@ class Captured:
 
     def leave_out_frozen(self):
         """Leaves that have ceased to require grad since the forward pass get no gradient."""
+        self._last = 0  # what was recorded since says nothing about f
         originals, leaves, sources = self._sealed
         leaves = (t if t.requires_grad else t.detach().requires_grad_() for t in leaves)
         self._sealed = originals, tuple(leaves), sources
@@ -109,6 +110,9 @@ class Captured:
         :returns: whether it used tensors that have a history, and the (node, output number) of those not known
         """
         leaves, history = graph_inputs(edges, known, since)
+        if edges:
+            self._last = edges[0].node._sequence_nr()
+            self._sizes.add(self._last - since)
         for leaf in leaves:
             self.add(leaf)
             if id(leaf) in self._tracked:
@@ -136,20 +140,20 @@ class Captured:
             for leaf in leaves_behind([node for node, _ in hidden]):
                 self.add(leaf)
 
-    def check(self, edges, known, t):
+    def check(self, evaluation, t):
         """Now and then, and for every graph of a new size: refuse what was not found beforehand.
 
-        :param t: time of the evaluation
+        :param evaluation: `Evaluation` at time t
         :raises CaptureError: the graph depends on a leaf that gets no gradient
         """
-        if not edges:
-            return
-        age = edges[0].node._sequence_nr()
+        root = evaluation.roots[0]
+        age = 0 if root is None else root[0].node._sequence_nr()
         size, self._last = age - self._last, age
         self._n_graphs += 1
-        if size in self._sizes and self._n_graphs % _EVERY:
+        if self._n_graphs % _EVERY and (size in self._sizes or size == age):
             return
         self._sizes.add(size)
+        edges, known = evaluation.edges(), evaluation.inputs
         stand_ins = [stand_in for _, stand_in in self._tracked.values()]
         self.accept(leaves_behind([edge.node for edge in edges]), [*known, *self.leaves, *stand_ins], t)
 
@@ -173,9 +177,9 @@ class Captured:
         :param known: what else may be among them
         :param t: time at which func used them
         """
-        accepted = {id(tensor) for tensor in known} | self._ignored.keys()
+        accepted = set(map(id, known))
         for leaf in leaves:
-            if id(leaf) not in accepted:
+            if id(leaf) not in accepted and id(leaf) not in self._ignored:
                 raise CaptureError(leaf, t, replayed=self._sealed is not None)
 
     def _only_to_params(self, tensors):
@@ -269,6 +273,9 @@ def solvers_backward(tensors):
             hooks.update(kept)
 
 
+_LEAF_NODE = type(torch.zeros((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
+
+
 def age_mark():
     """A sequence number: autograd nodes that this thread records later have larger ones."""
     with torch.enable_grad():
@@ -289,7 +296,7 @@ def graph_inputs(edges, known, since):
         if node is None or (node, number) in seen:
             return
         seen.add((node, number))
-        if type(node).__name__ == "AccumulateGrad":
+        if type(node) is _LEAF_NODE:
             if id(node.variable) not in known:
                 leaves[id(node.variable)] = node.variable
         elif node._sequence_nr() <= since:
@@ -317,8 +324,8 @@ def leaves_behind(nodes, *, until=()):
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
+        if type(node) is _LEAF_NODE:
+            variable = node.variable
             leaves[id(variable)] = variable
         else:
             stack.extend(following for following, _ in node.next_functions)

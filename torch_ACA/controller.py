@@ -6,7 +6,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -65,10 +65,6 @@ class Controller:
         grown = self.safety * ratio ** (0.75 * self.beta - exponent) * max(previous, 1e-4) ** self.beta
         return min(max(grown, self.dfactor), self.ifactor)
 
-    def with_norm(self, norm):
-        """The same controller with another norm."""
-        return replace(self, norm=norm)
-
     def limit(self, size):
         """A step size (positive) within min_step and max_step."""
         return min(max(size, self.min_step), self.max_step)
@@ -105,7 +101,11 @@ def _scale(magnitude, rtol, atol):
 
 @dataclass(frozen=True)
 class FixedSteps:
-    """No error estimate: every step has the given size, except that the last one ends on the end time."""
+    """No error estimate: every step has the given size, except that the last one ends on the end time.
+
+    :param check_finite: infinite and NaN states are errors; otherwise they are carried on
+    """
 
     size: float
+    check_finite: bool = True
     error_order = None

@@ -1,8 +1,8 @@
 """What a solve raises when it cannot reach the end of its interval."""
 
 
-class SolverError(RuntimeError):
-    """A solve that stopped short of its end time.
+class SolverError(RuntimeError, AssertionError):
+    """A solve that stopped short of its end time. (An AssertionError as well, since that is what torchdiffeq raises.)
 
     Attributes: ``t`` (time reached), ``h`` (step size of the last try), ``n_steps`` (accepted steps), ``n_f_evals``
     (evaluations of the vector field). The message carries all four and a hint.
@@ -19,9 +19,19 @@ class SolverError(RuntimeError):
         )
         super().__init__(message.rstrip())
 
+    def __reduce__(self):  # pickle would call the class with the message alone
+        return _restored, (type(self), self.args, vars(self))
+
     def add_hint(self, hint):
         """Append a sentence to the message."""
         self.args = (f"{self.args[0]} {hint}",)
+
+
+def _restored(kind, args, attributes):
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class NonFiniteError(SolverError):
@@ -60,8 +70,8 @@ class CaptureError(RuntimeError):
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
             f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
-            "from func beforehand. If it took the place of another, call backward() before that; else name it in params, or "
-            "keep it where func's attributes, closure or globals lead to it"
+            "from func beforehand. If it took the place of another, call backward() before that; else name it in "
+            "params, or keep it where func's attributes, closure or globals lead to it"
         )
 
 

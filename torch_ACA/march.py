@@ -130,18 +130,21 @@ def march(
                 callbacks.step(t, carry.y, h)
                 trial = stepper.step(carry, h, t_end, before_jump=jump)
                 if fixed:
-                    if not stepper.is_finite(trial):
+                    if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
                 ratio = float(controller.error_ratio(trial.error, carry.y, trial.end.y))
                 finite = math.isfinite(ratio)
                 factor = controller.factor(ratio, previous) if finite else controller.dfactor
-                if finite and (ratio <= 1.0 or abs(h) <= controller.min_step):
+                at_minimum = min(size, abs(h)) <= controller.min_step  # no smaller try will follow
+                if finite and (ratio <= 1.0 or at_minimum):
                     previous = ratio
                     grown = controller.limit(abs(h) * (min(factor, 1.0) if rejected else factor))
                     # a step shortened to land says little about the size that the tolerance allows
                     size = max(grown, size) if landing and not rejected else grown
                     break
+                if at_minimum:
+                    raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                 callbacks.reject(t, carry.y, h)
                 stats.n_rejected += 1
                 rejected = True

@@ -1,6 +1,7 @@
 """What a gradient method is given: one solve, checked and in the solver's own terms."""
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,7 @@ class Problem:
 
     def __post_init__(self):
         landed = {stop.index for stop in self.stops}
-        self._to_interpolate = [i for i in range(1, len(self.ts)) if i not in landed]
+        self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
         self.interpolates = self.dense or bool(self._to_interpolate)
 
     @property
@@ -116,7 +117,7 @@ class Problem:
                 callbacks=self.callbacks,
             )
         except SolverError as error:
-            if not self.return_on_failure:
+            if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
                 raise
             self.failure = error
         finally:
@@ -126,7 +127,7 @@ class Problem:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
         sign, found = self.field.direction, []
         while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
-            found.append(self._to_interpolate.pop(0))
+            found.append(self._to_interpolate.popleft())
         if found:
             self._solved(len(found))
         return found

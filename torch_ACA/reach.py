@@ -23,8 +23,10 @@ _ATOMS = frozenset(
     + (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.Generator, np.ndarray, np.dtype)
     + (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, types.WrapperDescriptorType)
 )
-_SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+_PLAIN = (dict, collections.OrderedDict, list, tuple, set, frozenset, collections.deque)
 _FOREIGN = ("torch", "numpy", "builtins", "collections", "functools", "typing", "abc")  # no func of a user is there
+_PARTS = ("_parameters", "_buffers", "_modules")
+_KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))
 _CALLED = frozenset(("forward", "__call__"))
 
 
@@ -36,6 +38,11 @@ class Reach:
     modules: list
     tensors: list
     constants: list
+    search: "_Search"
+
+    def has_grown(self):
+        """Whether there may be more by now: a place that was looked into holds something else."""
+        return self.search.has_grown()
 
 
 def reach(func):
@@ -45,73 +52,100 @@ def reach(func):
     if parametrize._cache_enabled:
         search.add(parametrize._cache)
     search.run()
-    return Reach(search.modules, search.tensors, search.constants)
+    return Reach(search.modules, search.tensors, search.constants, search)
 
 
 class _Search:
     def __init__(self):
         self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
+        self._places, self._module_attributes, self._cells, self._globals = [], [], [], []  # where things were found
         self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
-    def add(self, thing):
-        if type(thing) not in _ATOMS and id(thing) not in self._seen:
-            self._seen.add(id(thing))
-            self._queue.append(thing)
+    def add(self, *things):
+        """Look at these when their turn comes, if they were not met before."""
+        seen, queue = self._seen, self._queue
+        for thing in things:
+            if type(thing) not in _ATOMS:
+                key = id(thing)
+                if key not in seen:
+                    seen.add(key)
+                    queue.append(thing)
 
-    def add_all(self, things):
-        if len(things) <= MOST:
-            for thing in things:
-                self.add(thing)
+    def has_grown(self):
+        seen = self._seen
+        return any(
+            id(thing) not in seen and type(thing) not in _ATOMS
+            for things in (
+                *map(_contents, self._places),
+                *map(_own, self._module_attributes),
+                *map(_content, self._cells),
+                *map(_named, self._globals),
+            )
+            for thing in things
+        )
 
     def run(self):
-        while self._queue and len(self._seen) <= MOST:
-            self._visit(self._queue.popleft())
+        queue, visits = self._queue, _VISITS
+        while queue and len(self._seen) <= MOST:
+            thing = queue.popleft()
+            visit = visits.get(type(thing)) or _visit_of(thing)
+            visit(self, thing)
 
-    def _visit(self, thing):
-        if isinstance(thing, torch.Tensor):
-            (self.tensors if thing.requires_grad else self.constants).append(thing)
-        elif isinstance(thing, nn.Module):
-            self.modules.append(thing)
-            for value in vars(thing).values():
-                if value.__class__ not in (dict, collections.OrderedDict, set) or value:
-                    self.add(value)
-            if isinstance(thing, torch.jit.ScriptModule):
-                self.add_all([*thing.parameters(), *thing.buffers()])
-            self._add_class(type(thing))
-        elif isinstance(thing, dict):
-            self.add_all(thing.values())
-        elif isinstance(thing, _SEQUENCES):
-            self.add_all(thing)
-            if type(thing) not in _SEQUENCES:
-                self._add_attributes(thing)
-        elif isinstance(thing, types.FunctionType):
-            self._add_function(thing)
-        elif isinstance(thing, types.MethodType):
-            self.add(thing.__self__)
-            self.add(thing.__func__)
-        elif isinstance(thing, functools.partial):
-            self.add(thing.func)
-            self.add_all(thing.args)
-            self.add_all(thing.keywords.values())
-        elif isinstance(thing, functools._lru_cache_wrapper):
-            self.add_all(gc.get_referents(thing))
-        elif isinstance(thing, weakref.ref):
-            self.add(thing())
-        elif isinstance(thing, type):
-            if not _is_foreign(thing):
-                self.add_all([v for v in vars(thing).values() if not isinstance(v, types.FunctionType)])
-        elif isinstance(thing, property):
-            self.add(thing.fget)
-        elif isinstance(thing, (staticmethod, classmethod)):
-            self.add(thing.__func__)
-        elif not isinstance(thing, types.ModuleType):
-            self._add_attributes(thing)
+    def add_tensor(self, tensor):
+        (self.tensors if tensor.requires_grad else self.constants).append(tensor)
 
-    def _add_attributes(self, thing):
+    def add_module(self, module):
+        self.modules.append(module)
+        attributes = vars(module)
+        self._module_attributes.append(attributes)
+        self.add(*_own(attributes))
+        for name in _PARTS:
+            if attributes[name]:
+                self.add_place(attributes[name])
+        if isinstance(module, torch.jit.ScriptModule):
+            self.add(*module.parameters(), *module.buffers())
+        self._add_class(type(module))
+
+    def add_place(self, place):
+        """Look at what a dict or a sequence holds, now and in `has_grown`."""
+        if len(place) <= MOST:
+            self._places.append(place)
+            self.add(*_contents(place))
+
+    def add_holder(self, thing):
+        self.add_place(thing)
+        self.add_object(thing)
+
+    def add_method(self, method):
+        self.add(method.__self__, method.__func__)
+
+    def add_partial(self, partial):
+        self.add(partial.func, *partial.args, *partial.keywords.values())
+
+    def add_cached(self, function):
+        self.add(*gc.get_referents(function))
+
+    def add_reference(self, reference):
+        self.add(reference())
+
+    def add_type(self, kind):
+        if not _is_foreign(kind):
+            self.add(*(v for v in vars(kind).values() if not isinstance(v, types.FunctionType)))
+
+    def add_property(self, found):
+        self.add(found.fget)
+
+    def add_wrapper(self, wrapper):
+        self.add(wrapper.__func__)
+
+    def pass_over(self, thing):
+        """A Python module: of those, only what code names is looked at."""
+
+    def add_object(self, thing):
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
-            self.add_all(attributes.values())
+            self.add_place(attributes)
         kind = type(thing)
         for parent in kind.__mro__:
             for name in parent.__dict__.get("__slots__", ()):
@@ -121,26 +155,24 @@ class _Search:
                     continue
         self._add_class(kind)
 
-    def _add_function(self, function):
-        for cell in function.__closure__ or ():
-            try:
-                self.add(cell.cell_contents)
-            except ValueError:  # a cell that is not filled yet
-                continue
-        self.add_all(function.__defaults__ or ())
-        self.add_all((function.__kwdefaults__ or {}).values())
-        self.add_all(vars(function).values())
+    def add_function(self, function):
+        closure = function.__closure__ or ()
+        self._cells += closure
+        self.add(*(content for cell in closure for content in _content(cell)))
+        self.add(*function.__defaults__ or (), *(function.__kwdefaults__ or {}).values(), *vars(function).values())
         if not _is_foreign(function):
             self._add_globals(function.__code__, function.__globals__)
 
     def _add_globals(self, code, namespace):
         names = _names_in(code)
+        self._globals.append((namespace, names))
         for name in names:
             value = namespace.get(name)
             if isinstance(value, types.ModuleType):
+                self._seen.add(id(value))
                 if not _is_foreign(value):
                     attributes = vars(value)
-                    self.add_all([attributes[n] for n in names if n in attributes])
+                    self.add(*(attributes[n] for n in names if n in attributes))
             else:
                 self.add(value)
         for kind in self._classes:
@@ -157,15 +189,68 @@ class _Search:
 
     def _add_members(self, kind, names):
         members = kind.__dict__
-        self.add_all([members[name] for name in names if name in members])
+        self.add(*(members[name] for name in names if name in members))
+
+
+# how things are looked into: by their very type, else by the first class that they are of
+_VISITS = {kind: _Search.add_place for kind in _PLAIN}
+_BY_CLASS = {
+    nn.Module: _Search.add_module,
+    torch.Tensor: _Search.add_tensor,
+    types.FunctionType: _Search.add_function,
+    types.MethodType: _Search.add_method,
+    functools.partial: _Search.add_partial,
+    functools._lru_cache_wrapper: _Search.add_cached,
+    weakref.ref: _Search.add_reference,
+    property: _Search.add_property,
+    staticmethod: _Search.add_wrapper,
+    classmethod: _Search.add_wrapper,
+    type: _Search.add_type,
+    types.ModuleType: _Search.pass_over,
+}
+_VISITS |= _BY_CLASS | {nn.Parameter: _Search.add_tensor}
+
+
+def _visit_of(thing):
+    if isinstance(thing, _PLAIN):
+        return _Search.add_holder
+    return next((visit for kind, visit in _BY_CLASS.items() if isinstance(thing, kind)), _Search.add_object)
+
+
+def _own(attributes):
+    """What a module's attributes are, but for its parts and for what PyTorch keeps there and is empty as a rule."""
+    return [
+        value
+        for name, value in attributes.items()
+        if name not in _KEPT_BY_PYTORCH or (value and name not in _PARTS and isinstance(value, dict))
+    ]
+
+
+def _contents(place):
+    return place.values() if isinstance(place, dict) else place
+
+
+def _content(cell):
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # a cell that is not filled yet
+        return ()
+
+
+def _named(place):
+    namespace, names = place
+    return map(namespace.get, names)
+
+
+_NAMES = weakref.WeakKeyDictionary()
 
 
 def _names_in(code):
     """Names of globals and attributes in a code object and those inside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names_in(constant)
+    names = _NAMES.get(code)
+    if names is None:
+        inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+        names = _NAMES[code] = frozenset(code.co_names).union(*map(_names_in, inner))
     return names
 
 

@@ -1,15 +1,22 @@
 """Checks what a caller asks of the solver and turns it into the solver's own terms, before anything is evaluated."""
 
+import functools
 import math
+import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from .controller import Controller, FixedSteps
 from .gradients.storage import Budget
 from .interpolants import cubic_hermite, linear_between
+from .march import Callbacks
+from .notices import warn_caller
+from .scipy_solver import Scipy
 from .steppers.alf import AsynchronousLeapfrog
 from .tableaus import TABLEAUS
 
@@ -17,21 +24,112 @@ GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 METHODS = (*TABLEAUS, AsynchronousLeapfrog.name)
 FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
 
-_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | TABLEAUS | {"alf": AsynchronousLeapfrog}
+_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | TABLEAUS
+_METHODS |= {"alf": AsynchronousLeapfrog, Scipy.name: Scipy}
 _CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
-OPTIONS = (
-    *_CONTROLLER_OPTIONS,
-    *("first_step", "step_size", "grid", "max_num_steps", "step_t", "jump_t", "land_on_t", "perturb", "interp"),
-)
+_SIZES = ("h", "first_step", "step_size", "grid")  # each says how long steps are: one of them at most
+_RESOLVED = 100  # an interval of fewer different times, as func sees them, is a staircase
+
+
+def _number(accepted, good):
+    """A check of options: a real number (float, int, 0-d tensor or array) for which good(number) holds, as a float."""
+
+    def check(name, value):
+        number = _as_float(name, value)
+        if number is None or not good(number):
+            raise ValueError(f"{name} must be a number {accepted}, got {value!r}")
+        return number
+
+    return check
+
+
+def _count(name, value):
+    """A check of options: a whole number of at least 1, or infinity."""
+    number = _as_float(name, value)
+    if number is None or not number >= 1 or number % 1 > 0:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(number) if math.isfinite(number) else number
+
+
+def _as_float(name, value):
+    """A float; None for what is no real number."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        _refuse_grad(name, value)
+        return float(value.item()) if math.prod(value.shape) == 1 and "complex" not in str(value.dtype) else None
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+
+
+def _times(name, value):
+    """A check of options: finite times, as a list of floats."""
+    number = _as_float(name, value)
+    times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64)
+    _refuse_grad(name, times)
+    times = times.reshape(-1).tolist()
+    if not all(math.isfinite(time) for time in times):
+        raise ValueError(f"{name} must hold finite times, got {value!r}")
+    return times
+
+
+def _monotone_times(name, value):
+    times = _times(name, value)
+    if not _is_monotone(times):
+        raise ValueError(f"{name} must hold times in strict order, got {value!r}")
+    return times
+
+
+def _flag(name, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _function(name, value):
+    if not callable(value):
+        raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {value!r}")
+    return value
+
+
+def _interpolant_name(name, value):
+    if value not in ("linear", "cubic"):
+        raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {value!r}")
+    return value
+
+
+def _refuse_grad(name, value):
+    if getattr(value, "requires_grad", False):
+        raise ValueError(f"{name} must not require grad: nothing is differentiated in it, so detach it")
+
+
+_size = _number("above 0 (t gives the direction)", lambda x: x > 0)
+OPTIONS = {  # names, each with its check
+    "safety": _number("above 0, at most 1", lambda x: 0 < x <= 1),
+    "ifactor": _number("of at least 1", lambda x: x >= 1),
+    "dfactor": _number("above 0, at most 1", lambda x: 0 < x <= 1),
+    "beta": _number("from 0 to 1", lambda x: 0 <= x <= 1),
+    "min_step": _number("of at least 0, finite", lambda x: 0 <= x < math.inf),
+    "max_step": _number("above 0", lambda x: x > 0),
+    "norm": _function,
+    "first_step": _size,
+    "step_size": _size,
+    "grid": _monotone_times,
+    "max_num_steps": _count,
+    "step_t": _times,
+    "jump_t": _times,
+    "land_on_t": _flag,
+    "perturb": _flag,
+    "check_finite": _flag,
+    "interp": _interpolant_name,
+}
+SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A method and how its steps are chosen. ``method`` is a `Tableau` or `AsynchronousLeapfrog`; ``first_step`` None
-    means that Hairer's rule chooses; ``options`` are the checked ones."""
+    """A method and how its steps are chosen. ``method`` is a `Tableau`, `AsynchronousLeapfrog` or a `Scipy`, which has
+    no ``controller``; ``first_step`` None means that Hairer's rule chooses; ``options`` are the checked ones."""
 
     method: Any
-    controller: Controller | FixedSteps
+    controller: Controller | FixedSteps | None
     first_step: float | None
     options: dict
 
@@ -40,26 +138,28 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     """`Settings` of a solve.
 
     :param layout: `StateLayout`, for tolerances and norms that are given per part of the state
-    :raises ValueError: a name, number or combination that cannot be used
+    :raises ValueError, TypeError: a name, value or combination that cannot be used
     """
     checked_gradient(gradient)
     method = checked_method(method, gradient)
+    if method is Scipy:
+        return _scipy_settings(rtol, atol, h, options, layout)
     options = checked_options(options)
     if "interp" in options:
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
-    _check_tolerances(rtol, atol)
+    rtol, atol = _tolerances(rtol, atol, layout)
     if fixed:
-        return Settings(method, FixedSteps(size), size, options)
+        return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
     keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
     if "norm" in keywords and layout is not None:
         keywords["norm"] = lambda flat, norm=options["norm"]: norm(layout.unflatten(flat))
-    controller = Controller(
-        _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout), method.error_order, **keywords
-    )
-    return Settings(method, controller, size, options)
+    controller = Controller(rtol, atol, method.error_order, **keywords)
+    if controller.min_step > controller.max_step:
+        raise ValueError(f"min_step must not exceed max_step, got {controller.min_step:g} > {controller.max_step:g}")
+    return Settings(method, controller, None if size is None else controller.limit(size), options)
 
 
 def checked_gradient(gradient):
@@ -114,97 +214,165 @@ def checked_method(method, gradient):
     found = _METHODS.get(method, _METHODS.get(method.lower())) if isinstance(method, str) else None
     if found is None:
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
+    if found is Scipy and gradient != "adjoint":
+        raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
     if (gradient == "mali") != (found is AsynchronousLeapfrog):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
     return found
 
 
+@functools.cache  # the same tableau every time: what is made for it, compiled steps above all, is made once
 def _with_interpolant(method, name):
     """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
-    b = method.b
     if name == "linear":
-        return replace(method, interpolant=linear_between(b), dense_order=1)
-    if name == "cubic":
-        return replace(method, interpolant=cubic_hermite(b, end_slope_is_last_stage=method.fsal), dense_order=3)
-    raise ValueError(f"interp must be 'linear' or 'cubic' (default: the method's own), got {name!r}")
+        return replace(method, interpolant=linear_between(method.b), dense_order=1)
+    return replace(
+        method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3
+    )
 
 
 def checked_options(options):
-    options = dict(options or {})
-    unknown = sorted(set(options) - set(OPTIONS))
+    """The options that were given (None: not given), numbers as floats and times as lists of floats.
+
+    :raises ValueError, TypeError: unknown names, values that cannot be used
+    """
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"options must be a dict, got {options!r}")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    unknown = sorted(str(name) for name in set(given) - set(OPTIONS))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(OPTIONS)}")
-    return options
+    return {name: OPTIONS[name](name, value) for name, value in given.items()}
+
+
+def _scipy_settings(rtol, atol, h, options, layout):
+    options = dict(options or {})
+    solver = options.pop("solver", Scipy.solver)
+    if not isinstance(solver, str):
+        raise ValueError(f"solver must be a name of scipy's such as 'LSODA', got {solver!r}")
+    options = checked_options(options)
+    unknown = sorted(set(options) - set(SCIPY_OPTIONS))
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)} of scipy_solver; accepted: {', '.join(SCIPY_OPTIONS)}")
+    if h is not None:
+        options["first_step"] = _size("h", h)
+    method = Scipy(*_tolerances(rtol, atol, layout), solver, options)
+    return Settings(method, None, 0.0, {"solver": solver} | options)
+
+
+def checked_max_evals(max_evals):
+    return _count("max_evals", max_evals)
+
+
+def checked_callbacks(callbacks):
+    """`Callbacks`; None: none."""
+    if not isinstance(callbacks, Callbacks | None):
+        raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {callbacks!r}")
+    return callbacks or Callbacks()
+
+
+def times_of(name, value):
+    """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray):
+            return torch.as_tensor(value.astype(np.float64))
+        entries = [
+            entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
+        ]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {value!r}") from None
+    if not any(isinstance(entry, torch.Tensor) for entry in entries):
+        return torch.tensor(entries, dtype=torch.float64)
+    return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
 
 
 def checked_times(t, layout):
-    """Output times as the caller's tensor and as floats."""
-    times = t if isinstance(t, torch.Tensor) else torch.tensor([float(value) for value in t], dtype=torch.float64)
+    """Output times as a tensor [m], and as floats.
+
+    :raises ValueError, TypeError: not at least two finite times in strict order
+    """
+    times = times_of("t", t)
     if times.dim() != 1 or len(times) < 2:
         raise ValueError(f"t must be 1-D with at least two times, got shape {tuple(times.shape)}")
+    if times.is_complex():
+        raise TypeError(f"t must be real, got {times.dtype}")
     if not times.is_floating_point():
         times = times.to(layout.dtype)
     ts = times.detach().double().tolist()
     if not all(math.isfinite(value) for value in ts):
         raise ValueError(f"t must be finite, got {ts}")
-    steps = [b - a for a, b in zip(ts, ts[1:])]
-    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+    if not _is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
+    spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
+    if abs(ts[-1] - ts[0]) < _RESOLVED * spacing:
+        warn_caller(
+            f"func gets the time in the state's precision, {layout.dtype}, which knows times near {ts[0]:g} to within "
+            f"{spacing:.2g}: too coarse for an interval of {abs(ts[-1] - ts[0]):.2g}. Let time start near 0 and add "
+            "the rest inside func, or make the state float64"
+        )
     return times, ts
 
 
-def floats(times):
-    """A list of floats from a tensor or sequence of times."""
-    return torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
+def _is_monotone(ts):
+    return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))
 
 
 def _step_size(h, options, method):
     """Whether steps are fixed, and the size given (None: none)."""
-    given = {name: value for name, value in (("h", h), *options.items()) if value is not None}
-    given = {name: given[name] for name in ("h", "first_step", "step_size", "grid") if name in given}
+    given = {} if h is None else {"h": _size("h", h)}
+    given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
     if "grid" in given:
         return True, math.inf
     fixed = not method.adaptive or "step_size" in given
-    if not given:
-        if fixed:
-            raise ValueError(f"{method.name} takes fixed steps: give the step size h")
-        return False, None
-    ((name, value),) = given.items()
-    size = abs(float(value))
-    if math.isnan(size) or size == 0:
-        raise ValueError(f"{name} must be a number other than 0, got {value}")
-    return fixed, size
+    if fixed and not given:
+        raise ValueError(f"{method.name} takes fixed steps: give the step size h")
+    return fixed, next(iter(given.values()), None)
+
+
+def _tolerances(rtol, atol, layout):
+    """Both as floats, or as flat vectors of what is nested like the state (as given, without a layout)."""
+    rtol, atol = _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout)
+    plain = isinstance(rtol, float) and isinstance(atol, float)
+    if rtol == atol == 0.0 if plain else layout is not None and bool((rtol + atol == 0).any()):
+        raise ValueError("rtol and atol must not both be 0: no step would be accepted")
+    return rtol, atol
 
 
 def _tolerance(name, value, layout):
-    """A float, or a flat vector from what is nested like the state."""
-    if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.dim() == 0):
-        return float(value)
-    if layout is None:
+    number = _as_float(name, value)
+    if number is not None:
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        return number
+    if layout is None:  # checked when there is a state
         return value
-    parts = pytree.tree_leaves(value)
-    if len(parts) not in (1, len(layout.leaves)):
-        raise ValueError(f"{name} must be a number or nested like y0, got {len(parts)} parts for {len(layout.leaves)}")
-    parts = parts * (len(layout.leaves) // len(parts))
-    return torch.cat([leaf.spread(part, layout) for leaf, part in zip(layout.leaves, parts)])
+    parts = [value] if layout.structure.is_leaf() else layout.leaves_of(value)
+    if parts is None and isinstance(value, (list, tuple)):  # flat, though the state is nested deeper
+        parts = pytree.tree_leaves(value)
+        parts = parts * len(layout.leaves) if len(parts) == 1 else parts
+    if parts is None or len(parts) != len(layout.leaves):
+        raise ValueError(f"{name} must be a number or nested like y0, got {value!r}")
+    return torch.cat([_spread(name, leaf, part, layout) for leaf, part in zip(layout.leaves, parts)])
 
 
-def _check_tolerances(rtol, atol):
-    _check_tolerance("rtol", rtol)
-    _check_tolerance("atol", atol)
-    if isinstance(rtol, (int, float)) and isinstance(atol, (int, float)) and rtol == atol == 0:
-        raise ValueError("rtol and atol must not both be 0: no step would be accepted")
-
-
-def _check_tolerance(name, value):
-    for part in pytree.tree_leaves(value):
-        if isinstance(part, torch.Tensor) and part.requires_grad:
-            raise ValueError(f"{name} must not require grad")
-        if isinstance(part, torch.Tensor):
-            good = bool((torch.isfinite(part) & (part >= 0)).all())
-        else:
-            good = math.isfinite(part) and part >= 0
-        if not good:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+def _spread(name, leaf, part, layout):
+    """One part of a tolerance as a flat vector over a leaf of the state."""
+    for entry in pytree.tree_leaves(part):
+        _refuse_grad(name, entry)
+    try:
+        spread = torch.as_tensor(part)
+        if spread.is_complex() or spread.dtype == torch.bool:
+            raise TypeError
+        spread = leaf.spread(spread, layout)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"{name} must be a number, or numbers and tensors nested like y0 and broadcastable to it; "
+            f"got {part!r} for shape {tuple(leaf.shape)}"
+        ) from None
+    if not bool((torch.isfinite(spread) & (spread >= 0)).all()):
+        raise ValueError(f"{name} must be finite and not negative, got {part!r}")
+    return spread

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from .interpolants import Polynomials
 from .march import Stats
+from .state import StateLayout
+from .vector_field import without_autocast
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Solution:
     def __call__(self, t):
         """State at time t (0-d: shaped like y0) or at times t [k] (leaves [k, *shape])."""
         if self.dense is None:
-            raise ValueError("dense output was not kept: solve with dense=True")
+            raise ValueError("dense output was not kept: solve with dense=True" if self.success else self.status)
         return self.dense(t)
 
 
@@ -72,3 +75,18 @@ class Trajectory:
         h = self.times[i + 1] - self.times[i]
         weights = self.interpolant.weights((t - self.times[i]) / h) * h[:, None]
         return self.states[i] + torch.einsum("ks,ksn->kn", weights.to(self.states), self.slopes[i])
+
+
+@dataclass
+class DenseOutput:
+    """A `Trajectory` on states nested like y0."""
+
+    trajectory: Trajectory
+    layout: StateLayout
+
+    def __call__(self, t):
+        """As `Solution.__call__`."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        with without_autocast(self.layout.device.type):
+            states = self.layout.unflatten(self.trajectory(t.reshape(-1)))
+        return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)

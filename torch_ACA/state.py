@@ -64,6 +64,30 @@ class _Leaf:
         return full.reshape(-1)
 
 
+def _in_order_of(skeleton, nested):
+    """Leaves of what is nested like a skeleton of numbers, in the skeleton's order; None for what is not."""
+    if isinstance(skeleton, int):
+        return None if isinstance(nested, (dict, tuple, list)) else [nested]
+    if isinstance(skeleton, dict):
+        if not isinstance(nested, dict) or nested.keys() != skeleton.keys():
+            return None
+        pairs = [(part, nested[key]) for key, part in skeleton.items()]
+    elif isinstance(skeleton, (tuple, list)):
+        if not isinstance(nested, (tuple, list)) or len(nested) != len(skeleton):
+            return None
+        pairs = zip(skeleton, nested)
+    else:  # another kind of node, which pytree was told of
+        leaves, structure = pytree.tree_flatten(nested)
+        return leaves if structure == pytree.tree_structure(skeleton) else None
+    leaves = []
+    for part, value in pairs:
+        found = _in_order_of(part, value)
+        if found is None:
+            return None
+        leaves += found
+    return leaves
+
+
 class StateLayout:
     """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``.
 
@@ -89,6 +113,7 @@ class StateLayout:
             self.leaves.append(_Leaf(leaf, stop))
             stop = self.leaves[-1].stop
         self.size = stop
+        self._skeleton = pytree.tree_unflatten(list(range(len(leaves))), self.structure)  # y0 with numbers for leaves
         self.signature = (self.device, str(self.structure), *(leaf.signature for leaf in self.leaves))
         only = self.leaves[0]
         plain = len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
@@ -126,16 +151,18 @@ class StateLayout:
         return pytree.tree_unflatten(tensors, self.structure)
 
     def tensors(self, state):
-        """Leaves of a state (what func returned), checked against the layout."""
-        if self._shape is not None and isinstance(state, torch.Tensor) and state.shape == self._shape:
+        """Leaves of a state (what func returned), checked against the layout: dicts are matched by key, lists and
+        tuples of any kind by place.
+
+        :raises TypeError, ValueError: another nesting, other keys or shapes than those of y0; complex for a real state
+        """
+        if isinstance(state, torch.Tensor) and state.shape == self._shape and state.dtype is self.dtype:
             return [state]
-        tensors, structure = (
-            ([state], self.structure)
-            if isinstance(state, torch.Tensor) and self.structure.is_leaf()
-            else pytree.tree_flatten(state)
-        )
-        if structure != self.structure and len(tensors) != len(self.leaves):
-            raise ValueError(f"func must return a state nested like y0, got {structure} for {self.structure}")
+        tensors = self.leaves_of(state)
+        if tensors is None:
+            shapes = pytree.tree_map(lambda i: tuple(self.leaves[i].shape), self._skeleton)
+            found = pytree.tree_map(lambda part: tuple(getattr(part, "shape", (type(part).__name__,))), state)
+            raise ValueError(f"func must return a state nested like y0, of shapes {shapes}, got {found}")
         for leaf, tensor in zip(self.leaves, tensors):
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
@@ -143,7 +170,13 @@ class StateLayout:
                 raise ValueError(
                     f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}"
                 )
+            if tensor.is_complex() and not leaf.dtype.is_complex:
+                raise TypeError("func returned a complex slope for a real state: make y0 complex, or return its .real")
         return tensors
+
+    def leaves_of(self, nested):
+        """Leaves of what is nested like the state, in its order; None for what is not."""
+        return _in_order_of(self._skeleton, nested)
 
     def target(self, flat):
         """A vector [size] as `write` likes it best: prepare one that is written often."""

@@ -30,8 +30,8 @@ def explained():
         if "vmap" not in str(failure):
             raise
         raise TransformError(
-            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the batch "
-            "at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
+            "torch.vmap cannot run over a solve, whose step sizes are numbers that depend on the state: solve the "
+            "batch at once, as a state of shape [batch, ...], or give jacrev a chunk_size of 1"
         ) from failure
 
 

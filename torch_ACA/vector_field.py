@@ -37,13 +37,15 @@ class VectorField:
         self.func, self.layout = func, layout
         self.direction = direction
         self.n_evals = self.evaluation_bytes = 0
-        found = reach(func)
+        found = self._found = reach(func)
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
         self._cut = None
+        self._as_it_is = False  # whether there is nothing to do around a call
+        self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._first_output = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
 
@@ -52,7 +54,7 @@ class VectorField:
 
         :param side: 1 or -1: the next representable time in or against the direction of integration (f jumps at t)
         """
-        time = torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+        time = torch.scalar_tensor(t, dtype=self.layout.dtype, device=self.layout.device)
         return time if side == 0 else self._nudged(time, side)
 
     def __call__(self, t, y, out, side=0):
@@ -61,12 +63,12 @@ class VectorField:
         if self._needs_gradients:
             outputs = self._with_gradients(t, y, side)
         else:
-            version = _version(y)
+            version = self._counts_writes and y._version
             try:
                 outputs = layout.tensors(self._call(self.time(t, side), layout.unflatten(y)))
             except RuntimeError as failure:
                 outputs = self._after_failure(failure, t, y, side)
-            if _version(y) != version:
+            if self._counts_writes and y._version != version:
                 raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
         layout.write(outputs, out)
 
@@ -85,7 +87,7 @@ class VectorField:
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
         """
         evaluation = self._recorded(t, y, out, time_grad, side)
-        self.captured.check(evaluation.edges(), evaluation.inputs, t)
+        self.captured.check(evaluation, t)
         return evaluation
 
     def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
@@ -111,7 +113,7 @@ class VectorField:
         edges, inputs = evaluation.edges(), evaluation.inputs
         has_history, unknown = captured.meet(edges, inputs, since)
         has_history |= self._meet_what_func_stored(inputs)
-        self._cut = captured.cut()
+        self._cut, self._as_it_is = captured.cut(), False
         if has_history:  # again, with the cut
             with self.side_effects.replay():
                 if unknown:
@@ -139,11 +141,11 @@ class VectorField:
 
     @contextlib.contextmanager
     def _cut_by(self, cut):
-        before, self._cut = self._cut, cut
+        before, self._cut, self._as_it_is = self._cut, cut, False
         try:
             yield
         finally:
-            self._cut = before
+            self._cut, self._as_it_is = before, False
 
     def _recorded(self, t, y, out, time_grad, side):
         layout = self.layout
@@ -176,13 +178,13 @@ class VectorField:
     def _try_on_a_copy(self, t, y, out, side):
         """The first evaluation without gradients: func may change its argument, which is the caller's y0."""
         copy = y.clone()
-        version = _version(copy)
+        version = self._counts_writes and copy._version
         try:
             self(t, copy, out, side)
         except ValueError:
-            if _version(copy) == version:
+            if not self._counts_writes or copy._version == version:
                 raise
-            self._changes_its_argument = True
+            self._changes_its_argument, self._as_it_is = True, False
             self(t, y, out, side)
             self.n_evals -= 1
 
@@ -224,6 +226,9 @@ class VectorField:
 
         :returns: whether there are any
         """
+        found, self._found = self._found, None
+        if not found.has_grown():
+            return False
         own = {id(tensor) for tensor in inputs}
         self._stored = [tensor for tensor in self._stored_since() if id(tensor) not in own]
         for tensor in self._stored:
@@ -237,6 +242,11 @@ class VectorField:
 
     def _call(self, t, state):
         self.n_evals += 1
+        if self._as_it_is:
+            return self.func(t, state)
+        return self._call_with_care(t, state)
+
+    def _call_with_care(self, t, state):
         effects = self.side_effects
         if effects.draws:
             effects.before_evaluation()
@@ -257,11 +267,14 @@ class VectorField:
             effects.after_evaluation()
         if self._first_output is not None:
             self._compare_with_first_output(state)
+        special = effects.draws or self._changes_its_argument or self._first_output is not None
+        self._as_it_is = not special and self.autocast is None and self._cut is None
         return state
 
     def _compare_with_first_output(self, state):
         """Find out in the second call whether func returns the same memory again, which it then fills anew."""
-        leaves = [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+        leaves = [state] if isinstance(state, torch.Tensor) else pytree.tree_leaves(state)
+        leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if self._first_output is _NOT_CALLED:
             self._first_output = [leaf.detach() for leaf in leaves]
         else:
@@ -361,11 +374,6 @@ class GradientSum:
             else:  # the first gradient may share memory with something else
                 self.totals[i], self._owned[i] = self.totals[i] + g, True
         self._all_owned = bool(gradients) and all(self._owned)
-
-
-def _version(tensor):
-    """How often the memory of a tensor was written to; tensors of inference mode do not know."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def without_autocast(device_type):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import torch_ACA
-from torch_ACA import odeint, odeint_adjoint, odeint_dense, odeint_event, odesolve, odesolve_adjoint, odesolve_endtime
+from torch_ACA import odeint, odeint_adjoint, odeint_dense, odesolve, odesolve_adjoint, odesolve_endtime
 from torch_ACA.compat.torchdiffeq import METHODS
 
 try:
@@ -73,10 +73,6 @@ def test_missing_methods_are_named():
         odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="implicit_adams")
     with pytest.raises(ValueError, match="unknown method 'nonsense'"):
         odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="nonsense")
-    with pytest.raises(ValueError, match="unknown option"):
-        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), options={"eps": 1.0})
-    with pytest.warns(UserWarning, match="no effect"):
-        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), options={"dtype": torch.float32})
 
 
 def test_names_that_collide():
@@ -111,63 +107,9 @@ def test_callbacks_of_torchdiffeq():
     assert forward > 0 and len(module.seen) > 2 * forward and set(module.seen) == {((), (2, 2), True)}
 
 
-def test_scipy_solver():
-    ts, options = torch.linspace(0, 1, 4), {"solver": "LSODA"}
-    ys = odeint(lambda t, y: -y, torch.ones(3), ts, method="scipy_solver", options=options)
-    assert float((ys[-1] - math.exp(-1)).abs().max()) < 1e-6
-    with pytest.raises(ValueError, match="not differentiable"):
-        odeint(lambda t, y: -y, torch.ones(3, requires_grad=True), torch.linspace(0, 1, 4), method="scipy_solver")
-
-
 def test_dense_output_of_torchdiffeq():
     dense = odeint_dense(lambda t, y: y, torch.ones(2), torch.tensor(0.0), torch.tensor(2.0))
     assert float((dense(torch.tensor(1.234)) - math.exp(1.234)).abs().max()) < 1e-6
-
-
-class Ball(nn.Module):
-    """A falling ball: height and velocity."""
-
-    def __init__(self):
-        super().__init__()
-        self.gravity = nn.Parameter(torch.tensor(9.8))
-
-    def forward(self, t, state):
-        _, velocity = state
-        return velocity, -self.gravity * torch.ones_like(velocity)
-
-
-@pytest.mark.parametrize("interface", [odeint, odeint_adjoint])
-def test_bouncing_ball(interface):
-    """Time of the first bounce: sqrt(2 h / g), and its derivatives; then two more bounces."""
-    ball = Ball()
-    height = torch.tensor([10.0], requires_grad=True)
-    state, t = (height, torch.tensor([0.0], requires_grad=True)), torch.tensor(0.0)
-    bounces = []
-    for _ in range(3):
-        t, trajectory = odeint_event(
-            ball, state, t, event_fn=lambda t, state: state[0], odeint_interface=interface, rtol=1e-9, atol=1e-9
-        )
-        bounces.append(t)
-        state = (trajectory[0][-1], -0.9 * trajectory[1][-1])
-    fall = math.sqrt(2 * 10 / 9.8)
-    for n, t in enumerate(bounces):
-        factor = 1 + sum(2 * 0.9**k for k in range(1, n + 1))
-        g = torch.autograd.grad(t, [height, ball.gravity], retain_graph=True)
-        assert float(t) == pytest.approx(fall * factor, abs=1e-6)
-        assert float(g[0]) == pytest.approx(fall * factor / 20, abs=1e-6)
-        assert float(g[1]) == pytest.approx(-fall * factor / 19.6, abs=1e-6)
-
-
-def test_events_backward_in_time_and_fixed_steps():
-    f = lambda t, y: torch.ones_like(y)  # noqa: E731
-    t, _ = odeint_event(f, torch.tensor([1.0]), torch.tensor(0.0), event_fn=lambda t, y: y + 1, reverse_time=True)
-    assert float(t) == pytest.approx(-2.0, abs=1e-9)
-    options = {"step_size": 0.3}
-    t, _ = odeint_event(f, torch.tensor([1.0]), 0.0, event_fn=lambda t, y: y - 2, method="rk4", options=options)
-    assert float(t) == pytest.approx(1.0, abs=1e-9)
-    swinging = lambda t, y: torch.cos(t) * torch.ones_like(y)  # noqa: E731
-    with pytest.raises(torch_ACA.TooManyEvaluationsError, match="No event was met"):
-        odeint_event(swinging, torch.tensor([1.0]), 0.0, event_fn=lambda t, y: y + 2, max_evals=2000)
 
 
 def test_fitting_a_spiral():

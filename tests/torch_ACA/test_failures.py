@@ -29,7 +29,7 @@ def decay(t, y):
         ({"rtol": -1.0}, "rtol must be finite and not negative"),
         ({"rtol": 0.0, "atol": 0}, "must not both be 0"),
         ({"atol": float("nan")}, "atol must be finite"),
-        ({"h": 0.0}, "h must be a number other than 0"),
+        ({"h": 0.0}, "h must be a number above 0"),
         ({"options": {"stepsize": 1}}, "unknown option stepsize; accepted: safety"),
         ({"h": 0.1, "options": {"step_size": 0.1}}, "give one of h, first_step, step_size and grid"),
         ({"method": "Dopri5", "gradient": "mali"}, "go together"),

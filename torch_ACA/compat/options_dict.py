@@ -7,6 +7,7 @@ is the continuous adjoint that ACA improves on.
 import warnings
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ..api import solve, solve_endtime
 
@@ -64,10 +65,9 @@ class Solver:
         solution = solve(self.func, z0, stacked, dense=dense, **_keywords(options, "direct"))
         self._trajectory = solution.dense
         _report(solution.stats, options)
-        if not wanted:
-            return solution.ys[-1]
-        first = 0 if wanted[0] == t0 else 1
-        return solution.ys[first : first + len(wanted)]
+        first = 0 if wanted and wanted[0] == t0 else 1
+        rows = slice(first, first + len(wanted)) if wanted else -1
+        return pytree.tree_map(lambda leaf: leaf[rows], solution.ys)
 
     def evaluate_dense_mode(self, t_eval):
         """States of the last `integrate` at other times inside its interval: [n, *shape]; differentiable."""

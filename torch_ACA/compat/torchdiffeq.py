@@ -2,31 +2,40 @@
 
 ``odeint`` differentiates by ACA here, and by any other gradient method on request; ``odeint_adjoint`` is the continuous
 adjoint, as there. Differences: dense output of the method's own order instead of ``interp="linear"`` for fixed steps
-(give ``interp`` to have theirs); ``safety`` is 0.85 unless given; solver failures raise `SolverError` instead of
-AssertionError.
+(give ``interp`` to have theirs); ``safety`` is 0.85 unless given; solver failures raise `SolverError`, which is an
+AssertionError too.
 """
 
-import warnings
+import math
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
-from ..settings import FIXED_STEP_METHODS
+from ..notices import warn_caller
+from ..scipy_solver import Scipy
+from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
+from ..side_effects import modules_of
 from ..state import StateLayout
-from .scipy_solver import odeint_scipy
 
 METHODS = (
     *("euler", "midpoint", "heun2", "heun3", "rk4"),
     *("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
 )
-_MISSING = (
-    *("explicit_adams", "implicit_adams", "fixed_adams", "implicit_euler", "implicit_midpoint", "trapezoid"),
-    *("radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2"),
+_INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "dopri5 or dopri8") | dict.fromkeys(
+    (
+        *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
+        "trbdf2",
+    ),
+    "scipy_solver with options={'solver': 'Radau'}",
 )
+SOLVERS = dict.fromkeys((*METHODS, Scipy.name))  # torchdiffeq has classes there; programs ask for the names
 _CALLBACKS = {"step": "callback_step", "accept": "callback_accept_step", "reject": "callback_reject_step"}
-_OPTIONS_WITHOUT_EFFECT = ("dtype",)  # time is kept in float64 here
+_OF_ADAPTIVE_STEPS = {
+    *("first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "beta"),
+}
 
 
 def odeint(
@@ -35,32 +44,43 @@ def odeint(
     """Solve dy/dt = func(t, y) from y(t[0]) = y0 and return y at all of t.
 
     :param func: func(t, y), t a 0-d tensor, y like y0. Its ``callback_step``, ``callback_accept_step`` and
-        ``callback_reject_step``, if it has them, are called with (t, y, dt); with ``_adjoint`` behind their names, in
-        the backward solve of the adjoint
+        ``callback_reject_step``, if it has them, are called with (t, y, dt), t and dt in float64; with ``_adjoint``
+        behind their names, in the backward solve of the adjoint. Fixed steps call the first alone, scipy none
     :param y0: tensor of any shape, or a tuple, list or dict of tensors
-    :param t: times [m], strictly increasing or decreasing
+    :param t: times [m], strictly increasing or decreasing; also one alone
     :param rtol, atol: tolerances of the adaptive methods
     :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
-        scipy_solver (not differentiable)
+        scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
-        jump_t, norm, safety, ifactor, dfactor, perturb, interp; and those of `torch_ACA.solve`
-    :param event_fn: stop where event_fn(t, y) crosses zero; t[1:] is ignored then
+        jump_t, norm, safety, ifactor, dfactor, perturb, interp, solver; and those of `torch_ACA.solve`. As there, one
+        that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
+    :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: further ones of `torch_ACA.solve`
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
-    :raises ValueError: a method or option that is not available
-    :raises SolverError: the solve failed
+    :raises ValueError: a method or value that is not available
+    :raises SolverError: the solve failed. Infinite and NaN states of fixed steps are returned instead
     """
-    if method == "scipy_solver":
-        return odeint_scipy(func, y0, t, rtol=rtol, atol=atol, options=options)
-    method = _checked_method(method, gradient)
-    options = _translated(func, y0, t, options, method, event_fn)
-    keywords = {"rtol": rtol, "atol": atol, "method": method, "options": options, "gradient": gradient} | keywords
-    keywords.setdefault("callbacks", _callbacks(func, y0))
+    method, kind = _checked_method(method, gradient)
+    t = times_of("t", t)
+    options = _translated(func, y0, t, options, method, kind, event_fn)
+    keywords = {"rtol": rtol, "atol": atol, "method": method, "gradient": gradient} | keywords
+    return _odeint(func, y0, t, event_fn, kind, options, keywords)
+
+
+def _odeint(func, y0, t, event_fn, kind, options, keywords):
+    """`odeint`, with options and keywords in the terms of `solve`."""
+    keywords = {"options": options, "callbacks": _callbacks(func, y0, keywords["method"], kind)} | keywords
+    if event_fn is not None and kind == "scipy":
+        raise ValueError(f"{Scipy.name} finds no events; available with event_fn: {', '.join(METHODS)}")
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
-        return event_t.to(t.dtype), ys
+        return event_t.to(t.dtype) if t.is_floating_point() else event_t, ys
+    if t.shape == (1,):
+        return pytree.tree_map(lambda leaf: leaf[None], y0)
+    if kind == "scipy" and keywords["gradient"] != "adjoint":
+        return _detached(func, y0, t, keywords | {"gradient": "adjoint"})
     return solve(func, y0, t, **keywords).ys
 
 
@@ -82,88 +102,162 @@ def odeint_adjoint(
 ):
     """`odeint` differentiated by the continuous adjoint (not ACA: that is `odeint` here, and `odesolve_adjoint`).
 
-    :param adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; default: as forward
+    :param adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; default: as forward, but
+        for the norm, and for options that another method has no use for. ``adjoint_options["norm"]``: "seminorm", or a
+        function of the tuple (0-d tensor of the time's part, always 0 here, the leaves of y, their cotangents, those of
+        the parameters)
     :param adjoint_params: only these tensors get gradients besides y0 and t; default: all that func uses
     """
-    chosen = {
+    method, kind = _checked_method(method, "adjoint")
+    backward_method, backward_kind = _checked_method(adjoint_method or method, "adjoint")
+    t = times_of("t", t)
+    if adjoint_options is None:  # with what there is a use for: nobody asked for the rest
+        unused = {"norm", *_unused(options, backward_kind)}
+        adjoint_options = {name: value for name, value in (options or {}).items() if name not in unused}
+    options = _translated(func, y0, t, options, method, kind, event_fn)
+    adjoint = {
         "rtol": adjoint_rtol,
         "atol": adjoint_atol,
-        "method": None if adjoint_method is None else _checked_method(adjoint_method, "adjoint"),
-        "options": adjoint_options,
-        "callbacks": _callbacks(func, y0, "_adjoint"),
+        "method": backward_method,
+        "options": _translated_backward(func, y0, t, adjoint_options, backward_method, backward_kind),
+        "callbacks": _callbacks(func, y0, backward_method, backward_kind, "_adjoint"),
     }
-    return odeint(
-        func,
-        y0,
-        t,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        options=options,
-        event_fn=event_fn,
-        gradient="adjoint",
-        adjoint={name: value for name, value in chosen.items() if value is not None},
-        params=adjoint_params,
-    )
+    keywords = {
+        "rtol": rtol,
+        "atol": atol,
+        "method": method,
+        "gradient": "adjoint",
+        "adjoint": {name: value for name, value in adjoint.items() if value is not None},
+        "params": adjoint_params,
+    }
+    return _odeint(func, y0, t, event_fn, kind, options, keywords)
 
 
 def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface=odeint, **keywords):
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     :param odeint_interface: `odeint` or `odeint_adjoint`
+    :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64)
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
-    t0 = torch.as_tensor(t0)
-    t0 = t0 if t0.is_floating_point() else t0.to(torch.get_default_dtype())
-    t = torch.stack([t0.reshape(()), t0.detach().reshape(()) + (-1 if reverse_time else 1)])
+    known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
+    t0 = t0.reshape(()) if known else torch.as_tensor(t0, dtype=torch.float64).reshape(())
+    beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
+    t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
 
 
 def odeint_dense(func, y0, t0, t1, *, rtol=1e-7, atol=1e-9, method=None, options=None, gradient="aca"):
     """Solve from t0 to t1 and return a function of time, differentiable: t (0-d or [k]) -> state(s)."""
-    method = _checked_method(method, gradient)
-    times = torch.stack([torch.as_tensor(t0, dtype=torch.float64), torch.as_tensor(t1, dtype=torch.float64)])
-    options = _translated(func, y0, times, options, method, None)
+    method, kind = _checked_method(method, gradient)
+    times = times_of("t", (t0, t1))
+    options = _translated(func, y0, times, options, method, kind)
     return solve(
         func, y0, times, rtol=rtol, atol=atol, method=method, options=options, gradient=gradient, dense=True
     ).dense
 
 
 def _checked_method(method, gradient):
-    if method in _MISSING:
-        raise ValueError(f"method {method!r} is not available here; available: {', '.join(METHODS)}, scipy_solver")
+    """The method's name, and what kind it is: "adaptive", "fixed" or "scipy"."""
+    checked_gradient(gradient)
+    if method in _INSTEAD:
+        raise ValueError(
+            f"method {method!r} is not available here; available: {', '.join(METHODS)}, {Scipy.name}; "
+            f"instead of it use {_INSTEAD[method]}"
+        )
+    if method == Scipy.name:
+        return method, "scipy"
     if method is None:
-        return "ALF" if gradient == "mali" else "dopri5"
-    return method
+        method = "ALF" if gradient == "mali" else "dopri5"
+    return method, "adaptive" if checked_method(method, gradient).adaptive else "fixed"
 
 
-def _translated(func, y0, t, options, method, event_fn):
-    """torchdiffeq's options in the terms of `solve`."""
-    options = dict(options or {})
-    for name in _OPTIONS_WITHOUT_EFFECT:
-        if name in options:
-            warnings.warn(f"option {name!r} has no effect: time is kept in float64", stacklevel=3)
-            del options[name]
+def _unused(options, kind):
+    """Names of options that are unknown, or of no use to methods of a kind."""
+    known = {
+        "adaptive": {*OPTIONS} - {"step_size", "perturb"},
+        "fixed": {*OPTIONS, "grid_constructor"} - _OF_ADAPTIVE_STEPS,
+        "scipy": {*SCIPY_OPTIONS},
+    }
+    return [name for name in options or {} if name not in known[kind] and name != "norm"]
+
+
+def _translated(func, y0, t, options, method, kind, event_fn=None):
+    """torchdiffeq's options in the terms of `solve`; those of no use are left out, with a warning."""
+    options = _used(options, method, kind)
+    if kind != "fixed":
+        return options
+    options["check_finite"] = event_fn is not None
     constructor = options.pop("grid_constructor", None)
     if constructor is not None:
         if "step_size" in options:
             raise ValueError("step_size and grid_constructor are mutually exclusive")
-        options["grid"] = constructor(func, y0, t)
-    elif method in FIXED_STEP_METHODS and not {"step_size", "first_step", "grid"} & set(options):
+        options["grid"] = constructor(func, y0, t.detach())
+    elif not {"step_size", "grid"} & set(options):
         if event_fn is not None:
             raise ValueError(f"events with {method!r} need options={{'step_size': ...}}")
-        options["grid"] = t.detach() if isinstance(t, torch.Tensor) else t
+        options["grid"] = t.detach()
     return options
 
 
-def _callbacks(func, y0, suffix=""):
+def _translated_backward(func, y0, t, options, method, kind):
+    """The same for the backward solve, which goes from every time to the one before."""
+    options = _used(options, method, kind)
+    if kind != "fixed":
+        return options
+    options["check_finite"] = False
+    constructor = options.pop("grid_constructor", None)
+    if constructor is not None:
+        if "step_size" in options:
+            raise ValueError("step_size and grid_constructor are mutually exclusive")
+        options["grid"] = [t[-1].item()]
+        for k in range(len(t) - 1, 0, -1):
+            options["grid"] += constructor(func, y0, t.detach()[[k, k - 1]]).tolist()[1:]
+    elif not {"step_size", "grid"} & set(options):
+        options["step_size"] = math.inf
+    return options
+
+
+def _used(options, method, kind):
+    """The options that were given (None: not given) and have a use; a warning names the others."""
+    options = {name: value for name, value in (options or {}).items() if value is not None}
+    unused = _unused(options, kind)
+    warned = [str(name) for name in unused if (name, options[name]) != ("dtype", torch.float64)]
+    if warned:
+        warn_caller(f"options that have no effect with method {method!r}: {', '.join(warned)}")
+    if kind != "adaptive":
+        unused.append("norm")
+    return {name: value for name, value in options.items() if name not in unused}
+
+
+def _callbacks(func, y0, method, kind, suffix=""):
     """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step (None: no callbacks)."""
     found = {name: getattr(func, theirs + suffix, None) for name, theirs in _CALLBACKS.items()}
-    if not any(found.values()):
-        return None
+    called = {"adaptive": ("step", "accept", "reject"), "fixed": ("step",), "scipy": ()}[kind]
+    never = [_CALLBACKS[name] + suffix for name, callback in found.items() if callback and name not in called]
+    if never:
+        warn_caller(f"method {method!r} never calls {', '.join(never)}")
     layout = StateLayout(y0)
 
     def adapted(callback):
-        return lambda t, y, h: callback(torch.tensor(t), layout.unflatten(y), torch.tensor(h))
+        return lambda t, y, h: callback(time(t), layout.unflatten(y), time(h))
 
-    return Callbacks(**{name: adapted(callback) for name, callback in found.items() if callback is not None})
+    def time(value):
+        return torch.tensor(value, dtype=torch.float64, device=layout.device)
+
+    wanted = {name: adapted(found[name]) for name in called if found[name]}
+    return Callbacks(**wanted) if wanted else None
+
+
+def _detached(func, y0, t, keywords):
+    """Solve by scipy without a graph, and say so where there would be one."""
+    inputs = [*pytree.tree_leaves(y0), t, *(p for module in modules_of(func) for p in module.parameters())]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        warn_caller("scipy_solver in odeint gives no gradient: its result is detached. odeint_adjoint gives one")
+    with torch.no_grad():
+        return solve(func, y0, t, **keywords).ys
+
+
+def find_parameters(module):
+    """The tensors of a module that odeint_adjoint of torchdiffeq differentiates in: a list."""
+    return list(module.parameters())

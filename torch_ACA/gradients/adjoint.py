@@ -6,12 +6,15 @@ state that is solved backwards drifts off the one that was solved forwards (sect
 outputs and the graph of one f. Cost: like the forward solve, with a VJP at every evaluation, rejected tries included.
 """
 
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..controller import Controller, FixedSteps, rms_norm
 from ..march import Callbacks, Stop, march
+from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.runge_kutta import RungeKutta
 from ..tableaus import Tableau
@@ -24,14 +27,17 @@ from .storage import STATES_ONLY
 
 @dataclass(frozen=True)
 class AdjointSettings:
-    """Solver of the backward pass. ``seminorm`` leaves the parameters' part out of the error norm (Kidger et al.
-    2021).
+    """Solver of the backward pass. ``norm``: of the error; "seminorm" leaves the parameters out (Kidger et al. 2021), a
+    function gets the tuple of the parts of the augmented state: the time's (0-d, always zero here: its cotangents need
+    no integral), the leaves of the state, their cotangents, and those of the captured tensors. ``grid``: times to step
+    through.
     """
 
-    tableau: Tableau
-    controller: Controller | FixedSteps
+    method: Tableau | Scipy
+    controller: Controller | FixedSteps | None
     first_step: float | None
-    seminorm: bool = False
+    norm: Callable | str | None = None
+    grid: tuple = ()
     callbacks: Callbacks = Callbacks()  # they get the state's part of the augmented vector
 
 
@@ -42,7 +48,8 @@ def adjoint(problem):
     replay = Replay(problem.field.layout)
     slope = replay.sample(problem.slope)
     with torch.no_grad():
-        ys, *_ = DiscreteSolve(problem, STATES_ONLY).forward(remember=False)
+        run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
+        ys, *_ = run.forward(remember=False)
     problem.finish()
     if problem.differentiable:
         ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
@@ -72,58 +79,95 @@ class _Function(torch.autograd.Function):
 def _backward(problem, y0, ys, ys_bar):
     """Cotangents of y0, of the times and of the captured tensors."""
     field, n = problem.field, len(y0)
-    captured = field.captured.tensors
-    settings = problem.adjoint
     augmented = _AugmentedField(field)
+    jumps = {problem.ts[0]} if problem.starts_at_jump else set()
+    jumps.update(stop.t for stop in problem.stops if stop.jump)
+    solver = (_ByScipy if isinstance(problem.adjoint.method, Scipy) else _ByMarching)(problem, augmented, jumps)
     before = field.n_evals
     times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
-    controller, size = settings.controller, settings.first_step
-    if isinstance(controller, Controller):
-        controller = controller.with_norm(augmented.norm(settings.seminorm))
-    callbacks = Callbacks(
-        **{name: _of_state(callback, n) for name, callback in vars(settings.callbacks).items()}
-    )
     state = ys.new_zeros(augmented.layout.size)
     slope = torch.empty_like(y0)
-    jumps = [problem.ts[0]] * problem.starts_at_jump + [stop.t for stop in problem.stops if stop.jump]
     for k in range(len(ys), 0, -1):
         state[:n] = ys[k - 1]
         if problem.time_grad:
-            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.ts[k] in jumps))
+            field(problem.ts[k], ys[k - 1], slope, side=-int(problem.perturb or problem.ts[k] in jumps))
             times_bar[k] += float(ys_bar[k - 1] @ slope)
         state[n : 2 * n] += ys_bar[k - 1]
-        t, t_end = problem.ts[k], problem.ts[k - 1]
-        stepper = RungeKutta(settings.tableau, augmented)
-        k1 = torch.empty_like(state)
-        augmented(t, state, k1, side=int(t in jumps))
-        if size is None:
-            size = controller.initial_step(augmented.slope, t, t_end, state, k1)
-        inside = [jump for jump in reversed(jumps) if min(t, t_end) < jump < max(t, t_end)]
-        steps = march(
-            stepper,
-            controller,
-            stepper.start(t, state, k1),
-            t,
-            [*(Stop(jump, jump=True) for jump in inside), Stop(t_end, jump=t_end in jumps)],
-            first_step=size,
-            perturb=problem.perturb,
-            limits=problem.limits,
-            callbacks=callbacks,
-        )
-        for step in steps:
-            size = step.proposed  # the last one is a good first size for the interval before
-        state = step.trial.end.y.clone()
+        state = solver.through(state, problem.ts[k], problem.ts[k - 1])
     a = state[n : 2 * n]
     if problem.time_grad:
         field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
         times_bar[0] -= float(a @ slope)
     problem.stats.n_backward_f_evals = field.n_evals - before
     captured_bars = [
-        piece.view(tensor.shape) if not tensor.is_complex() else torch.view_as_complex(piece.view(*tensor.shape, 2))
-        for piece, tensor in zip(state[2 * n :].split(augmented.sizes), captured)
+        bar.to(tensor.dtype) for bar, tensor in zip(augmented.captured_parts(state), field.captured.tensors)
     ]
-    captured_bars = [bar.to(tensor.dtype) for bar, tensor in zip(captured_bars, captured)]
     return [a, times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
+
+
+class _ByMarching:
+    """Integrates the augmented state by Runge-Kutta steps.
+
+    :param jumps: times at which func jumps, a set
+    """
+
+    def __init__(self, problem, augmented, jumps):
+        settings = problem.adjoint
+        self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
+        self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
+        self.stepper = RungeKutta(settings.method, augmented)
+        self.controller, self.size = settings.controller, settings.first_step
+        if isinstance(self.controller, Controller):
+            of_state = problem.controller.norm if isinstance(problem.controller, Controller) else rms_norm
+            self.controller = replace(
+                self.controller,
+                norm=augmented.norm(settings.norm, of_state),
+                rtol=augmented.tolerance(self.controller.rtol),
+                atol=augmented.tolerance(self.controller.atol),
+            )
+        self.callbacks = Callbacks(
+            **{name: _of_state(callback, augmented.n) for name, callback in vars(settings.callbacks).items()}
+        )
+
+    def through(self, state, t, t_end):
+        """The augmented state at t_end, from that at t."""
+        k1 = torch.empty_like(state)
+        self.augmented(t, state, k1, side=int(self.perturb or t in self.jumps))
+        if self.size is None:
+            self.size = self.controller.initial_step(self.augmented.slope, t, t_end, state, k1)
+        low, high = sorted((t, t_end))
+        inside = self.stops[bisect_right(self.stops, low) : bisect_left(self.stops, high)]
+        steps = march(
+            self.stepper,
+            self.controller,
+            self.stepper.start(t, state, k1),
+            t,
+            [Stop(time, jump=time in self.jumps) for time in (*(inside if t < t_end else inside[::-1]), t_end)],
+            first_step=self.size,
+            perturb=self.perturb,
+            limits=self.limits,
+            callbacks=self.callbacks,
+        )
+        for step in steps:
+            self.size = step.proposed  # the last one is a good first size for the interval before
+        return step.trial.end.y.clone()
+
+
+class _ByScipy:
+    """Integrates the augmented state by scipy, which steps across jumps as its error control allows."""
+
+    def __init__(self, problem, augmented, jumps):
+        method = problem.adjoint.method
+        self.augmented, self.limits = augmented, problem.limits
+        self.method = replace(
+            method, rtol=augmented.tolerance(method.rtol), atol=augmented.tolerance(method.atol)
+        )
+
+    def through(self, state, t, t_end):
+        states, failure = self.method.states(self.augmented, state, (t, t_end), self.limits)
+        if failure is not None:
+            raise failure
+        return states[0]
 
 
 def _of_state(callback, n):
@@ -167,6 +211,7 @@ class _AugmentedField:
             if total is None:
                 piece.zero_()
             else:
+                total = total if total.layout == torch.strided else total.to_dense()
                 piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
 
     def slope(self, t, state):
@@ -174,12 +219,35 @@ class _AugmentedField:
         self(t, state, out)
         return out
 
-    def norm(self, seminorm):
-        """The largest of the RMS norms of the parts; the seminorm leaves the parameters out."""
-        n = self.n
+    def norm(self, chosen, of_state):
+        """The error norm of augmented vectors that `AdjointSettings.norm` asks for; by default the largest of the norms
+        of the state, its cotangent (both by of_state) and all captured tensors (RMS).
+        """
+        n, layout = self.n, self.field.layout
+
+        def of_parts(x):
+            return chosen((
+                x.new_zeros(()), *layout.unflatten_leaves(x[:n]), *layout.unflatten_leaves(x[n : 2 * n]),
+                *self.captured_parts(x),
+            ))  # fmt: skip
 
         def mixed(x):
-            parts = [x[:n], x[n : 2 * n]] if seminorm else [x[:n], x[n : 2 * n], x[2 * n :]]
-            return torch.stack([rms_norm(part) for part in parts]).amax()
+            norms = [of_state(x[:n]), of_state(x[n : 2 * n])]
+            if chosen is None:
+                norms.append(rms_norm(x[2 * n :]))
+            return torch.stack([torch.as_tensor(value, dtype=x.dtype, device=x.device) for value in norms]).amax()
 
-        return mixed
+        return of_parts if callable(chosen) else mixed
+
+    def captured_parts(self, x):
+        """The part of an augmented vector that belongs to the captured tensors, shaped like them."""
+        return [
+            torch.view_as_complex(piece.view(*tensor.shape, 2)) if tensor.is_complex() else piece.view(tensor.shape)
+            for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured.tensors)
+        ]
+
+    def tolerance(self, value):
+        """A tolerance of the state as one of the augmented vector: the captured tensors get the least of it."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        return torch.cat([value, value, value.min().expand(sum(self.sizes))])

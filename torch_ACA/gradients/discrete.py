@@ -28,7 +28,7 @@ from ..solution import Trajectory
 from ..steppers.runge_kutta import RungeKutta
 from ..transforms import forward_ad_disabled, is_batched
 from ..vector_field import GradientSum
-from .replay import Replay
+from .replay import COMPARED, Replay
 from .storage import UNLIMITED, Storage
 
 
@@ -155,6 +155,7 @@ class DiscreteSolve:
         times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
         y_bar, t_bar = inside.of_end(problem.y0)
 
+        compared_every = -(-COMPARED // stepper.own_stages)
         states = self.storage.backwards(states, functools.partial(self._advance, stepper))
         end = next(states)
         following = end_slope = None  # the step behind, and its first stage
@@ -175,11 +176,16 @@ class DiscreteSolve:
                 t_bar += 0.0 if time_bar is None else float(time_bar)
 
             own, step.evaluations = step.evaluations, None
-            replayed = own is None
-            if replayed:
+            remembered = None
+            if own is None:
+                if following is None:
+                    remembered = self.end_sample
+                elif i % compared_every == 0:
+                    remembered = end
                 own = stepper.replay(
-                    step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
-                )
+                    step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
+                    to_end=remembered is not None,
+                )  # fmt: skip
             elif time_grad:
                 stepper.reload(own)
 
@@ -189,10 +195,8 @@ class DiscreteSolve:
                 if earlier[1] is not None and stepper.needs_end_slope and not step.after_jump:
                     first_bar = earlier[1][-1]
             y_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, first_bar, gradients)
-            if replayed:
-                remembered = self.end_sample if following is None else end
-                if remembered is not None:
-                    self.replay.compare_step(stepper, step, start, remembered)
+            if remembered is not None:
+                self.replay.compare_step(stepper, step, start, remembered)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
@@ -399,6 +403,7 @@ def _targets(captured, inputs, aliases, outputs):
     if any(id(leaf) in direct for leaf in leaves_behind(rest)):
         raise SecondDerivativeError(
             "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom "
-            "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use gradient='naive'"
+            "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use "
+            "gradient='naive'"
         )
     return [source if id(source) in direct else alias for alias, source in zip(aliases, inputs)]

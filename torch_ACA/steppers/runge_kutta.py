@@ -120,22 +120,24 @@ class RungeKutta(Stepper):
         )
         return derivatives, float((weights - derivatives * theta).sum())
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False):
-        """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages, which are left
-        in the buffer."""
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, to_end=True):
+        """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages.
+
+        :param to_end: leave all of them in the buffer, for `replayed_end`
+        """
         evaluations = []
         for i in range(self.own_stages):
             stage = y if i == 0 else self._stage(y, h, i)
             at_end = self._c[i] == 1.0
             side = int(after_jump) if i == 0 else -int(before_jump and at_end)
             time = t_end if at_end else t + self._c[i] * h
-            evaluations.append(self.record(time, stage, self._target[i], side))
+            out = self._target[i] if to_end or self.time_grad or i + 1 < self.own_stages else None
+            evaluations.append(self.record(time, stage, out, side))
         return evaluations
 
-    def replayed_end(self, y, h, every):
-        """Every so-manieth entry of the state at the end of a step whose own stages are in the buffer."""
-        slopes = self.slopes[: self.own_stages, ::every]
-        return torch.addmv(y[::every], slopes.T, self._weights.b_own, alpha=h)
+    def replayed_end(self, y, h, part):
+        """A part (a slice) of the state at the end of a step whose own stages are in the buffer."""
+        return torch.addmv(y[part], self._columns[self.own_stages - 1][part], self._weights.b_own, alpha=h)
 
     def record(self, t, y, out=None, side=0):
         """One evaluation of f with its graph."""

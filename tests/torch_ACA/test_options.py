@@ -1,0 +1,224 @@
+"""Options: limits of step sizes hold for every step, values without sense are named, and what is made for an option is
+made once."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from torch_ACA import Callbacks, NonFiniteError, ODEBlock, Solution, SolverError, solve
+from torch_ACA.steppers import compiled
+
+GRADIENTS = ["aca", "direct", "naive", "adjoint", "mali"]
+ONE = torch.ones(2, dtype=torch.float64)
+
+
+def decay(t, y):
+    return -y
+
+
+def sizes_of(func, t, **keywords):
+    """Sizes of the accepted steps."""
+    sizes = []
+    solution = solve(func, ONE, t, callbacks=Callbacks(accept=lambda t, y, h: sizes.append(abs(h))), **keywords)
+    return sizes, solution
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("keyword", ["h", "first_step"])
+def test_a_first_step_keeps_to_the_limits(gradient, keyword):
+    """A pulse of width 0.02 at 0.5, of area 0.02 sqrt(pi): a step of 1 does not see it."""
+    def pulse(t, y):
+        return torch.exp(-(((t - 0.5) / 0.02) ** 2)) * torch.ones_like(y)
+
+    def first(size, options):
+        given = {"h": size} if keyword == "h" else {}
+        options = options if keyword == "h" else options | {"first_step": size}
+        return sizes_of(pulse, [0.0, 1.0], gradient=gradient, options=options, **given)
+
+    sizes, solution = first(1.0, {"max_step": 0.05})
+    assert sizes[0] == 0.05 and max(sizes) < 0.05 * (1 + 1e-8)  # a last step may be longer by rounding
+    # the quadrature of a pulse in steps of 2.5 widths, at tolerance 1e-5 of a value near 1
+    assert float(solution.ys[-1, 0]) - 1 == pytest.approx(0.02 * math.sqrt(math.pi), rel=0.1)
+    sizes, _ = first(1e-6, {"min_step": 0.01})
+    assert sizes[0] == 0.01
+
+
+def test_the_backward_solve_keeps_to_its_limits():
+    sizes = []
+    callbacks = Callbacks(step=lambda t, y, h: sizes.append(abs(h)))
+    adjoint = {"options": {"max_step": 0.05}, "h": 1.0, "callbacks": callbacks}
+    solve(decay, ONE.clone().requires_grad_(), [0.0, 1.0], gradient="adjoint", adjoint=adjoint).ys.sum().backward()
+    assert sizes[0] == 0.05 and max(sizes) < 0.05 * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint", "mali"])
+@pytest.mark.parametrize("t", [[0.3, 0.0], [0.0, 0.3], [0.0, 0.17, 0.3]])
+def test_min_step_does_not_refuse_the_last_step(gradient, t):
+    """Where the last step is shorter than min_step, or longer by rounding, it is taken all the same."""
+    options = {"min_step": 0.05, "land_on_t": True}
+    solution = solve(
+        lambda t, y: 30 * torch.sin(40 * t) * y, ONE.clone().requires_grad_(), t, gradient=gradient, options=options,
+        max_evals=2000,
+    )  # fmt: skip
+    solution.ys.sum().backward()
+    assert solution.stats.n_f_evals < 200
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint", "mali"])
+def test_nan_at_the_smallest_step_is_an_error_at_once(gradient):
+    with pytest.raises(NonFiniteError) as caught:
+        solve(lambda t, y: torch.sqrt(0.5 - t) * y, ONE, [0.0, 1.0], gradient=gradient, options={"min_step": 0.01})
+    assert caught.value.n_f_evals < 500
+
+
+BAD = {
+    "safety": (0.0, -0.5, 1.5, math.nan, "0.9", None, True, torch.ones(2)),
+    "ifactor": (0.5, -10.0, math.nan),
+    "dfactor": (0.0, -0.2, 1.5, math.nan),
+    "beta": (-0.1, 2.0, math.nan),
+    "min_step": (-1e-3, math.nan, math.inf, [0.1]),
+    "max_step": (0.0, -1.0, math.nan, 1j),
+    "max_num_steps": (0, -5, 2.5, math.nan, "many"),
+    "first_step": (0.0, -0.1, math.nan),
+    "step_size": (0.0, -0.1, math.nan, torch.tensor(1j)),
+    "step_t": ([math.nan], [math.inf], "x", [None]),
+    "jump_t": ([math.nan], 1j, [[0.1]]),
+    "grid": ([0.0, 0.6, 0.3, 1.0], [0.0, 0.5, 0.5, 1.0], [0.0, math.nan, 1.0], 3j),
+    "land_on_t": ("yes", 2.0),
+    "perturb": (0.1,),
+    "check_finite": ("no",),
+    "norm": ("rms", 2),
+    "interp": ("quartic", 3),
+}
+
+
+@pytest.mark.parametrize("name,value", [(name, value) for name, values in BAD.items() for value in values])
+@pytest.mark.parametrize("where", ["solve", "block", "adjoint"])
+def test_values_without_sense_are_named(name, value, where):
+    """Also None, which means that the option is not given: only there nothing happens."""
+    options = {name: value}
+    calls = {
+        "solve": lambda: solve(decay, ONE, [0.0, 1.0], options=options),
+        "block": lambda: ODEBlock(decay, options=options),
+        "adjoint": lambda: solve(decay, ONE, [0.0, 1.0], gradient="adjoint", adjoint={"options": options}),
+    }
+    if value is None:
+        calls[where]()
+        return
+    with pytest.raises((ValueError, TypeError), match=rf"{name}\b.* must .*got ") as caught:
+        calls[where]()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keywords,message", [
+    ({"h": -0.1}, "h must be a number above 0 .t gives the direction., got -0.1"),
+    ({"h": math.nan}, "h must be a number above 0"),
+    ({"h": "0.1"}, "h must be a number above 0"),
+    ({"max_evals": 0}, "max_evals must be a whole number of at least 1, got 0"),
+    ({"max_evals": math.nan}, "max_evals must be a whole number"),
+    ({"max_evals": -1}, "max_evals must be a whole number"),
+    ({"options": {"min_step": 1.0, "max_step": 0.1}}, "min_step must not exceed max_step, got 1 > 0.1"),
+    ({"options": [("min_step", 0.1)]}, "options must be a dict"),
+    ({"callbacks": print}, "callbacks must be Callbacks.step=..., accept=..., reject=...., got <built-in"),
+    ({"adjoint": {"callbacks": print}, "gradient": "adjoint"}, "callbacks must be Callbacks"),
+    ({"adjoint": {"options": {"norm": "rms"}}, "gradient": "adjoint"}, "norm of the adjoint must be 'seminorm', a fu"),
+    ({"adjoint": {"options": 3}, "gradient": "adjoint"}, "options of the adjoint must be a dict"),
+    ({"adjoint": 3, "gradient": "adjoint"}, "adjoint must be a dict"),
+    ({"rtol": "1e-3"}, "rtol must be a number, or numbers and tensors nested like y0 .* got '1e-3' for shape"),
+    ({"rtol": None}, "rtol must be a number, or numbers"),
+    ({"rtol": True}, "rtol must be a number, or numbers"),
+    ({"atol": torch.ones(3)}, r"atol must be a number, or numbers and tensors .* for shape \(2,\)"),
+    ({"atol": [1e-3, 1e-3, 1e-3]}, r"atol must be a number, or numbers and tensors .* for shape \(2,\)"),
+    ({"atol": {"a": 1e-3}}, "atol must be a number, or numbers"),
+    ({"atol": {1e-3}}, "atol must be a number, or numbers"),
+    ({"atol": torch.tensor([1e-3, -1e-3])}, "atol must be finite and not negative"),
+    ({"atol": torch.tensor(1e-3j)}, "atol must be"),
+    ({"atol": math.inf}, "atol must be finite"),
+    ({"rtol": torch.tensor([1e-3, 0.0]), "atol": torch.tensor([1e-3, 0.0])}, "must not both be 0"),
+])  # fmt: skip
+def test_arguments_without_sense_are_named(keywords, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        solve(decay, ONE, [0.0, 1.0], **keywords)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keywords", [
+    {"h": torch.tensor(0.1, requires_grad=True)},
+    *({"options": {name: torch.tensor(0.1, requires_grad=True)}} for name in ("first_step", "step_size", "max_step")),
+    *({"options": {name: torch.tensor([0.5], requires_grad=True)}} for name in ("step_t", "jump_t")),
+    {"options": {"jump_t": [torch.tensor(0.5, requires_grad=True)]}},
+    {"options": {"grid": torch.tensor([0.0, 0.5, 1.0], requires_grad=True)}},
+    {"rtol": torch.tensor(1e-3, requires_grad=True)}, {"atol": [torch.ones(2, requires_grad=True)]},
+])  # fmt: skip
+def test_what_gets_no_gradient_must_not_require_one(keywords):
+    with pytest.raises(ValueError, match="must not require grad: nothing is differentiated in it"):
+        solve(decay, ONE, [0.0, 1.0], **keywords)
+
+
+def test_values_of_other_kinds_that_mean_the_same():
+    plain = solve(decay, ONE, [0.0, 1.0], options={"max_step": 0.25, "jump_t": [0.5], "max_num_steps": 100}, rtol=1e-3)
+    for number in (np.float32, torch.tensor, np.array):
+        options = {"max_step": number(0.25), "jump_t": number([0.5]), "max_num_steps": number(100), "beta": None}
+        assert torch.equal(solve(decay, ONE, [0.0, 1.0], options=options, rtol=number(1e-3)).ys.round(decimals=6),
+                           plain.ys.round(decimals=6))  # fmt: skip
+    assert torch.equal(solve(decay, ONE, [0.0, 1.0], options={"jump_t": 0.5, "max_step": 0.25}, rtol=1e-3).ys, plain.ys)
+
+
+def test_tolerances_of_a_dict_are_matched_by_key():
+    y0 = {"a": torch.ones(2), "b": torch.ones(2)}
+    func = lambda t, y: {"a": -y["a"], "b": torch.cos(20 * t) * y["b"]}  # noqa: E731
+    counts = [
+        solve(func, y0, [0.0, 1.0], rtol=tolerance, atol=tolerance).stats.n_accepted
+        for tolerance in ({"a": 1e-1, "b": 1e-9}, {"b": 1e-9, "a": 1e-1}, {"a": 1e-9, "b": 1e-1})
+    ]
+    assert counts[0] == counts[1] > counts[2]
+    with pytest.raises(ValueError, match="rtol must be a number or nested like y0"):
+        solve(func, y0, [0.0, 1.0], rtol={"a": 1e-3, "c": 1e-3})
+
+
+@pytest.mark.parametrize("method", ["Dopri5", "RK12"])
+def test_an_interpolant_by_name_is_compiled_once(method, monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(compiled, "BACKEND", counter)
+    monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
+    counts = []
+    for _ in range(3):
+        solve(decay, ONE, [0.0, 0.4, 1.0], method=method, options={"interp": "linear"}, compile=True)
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1] == counts[2] > 0
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("func", [lambda t, y: y * (math.nan if t > 0 else 1), lambda t, y: y * math.nan])
+def test_a_failure_in_the_first_step_is_returned(gradient, dense, func):
+    if dense and gradient not in ("aca", "direct"):
+        pytest.skip("no dense output")
+    y0 = torch.ones(2, requires_grad=True)
+    solution = solve(lambda t, y: (func(t, y[0]),), (y0,), [0, 1, 2], gradient=gradient, dense=dense,
+                     on_failure="return")  # fmt: skip
+    assert isinstance(solution.error, NonFiniteError) and not solution.success
+    assert solution.ts.tolist() == [0.0] and torch.equal(solution.ys[0], y0[None])
+    assert solution.stats.n_f_evals == solution.error.n_f_evals > 0 and solution.stats.n_accepted == 0
+    (g,) = torch.autograd.grad(solution.ys[0].sum(), y0)
+    assert torch.equal(g, torch.ones(2))
+    with pytest.raises(ValueError, match="NaN at t = 0|NaN for the initial state"):
+        solution(0.0)
+
+
+def test_solutions_can_be_pickled():
+    y0 = {"a": torch.ones(2, requires_grad=True), "b": torch.ones(3, 2)}
+    solution = solve(lambda t, y: {"b": -2 * y["b"], "a": -y["a"]}, y0, [0.0, 1.0, 2.0], dense=True)
+    again = pickle.loads(pickle.dumps(solution))
+    assert isinstance(again, Solution) and again.stats == solution.stats
+    for time in (0.3, torch.linspace(0, 2, 5)):
+        assert all(torch.equal(again(time)[name], solution(time)[name]) for name in y0)
+    failed = solve(lambda t, y: y**2, torch.ones(1), [0.0, 0.5, 2.0], on_failure="return", max_evals=1000)
+    again = pickle.loads(pickle.dumps(failed))
+    assert type(again.error) is type(failed.error) and again.status == failed.status
+    assert (again.error.t, again.error.n_f_evals) == (failed.error.t, failed.error.n_f_evals)
+    assert isinstance(again.error, SolverError)
