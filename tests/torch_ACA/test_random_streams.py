@@ -291,11 +291,11 @@ def test_draws_in_two_threads_are_right_or_refused():
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=work) for _ in range(2)]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(60)  # a thread that hangs is a failure, not the end of the tests
     finally:
         sys.setswitchinterval(before)
     assert not failures and len(refused) + len(right) == 30
