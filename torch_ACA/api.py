@@ -165,7 +165,6 @@ _outside_of_graphs._torchdynamo_disable = True
 
 
 def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
-    integrate = integrate or GRADIENT_METHODS[gradient]
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -173,7 +172,7 @@ def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
         while True:
             problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
             try:
-                return problem, layout, integrate(problem)
+                return problem, layout, (integrate or GRADIENT_METHODS[gradient])(problem)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:

@@ -55,10 +55,9 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
     t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
     far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
-    gradient_method = GRADIENT_METHODS[keywords.get("gradient", "aca")]
 
     def integrate(problem):
-        return _to_event(problem, event_fn, gradient_method)
+        return _to_event(problem, event_fn, GRADIENT_METHODS[keywords.get("gradient", "aca")])
 
     times = torch.stack([t0, t0.new_tensor(far)])
     problem, layout, (t, y) = _solved(func, y0, times, integrate=integrate, **keywords)

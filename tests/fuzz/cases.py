@@ -195,7 +195,8 @@ def _draw_func(chance, case):
     if case.get("jumps"):
         terms.append("jumping")
     lands_inside = case["step_t"] or ("land_on_t", True) in case["options"] and len(case["times"]) > 2
-    if lands_inside and case["gradient"] != "adjoint" and chance.random() < 0.4:
+    exact_times = case["gradient"] != "adjoint" and ("perturb", True) not in case["options"]
+    if lands_inside and exact_times and chance.random() < 0.4:
         terms.append("branch at a stop")
     if case["gradient"] != "adjoint" and case["precision"] == "float64":
         if case["state"] == "batch" and _keeps_slopes(case) and chance.random() < 0.3:

@@ -94,6 +94,7 @@ class CompiledRungeKutta(RungeKutta):
         return t, y.detach(), t_end
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
+        self._end = None
         if isinstance(replayed, list):  # evaluations of a step that is not compiled
             return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
         t, y, t_end = replayed
@@ -121,8 +122,7 @@ class CompiledRungeKutta(RungeKutta):
     def replayed_end(self, y, h, part):
         if self._end is None:  # a step that is not compiled
             return super().replayed_end(y, h, part)
-        end, self._end = self._end, None
-        return end[part]
+        return self._end[part]
 
     def _times(self, t, h, t_end):
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
