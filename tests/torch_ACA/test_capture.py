@@ -574,7 +574,8 @@ def test_hooks_of_a_module_that_two_threads_use(kind):
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=lambda: found.extend(once() for _ in range(25)), daemon=True) for _ in range(2)]
+        work = lambda: found.extend(once() for _ in range(25))  # noqa: E731
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
