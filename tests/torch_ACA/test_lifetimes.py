@@ -1,0 +1,210 @@
+"""Nothing stays alive after a solve that nobody holds: no reference cycles, seen with the garbage collector off."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from tests.torch_ACA.programs import KINDS, keywords_of
+from torch_ACA import ODEBlock, odeint, odesolve, solve
+from torch_ACA.errors import SolverError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects():
+    """What is there already is neither searched nor counted, which takes a while."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def tensors():
+    return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.solution = None
+
+    def forward(self, t, y):
+        return torch.tanh(self.linear(y))
+
+
+def slopes():
+    net = Net()
+    return {
+        "module": net,
+        "method": net.forward,
+        "closure": lambda t, y: net(t, y),
+        "plain": lambda t, y: -y,
+    }
+
+
+@pytest.mark.parametrize("what", ["forward", "backward", "second", "no_grad"])
+@pytest.mark.parametrize("name", slopes())
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_stays(kind, name, what):
+    if what == "second" and kind in ("adjoint", "mali"):
+        pytest.skip("no second derivatives")
+
+    def work():
+        f = slopes()[name]
+        y0 = torch.ones(2, 3, requires_grad=True)
+        with torch.set_grad_enabled(what != "no_grad"):
+            loss = (solve(f, y0, [0.0, 0.5, 1.0], **keywords_of(kind)).ys ** 2).sum()
+        if what == "backward":
+            loss.backward()
+        elif what == "second":
+            (g,) = torch.autograd.grad(loss, y0, create_graph=True)
+            (g**2).sum().backward()
+
+    work()
+    before = tensors()
+    for _ in range(3):
+        work()
+    assert tensors() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_func_goes_with_the_solve(kind):
+    """Kept alive by its solution and graph at most."""
+    net = Net()
+    there = weakref.ref(net)
+    ys = solve(net, torch.ones(2, 3), [0.0, 1.0], **keywords_of(kind)).ys
+    ys.sum().backward()
+    del net, ys
+    assert there() is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "naive"])
+def test_the_backward_pass_goes_without_the_module_that_made_it(kind):
+    """func was made for one solve, as in a factory; its parameters are held by the graph."""
+    torch.manual_seed(0)
+    net = Net()
+    parameters = list(net.parameters())
+    y = solve(net, torch.ones(2, 3), [0.0, 1.0], **keywords_of(kind)).ys[-1]
+    expected = torch.autograd.grad(y.sum(), parameters, retain_graph=True)
+    del net
+    found = torch.autograd.grad(y.sum(), parameters)
+    for f, e in zip(found, expected):
+        assert torch.allclose(f, e, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("store", ["solution", "ys", "dense", "loss"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_stores_its_own_solution_is_freed(kind, store):
+    if store == "dense" and kind in ("naive", "adjoint", "mali"):
+        pytest.skip("no dense output")
+    net = Net()
+    there = weakref.ref(net)
+    for _ in range(2):  # the second solve sees what the first has left
+        solution = solve(net, torch.ones(2, 3), [0.0, 1.0], dense=store == "dense", **keywords_of(kind))
+        loss = solution.ys[-1].sum()
+        net.solution = {"solution": solution, "ys": solution.ys, "dense": solution.dense, "loss": loss}[store]
+        loss.backward()
+    del net, solution, loss
+    assert there() is None
+
+
+class Stateful(nn.Module):
+    """A model that keeps its last trajectory, as for plots."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.f, self.kind = Net(), kind
+
+    def forward(self, y0):
+        self.trajectory = solve(lambda t, y: self.f(t, y) + 0 * t, y0, [0.0, 1.0], **keywords_of(self.kind)).ys
+        return self.trajectory[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_keeps_its_trajectory_is_freed(kind):
+    model = Stateful(kind)
+    there = weakref.ref(model)
+    for _ in range(3):
+        model(torch.ones(2, 3)).sum().backward()
+    del model
+    assert there() is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_loop_keeps_nothing(kind):
+    model = Stateful(kind)
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step():
+        optimiser.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimiser.step()
+
+    step()
+    step()
+    before = tensors()
+    for _ in range(4):
+        step()
+    assert tensors() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_solve_keeps_nothing(kind):
+    def work():
+        net = Net()
+        with pytest.raises(SolverError):
+            solve(lambda t, y: net(t, y) / (t < 0.5), torch.ones(2, 3), [0.0, 1.0], **keywords_of(kind))
+
+    work()
+    gc.collect()  # pytest's own record of the exception is a cycle
+    before = tensors()
+    for _ in range(3):
+        work()
+    gc.collect()
+    assert tensors() == before
+
+
+@pytest.mark.parametrize("entry", [
+    lambda f, y0: ODEBlock(f)(y0),
+    lambda f, y0: odeint(f, y0, torch.tensor([0.0, 1.0])),
+    lambda f, y0: odesolve(f, y0, {"method": "RK4", "h": 0.25}),
+    lambda f, y0: solve(f, y0, [0.0, 1.0], dense=True)(0.3),
+], ids=["block", "odeint", "odesolve", "dense"])  # fmt: skip
+def test_other_entries_keep_nothing(entry):
+    def work():
+        net = Net()
+        entry(net, torch.ones(2, 3)).sum().backward()
+        return weakref.ref(net)
+
+    work()
+    before = tensors()
+    assert work()() is None
+    assert tensors() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_context_and_prepared_weights_go(kind):
+    """What func captures with a history of its own, and a func that caches."""
+
+    def work():
+        net = Net()
+        net.ctx = torch.tanh(net.linear.weight)
+        ys = solve(lambda t, y: y @ net.ctx + net(t, y), torch.ones(2, 3), [0.0, 1.0], **keywords_of(kind)).ys
+        ys.sum().backward()
+        return weakref.ref(net), weakref.ref(net.ctx)
+
+    work()
+    before = tensors()
+    assert [there() for there in work()] == [None, None]
+    assert tensors() == before

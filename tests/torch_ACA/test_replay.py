@@ -1,0 +1,517 @@
+"""The backward pass evaluates func again: it is the func of the forward pass, or an error says so; no trace stays."""
+
+import functools
+import math
+import random
+import types
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.torch_ACA.programs import EXACT, KINDS, assert_close, keywords_of, leaf, plain, square, tolerance_of
+from torch_ACA import compare_gradients, solve
+from torch_ACA.errors import CaptureError, ReplayError, SideOutputError
+
+NOTICED = (ReplayError, CaptureError)
+KEEPS_GRAPHS = ("direct", "naive", "unlimited", "1MiB")
+FIRST_ORDER = [kind for kind in KINDS if kind != "1MiB"]
+
+
+class Rate(nn.Module):
+    """y' = c w y + b sin(t) with much that may change: a number, buffers, a parameter, the mode, a branch in time."""
+
+    def __init__(self, late=False):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.tensor([0.5, -0.3])), nn.Parameter(torch.tensor([0.2, 0.1]))
+        self.register_buffer("scale", torch.ones(2))
+        self.c, self.late, self.space = 1.0, late, {"c": 1.0}
+        self.norm = nn.Identity()
+
+    def forward(self, t, y):
+        c, scale = self.c * self.space["c"], self.scale
+        if self.late and t <= 0.5:
+            c, scale = 1.0, torch.ones(2)
+        if self.training is False:
+            c = 0.7 * c
+        return c * scale * self.w * y + self.b * torch.sin(t)
+
+
+def number(f):
+    f.c = 1.7
+
+
+def slightly(f):
+    f.c = 1.001
+
+
+def deep_number(f):
+    f.space["c"] = 1.7
+
+
+def buffer_rebound(f):
+    f.scale = torch.tensor([1.0, 2.0])
+
+
+def buffer_in_place(f):
+    with torch.no_grad():
+        f.scale[1] = 2.0
+
+
+def buffer_data(f):
+    f.scale.data = torch.tensor([1.0, 2.0])
+
+
+def parameter_replaced(f):
+    f.w = nn.Parameter(torch.tensor([0.9, -0.3]))
+
+
+def mode(f):
+    f.eval()
+
+
+CHANGES = [number, slightly, deep_number, buffer_rebound, buffer_in_place, buffer_data, parameter_replaced, mode]
+
+
+def grads_with_change(integrate, change, late=False):
+    torch.manual_seed(0)
+    f = Rate(late)
+    wanted = [f.w, f.b]
+    loss = square(integrate(f, torch.ones(2)))
+    if change is not None:
+        change(f)
+    return torch.autograd.grad(loss, wanted)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["all along", "late"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_between_the_passes_is_noticed_or_without_effect(kind, change, late):
+    expected = grads_with_change(plain(kind), None, late)
+    integrate = lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys  # noqa: E731
+    try:
+        found = grads_with_change(integrate, change, late)
+    except NOTICED:
+        assert kind not in KEEPS_GRAPHS
+        return
+    except RuntimeError as error:  # as plain autograd for what graphs have saved
+        assert kind in KEEPS_GRAPHS and change in (buffer_in_place, buffer_data) and "inplace" in str(error)
+        return
+    assert_close(found, expected, 1e-2 if kind == "adjoint" and late else tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_one_backward_pass_for_two_solves_with_another_number(kind, order):
+    if order == 2 and kind not in EXACT:
+        pytest.skip("no second derivatives")
+
+    def grads(integrate):
+        f, total = Rate(), 0.0
+        for c in (1.0, 2.0):
+            f.c = c
+            total = total + square(integrate(f, torch.ones(2)))
+        (g,) = torch.autograd.grad(total, f.w, create_graph=order == 2)
+        return [g] if order == 1 else [torch.autograd.grad((g**2).sum(), f.w)[0]]
+
+    expected = grads(plain(kind))
+    try:
+        found = grads(lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    except NOTICED as error:
+        assert order == 2 or kind not in KEEPS_GRAPHS
+        assert "direct" in str(error) or isinstance(error, CaptureError)  # what to do
+        return
+    assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", FIRST_ORDER)
+def test_the_second_backward_pass_is_verified_too(kind):
+    f = Rate()
+    loss = square(solve(f, torch.ones(2), [0.0, 1.0], **keywords_of(kind)).ys)
+    (first,) = torch.autograd.grad(loss, f.w, retain_graph=True)
+    f.c = 1.7
+    try:
+        (second,) = torch.autograd.grad(loss, f.w)
+    except NOTICED:
+        return
+    assert_close([second], [first], 1e-12)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("gradient", ["aca", "direct"])
+def test_a_change_matters_to_dense_output_too(gradient, dense):
+    f = Rate()
+    solution = solve(f, torch.ones(2), [0.0, 0.4, 1.0], gradient=gradient, dense=dense)
+    value = (solution(0.9) if dense else solution.ys[1]).sum()
+    f.c = 1.7
+    expected = Rate()
+    again = solve(expected, torch.ones(2), [0.0, 0.4, 1.0], gradient=gradient, dense=dense)
+    want = torch.autograd.grad((again(0.9) if dense else again.ys[1]).sum(), expected.w)
+    try:
+        found = torch.autograd.grad(value, f.w)
+    except NOTICED:
+        assert gradient == "aca"
+        return
+    assert_close(found, want, 1e-12)
+
+
+@pytest.mark.parametrize("n", [100, 50_000])
+@pytest.mark.parametrize("kind", ["aca", "two states", "adjoint", "mali"])
+def test_a_change_of_a_single_entry_is_noticed(kind, n):
+    """A large state too, of which not every entry can be looked at one by one."""
+    space = types.SimpleNamespace(c=torch.ones(n))
+    w = torch.tensor(0.5, requires_grad=True)
+    loss = solve(lambda t, y: w * space.c * y, torch.ones(n), [0.0, 1.0], **keywords_of(kind)).ys[-1, 1]
+    space.c = space.c.clone()
+    space.c[1] = 2.0
+    with pytest.raises(NOTICED):
+        torch.autograd.grad(loss, w)
+
+
+NOISE = {
+    "numpy": lambda g: np.random.randn(),
+    "random": lambda g: random.random(),
+    "generator": lambda g: float(torch.randn((), generator=g)),
+    "numpy generator": lambda g: _numbers.normal(),
+}
+_numbers = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["all along", "late"])
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("kind", ["aca", "two states", "adjoint", "mali"])
+def test_noise_from_elsewhere_is_noticed(kind, noise, late):
+    generator, w = torch.Generator().manual_seed(0), torch.tensor(0.5, requires_grad=True)
+
+    def f(t, y):
+        return w * y * (1 + NOISE[noise](generator) if t > 0.5 or not late else 1.0)
+
+    keywords = keywords_of(kind)
+    if kind == "adjoint":
+        keywords |= {"method": "RK4", "options": {"step_size": 0.25}}
+    loss = solve(f, torch.ones(1), [0.0, 1.0], **keywords).ys[-1].sum()
+    with pytest.raises(ReplayError, match="numbers drawn from elsewhere"):
+        torch.autograd.grad(loss, w)
+
+
+@pytest.mark.parametrize("kind", FIRST_ORDER)
+def test_functional_call_with_the_backward_pass_outside(kind):
+    module, names = Rate(), ("w", "b")
+    own = {name: (2 * p.detach()).requires_grad_() for name, p in module.named_parameters()}
+
+    class Whole(nn.Module):
+        def __init__(self, integrate):
+            super().__init__()
+            self.f, self.integrate = module, integrate
+
+        def forward(self, y0):
+            return self.integrate(self.f, y0)
+
+    def grads(integrate):
+        parts = {f"f.{name}": own[name] for name in names}
+        ys = torch.func.functional_call(Whole(integrate), parts, (torch.ones(2),))
+        return torch.autograd.grad(square(ys), [own[name] for name in names])
+
+    expected = grads(plain(kind))
+    try:
+        found = grads(lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    except NOTICED:
+        assert kind not in KEEPS_GRAPHS
+        return
+    assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("kind", FIRST_ORDER)
+def test_spectral_norm_in_training(kind):
+    """It iterates on buffers at every evaluation: a func that is never the same twice. Right, or refused."""
+
+    def grads(integrate):
+        torch.manual_seed(0)
+        net = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        loss = square(integrate(lambda t, y: torch.tanh(net(y)), torch.ones(2, 3)))
+        return torch.autograd.grad(loss, list(net.parameters()))
+
+    expected = grads(plain(kind))
+    try:
+        found = grads(lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    except NOTICED:
+        assert kind not in KEEPS_GRAPHS
+        return
+    if kind in EXACT:  # the adjoint takes other steps, and mali another number of evaluations
+        assert_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex128])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_false_alarm(kind, dtype):
+    """Contracting, expanding, resting and huge entries, in every precision, with the solver's own choice of steps."""
+    y0 = torch.tensor([1.0, 1.0, 0.0, 1e8, 1e-8]).to(dtype)
+    rates = torch.tensor([-3.0, 2.0, 0.0, -1.0, 1.0]).to(dtype).requires_grad_()
+    keywords = KINDS[kind] | {"rtol": 1e-3, "atol": 1e-3}
+    ys = solve(lambda t, y: rates * y + 0.1 * torch.sin(3 * t).to(y.dtype), y0, [0.0, 0.3, 2.0], **keywords).ys
+    ys[-1].abs().sum().backward()
+    assert bool(torch.isfinite(torch.view_as_real(rates.grad) if dtype.is_complex else rates.grad).all())
+
+
+def test_the_message_says_what_to_do():
+    f = Rate()
+    loss = solve(f, torch.ones(2), [0.0, 1.0]).ys.sum()
+    f.c = 3.0
+    with pytest.raises(ReplayError, match=r"t = .*(direct|unlimited)"):
+        loss.backward()
+    assert f.w.grad is None
+
+
+# Landing
+
+
+@functools.cache
+def awkward_pairs():
+    """Times for which t + (stop - t) is not stop."""
+    generator = random.Random(0)
+    pairs = []
+    while len(pairs) < 20:
+        t, stop = sorted((generator.uniform(0, 1), generator.uniform(0, 9)))
+        if t + (stop - t) != stop:
+            pairs.append((t, stop))
+    return pairs
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
+@pytest.mark.parametrize("method", ["RK23", "Dopri5", "RK4", "RK12", "midpoint"])
+def test_forward_and_replay_stand_on_the_same_side_of_a_branch(method, gradient):
+    """y(t1) is linear in u, so that the gradient times u is y(t1), to rounding."""
+    for t0, t1 in awkward_pairs():
+        for times in ([t0, t1], [t0, (t0 + t1) / 2, t1], [t1, t0]):
+            u = torch.tensor([10.0, -3.0], requires_grad=True)
+            f = lambda t, y: u[int(float(t) >= t1)] * torch.ones_like(y)  # noqa: E731
+            for memory in (None, "unlimited") if gradient == "aca" else (None,):
+                y = solve(
+                    f, torch.zeros(1), times, method=method, gradient=gradient, memory=memory,
+                    options={"step_size": 3 * abs(t1 - t0)},
+                ).ys[-1]  # fmt: skip
+                (found,) = torch.autograd.grad(y.sum(), u, create_graph=True)
+                assert float(found.detach() @ u.detach()) == pytest.approx(float(y.detach()), rel=1e-13)
+                (again,) = torch.autograd.grad(solve(
+                    f, torch.zeros(1), times, method=method, gradient=gradient, memory=memory,
+                    options={"step_size": 3 * abs(t1 - t0)},
+                ).ys[-1].sum(), u)  # fmt: skip
+                assert float(again @ u.detach()) == pytest.approx(float(y.detach()), rel=1e-13)
+
+
+# No trace
+
+
+class Counting(nn.Module):
+    """Changes buffers in ways of its own, and the number of accepted evaluations is known: 16 of RK4, 5 of ALF."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.register_buffer("count", torch.zeros(()))
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, t, y):
+        if self.how == "rebinds":
+            self.count = self.count + 1
+        elif self.how == "in place":
+            with torch.no_grad():
+                self.count += 1
+        elif self.how == "late" and t > 0.3:
+            self.count = self.count + 1
+        return self.w * y
+
+
+@pytest.mark.parametrize("how", ["rebinds", "in place", "late"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_count_the_forward_pass_alone(kind, how):
+    module, reference = Counting(how), Counting(how)
+    keywords = keywords_of(kind)
+    if kind == "adjoint":
+        keywords = KINDS[kind] | {"method": "RK4", "h": 0.25}
+    with torch.no_grad():
+        plain("mali" if kind == "mali" else "aca")(reference, torch.ones(2))
+    loss = square(solve(module, torch.ones(2), [0.0, 1.0], **keywords).ys)
+    assert float(module.count) == float(reference.count)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert float(module.count) == float(reference.count)
+
+
+HOLDERS = {
+    "closure": lambda net: lambda t, y: torch.tanh(net(y)),
+    "dict": lambda net: functools.partial(lambda nets, t, y: torch.tanh(nets["a"](y)), {"a": net}),
+    "deep": lambda net: functools.partial(
+        lambda space, t, y: torch.tanh(space.deep[0]["a"][1](y)), types.SimpleNamespace(deep=[{"a": (0, net)}])
+    ),
+    "late": lambda net: lambda t, y: torch.tanh(net(y)) if t > 0.3 else y,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_norm_anywhere_counts_the_forward_pass_alone(kind, holder):
+    keywords = keywords_of(kind)
+    if kind == "adjoint":
+        keywords = KINDS[kind] | {"method": "RK4", "h": 0.25}
+    nets = [nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    y0 = torch.randn(8, 3)
+    with torch.no_grad():
+        plain("mali" if kind == "mali" else "aca")(HOLDERS[holder](nets[1]), y0)
+    loss = square(solve(HOLDERS[holder](nets[0]), y0, [0.0, 1.0], **keywords).ys)
+    for passes in range(2):
+        for a, b in zip(nets[0].buffers(), nets[1].buffers()):
+            assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-13), passes  # sums in another order
+        if passes == 0:
+            loss.backward()
+
+
+def test_compare_gradients_leaves_no_trace():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.1))
+    before = [b.clone() for b in net.buffers()]
+    torch.manual_seed(5)
+    stream = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compare_gradients(
+            lambda t, y: torch.tanh(net(y)), torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), [0.0, 1.0],
+            lambda ys: ys[-1].sum(), rtol=1e-2, atol=1e-2, reference={"rtol": 1e-4, "atol": 1e-4}, show=False,
+        )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(before, net.buffers()))
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_func_that_works_in_place_does_not_touch_the_initial_state(kind):
+    """Without gradients: values as of a func that does not, or a clear error; y0 as it was."""
+    y0 = torch.tensor([1.0, 2.0])
+    keywords = keywords_of(kind)
+    want = solve(lambda t, y: -y, y0, [0.0, 1.0], **keywords).ys.detach()
+    with torch.no_grad():
+        try:
+            found = solve(lambda t, y: y.mul_(-1.0), y0, [0.0, 1.0], **keywords).ys
+        except ValueError as error:
+            assert "in place" in str(error)
+        else:
+            assert torch.allclose(found, want, rtol=0, atol=1e-12)
+    assert torch.equal(y0, torch.tensor([1.0, 2.0]))
+
+
+def own_buffer(a):
+    buffer = torch.zeros(2)
+
+    def f(t, y):
+        nonlocal buffer
+        buffer = buffer.detach()
+        buffer[0] = a * y[1]
+        buffer[1] = -a * y[0]
+        return buffer
+
+    return f
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_func_that_fills_and_returns_its_own_buffer(kind, order):
+    if order == 2 and kind not in EXACT:
+        pytest.skip("no second derivatives")
+
+    def grads(f_of, integrate):
+        a = torch.tensor(1.0, requires_grad=True)
+        y = integrate(f_of(a), torch.tensor([1.0, 0.0]))[-1]
+        (g,) = torch.autograd.grad(y.sum(), a, create_graph=order == 2)
+        return [y.detach(), g.detach(), *(torch.autograd.grad(g, a) if order == 2 else ())]
+
+    expected = grads(lambda a: lambda t, y: a * torch.stack([y[1], -y[0]]), plain(kind))
+    found = grads(own_buffer, lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    assert_close(found, expected, tolerance_of(kind))
+
+
+# Side outputs
+
+
+class Regularised(nn.Module):
+    """Collects a term for the loss while it is evaluated."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.w, self.how, self.total, self.terms = nn.Parameter(torch.tensor(0.5)), how, 0.0, []
+
+    def forward(self, t, y):
+        slope = self.w * y
+        term = (slope**2).sum()
+        if self.how == "sum":
+            self.total = self.total + term
+        elif self.how == "list":
+            self.terms.append(term)
+        elif self.how == "last":
+            self.total = term
+        elif self.how == "number":
+            self.total = self.total + float(term)
+        return slope
+
+    def collected(self):
+        return sum(self.terms) if self.how == "list" else self.total
+
+
+@pytest.mark.parametrize("how", ["sum", "list", "last"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "naive"])
+def test_a_loss_on_what_func_stored_is_refused(kind, how):
+    module = Regularised(how)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y = solve(module, torch.ones(2), [0.0, 1.0], **keywords_of(kind)).ys[-1]
+    assert any("belongs into the state" in str(w.message) for w in caught)
+    side = module.collected()
+    with pytest.raises((SideOutputError, RuntimeError)):
+        if not side.requires_grad:
+            raise RuntimeError("no history: plain autograd will say so")
+        (y.sum() + side).backward()
+
+
+@pytest.mark.parametrize("how", ["sum", "list"])
+def test_naive_keeps_what_func_stored(how):
+    def grad(integrate):
+        module = Regularised(how)
+        y = integrate(module, torch.ones(2))[-1]
+        return torch.autograd.grad(y.sum() + module.collected(), module.w)
+
+    found = grad(lambda f, y0: solve(f, y0, [0.0, 1.0], method="RK4", h=0.25, gradient="naive").ys)
+    assert_close(found, grad(plain("naive")), 1e-12)
+
+
+@pytest.mark.parametrize("how", ["sum", "list", "last", "number"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:func stores")
+def test_the_solution_itself_is_right_beside_what_func_stored(kind, how):
+    def grad(integrate):
+        module = Regularised(how)
+        return torch.autograd.grad(integrate(module, torch.ones(2))[-1].sum(), module.w)
+
+    found = grad(lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys)
+    assert_close(found, grad(plain(kind)), tolerance_of(kind))
+
+
+def test_no_warning_without_side_outputs():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        square(solve(Regularised("none"), torch.ones(2), [0.0, 1.0]).ys).backward()
+        square(solve(Regularised("number"), torch.ones(2), [0.0, 1.0]).ys).backward()
+
+
+# A replay costs nothing that is not needed
+
+
+def test_no_further_evaluations_to_verify():
+    calls = []
+    w = leaf(2)
+    f = lambda t, y: calls.append(1) or w * y  # noqa: E731
+    loss = square(solve(f, torch.ones(2), [0.0, 1.0], method="RK4", h=0.25).ys)
+    forward = len(calls)
+    loss.backward()
+    assert forward == 16 and len(calls) == 32
+    assert math.isfinite(float(loss))

@@ -1,0 +1,170 @@
+"""Times: their gradients at jumps and in low precision, of first and second order, and where fixed steps end."""
+
+import math
+
+import pytest
+import torch
+
+from tests.torch_ACA.programs import EXACT, assert_close
+from torch_ACA import ODEBlock, odeint, solve
+
+METHODS = [
+    {"method": "Dopri5"}, {"method": "RK4", "h": 0.2}, {"method": "RK23", "h": 0.3}, {"method": "Euler", "h": 0.1},
+]  # fmt: skip
+WITH_JUMPS = [*EXACT, "adjoint"]
+
+
+def kind_of(name):
+    return EXACT.get(name, {"gradient": "adjoint"})
+
+
+def switched(w, at=0.5, before=lambda w: w, behind=lambda w: w**2):
+    """y' is one constant before a time and another behind it: every method is exact if it stops there."""
+    return lambda t, y: (before(w) if t < at else behind(w)) * torch.ones_like(y)
+
+
+@pytest.mark.parametrize("where", ["jump_t", "step_t"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m["method"])
+@pytest.mark.parametrize("kind", WITH_JUMPS)
+def test_gradients_of_the_ends_around_a_jump(kind, method, where):
+    w = torch.tensor(3.0, requires_grad=True)
+    t = torch.tensor([0.0, 1.0], requires_grad=True)
+    if where == "step_t" and (method["method"] != "Euler" or kind == "adjoint"):
+        pytest.skip("a stage at the end of a step stands behind a jump that is not named")
+    options = {where: [0.5]}
+    y = solve(switched(w), torch.zeros(1), t, options=options, **kind_of(kind), **method).ys[-1]
+    found = torch.autograd.grad(y.sum(), [t, w], create_graph=kind in EXACT)
+    # y = w (.5 - t0) + w^2 (t1 - .5); rounding, and the backward solve's tolerance
+    assert_close([y.detach(), *(g.detach() for g in found)], [
+        torch.tensor([6.0]), torch.tensor([-3.0, 9.0]), torch.tensor(3.5)
+    ], 1e-12 if kind in EXACT else 1e-4)  # fmt: skip
+    if kind in EXACT:
+        second = torch.autograd.grad(found[0][0] + 10 * found[0][1] + 100 * found[1], [t, w])
+        assert_close(second, [torch.tensor([-100.0, 600.0]), torch.tensor(-1 + 60 + 100.0)], 1e-10)
+
+
+@pytest.mark.parametrize("at", [0.5, 0.0, 1.0])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m["method"])
+@pytest.mark.parametrize("kind", WITH_JUMPS)
+def test_a_jump_at_an_output_time(kind, method, at):
+    """Moving the output of a state's past does not move its end."""
+    w = torch.tensor(3.0, requires_grad=True)
+    t = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    f = lambda t, y: (w if t <= at else w**2) * torch.ones_like(y)  # noqa: E731
+    ys = solve(f, torch.zeros(1), t, options={"jump_t": [at]}, **kind_of(kind), **method).ys
+    (found,) = torch.autograd.grad(ys[-1].sum(), t, create_graph=kind in EXACT)
+    # just behind the jump at the start, just before the one at the end
+    first, last = (9.0 if at == 0.0 else 3.0), (3.0 if at == 1.0 else 9.0)
+    assert_close([found.detach()], [torch.tensor([-first, 0.0, last])], 1e-12 if kind in EXACT else 1e-4)
+    value = {0.5: 6.0, 0.0: 9.0, 1.0: 3.0}[at]
+    assert float(ys[-1].detach()) == pytest.approx(value, rel=1e-13)
+    middle = solve(f, torch.zeros(1), t, options={"jump_t": [at]}, **kind_of(kind), **method).ys[1]
+    (found,) = torch.autograd.grad(middle.sum(), t)
+    expected = torch.tensor([-first, 9.0 if at == 0.0 else 3.0, 0.0])
+    assert_close([found], [expected], 1e-12 if kind in EXACT else 1e-4)
+
+
+@pytest.mark.parametrize("kind", WITH_JUMPS)
+def test_a_jump_at_an_output_time_backwards(kind):
+    t = torch.tensor([1.0, 0.5, 0.0], requires_grad=True)
+    w = torch.tensor(3.0, requires_grad=True)
+    f = lambda t, y: (w if t < 0.5 else w**2) * torch.ones_like(y)  # noqa: E731
+    ys = solve(f, torch.zeros(1), t, options={"jump_t": [0.5]}, **kind_of(kind)).ys
+    found = torch.autograd.grad(ys[-1].sum(), [t, w], create_graph=kind in EXACT)
+    tolerance = 1e-12 if kind in EXACT else 1e-4
+    assert_close([g.detach() for g in found], [torch.tensor([-9.0, 0.0, 3.0]), torch.tensor(-3.5)], tolerance)
+
+
+@pytest.mark.parametrize("kind", WITH_JUMPS)
+def test_the_jump_at_an_output_time_with_feedback(kind):
+    """y' = -a y before, b y behind: the continuous solution, at tight tolerances."""
+    a, b = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    f = lambda t, y: (-a if t <= 0.5 else b) * y  # noqa: E731
+    tight = {"rtol": 1e-9, "atol": 1e-9, "options": {"jump_t": [0.5]}}
+    ys = solve(f, torch.ones(1), [0.0, 0.5, 1.0], **tight, **kind_of(kind)).ys
+    found = torch.autograd.grad(ys[1].sum() + ys[2].sum(), [a, b])
+    middle, end = math.exp(-0.5), math.exp(0.5)
+    expected = [torch.tensor(-0.5 * (middle + end)), torch.tensor(0.5 * end)]
+    assert_close(found, expected, 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("start", [0.0, 1e5])
+@pytest.mark.parametrize("kind", EXACT)
+def test_second_derivatives_in_times_of_another_precision(kind, start, dtype):
+    """float32 times with a float64 state: the solver's own arithmetic of times stays in float64."""
+    w = torch.tensor(0.5, requires_grad=True)
+    t = torch.tensor([start, start + 1.0], dtype=dtype, requires_grad=True)
+    f = lambda t, y: w * torch.sin(t - start) * y  # noqa: E731
+    y = solve(f, torch.ones(1), t, rtol=1e-10, atol=1e-10, **EXACT[kind]).ys[-1]
+    first = torch.autograd.grad(y.sum(), [t, w], create_graph=True)
+    end = math.exp(0.5 * (1 - math.cos(1)))
+    assert_close([first[0].detach().double()], [torch.tensor([0.0, 0.5 * math.sin(1) * end])], 1e-6)
+    # dy/dw = (1 - cos) y, and what of it moves with t1
+    second = torch.autograd.grad(first[1], [t, w])
+    of_t1 = math.sin(1) * end + (1 - math.cos(1)) * 0.5 * math.sin(1) * end
+    expected = [torch.tensor([0.0, of_t1]), torch.tensor((1 - math.cos(1)) ** 2 * end)]
+    assert_close([g.double() for g in second], expected, 1e-6)  # float32 of the result
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_first_and_second_pass_agree_on_first_derivatives(kind):
+    """With and without create_graph, with interpolated outputs and jumps inside."""
+
+    def grads(create_graph):
+        w = torch.tensor([0.5, -1.0], requires_grad=True)
+        t = torch.tensor([0.1, 0.33, 0.7, 1.3], requires_grad=True)
+        y0 = torch.ones(2, requires_grad=True)
+        f = lambda t, y: w * torch.cos(3 * t) * y + (0 if t < 0.6 else t) + w  # noqa: E731
+        ys = solve(f, y0, t, options={"jump_t": [0.6], "step_t": [0.45]}, rtol=1e-6, atol=1e-6, **EXACT[kind]).ys
+        loss = (ys * torch.linspace(1, 2, 8).view(4, 2)).sum()
+        return [g.detach() for g in torch.autograd.grad(loss, [w, t, y0], create_graph=create_graph)]
+
+    assert_close(grads(True), grads(False), 1e-11)
+
+
+def test_all_exact_kinds_agree_on_a_jump_at_an_output_time():
+    def grads(kind):
+        w = torch.tensor([0.5, -1.0], requires_grad=True)
+        t = torch.tensor([0.1, 0.6, 0.7, 1.3], requires_grad=True)
+        f = lambda t, y: w * torch.cos(3 * t) * y + (0 if t <= 0.6 else t)  # noqa: E731
+        # naive differentiates through its choice of steps, so the steps are fixed
+        options = {"jump_t": [0.6], "step_size": 0.125}
+        ys = solve(f, torch.ones(2), t, method="Dopri5", options=options, **EXACT[kind]).ys
+        return torch.autograd.grad((ys * torch.linspace(1, 2, 8).view(4, 2)).sum(), [w, t])
+
+    expected = grads("naive")
+    for kind in EXACT:
+        assert_close(grads(kind), expected, 1e-11)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fixed_steps_stand_at_multiples_of_their_size(kind, sign):
+    """t0 + i h, not the sum of i sizes, whose rounding grows."""
+    seen = []
+
+    def f(t, y):
+        seen.append(float(t))
+        return 0 * y
+
+    y0 = torch.zeros(1, requires_grad=True)
+    solve(f, y0, [0.3, 0.3 + sign * 100.0], method="Euler", h=0.1, **EXACT[kind])
+    assert len(seen) == 1000
+    assert seen == [0.3 + i * (sign * 0.1) for i in range(1000)]
+
+
+def test_fixed_steps_of_a_block_end_where_they_should():
+    seen = []
+    block = ODEBlock(lambda t, y: seen.append(float(t)) or -y, method="Euler", h=0.1, t0=0.0, t1=0.7)
+    block(torch.ones(1))
+    assert seen == [i * 0.1 for i in range(7)]
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint"])
+def test_the_torchdiffeq_interface_at_a_jump(gradient):
+    t = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    f = lambda t, y: (1.0 if t <= 0.5 else 3.0) * torch.ones_like(y)  # noqa: E731
+    ys = odeint(f, torch.zeros(1), t, gradient=gradient, options={"jump_t": torch.tensor([0.5])})
+    (found,) = torch.autograd.grad(ys[-1].sum(), t)
+    assert torch.allclose(found, torch.tensor([-1.0, 0.0, 3.0]), atol=1e-8)
