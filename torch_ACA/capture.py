@@ -42,25 +42,35 @@ class Captured:
         self._used = {}
         self.tensors = self.sources = None
         self.leaves = self._asked_for = ()
-        self._met = set()
+        self._met, self._stored = set(), set()
         self.keep_graph = False  # whether graphs go on into a history that others need too
-        for tensor in (*tensors, *(self._params or {}).values()):
+        for tensor, target in zip(tensors, of_outer_solves(tensors)):
+            self.add(tensor, target)
+        for tensor in (self._params or {}).values():
             self.add(tensor)
 
-    def add(self, tensor):
-        """Take another tensor in."""
-        key = id(tensor)
-        if tensor.grad_fn is not None or tensor._backward_hooks:
-            self._tracked.setdefault(key, [tensor, None])
+    def add_stored(self, tensor):
+        """Take in a tensor that func made and keeps, perhaps not for long: the backward pass need not see it again."""
+        self.add(tensor)
+        self._stored.add(id(tensor))
+
+    def add(self, tensor, target=None):
+        """Take another tensor in.
+
+        :param target: what gets its gradient, where the solve is inside another one that has a stand-in for it
+        """
+        key, target = id(tensor), tensor if target is None else target
+        if target.grad_fn is not None or target._backward_hooks:
+            self._tracked.setdefault(key, [target, None, tensor])
         elif self._params is None or key in self._params:
-            self._leaves[key] = tensor
+            self._leaves[id(target)] = target
         else:
             self._ignored[key] = tensor
 
     @property
     def candidates(self):
         """All that may turn out to be used."""
-        return (*self._leaves.values(), *(tensor for tensor, _ in self._tracked.values()))
+        return (*self._leaves.values(), *(entry[0] for entry in self._tracked.values()))
 
     def cut(self):
         """Context in which f is evaluated: stand-ins for what has a history; None if there is none."""
@@ -70,13 +80,13 @@ class Captured:
         """No more tensors will be used: fix the order of those that were."""
         kept = {key: self._tracked[key] for key in self._used if key in self._tracked}
         used = [] if self._params == {} else list(kept.values())
-        originals = [tensor for tensor, _ in used]
+        originals = [target for target, _, _ in used]
         if self._params is not None:
             originals = self._only_to_params(originals)
         stand_ins = [_stand_in(entry) for entry in used]
         leaves = tuple(self._leaves.values())
         self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
-        self.sources = (*leaves, *(tensor for tensor, _ in used))
+        self.sources = (*leaves, *(source for _, _, source in used))
         self._asked_for = self.leaves
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
@@ -93,8 +103,8 @@ class Captured:
         :param gradients: of ``leaves``, None for those that no graph led to
         :raises ReplayError: func has changed
         """
-        for tensor, gradient in zip(self.sources, gradients):
-            if gradient is None and id(tensor) in self._met and tensor.requires_grad:
+        for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients):
+            if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored:
                 raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
 
     def uses(self, tensor):
@@ -112,14 +122,13 @@ class Captured:
         leaves, history = graph_inputs(edges, known, since)
         for leaf in leaves:
             self.add(leaf)
-            self._met.add(id(leaf))
             if id(leaf) in self._tracked:
                 self._used[id(leaf)] = None
-        for key, (tensor, _) in self._tracked.items():
-            if tensor.grad_fn is not None and (tensor.grad_fn, tensor.output_nr) in history:
+        for key, (target, _, _) in self._tracked.items():
+            if target.grad_fn is not None and (target.grad_fn, target.output_nr) in history:
                 self._used[key] = None
-                self._met.add(key)
-                history.discard((tensor.grad_fn, tensor.output_nr))
+                history.discard((target.grad_fn, target.output_nr))
+        self._met = set(map(id, leaves))
         return bool(self._used or history), history
 
     def meet_history(self, history, evaluate):
@@ -139,13 +148,14 @@ class Captured:
 
         :param edges, known, since: as for `meet`
         """
-        stand_ins = (stand_in for _, stand_in in self._tracked.values())
-        leaves, history = graph_inputs(edges, [*known, *stand_ins], since)
+        leaves, history = graph_inputs(edges, known, since)
+        self._met = set(map(id, leaves))
         if history:
             self.keep_graph = True
             leaves += leaves_behind([node for node, _ in history])
+        stand_ins = {id(stand_in) for _, stand_in, _ in self._tracked.values()}
         for leaf in leaves:
-            if id(leaf) not in self._leaves and id(leaf) not in self._tracked:
+            if id(leaf) not in stand_ins and id(leaf) not in self._leaves and id(leaf) not in self._tracked:
                 self.add(leaf)
 
     def check(self, evaluation, t):
@@ -154,7 +164,7 @@ class Captured:
         :param evaluation: `Evaluation` at time t
         :raises CaptureError: the graph depends on a leaf that gets no gradient
         """
-        stand_ins = (stand_in for _, stand_in in self._tracked.values())
+        stand_ins = (stand_in for _, stand_in, _ in self._tracked.values())
         known = [*evaluation.inputs, *self.leaves, *self._leaves.values(), *stand_ins]
         self.accept(leaves_behind([edge.node for edge in evaluation.edges()]), known, t)
 
@@ -167,7 +177,7 @@ class Captured:
         if self._params is None:
             return None
         entries = {key: [tensor, tensor.detach()] for key, tensor in self._ignored.items() if tensor.requires_grad}
-        tracked = [tensor for key, (tensor, _) in self._tracked.items() if key not in self._params]
+        tracked = [target for key, (target, _, _) in self._tracked.items() if key not in self._params]
         for tensor, passed_on in zip(tracked, self._only_to_params(tracked)):
             entries[id(tensor)] = [tensor, passed_on]
         return Cut(entries, {})
@@ -229,11 +239,16 @@ def _stand_in(entry):
     return entry[1]
 
 
+def outer_cuts():
+    """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    return [Cut(mode._entries, mode._used) for mode in modes if isinstance(mode, Cut)]
+
+
 def of_outer_solves(tensors):
     """What stands in for tensors in the solves around this one."""
-    for mode in torch.overrides._get_current_function_mode_stack():
-        if isinstance(mode, Cut):
-            tensors = [mode.of(tensor) for tensor in tensors]
+    for cut in outer_cuts():
+        tensors = [cut.of(tensor) for tensor in tensors]
     return tuple(tensors)
 
 

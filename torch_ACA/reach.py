@@ -21,7 +21,7 @@ MOST = 20_000
 _ATOMS = frozenset(
     (bool, int, float, complex, str, bytes, bytearray, range, slice, type(None), type(...), type(NotImplemented))
     + (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.Generator, np.ndarray, np.dtype)
-    + (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, types.WrapperDescriptorType)
+    + (types.MethodDescriptorType, types.WrapperDescriptorType)
 )
 _PLAIN = (dict, collections.OrderedDict, list, tuple, set, frozenset, collections.deque)
 _FOREIGN = ("torch", "numpy", "builtins", "collections", "functools", "typing", "abc")  # no func of a user is there
@@ -130,6 +130,10 @@ class _Search:
         if not _is_foreign(kind):
             self.add([v for v in vars(kind).values() if not isinstance(v, types.FunctionType)])
 
+    def add_builtin(self, function):
+        if not isinstance(function.__self__, types.ModuleType):
+            self.add((function.__self__,))
+
     def add_generator(self, generator):
         if generator.gi_frame is not None:
             self.add(generator.gi_frame.f_locals.values())
@@ -201,6 +205,8 @@ _BY_CLASS = {
     functools.partial: _Search.add_partial,
     functools._lru_cache_wrapper: _Search.add_cached,
     weakref.ref: _Search.add_reference,
+    types.BuiltinFunctionType: _Search.add_builtin,
+    types.MethodWrapperType: _Search.add_builtin,
     types.GeneratorType: _Search.add_generator,
     property: _Search.add_property,
     staticmethod: _Search.add_wrapper,

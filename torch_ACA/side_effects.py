@@ -121,6 +121,7 @@ class SideEffects:
     @contextlib.contextmanager
     def replay(self):
         """Context of a recomputation: buffers and random streams end as they began."""
+        self._note_changes()
         mark, end, stream = self.mark(), self._end, self._streams.state()
         try:
             yield

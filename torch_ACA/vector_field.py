@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, refuse_gradient
+from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, outer_cuts, refuse_gradient
 from .kept_func import KeptFunc
 from .reach import reach
 from .saved_tensors import SavedTensors
@@ -41,6 +41,7 @@ class VectorField:
         found = self._found = reach(func)
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
+        self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
@@ -231,7 +232,10 @@ class VectorField:
         """Context in which f is evaluated again, after `finish`."""
         self.func = self._kept()
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                for cut in self._outer_cuts:  # a backward pass runs outside of the solve around this one
+                    stack.enter_context(cut)
+                yield
         finally:
             self.func = None
 
@@ -252,7 +256,7 @@ class VectorField:
         self._stored = [tensor for tensor in self._stored_since() if id(tensor) not in own]
         for tensor in self._stored:
             if not any(id(leaf) in own for leaf in leaves_behind([tensor.grad_fn])):
-                self.captured.add(tensor)
+                self.captured.add_stored(tensor)
         self._known.update(map(id, self._stored))
         return bool(self._stored)
 

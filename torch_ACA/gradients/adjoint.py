@@ -47,14 +47,14 @@ def adjoint(problem):
     trajectory."""
     # the backward solve repeats nothing that could be compared, but func itself can be: at the start and at the end
     replay = Replay(problem.field.layout)
-    slopes = {0: replay.sample(problem.slope)}
+    differentiable, slopes = problem.differentiable, {0: replay.sample(problem.slope)}
     with torch.no_grad():
         run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
+        if differentiable and problem.failure is None:
+            slopes[len(ys)] = replay.sample(_end_slope(problem, ys[-1]) if run.end_slope is None else run.end_slope)
     problem.finish()
-    if run.end_slope is not None:
-        slopes[len(ys)] = replay.sample(run.end_slope)
-    if problem.differentiable:
+    if differentiable:
         ys = _Function.apply(problem, replay, slopes, [ys], *problem.tensors)
     return ys, None
 
@@ -84,11 +84,22 @@ def _compare_slopes(problem, replay, slopes, states):
     """
     slope = torch.empty_like(states[0])
     for i, sample in slopes.items():
-        t = problem.ts[i]
-        jumps = problem.starts_at_jump if i == 0 else problem.perturb or any(s.jump for s in problem.stops if s.t == t)
-        problem.field(t, states[i], slope, side=int(jumps) if i == 0 else -int(jumps))
-        replay.compare_state(slope, sample, torch.zeros_like(slope), t)
+        if i == 0:
+            problem.field(problem.ts[0], states[0], slope, side=int(problem.starts_at_jump))
+        else:
+            slope = _end_slope(problem, states[i])
+        replay.compare_state(slope, sample, torch.zeros_like(slope), problem.ts[i])
     replay.conclude()
+
+
+def _end_slope(problem, y):
+    """The slope at the end of the solve, in the state y [n]; nothing that func changes stays changed."""
+    t, slope = problem.ts[-1], torch.empty_like(y)
+    jumps = problem.perturb or any(stop.jump for stop in problem.stops if stop.t == t)
+    with problem.field.side_effects.replay():
+        problem.field(t, y, slope, side=-int(jumps))
+    problem.stats.n_f_evals = problem.field.n_evals
+    return slope
 
 
 def _backward(problem, y0, ys, ys_bar):
@@ -113,6 +124,7 @@ def _backward(problem, y0, ys, ys_bar):
     if problem.time_grad:
         field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
         times_bar[0] -= float(a @ slope)
+    field.captured.check_reached(augmented.reached)
     problem.stats.n_backward_f_evals = field.n_evals - before
     captured_bars = [
         bar.to(tensor.dtype) for bar, tensor in zip(augmented.captured_parts(state), field.captured.tensors)
@@ -211,6 +223,7 @@ class _AugmentedField:
         self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
+        self.reached = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
 
     def __call__(self, t, state, out, side=0):
         n = self.n
@@ -222,10 +235,11 @@ class _AugmentedField:
             out[n : 2 * n].zero_()
         else:
             out[n : 2 * n].copy_(a_slope)
-        for piece, total in zip(out[2 * n :].split(self.sizes), gradients.totals):
+        for i, (piece, total) in enumerate(zip(out[2 * n :].split(self.sizes), gradients.totals)):
             if total is None:
                 piece.zero_()
             else:
+                self.reached[i] = True
                 total = total if total.layout == torch.strided else total.to_dense()
                 piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
 

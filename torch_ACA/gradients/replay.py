@@ -6,6 +6,8 @@ waits for a GPU before the backward pass is over. Other kernels with gradients t
 a GPU, leave a difference of rounding, which is allowed for.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from ..errors import ReplayError
@@ -14,6 +16,15 @@ COMPARED = 24  # evaluations of f after which a step is compared: of fewer, the 
 _SAMPLE = 2**14  # entries, or up to twice as many, that are kept of a larger state
 _CHUNK = {"cpu": 2**16}  # entries compared at a time: they stay in the cache of a processor
 _CHUNK_ELSEWHERE = 2**22
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of a state: every so-manieth entry, and the sum of all (0-d, float64)."""
+
+    entries: torch.Tensor
+    every: int
+    total: torch.Tensor
 
 
 class Replay:
@@ -33,34 +44,42 @@ class Replay:
         self._excesses, self._times = [], []
 
     def sample(self, y):
-        """What is kept of a state for a comparison: a copy."""
-        return y[:: self._every].clone()
+        """What is kept of a state for a comparison: a copy of it, or a `Sample`."""
+        if self._every == 1:
+            return y.clone()
+        return Sample(y[:: self._every].clone(), self._every, y.sum(dtype=torch.float64))
 
     def compare_step(self, stepper, step, start, end):
-        """A step that the stepper has replayed from start must end on end [n], or on its `sample`."""
-        size, chunk = len(start), self._chunk
-        if len(end) < size:
-            self._compare_part(stepper, step, start, end, slice(None, None, self._every))
-        elif size <= chunk:
-            self._compare_part(stepper, step, start, end, None)
-        else:
-            for first in range(0, size, chunk):
-                part = slice(first, first + chunk)
-                self._compare_part(stepper, step, start, end[part], part)
-
-    def _compare_part(self, stepper, step, start, expected, part):
-        found = stepper.replayed_end(start, step.h, part)
-        if found.device.type == "cpu" and torch.equal(found, expected):
+        """A step that the stepper has replayed from start must end on end: the state [n], or its `sample`."""
+        if len(start) <= self._chunk and not isinstance(end, Sample):
+            self._compare(stepper.replayed_end(start, step.h, None), end, start, step.t_end)
             return
-        self._compare(found, expected, start if part is None else start[part], step.t_end)
+        parts = [slice(first, first + self._chunk) for first in range(0, len(start), self._chunk)]
+        pieces = (stepper.replayed_end(start, step.h, part) for part in parts)
+        if isinstance(end, Sample):
+            self.compare_state(torch.cat(list(pieces)), end, start, step.t_end, rounding=1.0)
+        else:
+            for part, piece in zip(parts, pieces):
+                self._compare(piece, end[part], start[part], step.t_end)
 
-    def compare_state(self, found, sample, start, t):
-        """A state at t that was rebuilt in many steps, with the state itself or its `sample`; start: the state at their
-        other end."""
+    def compare_state(self, found, expected, start, t, rounding=100.0):
+        """A state at t that was made again, with the state itself or its `sample`.
+
+        :param start: the state at the other end of the steps that lead there
+        :param rounding: how much more rounding these many steps may add up than one
+        """
         found = found.detach()
-        if len(sample) < len(found):
-            found, start = found[:: self._every], start[:: self._every]
-        self._compare(found, sample, start, t, rounding=100.0)
+        if not isinstance(expected, Sample):
+            self._compare(found, expected, start, t, rounding)
+            return
+        every = expected.every
+        self._compare(found[::every], expected.entries, start[::every], t, rounding)
+        total = found.sum(dtype=torch.float64)
+        if total.device.type == "cpu" and torch.equal(total, expected.total):
+            return
+        change = 10 * self._of_change * torch.linalg.vector_norm(found - start)
+        size = rounding * self._of_size * torch.linalg.vector_norm(found, 1)
+        self._note((total - expected.total).abs() - change - size, t)
 
     def conclude(self):
         """To be called when the backward pass is over.
@@ -75,7 +94,7 @@ class Replay:
                     raise ReplayError(f"the step that ends at t = {t:.6g} ends in another state, by {excess:.2g}")
 
     def _compare(self, found, expected, start, t, rounding=1.0):
-        if found.numel() == 0:
+        if found.numel() == 0 or (found.device.type == "cpu" and torch.equal(found, expected)):
             return
         # infinite and NaN entries, which fixed steps may carry on, are like themselves and unlike numbers
         far = torch.finfo(found.dtype).max / 4
@@ -83,5 +102,8 @@ class Replay:
         difference, change, size = (
             torch.linalg.vector_norm(x, float("inf")) for x in (found - expected, expected - start, expected)
         )
-        self._excesses.append(difference - self._of_change * change - rounding * self._of_size * size)
+        self._note(difference - self._of_change * change - rounding * self._of_size * size, t)
+
+    def _note(self, excess, t):
+        self._excesses.append(excess.double())
         self._times.append(t)
