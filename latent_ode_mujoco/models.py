@@ -129,7 +129,8 @@ class ODERNNEncoder(nn.Module):
         """The means [B, size] at the other end of the i-th gap."""
         y, h = mean.flatten(), 1 / self.steps
         for step in range(self.steps):
-            y, _, _ = stepper.traced(torch.tensor(i + step * h), h, y)
+            t = torch.tensor(i + step * h)
+            y, _, _ = stepper.traced(t, h, y, t + h)
         return y.view_as(mean)
 
 

@@ -74,7 +74,9 @@ def measure(speed, shrink, gradient):
 
 def _accepted_graph(solution, start):
     """y at the output times as the functional graph of the accepted steps alone, their sizes constant."""
-    return solve_node(solution).run.traced(start, torch.tensor([0.0, HORIZON], dtype=torch.float64))[0]
+    run = solve_node(solution).run
+    with run.problem.backward_pass():
+        return run.traced(start, torch.tensor([0.0, HORIZON], dtype=torch.float64))[0]
 
 
 def exact_gradient(field):

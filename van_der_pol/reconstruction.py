@@ -29,15 +29,15 @@ def replay(solution):
     """
     node = solve_node(solution)
     run, problem = node.run, node.run.problem
-    stepper = RungeKutta(problem.tableau, problem.field, time_grad=True)  # so that every stage leaves its slope
-    weights = torch.tensor([float(b) for b in problem.tableau.b[: stepper.own_stages]], dtype=problem.y0.dtype)
+    stepper = RungeKutta(problem.tableau, problem.field)
     *stored, _ = node.saved_tensors[node.n_inputs :]  # the last one only if there is dense output in the last step
     stored.append(solution.ys[-1].reshape(-1))
     steps = run.storage.steps
     replayed = [stored[0]]
-    for step, y in zip(steps, stored):
-        stepper.replay(step.t, step.h, y)
-        replayed.append(torch.addmv(y, stepper.slopes[: stepper.own_stages].T, weights, alpha=step.h))
+    with problem.backward_pass():
+        for step, y in zip(steps, stored):
+            stepper.replay(step.t, step.h, y, step.t_end)
+            replayed.append(stepper.replayed_end(y, step.h, None))
     times = torch.tensor([*(step.t for step in steps), steps[-1].t_end], dtype=torch.float64)
     return times, torch.stack(stored), torch.stack(replayed).detach()
 
@@ -47,9 +47,10 @@ def invert(solution):
     node = solve_node(solution)
     carry = Carry(node.t_end, *node.saved_tensors[:2])
     carries = [carry]
-    for step in reversed(node.run.steps):
-        carry, _ = node.run.stepper.invert(carry, step.h)
-        carries.append(carry)
+    with node.run.problem.backward_pass(), torch.no_grad():
+        for step in reversed(node.run.steps):
+            carry, _ = node.run.stepper.invert(carry, step.h)
+            carries.append(carry)
     carries.reverse()
     return torch.tensor([c.t for c in carries], dtype=torch.float64), torch.stack([c.y for c in carries])
 

@@ -289,7 +289,7 @@ def test_draws_in_two_threads_are_right_or_refused():
             (failures if off > 1e-9 else right).append(off)
 
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-4)
     try:
         threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
         for thread in threads:
