@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import warnings
 
 import torch
 from torch.autograd.graph import get_gradient_edge
@@ -11,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, outer_cuts, refuse_gradient
 from .kept_func import KeptFunc
+from .notices import warn_caller
 from .reach import reach
 from .saved_tensors import SavedTensors
 from .side_effects import SideEffects
@@ -217,10 +217,9 @@ class VectorField:
         stored = [tensor for tensor in self._stored if not self.captured.uses(tensor)]
         self.captured.seal()
         if stored:
-            warnings.warn(
+            warn_caller(
                 "func stores tensors while the solver evaluates it. They are no part of the solution and have no "
-                "gradient of their own: what a loss needs belongs into the state",
-                stacklevel=2,
+                "gradient of their own: what a loss needs belongs into the state"
             )
             for tensor in (*stored, *self._stored_since()):
                 tensor.register_hook(refuse_gradient)
@@ -232,6 +231,9 @@ class VectorField:
         """Context in which f is evaluated again, after `finish`."""
         self.func = self._kept()
         try:
+            if not self._outer_cuts:
+                yield
+                return
             with contextlib.ExitStack() as stack:
                 for cut in self._outer_cuts:  # a backward pass runs outside of the solve around this one
                     stack.enter_context(cut)

@@ -31,6 +31,8 @@ from ..vector_field import GradientSum
 from .replay import COMPARED, Replay
 from .storage import UNLIMITED, Storage
 
+SMALL = 2**13  # numbers in a buffer that is rather kept than made again
+
 
 def aca(problem):
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
@@ -95,6 +97,7 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.tableau.stages * problem.field.evaluation_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
+        self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
@@ -106,6 +109,8 @@ class DiscreteSolve:
         problem, storage = self.problem, self.storage
         keeps = remember and not problem.transformed
         stepper = self._stepper(keep_graphs=keeps and storage.wants_graph)
+        if stepper.slopes.numel() <= SMALL:
+            self._kept_stepper = stepper
         evaluation = problem.evaluation if stepper.keep_graphs else None
         carry = stepper.start(
             problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
@@ -150,7 +155,8 @@ class DiscreteSolve:
         :param ys_bar: cotangents of the outputs [m - 1, n]
         :param dense_bars: cotangents of the trajectory's tensors, or ()
         """
-        problem, stepper, steps = self.problem, self._stepper(), self.storage.steps
+        problem, stepper, steps = self.problem, self._kept_stepper or self._stepper(), self.storage.steps
+        stepper.keep_graphs = False
         time_grad, count = problem.time_grad, len(steps)
         gradients = GradientSum(len(problem.field.captured.tensors))
         before = problem.field.n_evals
