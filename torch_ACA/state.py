@@ -179,6 +179,12 @@ class StateLayout:
         """Leaves of what is nested like the state, in its order; None for what is not."""
         return _in_order_of(self._skeleton, nested)
 
+    def sample(self, tensors, every):
+        """Of leaves: every so-manieth entry of the flat vector, and the sum of all (0-d, float64); no autograd."""
+        flats = [leaf.flatten(tensor.detach()) for leaf, tensor in zip(self.leaves, tensors)]
+        entries = [flat[-leaf.start % every :: every].to(self.dtype) for leaf, flat in zip(self.leaves, flats)]
+        return torch.cat(entries), sum(flat.sum(dtype=torch.float64) for flat in flats)
+
     def target(self, flat):
         """A vector [size] as `write` likes it best: prepare one that is written often."""
         return flat if self._shape is None else flat.view(self._shape)

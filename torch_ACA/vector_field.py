@@ -9,6 +9,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, outer_cuts, refuse_gradient
+from .errors import SolverError
 from .kept_func import KeptFunc
 from .notices import warn_caller
 from .reach import reach
@@ -82,13 +83,14 @@ class VectorField:
         slope = self.layout.flatten(self._call(t, self.layout.unflatten(y)))
         return slope.clone() if self._returns_its_own else slope
 
-    def record(self, t, y, out=None, *, time_grad=False, side=0):
+    def record(self, t, y, out=None, *, time_grad=False, side=0, every=None):
         """Evaluate f at float t with a graph of its own: an `Evaluation`; the value goes into out. To be called with
         gradients off.
 
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
+        :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
         """
-        evaluation = self._recorded(t, y, out, time_grad, side)
+        evaluation = self._recorded(t, y, out, time_grad, side, every)
         self._n_recorded += 1
         if self._n_recorded % LOOKED_AT_EVERY == 0:
             self.captured.check(evaluation, t)
@@ -164,7 +166,7 @@ class VectorField:
         finally:
             self._cut, self._as_it_is = before, False
 
-    def _recorded(self, t, y, out, time_grad, side):
+    def _recorded(self, t, y, out, time_grad, side, every=None):
         layout = self.layout
         leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y)]
         time = self.time(t, side)
@@ -177,7 +179,10 @@ class VectorField:
             torch._C._set_grad_enabled(False)
         if out is not None:
             layout.write(outputs, out)
-        return Evaluation(self, leaves, time if time_grad else None, outputs)
+        evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
+        if every is not None:
+            evaluation.sample = layout.sample(outputs, every)
+        return evaluation
 
     def _with_gradients(self, t, y, side):
         """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
@@ -187,6 +192,8 @@ class VectorField:
 
     def _after_failure(self, failure, t, y, side):
         """Evaluate f once more with gradients on: it may differentiate something itself."""
+        if isinstance(failure, SolverError):  # of a solve inside func
+            raise failure
         try:
             outputs = self._with_gradients(t, y, side)
         except RuntimeError:
@@ -313,7 +320,7 @@ class Evaluation:
     that f's own backward pass does not need is freed as soon as it has been read.
     """
 
-    __slots__ = ("field", "leaves", "time", "roots", "outputs")
+    __slots__ = ("field", "leaves", "time", "roots", "outputs", "sample")
 
     def __init__(self, field, leaves, time, outputs):
         self.field, self.leaves, self.time = field, leaves, time

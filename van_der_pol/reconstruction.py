@@ -37,7 +37,7 @@ def replay(solution):
     with problem.backward_pass():
         for step, y in zip(steps, stored):
             stepper.replay(step.t, step.h, y, step.t_end)
-            replayed.append(stepper.replayed_end(y, step.h, None))
+            replayed.append(stepper.replayed_end(y, step.h))
     times = torch.tensor([*(step.t for step in steps), steps[-1].t_end], dtype=torch.float64)
     return times, torch.stack(stored), torch.stack(replayed).detach()
 

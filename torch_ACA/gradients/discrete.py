@@ -193,7 +193,7 @@ class DiscreteSolve:
                     remembered = end
                 own = stepper.replay(
                     step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
-                    to_end=remembered is not None,
+                    every=None if remembered is None else self.replay.every,
                 )  # fmt: skip
             elif time_grad:
                 stepper.reload(own)

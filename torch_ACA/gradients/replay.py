@@ -13,9 +13,7 @@ import torch
 from ..errors import ReplayError
 
 COMPARED = 24  # evaluations of f after which a step is compared: of fewer, the comparison would take a hundredth
-_SAMPLE = 2**14  # entries, or up to twice as many, that are kept of a larger state
-_CHUNK = {"cpu": 2**16}  # entries compared at a time: they stay in the cache of a processor
-_CHUNK_ELSEWHERE = 2**22
+_SAMPLE = 2**14  # entries, or up to twice as many, that are compared of a larger state, and the sum of all
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,6 @@ class Sample:
     """Of a state: every so-manieth entry, and the sum of all (0-d, float64)."""
 
     entries: torch.Tensor
-    every: int
     total: torch.Tensor
 
 
@@ -35,8 +32,7 @@ class Replay:
     """
 
     def __init__(self, layout, autocast_dtype=None):
-        self._every = layout.size // _SAMPLE | 1
-        self._chunk = _CHUNK.get(layout.device.type, _CHUNK_ELSEWHERE)
+        self.every = layout.size // _SAMPLE | 1
         kinds = [leaf.dtype for leaf in layout.leaves] + ([autocast_dtype] if autocast_dtype else [])
         precise = layout.dtype == torch.float64
         self._of_change = max(1e-5 if precise else 1e-3, 16 * max(torch.finfo(kind).eps for kind in kinds))
@@ -45,41 +41,39 @@ class Replay:
 
     def sample(self, y):
         """What is kept of a state for a comparison: a copy of it, or a `Sample`."""
-        if self._every == 1:
+        if self.every == 1:
             return y.clone()
-        return Sample(y[:: self._every].clone(), self._every, y.sum(dtype=torch.float64))
+        return Sample(y[:: self.every].clone(), y.sum(dtype=torch.float64))
 
     def compare_step(self, stepper, step, start, end):
         """A step that the stepper has replayed from start must end on end: the state [n], or its `sample`."""
-        if len(start) <= self._chunk and not isinstance(end, Sample):
-            self._compare(stepper.replayed_end(start, step.h, None), end, start, step.t_end)
-            return
-        parts = [slice(first, first + self._chunk) for first in range(0, len(start), self._chunk)]
-        pieces = (stepper.replayed_end(start, step.h, part) for part in parts)
-        if isinstance(end, Sample):
-            self.compare_state(torch.cat(list(pieces)), end, start, step.t_end, rounding=1.0)
+        found = stepper.replayed_end(start, step.h, self.every)
+        if self.every == 1:
+            self._compare(found, end, start, step.t_end)
         else:
-            for part, piece in zip(parts, pieces):
-                self._compare(piece, end[part], start[part], step.t_end)
+            end = end if isinstance(end, Sample) else self.sample(end)
+            self._compare_samples(Sample(*found), end, start, step.t_end)
 
-    def compare_state(self, found, expected, start, t, rounding=100.0):
-        """A state at t that was made again, with the state itself or its `sample`.
+    def compare_state(self, found, expected, start, t):
+        """A state at t that was made again in many steps, with the state itself or its `sample`.
 
         :param start: the state at the other end of the steps that lead there
-        :param rounding: how much more rounding these many steps may add up than one
         """
         found = found.detach()
-        if not isinstance(expected, Sample):
-            self._compare(found, expected, start, t, rounding)
+        if isinstance(expected, Sample):
+            self._compare_samples(self.sample(found), expected, start, t, rounding=100.0)
+        else:
+            self._compare(found, expected, start, t, rounding=100.0)
+
+    def _compare_samples(self, found, expected, start, t, rounding=1.0):
+        start = start[:: self.every]
+        self._compare(found.entries, expected.entries, start, t, rounding)
+        if found.total.device.type == "cpu" and torch.equal(found.total, expected.total):
             return
-        every = expected.every
-        self._compare(found[::every], expected.entries, start[::every], t, rounding)
-        total = found.sum(dtype=torch.float64)
-        if total.device.type == "cpu" and torch.equal(total, expected.total):
-            return
-        change = 10 * self._of_change * torch.linalg.vector_norm(found - start)
-        size = rounding * self._of_size * torch.linalg.vector_norm(found, 1)
-        self._note((total - expected.total).abs() - change - size, t)
+        change = 10 * self._of_change * self.every**0.5 * torch.linalg.vector_norm(found.entries - start)
+        size = rounding * self._of_size * self.every * torch.linalg.vector_norm(found.entries, 1)
+        excess = (found.total - expected.total).abs() - change - size
+        self._note(torch.where(expected.total.isfinite(), excess, torch.zeros_like(excess)), t)
 
     def conclude(self):
         """To be called when the backward pass is over.

@@ -87,10 +87,10 @@ class CompiledRungeKutta(RungeKutta):
         if carry.slope is not None:
             carry.slope = carry.slope.clone()
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, to_end=True):
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         if after_jump or before_jump or not self._usable:
-            return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump, to_end=to_end)
+            return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump, every=every)
         return t, y.detach(), t_end
 
     def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
@@ -119,10 +119,10 @@ class CompiledRungeKutta(RungeKutta):
         t_bar, h_bar, t_end_bar = found[-1] if self.time_grad else (0.0, 0.0, 0.0)
         return found[0], t_bar + t_end_bar, h_bar + t_end_bar
 
-    def replayed_end(self, y, h, part):
+    def replayed_end(self, y, h, every=1):
         if self._end is None:  # a step that is not compiled
-            return super().replayed_end(y, h, part)
-        return self._end if part is None else self._end[part]
+            return super().replayed_end(y, h, every)
+        return self._end if every == 1 else (self._end[::every], self._end.sum(dtype=torch.float64))
 
     def _times(self, t, h, t_end):
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""

@@ -41,7 +41,7 @@ class RungeKutta(Stepper):
         self._columns = [self.slopes[: i + 1].T for i in range(s)]
         self._weights = _weights_of(tableau, layout.dtype, layout.device)
         self._c = self._weights.c
-        self._cotangents = None
+        self._cotangents = self._last_sample = None
 
     def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
         """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
@@ -120,10 +120,10 @@ class RungeKutta(Stepper):
         )
         return derivatives, float((weights - derivatives * theta).sum())
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, to_end=True):
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
         """Evaluate an accepted step's own stages again, each with a graph; bit for bit the same stages.
 
-        :param to_end: leave all of them in the buffer, for `replayed_end`
+        :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
         """
         evaluations = []
         for i in range(self.own_stages):
@@ -131,20 +131,33 @@ class RungeKutta(Stepper):
             at_end = self._c[i] == 1.0
             side = int(after_jump) if i == 0 else -int(before_jump and at_end)
             time = t_end if at_end else t + self._c[i] * h
-            out = self._target[i] if to_end or self.time_grad or i + 1 < self.own_stages else None
-            evaluations.append(self.record(time, stage, out, side))
+            # the last row is memory that a step without dense output can do without
+            whole = every == 1 or self.time_grad or i + 1 < self.own_stages
+            sampled = None if whole else every
+            evaluations.append(self.record(time, stage, self._target[i] if whole else None, side, sampled))
+        self._last_sample = None if sampled is None else evaluations[-1].sample
         return evaluations
 
-    def replayed_end(self, y, h, part):
-        """A part (a slice; None: all) of the state at the end of a step whose own stages are in the buffer."""
-        slopes = self._columns[self.own_stages - 1]
-        if part is not None:
-            y, slopes = y[part], slopes[part]
-        return torch.addmv(y, slopes, self._weights.b_own, alpha=h)
+    def replayed_end(self, y, h, every=1):
+        """The state at the end of a replayed step from y [n]; or every so-manieth entry, and the sum of all (float64).
+        """
+        own, b = self.own_stages, self._weights.b_own
+        if every == 1:
+            return torch.addmv(y, self._columns[own - 1], b, alpha=h)
+        if self._last_sample is None:
+            last, last_total = self.slopes[own - 1, ::every], self.slopes[own - 1].sum(dtype=torch.float64)
+        else:
+            last, last_total = self._last_sample
+        entries, total = y[::every] + h * b[-1] * last, y.sum(dtype=torch.float64) + h * b[-1] * last_total
+        if own > 1:
+            others = self.slopes[: own - 1]
+            entries.addmv_(others[:, ::every].T, b[:-1], alpha=h)
+            total += h * (b[:-1].double() @ others.sum(1, dtype=torch.float64))
+        return entries, total
 
-    def record(self, t, y, out=None, side=0):
-        """One evaluation of f with its graph."""
-        return self.field.record(t, y, out, time_grad=self.time_grad, side=side)
+    def record(self, t, y, out=None, side=0, every=None):
+        """One evaluation of f with its graph; every: as for `VectorField.record`."""
+        return self.field.record(t, y, out, time_grad=self.time_grad, side=side, every=every)
 
     def reload(self, evaluations):
         """Put the values of kept evaluations back into the buffer."""
