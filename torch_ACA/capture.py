@@ -241,6 +241,8 @@ def _stand_in(entry):
 
 def outer_cuts():
     """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
+    if not torch._C._len_torch_function_stack():
+        return []
     modes = torch.overrides._get_current_function_mode_stack()
     return [Cut(mode._entries, mode._used) for mode in modes if isinstance(mode, Cut)]
 
@@ -301,7 +303,7 @@ def solvers_backward(tensors):
     :param tensors: those that gradients are asked for
     """
     before, _own.backward = getattr(_own, "backward", False), True
-    silenced = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t.is_leaf and t._backward_hooks]
+    silenced = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
     for hooks, _ in silenced:
         hooks.clear()
     try:
