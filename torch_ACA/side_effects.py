@@ -60,10 +60,11 @@ class SideEffects:
             if isinstance(module, _NormBase) and module.training and module.track_running_stats
         ]
         self._statistics = list(self._places), self.mark()
-        self._start = self._streams.state()
-        result = evaluate()
+        with _alone():
+            self._start = self._streams.state()
+            result = evaluate()
+            self._note_draws()
         self._note_changes()
-        self._note_draws()
         self.counts = numbers and self._numbers() != kept
         return result
 
@@ -115,7 +116,7 @@ class SideEffects:
     def same_numbers(self):
         """Context of an evaluation of an f that draws: the random stream begins where it always begins in this solve,
         and how far it goes is remembered. One thread at a time: the stream belongs to all."""
-        with _DRAWING:
+        with _alone():
             self._streams.set(self._start)
             yield
             self._note_draws()
@@ -158,6 +159,19 @@ class SideEffects:
 
 
 _DRAWING = threading.RLock()
+
+
+@contextlib.contextmanager
+def _alone():
+    """Context in which no other thread has a func draw. One that waits in vain, since func itself waits for it, goes
+    on.
+    """
+    held = _DRAWING.acquire(timeout=10.0)
+    try:
+        yield
+    finally:
+        if held:
+            _DRAWING.release()
 
 
 class RandomStreams:

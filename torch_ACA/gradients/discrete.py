@@ -164,7 +164,8 @@ class DiscreteSolve:
         times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
         y_bar, t_bar = inside.of_end(problem.y0)
 
-        compared_every = -(-COMPARED // stepper.own_stages)
+        # another thread may have drawn from the stream in any one step
+        compared_every = 1 if problem.field.side_effects.draws else -(-COMPARED // stepper.own_stages)
         states = self.storage.backwards(states, functools.partial(self._advance, stepper))
         end = next(states)
         following = end_slope = None  # the step behind, and its first stage
