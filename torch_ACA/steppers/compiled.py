@@ -13,13 +13,14 @@ import weakref
 import torch
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta, combine
 
 BACKEND = "inductor"  # of torch.compile
-NOT_COMPILABLE = (TorchDynamoException, FailOnRecompileLimitHit)
+NOT_COMPILABLE = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
 
 
 class CompiledRungeKutta(RungeKutta):
