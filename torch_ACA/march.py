@@ -138,7 +138,7 @@ def march(
                 factor = controller.factor(ratio, previous) if finite else controller.dfactor
                 at_minimum = min(size, abs(h)) <= controller.min_step  # no smaller try will follow
                 if finite and (ratio <= 1.0 or at_minimum):
-                    previous = ratio
+                    previous = min(ratio, 1.0)  # one that only min_step let pass would keep later tries from shrinking
                     grown = controller.limit(abs(h) * (min(factor, 1.0) if rejected else factor))
                     # a step shortened to land says little about the size that the tolerance allows
                     size = max(grown, size) if landing and not rejected else grown

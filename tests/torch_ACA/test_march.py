@@ -127,3 +127,20 @@ def test_initial_step_is_that_of_hairer():
     controller = Controller(1e-6, 1e-6, error_order=5)
     size = controller.initial_step(lambda t, y: -y, 0.0, 10.0, torch.ones(3), -torch.ones(3))
     assert size == pytest.approx((0.01 * 2e-6) ** 0.2, rel=1e-6)
+
+
+def test_an_error_that_min_step_let_pass_does_not_stall_the_pi_controller():
+    """The short step that lands at 0.09 passes with any error; what the controller remembers of it must not keep the
+    tries behind it, whose error is a little too large, from shrinking."""
+
+    class Jump(StubStepper):
+        def step(self, carry, h, t_end, *, before_jump=False):
+            trial = super().step(carry, h, t_end, before_jump=before_jump)
+            return Trial(trial.end, torch.tensor([2e4 if carry.t < 0.09 else abs(h) / self.limit]))
+
+    controller = Absolute(0.0, 1.0, error_order=5, beta=0.02, min_step=0.14, max_step=0.26)
+    steps = march(
+        Jump(limit=0.2028), controller, StubStepper().start(), 0.0, [Stop(0.09), Stop(1.0)], first_step=0.26,
+        limits=Limits(max_evals=100),
+    )  # fmt: skip
+    assert [step.t_end for step in steps][-1] == 1.0

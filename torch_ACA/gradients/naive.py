@@ -75,7 +75,7 @@ def _march(problem, stepper, ys):
                 at_minimum = min(size.item(), abs(h.item())) <= controller.min_step  # no smaller try will follow
                 if finite and (ratio.item() <= 1.0 or at_minimum):
                     if controller.beta:
-                        previous = ratio.double().clamp(min=1e-4)
+                        previous = ratio.double().clamp(min=1e-4, max=1.0)
                     grown = _limited(controller, abs(h) * (factor.clamp(max=1.0) if rejected else factor))
                     size = torch.maximum(grown, size) if landing and not rejected else grown
                     break
