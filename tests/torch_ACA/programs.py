@@ -6,6 +6,7 @@ and the leaves to differentiate it by. It makes everything anew, so that it may 
 
 import collections
 import functools
+import sys
 import threading
 import types
 
@@ -684,3 +685,17 @@ def changed_in_place_before_the_solve(integrate):
     a *= 2.0
     a[0] = w[1]
     return square(integrate(lambda t, y: a * y, torch.ones(3))), [w]
+
+
+def in_two_threads(work):
+    """Call work in two threads at once, which take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # below 1e-5 a loaded machine does little but switch
+    try:
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)  # a thread that hangs is a failure, not the end of the tests
+    finally:
+        sys.setswitchinterval(before)

@@ -1,8 +1,6 @@
 """What func depends on: every tensor once, whoever made it, wherever it is held and whenever it is first used."""
 
 import concurrent.futures
-import sys
-import threading
 import time
 
 import pytest
@@ -18,6 +16,7 @@ from tests.torch_ACA.programs import (
     assert_close,
     gradients,
     in_generator,
+    in_two_threads,
     keywords_of,
     late,
     leaf,
@@ -571,16 +570,6 @@ def test_hooks_of_a_module_that_two_threads_use(kind):
         return torch.autograd.grad(y.sum(), w)[0]
 
     expected = once()
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)  # below 1e-5 a loaded machine does little but switch
-    try:
-        work = lambda: found.extend(once() for _ in range(25))  # noqa: E731
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)  # a thread that hangs is a failure, not the end of the tests
-    finally:
-        sys.setswitchinterval(before)
+    in_two_threads(lambda: found.extend(once() for _ in range(25)))
     assert len(found) == 50 and all(torch.equal(g, expected) for g in found)
     assert len(w._backward_hooks) == 1

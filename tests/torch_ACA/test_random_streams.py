@@ -1,13 +1,11 @@
 """Random numbers: one stream within a solve, moving on from solve to solve, and never turned back."""
 
-import sys
-import threading
 
 import pytest
 import torch
 from torch import nn
 
-from tests.torch_ACA.programs import KINDS, assert_close, keywords_of, plain, square, tolerance_of
+from tests.torch_ACA.programs import KINDS, assert_close, in_two_threads, keywords_of, plain, square, tolerance_of
 from torch_ACA import ODEBlock, solve
 from torch_ACA.errors import ReplayError, SolverError
 
@@ -288,14 +286,5 @@ def test_draws_in_two_threads_are_right_or_refused():
             off = abs(float(g @ w.detach() - ys[-1].detach().sum()))
             (failures if off > 1e-9 else right).append(off)
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)  # a thread that hangs is a failure, not the end of the tests
-    finally:
-        sys.setswitchinterval(before)
+    in_two_threads(work)
     assert not failures and len(refused) + len(right) == 30
