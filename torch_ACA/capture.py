@@ -314,13 +314,14 @@ def solvers_backward(tensors):
             hooks.update(kept)
 
 
-_LEAF_NODE = type(torch.zeros((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
+_LEAF = torch.zeros((), requires_grad=True)
+_LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
 
 
 def age_mark():
     """A sequence number: autograd nodes that this thread records later have larger ones."""
     with torch.enable_grad():
-        return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()
+        return _LEAF.view(()).grad_fn._sequence_nr()
 
 
 def graph_inputs(edges, known, since):

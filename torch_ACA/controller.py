@@ -52,6 +52,10 @@ class Controller:
         norms = torch.stack([torch.linalg.vector_norm(_scaled(*chunk)) for chunk in chunks])
         return torch.linalg.vector_norm(norms) / math.sqrt(len(error))
 
+    def error_ratios(self):
+        """`error_ratio` as a float, for the steps of one march in turn."""
+        return _ErrorRatios(self)
+
     def factor(self, ratio, previous=1.0):
         """By how much to multiply the step size after an error ratio (and the one of the last accepted step)."""
         exponent = 1.0 / self.error_order
@@ -65,6 +69,12 @@ class Controller:
         grown = self.safety * ratio ** (0.75 * self.beta - exponent) * max(previous, 1e-4) ** self.beta
         return min(max(grown, self.dfactor), self.ifactor)
 
+    def _norm(self, x):
+        """The norm as a float."""
+        if self.norm is rms_norm:  # an operation on a tensor of one number less
+            return torch.linalg.vector_norm(x).item() / math.sqrt(max(len(x), 1))
+        return float(self.norm(x))
+
     def limit(self, size):
         """A step size (positive) within min_step and max_step."""
         return min(max(size, self.min_step), self.max_step)
@@ -76,18 +86,41 @@ class Controller:
         """
         span = abs(t1 - t0)
         scale = _scale(y0.abs(), self.rtol, self.atol)
-        d0, d1 = float(self.norm(y0 / scale)), float(self.norm(k1 / scale))
+        d0, d1 = self._norm(y0 / scale), self._norm(k1 / scale)
         tiny = 1e-6 * min(span, 1.0)
         size = tiny if d0 < 1e-5 or d1 < 1e-5 or not math.isfinite(d0 + d1) else 0.01 * d0 / d1
         size = min(size, span)
         probe = math.copysign(size, t1 - t0)
         k2 = evaluate(t0 + probe, torch.add(y0, k1, alpha=probe))
-        d2 = float(self.norm((k2 - k1) / scale)) / size
+        d2 = self._norm((k2 - k1).div_(scale)) / size
         steepest = max(d1, d2)
         if not math.isfinite(steepest):
             return self.limit(size)
         longer = max(tiny, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
         return self.limit(min(100 * size, longer, span))
+
+
+class _ErrorRatios:
+    """Keeps the magnitudes of the last two states, if these are small: a step starts where another one ended or began.
+
+    :param controller: `Controller`
+    """
+
+    def __init__(self, controller):
+        self._controller = controller
+        self._start = self._end = self._start_magnitude = self._end_magnitude = None
+
+    def __call__(self, error, y0, y1):
+        controller = self._controller
+        if controller.norm is not rms_norm or not 0 < len(error) <= _CHUNK:
+            return float(controller.error_ratio(error, y0, y1))
+        if y0 is not self._start:
+            self._start_magnitude = self._end_magnitude if y0 is self._end else y0.abs()
+            self._start = y0
+        self._end, self._end_magnitude = y1, y1.abs()
+        magnitude = torch.maximum(self._start_magnitude, self._end_magnitude)
+        scale = _scale(magnitude, controller.rtol, controller.atol)
+        return controller._norm(torch.div(error, scale, out=scale))
 
 
 def _scaled(error, y0, y1, rtol, atol):

@@ -113,6 +113,7 @@ def march(
     """
     stats = Stats() if stats is None else stats
     fixed = isinstance(controller, FixedSteps)
+    error_ratio = None if fixed else controller.error_ratios()
     span = abs(stops[-1].t - t0)
     t, size, previous = t0, first_step, 1.0
     origin, n_fixed = t0, 0  # fixed steps are counted from here: adding up their sizes would add up rounding
@@ -133,7 +134,7 @@ def march(
                     if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
-                ratio = float(controller.error_ratio(trial.error, carry.y, trial.end.y))
+                ratio = error_ratio(trial.error, carry.y, trial.end.y)
                 finite = math.isfinite(ratio)
                 factor = controller.factor(ratio, previous) if finite else controller.dfactor
                 at_minimum = min(size, abs(h)) <= controller.min_step  # no smaller try will follow

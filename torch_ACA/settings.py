@@ -140,6 +140,18 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     :param layout: `StateLayout`, for tolerances and norms that are given per part of the state
     :raises ValueError, TypeError: a name, value or combination that cannot be used
     """
+    plain = isinstance(method, str | None) and isinstance(h, float | None) and type(rtol) is type(atol) is float
+    if plain and not options:
+        return _plain_settings(method, gradient, rtol, atol, h)
+    return _settings(method, gradient, rtol, atol, h, options, layout)
+
+
+@functools.lru_cache(256)  # a solve of a few steps takes little longer than its checks
+def _plain_settings(method, gradient, rtol, atol, h):
+    return _settings(method, gradient, rtol, atol, h, None, None)
+
+
+def _settings(method, gradient, rtol, atol, h, options, layout):
     checked_gradient(gradient)
     method = checked_method(method, gradient)
     if method is Scipy:

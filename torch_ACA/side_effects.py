@@ -43,7 +43,7 @@ class SideEffects:
         self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
         self.draws = False  # whether f draws random numbers
         self._start = self._end = None
-        self._n_checks = 0
+        self._n_checks, self._next_check = 0, 8
         self._statistics = (), None
 
     def watch(self, evaluate, *, numbers=False):
@@ -74,13 +74,16 @@ class SideEffects:
         self._streams.set(start)
 
     def check_stream(self, *, last=False):
-        """To be called at every step of the forward pass; looks at every fourth, and at the last.
+        """To be called at every step of the forward pass; looks at the 8th, 16th, 32nd ..., and at the last.
 
         :raises DrawsLate: f began to draw after its first evaluation, so that its evaluations do not see the same
         numbers
         """
         self._n_checks += 1
-        if self.draws or self._start is None or (self._n_checks % 4 and not last) or self._streams.is_at(self._start):
+        if self.draws or self._start is None or not (last or self._n_checks == self._next_check):
+            return
+        self._next_check *= 2
+        if self._streams.is_at(self._start):
             return
         places, mark = self._statistics
         if mark is not None:

@@ -5,6 +5,7 @@ The solver works on a flat vector; users think in tensors, tuples, lists and dic
 memory format (channels-last stays channels-last): it is flattened in the order in which it lies in memory.
 """
 
+import functools
 import math
 
 import torch
@@ -20,8 +21,10 @@ class _Leaf:
     __slots__ = ("start", "stop", "shape", "dtype", "stored_shape", "to_stored", "from_stored")
 
     def __init__(self, tensor, start):
-        order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))
-        identity = order == list(range(tensor.dim())) or tensor.is_contiguous()
+        identity = tensor.is_contiguous()
+        if not identity:
+            order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))
+            identity = order == list(range(tensor.dim()))
         stored = tensor if identity else tensor.permute(order)
         self.shape, self.dtype = tensor.shape, tensor.dtype
         self.to_stored = None if identity else order
@@ -113,12 +116,19 @@ class StateLayout:
             self.leaves.append(_Leaf(leaf, stop))
             stop = self.leaves[-1].stop
         self.size = stop
-        self._skeleton = pytree.tree_unflatten(list(range(len(leaves))), self.structure)  # y0 with numbers for leaves
-        self.signature = (self.device, str(self.structure), *(leaf.signature for leaf in self.leaves))
         only = self.leaves[0]
         plain = len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
         self._shape = only.shape if plain else None  # of a state that is one tensor, stored as the vector is
         self.is_a_vector = self._shape is not None and len(self._shape) == 1
+
+    @functools.cached_property
+    def signature(self):
+        return (self.device, str(self.structure), *(leaf.signature for leaf in self.leaves))
+
+    @functools.cached_property
+    def _skeleton(self):
+        """y0 with numbers for leaves."""
+        return pytree.tree_unflatten(list(range(len(self.leaves))), self.structure)
 
     def flatten(self, state):
         """[size] vector of a state of this layout; differentiable."""

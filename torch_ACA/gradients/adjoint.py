@@ -45,24 +45,23 @@ class AdjointSettings:
 def adjoint(problem):
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    # the backward solve repeats nothing that could be compared, but func itself can be: at the start and at the end
-    replay = Replay(problem.field.layout)
-    differentiable, slopes = problem.differentiable, {0: replay.sample(problem.slope)}
+    # the backward solve repeats nothing that could be compared, but func itself can be, where that solve begins
+    replay, differentiable, slope = Replay(problem.field.layout), problem.differentiable, None
     with torch.no_grad():
         run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
-        if differentiable and problem.failure is None:
-            slopes[len(ys)] = replay.sample(_end_slope(problem, ys[-1]) if run.end_slope is None else run.end_slope)
+        if differentiable and len(ys):
+            slope = replay.sample(_last_slope(problem, ys) if run.end_slope is None else run.end_slope)
     problem.finish()
     if differentiable:
-        ys = _Function.apply(problem, replay, slopes, [ys], *problem.tensors)
+        ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
     return ys, None
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, problem, replay, slopes, results, y0, times, *captured):
-        ctx.problem, ctx.replay, ctx.slopes = problem, replay, slopes
+    def forward(ctx, problem, replay, slope, results, y0, times, *captured):
+        ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
         ctx.save_for_backward(*results, y0, times, *captured)
         return results[0]
 
@@ -72,40 +71,33 @@ class _Function(torch.autograd.Function):
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
         with torch.no_grad(), problem.backward_pass():
-            _compare_slopes(problem, ctx.replay, ctx.slopes, [y0, *ys])
-            bars = _backward(problem, y0, ys, ys_bar)
+            bars = _backward(problem, y0, ys, ys_bar, ctx.replay, ctx.slope)
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
-def _compare_slopes(problem, replay, slopes, states):
-    """Refuse a func that has other slopes than in the forward pass.
-
-    :param slopes: {number of the time: sample of the slope there}
-    """
-    slope = torch.empty_like(states[0])
-    for i, sample in slopes.items():
-        if i == 0:
-            problem.field(problem.ts[0], states[0], slope, side=int(problem.starts_at_jump))
-        else:
-            slope = _end_slope(problem, states[i])
-        replay.compare_state(slope, sample, torch.zeros_like(slope), problem.ts[i])
-    replay.conclude()
-
-
-def _end_slope(problem, y):
-    """The slope at the end of the solve, in the state y [n]; nothing that func changes stays changed."""
-    t, slope = problem.ts[-1], torch.empty_like(y)
+def _last_slope(problem, ys):
+    """The slope in the last of the outputs; nothing that func changes stays changed."""
+    t, slope = problem.ts[len(ys)], torch.empty_like(ys[-1])
     jumps = problem.perturb or any(stop.jump for stop in problem.stops if stop.t == t)
     with problem.field.side_effects.replay():
-        problem.field(t, y, slope, side=-int(jumps))
+        problem.field(t, ys[-1], slope, side=-int(jumps))
     problem.stats.n_f_evals = problem.field.n_evals
     return slope
 
 
-def _backward(problem, y0, ys, ys_bar):
-    """Cotangents of y0, of the times and of the captured tensors."""
+def _backward(problem, y0, ys, ys_bar, replay, last_slope):
+    """Cotangents of y0, of the times and of the captured tensors.
+
+    :param last_slope: sample of the slope in the last of the outputs, which the backward solve must find again
+    """
     field, n = problem.field, len(y0)
     augmented = _AugmentedField(field)
+
+    def compare(found):
+        replay.compare_state(found, last_slope, torch.zeros_like(found), problem.ts[len(ys)])
+        replay.conclude()
+
+    augmented.watch_first = compare
     jumps = {problem.ts[0]} if problem.starts_at_jump else set()
     jumps.update(stop.t for stop in problem.stops if stop.jump)
     solver = (_ByScipy if isinstance(problem.adjoint.method, Scipy) else _ByMarching)(problem, augmented, jumps)
@@ -224,11 +216,15 @@ class _AugmentedField:
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
         self.reached = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
+        self.watch_first = None  # called with the slope of the state of the first evaluation [n]
 
     def __call__(self, t, state, out, side=0):
         n = self.n
         self.n_evals += 1
         evaluation = self.field.record(t, state[:n], out[:n], side=-side)
+        if self.watch_first is not None:
+            self.watch_first(out[:n])
+            self.watch_first = None
         gradients = GradientSum(len(self.sizes))
         a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
         if a_slope is None:
@@ -240,7 +236,7 @@ class _AugmentedField:
                 piece.zero_()
             else:
                 self.reached[i] = True
-                total = total if total.layout == torch.strided else total.to_dense()
+                total = total if total.layout is torch.strided else total.to_dense()
                 piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
 
     def slope(self, t, state):
