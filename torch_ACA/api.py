@@ -12,6 +12,7 @@ from .gradients.adjoint import AdjointSettings, adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
+from .hidden_time import hides_time, moved
 from .march import Limits, Stats
 from .notices import shown
 from .problem import Problem, stops_of
@@ -121,8 +122,9 @@ def solve(
         if on_failure == "raise":
             raise
         return _unsolved(y0, t, error)
-    ys = torch.cat([problem.y0[None], ys])
-    solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
+    ys = torch.cat([first[None], ys])
+    solution = Solution(problem.given_times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
         solution.dense = DenseOutput(trajectory, layout)
     return solution
@@ -173,7 +175,10 @@ def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
         while True:
             problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
             try:
-                return problem, layout, (integrate or GRADIENT_METHODS[gradient])(problem)
+                if integrate is not None:
+                    return problem, layout, integrate(problem)
+                ys, trajectory = GRADIENT_METHODS[gradient](problem)
+                return problem, layout, (problem.moved_to_times(ys), trajectory)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
@@ -250,6 +255,14 @@ def problem_of(
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
+    given_times = times
+    if times.requires_grad and differentiable:
+        with torch.no_grad():
+            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), evaluation)
+        if hidden:
+            times = times.detach()
+            with field.side_effects.replay(), field.without_cut():
+                flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))
     check_finite = options.get("check_finite", True)
     if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
@@ -274,6 +287,7 @@ def problem_of(
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
+        given_times=given_times,
         limits=limits,
         callbacks=callbacks,
         return_on_failure=on_failure == "return",
