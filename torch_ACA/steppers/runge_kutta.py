@@ -77,7 +77,7 @@ class RungeKutta(Stepper):
         if self.tableau.fsal:
             end = Carry(t_end, stage, self._row[i], evaluations.pop() if self.keep_graphs else None)
         else:
-            end = Carry(t_end, torch.addmv(y, self._columns[-1], self._weights.b, alpha=h))
+            end = Carry(t_end, _stepped(y, h, self._columns[-1], self._weights.b))
         error = None
         if self.tableau.adaptive:
             error = torch.addmv(y, self._columns[-1], self._weights.b_error, alpha=h, beta=0)
@@ -143,17 +143,17 @@ class RungeKutta(Stepper):
         """
         own, b = self.own_stages, self._weights.b_own
         if every == 1:
-            return torch.addmv(y, self._columns[own - 1], b, alpha=h)
+            return _stepped(y, h, self._columns[own - 1], b)
         if self._last_sample is None:
             last, last_total = self.slopes[own - 1, ::every], self.slopes[own - 1].sum(dtype=torch.float64)
         else:
             last, last_total = self._last_sample
-        entries, total = y[::every] + h * b[-1] * last, y.sum(dtype=torch.float64) + h * b[-1] * last_total
+        entries, total = b[-1] * last, b[-1] * last_total
         if own > 1:
             others = self.slopes[: own - 1]
-            entries.addmv_(others[:, ::every].T, b[:-1], alpha=h)
-            total += h * (b[:-1].double() @ others.sum(1, dtype=torch.float64))
-        return entries, total
+            entries.addmv_(others[:, ::every].T, b[:-1])
+            total += b[:-1].double() @ others.sum(1, dtype=torch.float64)
+        return torch.add(y[::every], entries, alpha=h), y.sum(dtype=torch.float64) + h * total
 
     def record(self, t, y, out=None, side=0, every=None):
         """One evaluation of f with its graph; every: as for `VectorField.record`."""
@@ -227,6 +227,8 @@ class RungeKutta(Stepper):
         """The state of stage i > 0, from the slopes in the buffer."""
         if i == 1:  # one pass over memory, where addmv makes two
             return torch.add(y, self._row[0], alpha=h * self._weights.a10)
+        if i == self.own_stages:  # the state at the end, with FSAL
+            return _stepped(y, h, self._columns[i - 1], self._weights.a[i])
         return torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
 
     def _evaluate(self, carry, i, side):
@@ -241,6 +243,12 @@ class RungeKutta(Stepper):
 
     def _like(self, values):
         return torch.as_tensor(values, dtype=self.slopes.dtype).to(self.slopes.device)
+
+
+def _stepped(y, h, columns, weights):
+    """The state at the end of a step: its increment is summed first and then added, so that the states of many steps
+    gather one rounding a step."""
+    return torch.add(y, torch.mv(columns, weights), alpha=h)
 
 
 class _Cotangents:
