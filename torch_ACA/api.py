@@ -30,6 +30,7 @@ from .settings import (
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .state import StateLayout
+from .steppers.base import COMPILE, JUMPS, PLAIN
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField, ambient_autocast, without_autocast
 
@@ -230,6 +231,10 @@ def problem_of(
     if transformed:
         check_transform(gradient)
     compile_options = None if transformed else checked_compile(compile, gradient)
+    if compile_options is not None and COMPILE not in settings.method.abilities:
+        raise ValueError(f"compile is not available with the method {settings.method.name}")
+    if (options.get("jump_t") or options.get("perturb")) and JUMPS not in settings.method.abilities:
+        raise ValueError(f"jumps are not available with the method {settings.method.name}")
     limits = Limits(checked_max_evals(max_evals), options.get("max_num_steps", Limits.max_steps))
     callbacks = checked_callbacks(callbacks)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
@@ -321,6 +326,8 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
     settings = checked_settings(
         chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
     )
+    if not isinstance(settings.method, Scipy) and PLAIN not in settings.method.abilities:
+        raise ValueError(f"method {settings.method.name} cannot solve backwards: give adjoint={{'method': ...}}")
     grid = tuple(settings.options.get("grid", ()))
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)
 

@@ -19,8 +19,6 @@ import torch
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Stop
-from .steppers.alf import AsynchronousLeapfrog
-from .steppers.runge_kutta import RungeKutta
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
@@ -113,8 +111,7 @@ class _Crossing:
 def _search(problem, event):
     """The first `_Crossing` in the direction of integration. To be called with gradients off."""
     problem = replace(problem, callbacks=Callbacks(), stats=Stats())
-    leapfrog = problem.tableau is AsynchronousLeapfrog
-    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else RungeKutta(problem.tableau, problem.field)
+    stepper = problem.method.stepper(problem.field)
 
     def values_at(t, flat):
         values = event(t, flat).cpu()
@@ -132,7 +129,7 @@ def _search(problem, event):
             end = values_at(step.t_end, step.trial.end.y)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
-                return _first_crossing(step, crossed, signs, start, end, values_at, _dense_output(stepper, step))
+                return _first_crossing(step, crossed, signs, start, end, values_at, _at_fraction(stepper, step))
             signs = torch.where(signs == 0, torch.sign(end), signs)
             start = end
     except TooManyEvaluationsError as error:
@@ -141,17 +138,10 @@ def _search(problem, event):
     raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
 
 
-def _dense_output(stepper, step):
+def _at_fraction(stepper, step):
     """State [n] at a fraction of the step that was just taken."""
-    if isinstance(stepper, AsynchronousLeapfrog):
-        interpolate = lambda theta: stepper.interpolate(step.start, step.trial.end, step.h, theta)  # noqa: E731
-    else:
-        if stepper.needs_end_slope:
-            stepper.end_slope(step.trial.end, before_jump=step.jump)
-        interpolate = lambda theta: stepper.interpolate(  # noqa: E731
-            step.start.y, step.h, stepper.interpolation_weights(theta)
-        )
-    return lambda x: interpolate(torch.tensor([x], dtype=torch.float64))[0]
+    states = stepper.within(step)
+    return lambda x: states(torch.tensor([x], dtype=torch.float64))[0]
 
 
 def _first_crossing(step, crossed, signs, start, end, values_at, state_at):

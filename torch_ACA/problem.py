@@ -13,7 +13,7 @@ from .errors import SolverError
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
-from .tableaus import Tableau
+from .steppers.base import Method
 from .vector_field import Evaluation, VectorField, without_autocast
 
 
@@ -37,7 +37,7 @@ class Problem:
     y0: torch.Tensor
     times: torch.Tensor
     ts: list
-    tableau: Tableau
+    method: Method
     controller: Controller | FixedSteps
     first_step: float
     stops: list
