@@ -23,6 +23,7 @@ from .march import Callbacks, Stats
 from .methods import FIXED_STEP_METHODS, METHODS, methods
 from .settings import GRADIENTS
 from .solution import Solution
+from .solver_options import SolverOptions
 from .steppers.base import Method, Stepper
 from .tableaus import Tableau
 
@@ -41,6 +42,7 @@ __all__ = [
     "SideOutputError",
     "Solution",
     "SolverError",
+    "SolverOptions",
     "Stats",
     "Stepper",
     "StepSizeUnderflowError",

@@ -23,6 +23,7 @@ class Scipy:
     """
 
     name = "scipy_solver"
+    abilities = frozenset()
 
     rtol: float | torch.Tensor
     atol: float | torch.Tensor
