@@ -157,7 +157,7 @@ class Experiment:
         profile = self.profile(base | chosen) if "profile" in chosen or not saved else {}
         settings = self.complete(base | profile | chosen, chosen)
         for name, value in (saved or {}).items():
-            if settings[name] == value:
+            if settings.get(name) == value:
                 continue
             reason = ""
             if name == "epochs" and settings[name] > value:
@@ -165,7 +165,7 @@ class Experiment:
                 if extendable is True:
                     continue
                 reason = f" ({extendable})"
-            raise UsageError(f"{flag(name)} {chosen.get(name, settings[name])} contradicts the run to resume, "
+            raise UsageError(f"{flag(name)} {chosen.get(name, settings.get(name))} contradicts the run to resume, "
                              f"which has {value}{reason}")  # fmt: skip
         return settings
 

@@ -46,7 +46,7 @@ class Launch:
     Attributes:
         about: first line of --help.
         lists: functions that return them, by profile; the first is the default.
-        machine: flags that say where to work, unless the command line does.
+        machine: values of flags that say where to work, unless the command line does.
         report: scripts to run in the end, with their flags; RUN stands for the folder of the last job.
         jobs: how many at a time, unless the command line says.
         several: instead of lists, one training in several processes, by torchrun.
@@ -54,7 +54,7 @@ class Launch:
 
     about: str
     lists: dict = field(default_factory=dict)
-    machine: tuple = ()
+    machine: dict = field(default_factory=dict)
     report: tuple = ()
     jobs: int = 1
     several: bool = False
@@ -101,8 +101,9 @@ def main(argv=None):
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # large memory pages: PyTorch spends less time on page faults
     if launch.several:
         return torchrun(name, args, flags)
-    if not {"--device", "--threads"} & {word.partition("=")[0] for word in flags}:
-        flags += launch.machine
+    given = {word.partition("=")[0] for word in flags}
+    for name_of_flag, value in launch.machine.items():
+        flags += [name_of_flag, value] if name_of_flag not in given else []
     first, count = args.shard or (1, 1)
     jobs = launch.lists[args.profile]()[first - 1 :: count]
     if args.list:
@@ -175,8 +176,9 @@ def machine_flags(flags):
 
 
 def python(*words):
-    """Run a script, or a module; returns its exit code."""
-    return subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+    """Run a script, or a module; returns its exit code, which is above 128 where a signal ended it."""
+    code = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+    return code if code >= 0 else 128 - code
 
 
 def output(*words):

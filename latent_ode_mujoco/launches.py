@@ -47,7 +47,7 @@ LAUNCHES = {
         "tables. quick: scaled down, at most 15 minutes on 2 cores; table: every row, 3 fractions, 3 seeds, scaled "
         "down so far that 2 cores take hours; paper: the same rows and extrapolation with the full recipe, for GPUs.",
         {"quick": quick, "table": table, "paper": paper},
-        machine=("--device", "cpu", "--threads", "1"),  # fastest for models of the scaled-down sizes
+        machine={"--device": "cpu", "--threads": "1"},  # fastest for models of the scaled-down sizes
         report=(("report.py",), ("plot.py",)),
     )
 }

@@ -51,7 +51,7 @@ def convert(folder):
 
 def others(folder, arguments, run):
     """three_body and latent_ode_mujoco."""
-    changed = ["preset is called profile", "settings stand beside the arguments"]
+    changed = ["preset is called profile", "settings stand beside the arguments, with the defaults of new ones"]
     settings = arguments.pop("settings")
     for names in (arguments, settings):
         names["profile"] = names.pop("preset")
@@ -76,7 +76,7 @@ def others(folder, arguments, run):
 
 
 def cifar(folder, arguments, run):
-    changed = ["settings stand beside the arguments", "the summary has the status"]
+    changed = ["settings stand beside the arguments, with the defaults of new ones", "the summary has the status"]
     run["settings"] = {name: arguments.get(name) for name in (*OTHERS, *PAPER)}
     summary = folder / "summary.json"
     if summary.exists():
@@ -111,7 +111,11 @@ def van_der_pol(folder, arguments, run):
     summary = _read(folder / "summary.json")
     _write(folder / "summary.json", {"epochs" if key == "iterations" else key: summary[key] for key in summary})
     renamed = ", ".join(f"{old} is called {new}" for old, new in TAGS.items())
-    return ["settings stand beside the arguments", "iterations are called epochs", renamed]
+    return [
+        "settings stand beside the arguments, with the defaults of new ones",
+        "iterations are called epochs",
+        renamed,
+    ]
 
 
 def _move_test(folder, arguments, run):

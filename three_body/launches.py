@@ -32,7 +32,7 @@ LAUNCHES = {
         "Train and test every model of the three-body problem, then draw figures, animations and tables. quick: scaled "
         "down, minutes on 2 cores; paper: 5 seeds of the paper's system, then 5 random systems, hours.",
         {"quick": quick, "paper": paper},
-        machine=("--device", "cpu", "--threads", "1"),  # fastest for models this small
+        machine={"--device": "cpu", "--threads": "1"},  # fastest for models this small
         report=(("report.py",), ("plot.py",)),
     )
 }

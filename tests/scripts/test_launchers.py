@@ -143,7 +143,17 @@ def test_a_single_run_is_tested_and_drawn_where_training_put_it(stand):
     assert plot == ["cifar_classification/plot.py", "results/named"]
 
 
-@pytest.mark.parametrize("code", [2, 130])
+def test_a_killed_process_is_no_failed_run():
+    assert launch.python("-c", "import os; os.kill(os.getpid(), 9)") == 137
+
+
+def test_where_to_work_is_the_command_lines(stand):
+    launch.main(["three_body", "--device", "cuda:0", "--shard", "1/9", "--no-report"])
+    assert " ".join(stand.commands[0]).count("--device") == 1
+    assert "--device cuda:0 --threads 1" in " ".join(stand.commands[0])
+
+
+@pytest.mark.parametrize("code", [2, 130, 137])
 def test_wrong_usage_and_interruptions_end_the_list(stand, code):
     stand.codes["three_body/train.py"] = code
     assert launch.main(["three_body"]) == code

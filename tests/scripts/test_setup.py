@@ -32,8 +32,8 @@ def fake_python(path, body):
     ("body", "says"),
     [
         (None, "not found"),
-        ("[[ $1 == --version ]] && echo Python 3.8.1 || exit 1", "Python 3.8.1 is too old"),
-        ("[[ $2 != *ensurepip* ]]", "has no venv module"),
+        ('[[ $1 == --version ]] && echo Python 3.8.1 || exit 1', "Python 3.8.1 is too old"),
+        ('[[ $2 != *ensurepip* ]]', "has no venv module"),
     ],
 )
 def test_unusable_python_is_one_line(tmp_path, body, says):
