@@ -23,6 +23,8 @@ from .march import Callbacks, Stats
 from .settings import FIXED_STEP_METHODS, GRADIENTS, METHODS
 from .solution import Solution
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Callbacks",
     "CaptureError",
