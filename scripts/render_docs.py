@@ -131,7 +131,9 @@ def figure():
         if lost:
             place = {"transform": errors.get_xaxis_transform(), "label": f"{text}: the solve back failed"}
             errors.plot(lost, [0.95] * len(lost), "x", ms=9, color=colour(name), **place)
-    errors.set(xscale="log", yscale="log", xlabel="rtol", ylabel="relative error", title="Error of the gradient in y(0)")
+    errors.set(
+        xscale="log", yscale="log", xlabel="rtol", ylabel="relative error", title="Error of the gradient in y(0)"
+    )
     errors.set_ylim(top=5)
     errors.invert_xaxis()
     errors.legend(fontsize="small")
