@@ -60,7 +60,7 @@ def van_der_pol_rows():
     folder = records.RESULTS / "gradient_error"
     found = {row["gradient"]: row for row in gradient_errors() if row["rtol"] == RTOL}
     cells = [f"{found[name]['error_start']:.2g}" for name in COMPARED]
-    what = f"relative error of the gradient in y(0), rtol {RTOL:g}"
+    what = f"gradient in y(0), relative error, rtol {RTOL:g}"
     yield [link("van der Pol", folder), what, *cells, "a figure", f"T = {found['aca']['horizon']:g}"]
 
 

@@ -1,6 +1,4 @@
-"""Adaptive checkpoint adjoint: differentiable ODE solvers for PyTorch with the exact gradient of the discrete
-solution.
-"""
+"""Differentiable ODE solvers for PyTorch: the exact gradient of the computed solution, in little memory."""
 
 from .api import solve, solve_endtime
 from .block import ODEBlock

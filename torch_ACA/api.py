@@ -66,12 +66,13 @@ def solve(
     :param method: one of `METHODS` (any case); None: ALF for gradient="mali", Dopri5 otherwise. With
         gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step, min_step,
         max_step)
-    :param rtol, atol: tolerances of adaptive methods (floats, or nested like y0 and broadcastable to it)
+    :param rtol: relative tolerance of adaptive methods: a float, or nested like y0 and broadcastable to it
+    :param atol: absolute tolerance, likewise
     :param h: step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)
-    :param gradient: one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and
-        evaluates each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
-        steps. ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
-        backwards. ``mali``: reversible leapfrog, memory independent of the number of steps
+    :param gradient: one of `GRADIENTS`. ``aca``: the exact gradient of the computed solution; stores the accepted
+        states and computes each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the
+        accepted steps. ``naive``: differentiates the step-size search as well. ``adjoint``: the continuous adjoint,
+        solved backwards. ``mali``: a reversible leapfrog, whose memory does not grow with the number of steps
     :param options: dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step,
         max_step, safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on),
         jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating), grid
@@ -79,22 +80,25 @@ def solve(
         check_finite (fixed steps: False carries infinity and NaN on instead of raising), interp ("linear" or "cubic"
         instead of the method's own dense output). Sizes are positive: t gives the direction
     :param max_evals: evaluations of func after which the solve gives up
-    :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
-    :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
+    :param dense: make the solution callable at other times (``aca`` and ``direct``)
+    :param on_failure: "raise" the error, or "return" a `Solution` of the part that was solved, with ``error`` set
     :param callbacks: `Callbacks`
     :param adjoint: for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve
         (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function
         there gets the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)
     :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
-    :param memory: for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of
-        accepted steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every
-        state, no graph. The gradient is the same. The graph's size is taken from the first evaluation
-    :param compile: for gradient="aca": `torch.compile` the step, func included, and its VJP: seconds to minutes at the
-        first solve with a func, method, shape and dtype, then several times faster where func is small. Or a mode of
-        `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. No graphs are kept then,
-        whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a warning
+    :param memory: what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB":
+        all states, and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is
+        estimated from the first evaluation. "unlimited": all graphs. A number: at most so many states, and the others
+        are computed again (less memory, slower)
+    :param compile: for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`.
+        The first solve with a func, method, shape and dtype then takes seconds to minutes; later ones are several times
+        faster where func is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict
+        of its options. Graphs are not kept then, whatever ``memory`` says. A func that cannot be compiled runs
+        uncompiled, with a warning
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
-    :raises ValueError, TypeError: arguments that cannot be used
+    :raises ValueError: an argument that cannot be used
+    :raises TypeError: an argument of the wrong type
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
     try:

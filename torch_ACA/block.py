@@ -10,8 +10,9 @@ class ODEBlock(nn.Module):
     """z(t0) -> z(t1) along z' = func(t, z), for use inside networks.
 
     :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
-    :param t0, t1: interval of integration, in either direction
-    :param method, rtol, atol, h, gradient, options, max_evals, memory, compile: as for `solve`
+    :param t0: time of the input
+    :param t1: time of the output, after t0 or before it
+    :param method: this and all other settings are those of `solve`
 
     The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
     solver. ``stats`` holds the counts of the last call.
