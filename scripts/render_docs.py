@@ -61,7 +61,7 @@ def van_der_pol_rows():
     found = {row["gradient"]: row for row in gradient_errors() if row["rtol"] == RTOL}
     cells = [f"{found[name]['error_start']:.2g}" for name in COMPARED]
     what = f"gradient in y(0), relative error, rtol {RTOL:g}"
-    yield [link("van der Pol", folder), what, *cells, "a figure", f"T = {found['aca']['horizon']:g}"]
+    yield [link("van der Pol", folder), what, *cells, "-", f"T = {found['aca']['horizon']:g}"]
 
 
 def three_body_rows():
@@ -70,7 +70,7 @@ def three_body_rows():
         found = [[row["mse"] for row in rows if row["label"] == f"{model}-{name}"] for name in COMPARED]
         runs = f"the paper's settings, {len(found[0])} seeds"
         cells = [spread(values, ".2g") for values in found]
-        yield [link(what, three_body.RESULTS / "tables.md"), "MSE on [0, 2]", *cells, "not recorded", runs]
+        yield [link(what, three_body.RESULTS / "tables.md"), "MSE on [0, 2]", *cells, "-", runs]
 
 
 def latent_ode_rows():
@@ -83,7 +83,7 @@ def latent_ode_rows():
     quoted = " / ".join(f"{quoted[f'latent-ode-{name}'][0]:g}" for name in COMPARED)
     scale = ", ".join(latent_ode.joint_words(rows).removeprefix("scaled down: ").split(", ")[:2])
     what = f"test MSE x 0.01, {fraction:.0%} observed"
-    yield [link("latent ODE, hopper", latent_ode.RESULTS / "tables.md"), what, *cells, quoted, f"{scale}, smaller net"]
+    yield [link("latent ODE, hopper", latent_ode.RESULTS / "tables.md"), what, *cells, quoted, f"{scale}, and more"]
 
 
 def cifar_rows():
