@@ -14,8 +14,8 @@ class ODEBlock(nn.Module):
     :param t1: time of the output, after t0 or before it
     :param method: this and all other settings are those of `solve`
 
-    The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
-    solver. ``stats`` holds the counts of the last call.
+    `configure` changes settings on a trained model, for instance to test it with another solver. ``stats`` holds the
+    counts of the last call.
     """
 
     SETTINGS = ("method", "rtol", "atol", "h", "gradient", "options", "max_evals", "memory", "compile")
