@@ -26,10 +26,10 @@ times = torch.linspace(0, 8, 60)
 points = spiral(times) + 0.02 * torch.randn(60, 2)
 field, start = Field(), torch.tensor([1.0, 0.0])
 optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
-schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
 
-for step in range(300):
-    horizon = 10 + step // 5  # the first points first: a long trajectory is hard to fit from scratch
+for step in range(200):
+    horizon = 10 + step // 3  # the first points first: a long trajectory is hard to fit from scratch
     ys = solve(field, start, times[:horizon], rtol=1e-3, atol=1e-4).ys
     loss = (ys - points[:horizon]).square().mean()
     optimizer.zero_grad()
