@@ -36,7 +36,8 @@ def solve(func, y0, t, **keywords):
         tensors
     :options:
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
-    :raises ValueError, TypeError: arguments that cannot be used
+    :raises ValueError: an argument that cannot be used
+    :raises TypeError: an argument of the wrong type
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
     try:
