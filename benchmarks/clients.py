@@ -242,7 +242,8 @@ class Diffusion(nn.Module):
     def __init__(self, place):
         super().__init__()
         edges = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 0], [1, 0, 2, 1, 3, 2, 0, 3]], device=place["device"])
-        self.matrix = torch.sparse_coo_tensor(edges, torch.full((8,), 0.5, **place), (4, 4)).coalesce()
+        matrix = torch.sparse_coo_tensor(edges, torch.full((8,), 0.5, **place), (4, 4), check_invariants=True)
+        self.matrix = matrix.coalesce()
         self.rate = nn.Parameter(torch.tensor(0.7, **place))
 
     def forward(self, t, y):
