@@ -19,6 +19,8 @@ from .errors import (
 from .events import solve_event
 from .march import Callbacks, Stats
 from .methods import FIXED_STEP_METHODS, METHODS, methods
+from .record import Record
+from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .solution import Solution
 from .solver_options import SolverOptions
@@ -37,7 +39,9 @@ __all__ = [
     "Method",
     "NonFiniteError",
     "ODEBlock",
+    "Record",
     "ReplayError",
+    "SavedTensors",
     "SecondDerivativeError",
     "SideOutputError",
     "Solution",
