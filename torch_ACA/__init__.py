@@ -17,6 +17,7 @@ from .errors import (
     TransformError,
 )
 from .events import solve_event
+from .interpolants import Polynomials
 from .march import Callbacks, Stats
 from .methods import FIXED_STEP_METHODS, METHODS, methods
 from .record import Record
@@ -24,7 +25,8 @@ from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .solution import Solution
 from .solver_options import SolverOptions
-from .steppers.base import Method, Stepper
+from .steppers.base import Method, Stepper, TracedStep
+from .steppers.traced import TracedStepper
 from .tableaus import Tableau
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __all__ = [
     "Method",
     "NonFiniteError",
     "ODEBlock",
+    "Polynomials",
     "Record",
     "ReplayError",
     "SavedTensors",
@@ -52,6 +55,8 @@ __all__ = [
     "StepSizeUnderflowError",
     "Tableau",
     "TooManyEvaluationsError",
+    "TracedStep",
+    "TracedStepper",
     "TransformError",
     "compare_gradients",
     "methods",
