@@ -12,9 +12,11 @@ from .gradients.adjoint import AdjointSettings, adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
+from .linearisation import check_differentiable_twice
 from .march import Limits, Stats
 from .notices import shown
 from .problem import Problem, stops_of
+from .rosenbrock_tableaus import RosenbrockTableau
 from .scipy_solver import Scipy
 from .settings import (
     SCIPY_OPTIONS,
@@ -224,7 +226,7 @@ def problem_of(
     transformed = under_transform()
     if transformed:
         check_transform(gradient)
-    compile_options = None if transformed else checked_compile(compile, gradient)
+    compile_options = None if transformed else checked_compile(compile, gradient, settings.method)
     limits = Limits(checked_max_evals(max_evals), options.get("max_num_steps", Limits.max_steps))
     callbacks = checked_callbacks(callbacks)
     backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
@@ -235,6 +237,7 @@ def problem_of(
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
+    linearises = isinstance(settings.method, RosenbrockTableau)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     if gradient == "naive" and (differentiable or transformed):
@@ -246,7 +249,7 @@ def problem_of(
                 flat.detach(),
                 differentiable=differentiable,
                 time_grad=times.requires_grad,
-                measure=not transformed and budget.wants_size_of_graphs and compile_options is None,
+                measure=not transformed and (budget.wants_size_of_graphs or linearises) and compile_options is None,
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
@@ -278,6 +281,9 @@ def problem_of(
         callbacks=callbacks,
         return_on_failure=on_failure == "return",
     )
+    if linearises and gradient != "adjoint" and problem.differentiable:
+        with torch.no_grad():
+            check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
     return problem, layout
 
 
@@ -307,6 +313,11 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
     settings = checked_settings(
         chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
     )
+    if isinstance(settings.method, RosenbrockTableau):
+        raise ValueError(
+            f"the backward solve of gradient='adjoint' takes explicit methods and scipy_solver, got {settings.method.name}: "
+            "give adjoint={'method': ...}, or use gradient='aca'"
+        )
     grid = tuple(settings.options.get("grid", ()))
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)
 

@@ -19,8 +19,8 @@ import torch
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Stop
+from .steppers import stepper_kind
 from .steppers.alf import AsynchronousLeapfrog
-from .steppers.runge_kutta import RungeKutta
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
@@ -114,7 +114,7 @@ def _search(problem, event):
     """The first `_Crossing` in the direction of integration. To be called with gradients off."""
     problem = replace(problem, callbacks=Callbacks(), stats=Stats())
     leapfrog = problem.tableau is AsynchronousLeapfrog
-    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else RungeKutta(problem.tableau, problem.field)
+    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else stepper_kind(problem.tableau)(problem.tableau, problem.field)
 
     def values_at(t, flat):
         values = event(t, flat).cpu()

@@ -12,6 +12,7 @@ from .controller import Controller, FixedSteps
 from .errors import SolverError
 from .gradients.storage import STATES_ONLY, Budget
 from .march import Callbacks, Limits, Stats, Stop, march
+from .rosenbrock_tableaus import RosenbrockTableau
 from .tableaus import Tableau
 from .vector_field import Evaluation, VectorField, without_autocast
 
@@ -35,7 +36,7 @@ class Problem:
     y0: torch.Tensor
     times: torch.Tensor
     ts: list
-    tableau: Tableau
+    tableau: Tableau | RosenbrockTableau
     controller: Controller | FixedSteps
     first_step: float
     stops: list
@@ -118,7 +119,7 @@ class Problem:
                 raise
             self.failure = error
         finally:
-            self.stats.n_f_evals = self.field.n_evals
+            stepper.report(self.stats)
 
     def outputs_within(self, t_end):
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""

@@ -16,15 +16,17 @@ from .gradients.storage import Budget
 from .interpolants import cubic_hermite, linear_between
 from .march import Callbacks
 from .notices import shown, warn_caller
+from .rosenbrock_tableaus import ROSENBROCK_TABLEAUS, RosenbrockTableau
 from .scipy_solver import Scipy
 from .steppers.alf import AsynchronousLeapfrog
 from .tableaus import TABLEAUS
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
-METHODS = (*TABLEAUS, AsynchronousLeapfrog.name)
+METHODS = (*TABLEAUS, *ROSENBROCK_TABLEAUS, AsynchronousLeapfrog.name)
 FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
 
 _METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | TABLEAUS
+_METHODS |= {name.lower(): tableau for name, tableau in ROSENBROCK_TABLEAUS.items()}
 _METHODS |= {"alf": AsynchronousLeapfrog, Scipy.name: Scipy}
 _CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
 _SIZES = ("h", "first_step", "step_size", "grid")  # each says how long steps are: one of them at most
@@ -196,10 +198,12 @@ def checked_params(params):
     return params
 
 
-def checked_compile(compile, gradient):
+def checked_compile(compile, gradient, method):
     """Options of `torch.compile` for the steps; None if they are not to be compiled."""
     if compile is False:
         return None
+    if isinstance(method, RosenbrockTableau):
+        raise ValueError(f"compile={compile!r} is for explicit Runge-Kutta methods, got {method.name}")
     if gradient != "aca":
         raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
     if compile is True:
@@ -238,6 +242,8 @@ def _with_interpolant(method, name):
     """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
     if name == "linear":
         return replace(method, interpolant=linear_between(method.b), dense_order=1)
+    if isinstance(method, RosenbrockTableau):
+        raise ValueError(f"interp='cubic' is for Runge-Kutta methods, got {method.name}")
     return replace(
         method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3
     )

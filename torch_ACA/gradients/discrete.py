@@ -25,7 +25,7 @@ from ..capture import leaves_behind
 from ..errors import SecondDerivativeError
 from ..march import Stop
 from ..solution import Trajectory
-from ..steppers.runge_kutta import RungeKutta
+from ..steppers import stepper_kind
 from ..transforms import forward_ad_disabled, is_batched
 from ..vector_field import GradientSum
 from .replay import COMPARED, Replay
@@ -94,7 +94,8 @@ class DiscreteSolve:
     def __init__(self, problem, memory):
         self.problem = problem
         compiled = problem.compile_options is not None
-        graph_bytes = math.inf if compiled else problem.tableau.stages * problem.field.evaluation_bytes
+        kind = stepper_kind(problem.tableau)
+        graph_bytes = math.inf if compiled else kind.graph_bytes(problem.tableau, problem.field)
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
         self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
@@ -286,7 +287,9 @@ class DiscreteSolve:
                 problem.tableau, problem.field, with_slopes=problem.interpolates, time_grad=problem.time_grad,
                 options=problem.compile_options,
             )
-        return RungeKutta(problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
+        return stepper_kind(problem.tableau)(
+            problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad
+        )
 
 
 class _DenseRecord:

@@ -41,6 +41,10 @@ class Stepper:
     def n_f_evals(self):
         return self.field.n_evals
 
+    def report(self, stats):
+        """Fill in the counts of a forward pass."""
+        stats.n_f_evals = self.n_f_evals
+
     def mark(self):
         """State of f's side effects before a try."""
         self.field.side_effects.check_stream()

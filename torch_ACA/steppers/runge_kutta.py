@@ -43,6 +43,11 @@ class RungeKutta(Stepper):
         self._c = self._weights.c
         self._cotangents = self._last_sample = None
 
+    @staticmethod
+    def graph_bytes(tableau, field):
+        """What the graphs of a step take."""
+        return tableau.stages * field.evaluation_bytes
+
     def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
         """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
         return Carry(t, y, slope, evaluation, after_jump)
@@ -204,12 +209,16 @@ class RungeKutta(Stepper):
             y_bar.addmv_(bars.others, bars.ones)
         return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
+    def traced_start(self, t, y, slope=None, *, after_jump=False):
+        """What `traced` takes as the slope at the start of a step, known already or not."""
+        return self.field.traced(t, y, side=int(after_jump)) if slope is None else slope
+
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
         """The step out of place, differentiable in t, h, t_end (0-d tensors or floats), y and all that f depends on.
 
         :returns: y1 [n], its slopes (list of [n]), the error estimate [n] or None
         """
-        slopes = [self.field.traced(t, y, side=int(after_jump)) if slope is None else slope]
+        slopes = [self.traced_start(t, y, slope, after_jump=after_jump)]
         for i in range(1, self.tableau.stages):
             stage = y + h * combine(self.tableau.a[i], slopes)
             at_end = self._c[i] == 1.0
