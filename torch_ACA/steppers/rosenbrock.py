@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ..linearisation import Linearisation, traced_linearisation
+from ..transforms import under_transform
 from .base import Carry, Stepper, Trial
 from .runge_kutta import RungeKutta, combine
 
@@ -100,9 +101,7 @@ class Rosenbrock(Stepper):
     def prepare(self, carry):
         """Evaluate f and its derivative at the start of a step, once for all tries."""
         if carry.evaluation is None:
-            carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump)
-            if not self.keep_graphs:
-                carry.evaluation.at = None
+            carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
 
     def step(self, carry, h, t_end, *, before_jump=False):
         """As `RungeKutta.step`. A singular W gives an infinite error estimate: a rejected try."""
@@ -114,8 +113,7 @@ class Rosenbrock(Stepper):
 
     def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
         """Evaluate an accepted step again, with graphs; bit for bit the same stages."""
-        # of a small system the rows of D keep their graph: no product with them need be recorded later on
-        start = self._linearised(t, y, after_jump, create_graph=len(y) <= self.tableau.stages)
+        start = self._linearised(t, y, after_jump, with_graphs=True)
         _, factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
         return _Record(start, evaluations, self.slopes, factors)
 
@@ -189,12 +187,16 @@ class Rosenbrock(Stepper):
         error = h * slopes[-1]
         return stage + error, slopes, error
 
-    def _linearised(self, t, y, after_jump, create_graph=False):
+    def _linearised(self, t, y, after_jump, *, with_graphs):
         self.n_jacobians += 1
+        if under_transform():
+            return _Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)), None)
         at = self.field.linearise(t, y, int(after_jump))
+        # the rows of a small D keep their graph, so that no product with it need be recorded later on
+        create_graph = with_graphs and len(y) <= self.tableau.stages
         with torch.set_grad_enabled(create_graph):
             derivative = at.derivative(create_graph=create_graph)
-        return _Start(at.value.detach(), derivative, at)
+        return _Start(at.value.detach(), derivative, at if with_graphs else None)
 
     def _stages(self, t, h, y, t_end, start, before_jump, with_graphs):
         """Put the slopes of a step into the buffer. Returns the state of its last stage [n], the factors of W and,
