@@ -315,8 +315,8 @@ def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
     )
     if isinstance(settings.method, RosenbrockTableau):
         raise ValueError(
-            f"the backward solve of gradient='adjoint' takes explicit methods and scipy_solver, got {settings.method.name}: "
-            "give adjoint={'method': ...}, or use gradient='aca'"
+            f"the backward solve of gradient='adjoint' takes explicit methods and scipy_solver, got "
+            f"{settings.method.name}: give adjoint={{'method': ...}}, or use gradient='aca'"
         )
     grid = tuple(settings.options.get("grid", ()))
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)

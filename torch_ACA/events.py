@@ -114,7 +114,8 @@ def _search(problem, event):
     """The first `_Crossing` in the direction of integration. To be called with gradients off."""
     problem = replace(problem, callbacks=Callbacks(), stats=Stats())
     leapfrog = problem.tableau is AsynchronousLeapfrog
-    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else stepper_kind(problem.tableau)(problem.tableau, problem.field)
+    kind = stepper_kind(problem.tableau)
+    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else kind(problem.tableau, problem.field)
 
     def values_at(t, flat):
         values = event(t, flat).cpu()

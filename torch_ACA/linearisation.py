@@ -104,28 +104,31 @@ def check_differentiable_twice(field, t, y, side=0):
     if not at.value.requires_grad:
         return
     with torch.enable_grad():
-        w = torch.ones_like(y, requires_grad=True)
+        angles = torch.arange(1, len(y) + 1).to(y)
+        v, w = torch.cos(angles), torch.sin(angles).requires_grad_()  # no pattern that func may have as well
         try:
             (u,) = torch.autograd.grad(at.value, at.leaf, w, create_graph=True, allow_unused=True)
             if u is None:
                 return
-            v = torch.cos(torch.arange(len(y))).to(y)  # no pattern of func's own
             found = None
             if u.requires_grad:
                 found = torch.autograd.grad(u, (w, at.leaf), v, allow_unused=True)[0]
         except RuntimeError as failure:
             raise SecondDerivativeError(_NO_SECOND.format(failure)) from failure
-    found = 0.0 if found is None else float(found.sum())
-    size = float((u * v).abs().sum())
-    kinds = [leaf.dtype for leaf in field.layout.leaves] + ([field.autocast.keywords["dtype"]] if field.autocast else [])
-    rounding = max(torch.finfo(kind).eps for kind in kinds) ** (1 / 3)  # entries may have cancelled
-    if math.isfinite(size) and abs(found - float(u @ v)) > rounding * size:
+    u, w = u.detach(), w.detach()
+    difference = abs((0.0 if found is None else float(found @ w)) - float(u @ v))
+    kinds = [leaf.dtype for leaf in field.layout.leaves]
+    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
+    eps = max(torch.finfo(kind).eps for kind in kinds)
+    # entries of J may have cancelled, to some digits or to nothing but rounding
+    of_u, of_nothing = eps ** (1 / 3) * (u * v).abs().sum(), 1e3 * eps * at.value.detach().abs().sum().clamp(min=1.0)
+    if difference > float(of_u + of_nothing):
         raise SecondDerivativeError(_NO_SECOND.format("it leaves PyTorch, or detaches what it returns"))
 
 
 _NO_SECOND = (
-    "the gradient of a Rosenbrock method contains the derivative of func's Jacobian, and func's own backward pass has no "
-    "derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, or "
+    "the gradient of a Rosenbrock method contains the derivative of func's Jacobian, and func's own backward pass has "
+    "no derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, or "
     "solve under torch.no_grad()"
 )
 

@@ -9,7 +9,7 @@ import torch
 
 from .capture import of_outer_solves, solvers_backward
 from .controller import Controller, FixedSteps
-from .errors import SolverError
+from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .gradients.storage import STATES_ONLY, Budget
 from .march import Callbacks, Limits, Stats, Stop, march
 from .rosenbrock_tableaus import RosenbrockTableau
@@ -115,6 +115,7 @@ class Problem:
                 callbacks=self.callbacks,
             )
         except SolverError as error:
+            explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
                 raise
             self.failure = error
@@ -151,6 +152,12 @@ class Problem:
     def _solved(self, count):
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
+
+
+def explain(error, stepper):
+    """Add what the stepper knows to an error that says of too many or too small steps."""
+    if stepper.hint and isinstance(error, TooManyEvaluationsError | StepSizeUnderflowError):
+        error.add_hint(stepper.hint)
 
 
 def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):

@@ -13,6 +13,7 @@ import torch
 from ..controller import FixedSteps
 from ..errors import NonFiniteError, SolverError
 from ..march import check_limits, lands
+from ..problem import explain
 from ..steppers import stepper_kind
 from .discrete import aca
 
@@ -27,6 +28,7 @@ def naive(problem):
         with field.without_cut():
             _march(problem, stepper, ys)
     except SolverError as error:
+        explain(error, stepper)
         if not problem.return_on_failure:
             raise
         problem.failure, problem.n_solved = error, len(ys)

@@ -32,7 +32,10 @@ class Trial:
 
 class Stepper:
     """Base of the steppers. Subclasses give `start`, `prepare`, `refresh`, `step`, `interpolate` and, as far as the
-    method has them, `replay`, `vjp`, `interpolate_vjp` and `invert`."""
+    method has them, `replay`, `vjp`, `interpolate_vjp` and `invert`. ``hint``: what else a solve that took too many or
+    too small steps may try."""
+
+    hint = ""
 
     def __init__(self, vector_field):
         self.field = vector_field

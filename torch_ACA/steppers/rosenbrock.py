@@ -50,6 +50,7 @@ class Rosenbrock(Stepper):
     """
 
     needs_end_slope = False
+    hint = "Where components differ in size, as concentrations do, give atol per component."
 
     def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
         super().__init__(vector_field)

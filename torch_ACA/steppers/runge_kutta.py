@@ -27,6 +27,8 @@ class RungeKutta(Stepper):
     :param time_grad: let `vjp` return cotangents of the time and the step size
     """
 
+    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there."
+
     def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
         super().__init__(vector_field)
         self.tableau, self.keep_graphs, self.time_grad = tableau, keep_graphs, time_grad
