@@ -2,13 +2,12 @@
 
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from cifar_classification import options
 from cifar_classification.data import TITLES
+from cifar_classification.experiment import Cifar
 from cifar_classification.runs import on_gpus
 from harness.cli import ArgumentParser, run_main
 from harness.plots import colour, new_figure, save_figure
@@ -31,9 +30,9 @@ def draw(folders):
     """A figure of what the run folders hold. UsageError if one holds no record."""
     figure, axes = new_figure(2, 2, sharey="row")
     for folder in folders:
-        chosen = SimpleNamespace(**read_run(folder)["arguments"])
-        label = options.title(chosen) + (f", {chosen.gradient}" if chosen.gradient else "")
-        shade = colour(chosen.gradient or "resnet")
+        settings = read_run(folder)["settings"]
+        label = Cifar().title(settings) + (f", {settings['gradient']}" if settings["gradient"] else "")
+        shade = colour(settings["gradient"] or "resnet")
         for part, style in STYLES.items():
             rows = [row for row in read_metrics(folder) if f"{part}/Loss" in row]
             times = [row["step"] for row in rows], [row["seconds"] / 60 for row in rows]

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_classification import claims, options, plot, predictions
+from cifar_classification import claims, plot, predictions
 from cifar_classification.data import TITLES
+from cifar_classification.experiment import ADAPTIVE, ALL_SOLVERS, FIXED, Cifar
 from cifar_classification.reliability import FORMS, icc, resampled
-from cifar_classification.runs import collect, of_place, on_gpus, spread
-from cifar_classification.test import ADAPTIVE, ALL_SOLVERS, FIXED, read_tests
-from harness.cli import ArgumentParser, run_main
-from harness.files import atomic_write
+from cifar_classification.runs import collect, of_place, on_gpus
+from harness.cli import run_main
+from harness.files import write_text
 from harness.plots import save_figure
+from harness.tables import replace_measured, results_folder, spread, table
+from harness.testing import read_tests
 
 README = Path(__file__).parent / "README.md"
 PROJECT_README = README.parent.parent / "README.md"
-MARKS = re.compile(r"<!-- measured: written by \S+ -->\n.*?<!-- end of measured -->\n", re.DOTALL)
-MARKED = "<!-- measured: written by cifar_classification/report.py -->\n{}<!-- end of measured -->\n"
+CIFAR = Cifar()
+RESULTS = CIFAR.results
+SCRIPT = "cifar_classification/report.py"
 COMMANDS = {"quick": "bash scripts/run_cifar.sh", "paper": "bash scripts/run_cifar.sh --paper"}
 PAPER = json.loads((Path(__file__).parent / "paper.json").read_text())
 SCALES = ("table", "paper")
@@ -35,38 +38,18 @@ BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", 
 
 
 def main(argv=None):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--results",
-        default=str(options.RESULTS),
-        metavar="DIR",
-        help="folder of the runs; READMEs show the default's only",
-    )
-    root = Path(parser.parse_args(argv).results)
+    root = results_folder(argv, f"{__doc__} READMEs show those of the default folder.", RESULTS)
     runs = collect(root)
     sections = [section for scale in SCALES for section in compared(runs, scale, root)]
-    with atomic_write(root / "tables.md") as file:
-        introduction = "# NODE-18 on CIFAR: results\n\nWritten by `python cifar_classification/report.py`."
-        file.write("\n".join([introduction + "\n", *sections, every_run(runs)]).encode())
-    if root.resolve() == options.RESULTS:
+    introduction = f"# NODE-18 on CIFAR: results\n\nWritten by `python {SCRIPT}`.\n"
+    write_text(root / "tables.md", "\n".join([introduction, *sections, every_run(runs)]))
+    if root.resolve() == RESULTS:
         single = [run for run in runs if run.summary and not (run.place and run.place[0] in SCALES)]
         tests = filter(None, (single_tests(run) for run in single if not run.place))  # the others' are in the tables
         linked = [re.sub(r"\]\((?!http)", "](../results/cifar_classification/", section) for section in sections]
-        _replace(README, "\n".join([single_runs(single, "../results"), *tests, *linked]))
-        _replace(PROJECT_README, single_runs(single, "results"))
+        replace_measured(README, SCRIPT, "\n".join([single_runs(single, "../results"), *tests, *linked]))
+        replace_measured(PROJECT_README, SCRIPT, single_runs(single, "results"))
     print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
-
-
-def _replace(readme, text):
-    """Put ``text`` between the marks of a README."""
-    with_text = MARKS.sub(lambda match: MARKED.format(text), readme.read_text())
-    with atomic_write(readme) as file:
-        file.write(with_text.encode())
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # Single runs
@@ -76,7 +59,7 @@ def single_runs(runs, results):
     rows = [
         [
             command_of(run),
-            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.relative_to(options.RESULTS)})",
+            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.relative_to(RESULTS)})",
             f"{run.chosen.gradient}, {run.chosen.method}" if run.chosen.model == "ode" else "",
             f"{run.summary['test_accuracy']:.2%}",
             f"{run.summary['best_test_accuracy']:.2%}",
@@ -92,7 +75,13 @@ def command_of(run):
     """How such a run is made, by its profile."""
     profile = run.chosen.profile
     command = f"`{COMMANDS.get(profile, f'python cifar_classification/train.py --profile {profile}')}`"
-    return command if options.is_of_profile(run.chosen) else f"{command}, with other settings, see its record"
+    return command if is_of_profile(run.chosen) else f"{command}, with other settings, see its record"
+
+
+def is_of_profile(chosen):
+    """Whether a run, whose settings were recorded, has those that its profile gives today."""
+    today = CIFAR.settle({name: getattr(chosen, name) for name in ("profile", "dataset", "seed")})
+    return all(getattr(chosen, name, None) == value for name, value in today.items())
 
 
 def single_tests(run):
@@ -130,7 +119,7 @@ def compared(runs, scale, root):
     known = [run for rows in chosen.values() for found in rows.values() for run in found]
     if not known:
         return []
-    heading = options.title(known[0].chosen).partition(", ")[2] or "the paper's scale"
+    heading = known[0].title.partition(", ")[2] or "the paper's scale"
     scaled = f"`--profile {scale}`, {heading}"
     methods = chosen["cifar10"]
     figure = plot.draw_methods(methods, LIKE_FOR_LIKE, OWN[scale], f"NODE-18 on CIFAR-10, {heading}")

@@ -1,18 +1,19 @@
 """The recorded runs, as the report and its figures see them.
 
-The runs of the tables lie in folders SCALE/DATASET_LABEL_seedN (scripts/run_cifar_tables.sh names them), SCALE being
+The runs of the tables lie in folders SCALE/DATASET_LABEL_seedN (launches.py names them), SCALE being
 the profile; other folders hold single runs.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from types import SimpleNamespace
 
-from cifar_classification import options
+from cifar_classification.experiment import Cifar
 from harness.environment import hardware
-from harness.record import read_metrics, read_run
+from harness.record import read_epochs, read_run
+from harness.training import FINISHED
 
 NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 
@@ -21,7 +22,8 @@ NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 class Recorded:
     """A run: its place in the tables (None for a single run), its record, and a row of metrics for each epoch.
 
-    ``failure`` is the error that ended it, if one did; without that and without a summary it is under way.
+    ``summary`` is that of a run that finished; ``failure`` is what ended it, if something did; with neither it is under
+    way.
     """
 
     folder: Path
@@ -34,7 +36,7 @@ class Recorded:
 
     @property
     def title(self):
-        return options.title(self.chosen)
+        return Cifar().title(vars(self.chosen))
 
     @property
     def hardware(self):
@@ -64,17 +66,18 @@ def collect(root):
 
 
 def _recorded(root, folder):
-    record, rows = read_run(folder), read_metrics(folder)
+    record = read_run(folder)
     scale, name = folder.parent.relative_to(root).as_posix(), NAME.fullmatch(folder.name)
-    errors = [row["error"] for row in rows if "error" in row]
+    summary = record["summary"]
+    finished = summary is not None and summary["status"] == FINISHED
     return Recorded(
         folder=folder,
         place=(scale, name["dataset"], name["label"], int(name["seed"])) if name else None,
-        chosen=SimpleNamespace(**record["arguments"]),
+        chosen=SimpleNamespace(**record["settings"]),
         environment=record["environment"],
-        summary=record["summary"],
-        rows=[row for row in rows if "Train/Loss" in row],
-        failure=errors[-1] if errors and not record["summary"] else None,
+        summary=summary if finished else None,
+        rows=read_epochs(folder),
+        failure=summary["status"] if summary and not finished else None,
     )
 
 
@@ -86,12 +89,3 @@ def of_place(runs, scale, dataset, label):
 
 def on_gpus(runs):
     return all(run.environment["gpus"] for run in runs)
-
-
-def spread(values, form, unit=""):
-    """Mean and standard deviation as text; blank without values."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return ""
-    deviation = f" ± {stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
-    return f"{mean(values):{form}}{deviation}{unit}"

@@ -8,6 +8,8 @@ import sys
 
 import torch
 
+FAILED, INTERRUPTED = 1, 130  # exit codes
+
 
 class UsageError(Exception):
     """Bad input from the user. The message is one line: what was given and what is accepted."""
@@ -28,7 +30,8 @@ def usage_errors():
 def run_main(main, argv=None):
     """Call ``main(argv)`` and leave the process with the exit code it returns (None counts as 0).
 
-    A UsageError becomes one line on stderr and exit code 2; Ctrl-C becomes exit code 130.
+    0: done; 1: failed, with a row in the record; 2: wrong usage, a UsageError, whose one line goes to stderr;
+    130: interrupted, by `train` with a checkpoint.
     """
     try:
         code = main(argv)
@@ -37,7 +40,7 @@ def run_main(main, argv=None):
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     sys.exit(code)
 
 
@@ -81,26 +84,57 @@ fraction = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 seed = _number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
 
 
+def add_machine_arguments(parser, *, data=None, data_env=None):
+    """Add the flags that say where to work, not what at: --device --threads and --data.
+
+    Args:
+        parser: an argparse parser or group.
+        data: default of --data; the flag is there only if this or ``data_env`` is given.
+        data_env: environment variable that takes precedence over ``data``.
+    """
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (CUDA where there is one)")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads (without it: PyTorch's choice)")
+    if data or data_env:
+        source = f"data folder; ${data_env} sets the default" if data_env else "data folder"
+        without = "" if data else " (without either: data/)"
+        default = os.environ.get(data_env or "") or data
+        parser.add_argument("--data", default=default, metavar="DIR", help=source + without)
+
+
 def add_common_arguments(parser, *, out, data=None, data_env=None):
-    """Add the flags that every script shares: --seed --device --threads --out --overwrite --resume and --data.
+    """Add the flags that every script which makes a record shares: --seed --out --overwrite and those of the machine.
 
     Args:
         parser: an argparse parser.
         out: default of --out, the run folder; None where the script derives it from its other arguments.
-        data: default of --data; the flag is there only if this or ``data_env`` is given.
-        data_env: environment variable that takes precedence over ``data``.
+        data, data_env: as for `add_machine_arguments`.
     """
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=0, help="seed of every random number")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (CUDA where there is one)")
-    group.add_argument("--threads", type=positive_int, help="CPU threads (without it: PyTorch's choice)")
     derived = "" if out else " (without it: named after the arguments)"
     group.add_argument("--out", default=out, metavar="DIR", help="run folder" + derived)
     group.add_argument("--overwrite", action="store_true", help="replace the record that the run folder already holds")
-    group.add_argument("--resume", metavar="FILE", help="checkpoint to go on from (without it: start anew)")
-    if data or data_env:
-        source = f"data folder; ${data_env} sets the default" if data_env else "data folder"
-        group.add_argument("--data", default=os.environ.get(data_env or "") or data, metavar="DIR", help=source)
+    add_machine_arguments(group, data=data, data_env=data_env)
+    return group
+
+
+def read_arguments(parser, argv=None):
+    """The command line as (all options: a namespace, those that it names: a dict)."""
+    args, unset = parser.parse_args(argv), object()
+    values = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset))))
+    return args, {name: value for name, value in values.items() if value is not unset}
+
+
+def flag(name):
+    """The flag of an option's name."""
+    return "--" + name.replace("_", "-")
+
+
+def refuse(chosen, names, reason):
+    """UsageError if one of ``names`` was chosen."""
+    for name in names:
+        if name in chosen:
+            raise UsageError(f"{flag(name)} would have no effect: {reason}")
 
 
 def apply_common_arguments(args):

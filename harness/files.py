@@ -1,6 +1,8 @@
 """Files that are either complete or not there."""
 
 import contextlib
+import csv
+import io
 import os
 from pathlib import Path
 
@@ -21,3 +23,17 @@ def atomic_write(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file as a whole, or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def csv_text(header, rows):
+    """The text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

@@ -9,12 +9,11 @@ SECOND_SIGNAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: sign
 class GracefulStop:
     """Context manager in which the first SIGINT or SIGTERM only sets ``requested``; a second one ends the process.
 
-    ``exit_code`` is then the conventional 128 + signal number. Main thread only.
+    Main thread only.
     """
 
     def __init__(self):
         self.requested = False
-        self.exit_code = 0
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._handle) for number in SECOND_SIGNAL}
@@ -26,7 +25,6 @@ class GracefulStop:
 
     def _handle(self, number, frame):
         self.requested = True
-        self.exit_code = 128 + number
         for other, handler in SECOND_SIGNAL.items():
             signal.signal(other, handler)
         # print() is not safe here: the signal may have arrived in the middle of another print

@@ -13,7 +13,7 @@ from harness.files import atomic_write
 from harness.resources import Stopwatch, peak_memory_bytes
 
 RUN_FILES = (
-    *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt", "*.pth.tar"),
+    *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt"),
     *("tests.jsonl", "predictions.npz"),  # what its checkpoints were tested with
 )
 
@@ -33,8 +33,10 @@ class Run:
             self._draw(row)
 
     @classmethod
-    def start(cls, folder, arguments, *, overwrite=False):
-        """Begin a new record with run.json: arguments, seed and environment, before anything else is done.
+    def start(cls, folder, arguments, *, settings=None, overwrite=False):
+        """Begin a new record with run.json: arguments, seed, settings and environment, before anything else is done.
+
+        ``settings`` are what the arguments come to, with everything filled in.
 
         ``overwrite`` first removes the record, its curves, its checkpoints and what these were tested with from the
         folder.
@@ -55,6 +57,7 @@ class Run:
         record = {
             "arguments": _recorded(arguments),
             "seed": arguments.get("seed"),
+            **({} if settings is None else {"settings": settings}),
             "environment": environment.describe(),
             "resumed": [],
         }
@@ -62,10 +65,11 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def resume(cls, folder, arguments, *, step):
+    def resume(cls, folder, arguments, *, step, settings=None):
         """Go on with a record from a checkpoint taken at ``step``: later metrics and curves are cut off.
 
-        run.json keeps its first content and lists this part, with its arguments and environment, under ``resumed``.
+        run.json keeps its first content, but for the settings, which may ask for more epochs now, and lists this part,
+        with its arguments and environment, under ``resumed``.
 
         Raises:
             UsageError: the folder holds no record.
@@ -75,6 +79,8 @@ class Run:
         del record["summary"]
         part = {"step": step, "arguments": _recorded(arguments), "environment": environment.describe()}
         record["resumed"].append(part)
+        if settings is not None:
+            record["settings"] = settings
         _write_json(folder / "run.json", record)
         _remove(folder, "summary.json")
         rows = [row for row in read_metrics(folder) if row["step"] <= step]
@@ -152,6 +158,11 @@ def read_metrics(folder):
     path = Path(folder) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_epochs(folder):
+    """The rows of metrics that are of an epoch: without that of an error that ended the run."""
+    return [row for row in read_metrics(folder) if "error" not in row]
 
 
 def _remove(folder, pattern):

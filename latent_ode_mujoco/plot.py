@@ -1,16 +1,16 @@
 """Figures from the records: test error against epoch and time, and reconstructions with the observed points marked."""
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 
-from harness.cli import ArgumentParser, run_main
+from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
-from harness.record import read_metrics, read_run
+from harness.record import read_epochs, read_run
+from harness.tables import results_folder
 from latent_ode_mujoco.data import FEATURES, NAMES
-from latent_ode_mujoco.report import LABELS, collect
-from latent_ode_mujoco.settings import RESULTS, joint_words, title
+from latent_ode_mujoco.experiment import LatentODE, joint_words
+from latent_ode_mujoco.report import LABELS, RESULTS, collect
 
 # Models without a gradient method lend the colours of other recurrent networks and of ResNet
 COLOURS = {"rnn": "rnn", "rnn-decay": "gru", "rnn-vae": "lstm", "latent-ode-rnn": "resnet"}
@@ -29,7 +29,7 @@ def look(name):
 
 def curve(rows):
     """Epochs that all ``rows`` were tested after; the means over them of seconds of training and of the test error."""
-    tested = [{row["step"]: row for row in read_metrics(run["folder"]) if "Test/MSE" in row} for run in rows]
+    tested = [{row["step"]: row for row in read_epochs(run["folder"]) if "Test/MSE" in row} for run in rows]
     epochs = sorted(set.intersection(*map(set, tested)))
     seconds = [np.mean([own[epoch]["training_seconds"] for own in tested]) for epoch in epochs]
     errors = [np.mean([own[epoch]["Test/MSE"] for own in tested]) for epoch in epochs]
@@ -81,17 +81,15 @@ def draw_reconstructions(row, path):
 
 
 def main(argv=None):
-    parser = ArgumentParser("Draw curves of all runs, and reconstructions of the lowest seed of each model.")
-    parser.add_argument("--results", default=str(RESULTS), metavar="DIR", help="folder of the runs")
-    root = Path(parser.parse_args(argv).results)
-    groups = {}
+    about = "Draw curves of all runs, and reconstructions of the lowest seed of each model."
+    root, groups = results_folder(argv, about, RESULTS), {}
     for row in collect(root):
-        row["title"] = title(read_run(row["folder"])["arguments"]["settings"])
-        groups.setdefault((row["preset"], row["task"], row["sample"]), []).append(row)
-    for (preset, task, sample), rows in groups.items():
-        folder = root / preset / "figures"
+        row["title"] = LatentODE().title(read_run(row["folder"])["settings"])
+        groups.setdefault((row["profile"], row["task"], row["sample"]), []).append(row)
+    for (profile, task, sample), rows in groups.items():
+        folder = root / profile / "figures"
         name = f"{task}-{sample * 100:g}"
-        heading = f"{task}, {sample:.0%} observed, {preset} preset\n{textwrap.fill(joint_words(rows), 120)}"
+        heading = f"{task}, {sample:.0%} observed, {profile} profile\n{textwrap.fill(joint_words(rows), 120)}"
         draw_curves(rows, folder / f"{name}-curves.png", heading)
         first = {row["label"]: row for row in reversed(rows)}  # rows go by seed: the lowest one stays
         for row in first.values():

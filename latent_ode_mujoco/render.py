@@ -1,6 +1,5 @@
 """The hopper in motion: the true trajectory beside the predicted one, as an animation."""
 
-import json
 import textwrap
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 
 from harness.cli import ArgumentParser, UsageError, non_negative_int, run_main
 from harness.plots import colour, new_figure
+from harness.testing import read_tests
 from latent_ode_mujoco.data import FEATURES, hopper
 from latent_ode_mujoco.plot import read_reconstructions
 
@@ -63,14 +63,15 @@ def animate(true, predicted, times, observed, path, heading):
 
 def main(argv=None):
     parser = ArgumentParser("Animate a reconstruction: the true hopper beside the predicted one.")
-    parser.add_argument("run", metavar="DIR", help="folder with the test.json and reconstructions.csv of test.py --out")
+    parser.add_argument("run", metavar="DIR", help="folder with the tests.jsonl and reconstructions.csv of test.py")
     parser.add_argument("--trajectory", type=non_negative_int, default=0, metavar="N", help="which of those kept")
     parser.add_argument("--out", metavar="FILE", help="where it goes (without it: hopper.gif in that folder)")
     args = parser.parse_args(argv)
     folder = Path(args.run)
-    if not (folder / "reconstructions.csv").is_file() or not (folder / "test.json").is_file():
-        raise UsageError(f"{folder} holds no test.json and reconstructions.csv: run test.py with --out {folder} first")
-    test = json.loads((folder / "test.json").read_text())
+    tests = read_tests(folder)
+    if not tests or not (folder / "reconstructions.csv").is_file():
+        raise UsageError(f"{folder} holds no tests.jsonl and reconstructions.csv: run test.py --resume {folder} first")
+    test = tests[-1]  # all of them have the same data
     trajectories, times, observed, true, predicted = read_reconstructions(folder)
     chosen = (trajectories == args.trajectory) & np.isfinite(predicted).all(1)
     if not chosen.any():

@@ -1,20 +1,21 @@
 """Tables over all runs, rendered from their records: runs.csv, tables.md, and a part of the README."""
 
-import csv
-import io
-import json
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from harness.cli import ArgumentParser, run_main
+from harness.cli import run_main
 from harness.environment import hardware
-from harness.files import atomic_write
-from harness.record import read_metrics, read_run
+from harness.experiment import LAST
+from harness.files import write_text
+from harness.record import read_epochs, read_run
+from harness.tables import replace_measured, results_folder, spread, table, write_runs
+from harness.testing import runs_tested
+from harness.training import FINISHED
+from latent_ode_mujoco.experiment import PROFILES, LatentODE, joint_words, label, scaled_down
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
-from latent_ode_mujoco.settings import PRESETS, RESULTS, joint_words, label, scaled_down
 
 README = Path(__file__).parent / "README.md"
-MARKS = "<!-- measured: written by latent_ode_mujoco/report.py -->\n", "<!-- end of measured -->\n"
+RESULTS = LatentODE().results
 FRACTIONS = (0.1, 0.2, 0.5)
 PLAIN, REPAIRED, OURS = "rnn", "rnn-repaired", "latent-ode-aca"
 PEER = "Seconds/torchdiffeq.odeint"
@@ -45,30 +46,27 @@ QUOTED = {
     },
 }
 COLUMNS = (
-    "preset", "task", "sample", "label", "seed", "status", "mse", "epochs", "iterations", "training_seconds",
+    "profile", "task", "sample", "label", "seed", "status", "mse", "epochs", "iterations", "training_seconds",
     "seconds", "forward", "backward", "parameters", "test_evaluations",
 )  # fmt: skip
 
 
 def collect(root):
     """One dict with COLUMNS and ``folder`` for each tested run below ``root``, in the order of the tables."""
-    rows = [_row(path.parent) for path in sorted(Path(root).glob("*/*/*/*/test.json"))]
-    return sorted(
-        rows, key=lambda row: (row["preset"], row["task"], row["sample"], _rank(row["label"]), row["seed"])
-    )
+    rows = [_row(*found) for found in runs_tested(root, LAST)]
+    return sorted(rows, key=lambda row: (row["profile"], row["task"], row["sample"], _rank(row["label"]), row["seed"]))
 
 
 def _rank(name):
     return (LABELS.index(name) if name in LABELS else len(LABELS), name)
 
 
-def _row(folder):
-    run, test = read_run(folder), json.loads((folder / "test.json").read_text())
-    settings, summary = run["arguments"]["settings"], run["summary"]
+def _row(folder, run, test):
+    settings, summary = run["settings"], run["summary"]
     return {
         **{name: summary[name] for name in ("status", "epochs", "iterations", "training_seconds", "seconds")},
         **(summary["evaluations"] or {"forward": None, "backward": None}),
-        **{name: settings[name] for name in ("preset", "task", "sample", "seed")},
+        **{name: settings[name] for name in ("profile", "task", "sample", "seed")},
         "label": label(settings),
         "mse": test["mse"],
         "parameters": summary["parameters"],
@@ -82,33 +80,33 @@ def _row(folder):
 def tables(rows, speeds):
     """The text of tables.md."""
     parts = []
-    for preset in PRESETS:
-        for task in sorted({row["task"] for row in rows if row["preset"] == preset}, reverse=True):
-            own = [row for row in rows if (row["preset"], row["task"]) == (preset, task)]
-            parts += [_errors(preset, task, own), _costs(own)]
+    for profile in PROFILES:
+        for task in sorted({row["task"] for row in rows if row["profile"] == profile}, reverse=True):
+            own = [row for row in rows if (row["profile"], row["task"]) == (profile, task)]
+            parts += [_errors(profile, task, own), _costs(own)]
     if speeds:
         parts.append(_speed_table(speeds))
     return "\n".join(parts)
 
 
-def _heading(preset, task, rows):
+def _heading(profile, task, rows):
     words = joint_words(rows)
-    return f"### {task.capitalize()}, `--preset {preset}`{words and ', '}{words}\n"
+    return f"### {task.capitalize()}, `--profile {profile}`{words and ', '}{words}\n"
 
 
-def _errors(preset, task, rows):
+def _errors(profile, task, rows):
     quoted = QUOTED if task == "interpolation" else {}
     columns = [f"{fraction:.0%}" for fraction in FRACTIONS]
     columns += [f"{source} {fraction:.0%}" for source in quoted for fraction in FRACTIONS]
     lines = []
     for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
-        cells = [_spread(list(_errors_of(rows, name, fraction).values())) for fraction in FRACTIONS]
-        for table in quoted.values():
-            cells += [f"{value:g}" for value in table.get(name, ())] or [""] * len(FRACTIONS)
+        cells = [_counted(list(_errors_of(rows, name, fraction).values())) for fraction in FRACTIONS]
+        for published in quoted.values():
+            cells += [f"{value:g}" for value in published.get(name, ())] or [""] * len(FRACTIONS)
         lines.append([name, *cells])
-    text = f"{_heading(preset, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
+    text = f"{_heading(profile, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
     text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
-    text += _table(["model", *columns], lines)
+    text += table(["model", *columns], lines)
     for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
         ratios = [(fraction, _ratios(rows, other, fraction)) for fraction in FRACTIONS]
         if found := [f"{ratio} at {fraction:.0%}" for fraction, ratio in ratios if ratio]:
@@ -116,7 +114,7 @@ def _errors(preset, task, rows):
     failures = [
         f"- {row['label']}, {row['sample']:.0%}, seed {row['seed']}: {row['status']}"
         for row in rows
-        if row["status"] != "finished"
+        if row["status"] != FINISHED
     ]
     return text + ("\nRuns that ended early:\n\n" + "\n".join(failures) + "\n" if failures else "")
 
@@ -155,13 +153,13 @@ def _costs(rows):
     minutes = sum(row["training_seconds"] for row in rows) / 60
     note = f"\nOne step is one batch. Processor time on {machines}; tests between the epochs are not counted. All "
     note += f"these runs together: {minutes:.0f} minutes.\n"
-    return _table(header, lines) + note
+    return table(header, lines) + note
 
 
 def collect_speeds(root):
     """Name, record and rows of metrics of each finished measurement of `speed.py`."""
     folders = [path.parent for path in sorted(Path(root).glob("speed/*/summary.json"))]
-    return [(folder.name, read_run(folder), read_metrics(folder)) for folder in folders]
+    return [(folder.name, read_run(folder), read_epochs(folder)) for folder in folders]
 
 
 def _speed_table(speeds):
@@ -175,42 +173,24 @@ def _speed_table(speeds):
         won = f"{sum(a < b for a, b in pairs)} of {len(pairs)}" if pairs else ""
         lines.append([folder, *cells, won, hardware(run["environment"])])
     text = "### Milliseconds per training iteration, in the same model\n\nMedian of interleaved rounds "
-    text += "(`python latent_ode_mujoco/speed.py`). Sizes: preset, per cent observed, if all times are targets.\n\n"
-    return text + _table(["sizes", *names, "rounds in which aca beats odeint", "hardware"], lines)
+    text += "(`python latent_ode_mujoco/speed.py`). Sizes: profile, per cent observed, if all times are targets.\n\n"
+    return text + table(["sizes", *names, "rounds in which aca beats odeint", "hardware"], lines)
 
 
-def _table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def _spread(values):
-    if not values:
-        return ""
-    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{deviation} ({len(values)})"
-
-
-def _write(path, text):
-    with atomic_write(path) as file:
-        file.write(text.encode())
+def _counted(values):
+    """Mean and standard deviation, and in brackets of how many."""
+    return spread(values, ".3f", f" ({len(values)})")
 
 
 def main(argv=None):
-    parser = ArgumentParser("Write runs.csv and tables.md from the records of all runs, and the README's tables.")
-    parser.add_argument("--results", default=str(RESULTS), metavar="DIR", help="folder of the runs")
-    root = Path(parser.parse_args(argv).results)
+    about = "Write runs.csv and tables.md from the records of all runs, and the README's tables."
+    root = results_folder(argv, about, RESULTS)
     rows = collect(root)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     rendered = tables(rows, collect_speeds(root))
-    _write(root / "runs.csv", text.getvalue())
-    _write(root / "tables.md", f"# Latent ODE on hopper data: results\n\n{rendered}")
+    write_runs(root / "runs.csv", COLUMNS, rows)
+    write_text(root / "tables.md", f"# Latent ODE on hopper data: results\n\n{rendered}")
     if root == RESULTS:
-        head, rest = README.read_text().split(MARKS[0])
-        _write(README, head + MARKS[0] + rendered + MARKS[1] + rest.split(MARKS[1])[1])
+        replace_measured(README, "latent_ode_mujoco/report.py", rendered)
     print(f"{len(rows)} runs -> {root / 'tables.md'}")
 
 

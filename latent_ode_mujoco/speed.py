@@ -9,9 +9,8 @@ import torch
 from harness.cli import ArgumentParser, UsageError, add_common_arguments, apply_common_arguments, positive_int, run_main
 from harness.record import Run
 from latent_ode_mujoco.data import FOLDER, load, prepare
-from latent_ode_mujoco.settings import RESULTS, settle, title
-from latent_ode_mujoco.train import parser as train_parser
-from latent_ode_mujoco.training import Training
+from latent_ode_mujoco.experiment import PROFILES, LatentODE
+from latent_ode_mujoco.training import LatentODETraining
 from torch_ACA.march import Stats
 
 OURS = ("aca", "direct", "naive", "adjoint")
@@ -20,10 +19,10 @@ WARM_UP = 3  # iterations of each contestant that are not counted
 
 
 def contestant(name, settings, task, device):
-    """A fresh `Training` whose latent ODE is solved by one of OURS or, with the prefix torchdiffeq., of THEIRS."""
+    """A fresh training whose latent ODE is solved by one of OURS or, with the prefix torchdiffeq., of THEIRS."""
     if name in OURS:
-        return Training(settings | {"gradient": name}, task, device)
-    training = Training(settings, task, device)
+        return LatentODETraining(settings | {"gradient": name}, task, device)
+    training = LatentODETraining(settings, task, device)
     training.model.integrate = _torchdiffeq(name.removeprefix("torchdiffeq."), settings)
     return training
 
@@ -46,9 +45,9 @@ def parser():
     result = ArgumentParser("Time training iterations of the latent ODE, one contestant after the other in each round.")
     names = (*OURS, *(f"torchdiffeq.{name}" for name in THEIRS))
     result.add_argument("--of", nargs="+", choices=names, default=names, metavar="NAME", help="contestants")
-    result.add_argument("--preset", choices=["paper", "table", "quick"], default="table", help="sizes of the model")
+    result.add_argument("--profile", choices=list(PROFILES), default="table", help="sizes of the model")
     result.add_argument("--sample", type=float, choices=[0.1, 0.2, 0.5], default=0.1, help="fraction observed")
-    result.add_argument("--all-targets", action="store_true", help="predict the whole grid, whatever the preset says")
+    result.add_argument("--all-targets", action="store_true", help="predict the whole grid, whatever the profile says")
     result.add_argument("--rounds", type=positive_int, default=20, metavar="N", help="iterations of each contestant")
     result.add_argument("--trajectories", type=positive_int, default=500, metavar="N", help="of the data set")
     add_common_arguments(result, out=None, data=FOLDER, data_env="HOPPER_DATA")
@@ -57,18 +56,16 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.resume:
-        raise UsageError("--resume: a measurement of minutes is not resumed; start it again with --overwrite")
     device = apply_common_arguments(args)
-    flags = ["--preset", args.preset, "--sample", str(args.sample), "--seed", str(args.seed)]
-    settings = settle(train_parser().parse_args(flags)) | {"trajectories": args.trajectories}
+    experiment = LatentODE()
+    flags = ["--profile", args.profile, "--sample", str(args.sample), "--seed", str(args.seed)]
+    settings = experiment.new_settings(*flags) | {"trajectories": args.trajectories}
     if args.all_targets:
         settings["targets"] = None
     task = prepare(load(args.data, args.trajectories), settings["task"], args.seed, device)
-    name = f"{args.preset}-{args.sample * 100:g}" + ("-all-targets" if args.all_targets else "")
-    run = Run.start(
-        args.out or RESULTS / "speed" / name, vars(args) | {"settings": settings}, overwrite=args.overwrite
-    )
+    name = f"{args.profile}-{args.sample * 100:g}" + ("-all-targets" if args.all_targets else "")
+    folder = args.out or experiment.results / "speed" / name
+    run = Run.start(folder, vars(args), settings=settings, overwrite=args.overwrite)
     trainings = {name: contestant(name, settings, task, device) for name in args.of}
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = {name: [] for name in args.of}
@@ -82,7 +79,7 @@ def main(argv=None):
         if round_ >= 0:
             run.log(round_ + 1, {f"Seconds/{name}": taken[-1] for name, taken in seconds.items()})
     medians = {name: statistics.median(taken[WARM_UP:]) for name, taken in seconds.items()}
-    run.finish({"title": title(settings), "clock": clock.__name__, "median_seconds": medians})
+    run.finish({"title": experiment.title(settings), "clock": clock.__name__, "median_seconds": medians})
     for name, median in medians.items():
         print(f"{name}: {1e3 * median:.1f} ms")
 

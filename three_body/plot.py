@@ -1,15 +1,14 @@
 """Figures and animations from the records: orbits, errors, masses and losses, one run of each model and system."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from harness.cli import ArgumentParser, run_main
+from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
-from harness.record import read_metrics, read_run
+from harness.record import read_epochs, read_run
+from harness.tables import results_folder
+from three_body.experiment import ThreeBody, label
 from three_body.report import collect
-from three_body.settings import RESULTS, label, title
 
 STYLES = {"adjoint": ":", "naive": "--", "aca": "-", "direct": "-.", "mali": (0, (5, 1, 1, 1))}
 ANIMATED = ("lstm-aug", "node-aca", "ode-aca")
@@ -51,7 +50,7 @@ def draw_comparison(rows, path, heading):
         look = {"color": colour(model), "linestyle": STYLES.get(gradient, "-"), "label": row["label"], "linewidth": 1.2}
         times, error, *_ = trajectory(row["folder"])
         errors.semilogy(times, np.where(error > 0, error, np.nan), **look)  # zero: points that the model was given
-        metrics = read_metrics(row["folder"])
+        metrics = read_epochs(row["folder"])
         steps = np.array([entry["step"] for entry in metrics])
         losses.semilogy(steps / max(steps, default=1), [entry["Train/Loss"] for entry in metrics], **look)
         if model == "ode":
@@ -69,7 +68,7 @@ def draw_comparison(rows, path, heading):
 def draw_masses(row, path):
     """The three learnt masses against the epoch, with the true ones."""
     figure, ax = new_figure()
-    metrics = read_metrics(row["folder"])
+    metrics = read_epochs(row["folder"])
     for i, (mass, shade) in enumerate(zip(row["masses"], ("aca", "naive", "mali")), 1):
         steps, learnt = zip(*((entry["step"], entry[f"Masses/{i}"]) for entry in metrics))
         ax.plot(steps, learnt, color=colour(shade), label=f"body {i}")
@@ -110,18 +109,16 @@ def animate(rows, path, heading):
 
 
 def main(argv=None):
-    parser = ArgumentParser("Draw figures and animations of all runs, the lowest seed of each model and system.")
-    parser.add_argument("--results", default=str(RESULTS), metavar="DIR", help="folder of the runs")
-    root = Path(parser.parse_args(argv).results)
-    groups = {}
+    about = "Draw figures and animations of all runs, the lowest seed of each model and system."
+    root, groups = results_folder(argv, about, ThreeBody().results), {}
     for row in collect(root):
-        settings = read_run(row["folder"])["arguments"]["settings"]
-        row |= {"title": title(settings), "masses": settings["system"]["masses"]}
-        groups.setdefault((row["preset"], row["system"]), {}).setdefault(label(settings), row)
-    for (preset, system), of_label in groups.items():
-        folder, rows = root / preset / system / "figures", list(of_label.values())
+        settings = read_run(row["folder"])["settings"]
+        row |= {"title": ThreeBody().title(settings), "masses": settings["system"]["masses"]}
+        groups.setdefault((row["profile"], row["system"]), {}).setdefault(label(settings), row)
+    for (profile, system), of_label in groups.items():
+        folder, rows = root / profile / system / "figures", list(of_label.values())
         scaled = ", scaled down" if any("scaled down" in row["title"] for row in rows) else ""
-        heading = f"{system} system, {preset} preset{scaled}"
+        heading = f"{system} system, {profile} profile{scaled}"
         draw_comparison(rows, folder / "comparison.png", heading)
         for row in rows:
             draw_orbits(row, folder / f"orbits-{row['label']}.png")

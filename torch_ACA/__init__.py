@@ -20,8 +20,12 @@ from .errors import (
 )
 from .events import solve_event
 from .march import Callbacks, Stats
-from .settings import FIXED_STEP_METHODS, GRADIENTS, METHODS
+from .methods import FIXED_STEP_METHODS, METHODS, methods
+from .settings import GRADIENTS
 from .solution import Solution
+from .solver_options import SolverOptions
+from .steppers.base import Method, Stepper
+from .tableaus import Tableau
 
 __all__ = [
     "Callbacks",
@@ -30,6 +34,7 @@ __all__ = [
     "FIXED_STEP_METHODS",
     "GRADIENTS",
     "METHODS",
+    "Method",
     "NonFiniteError",
     "ODEBlock",
     "ReplayError",
@@ -37,11 +42,15 @@ __all__ = [
     "SideOutputError",
     "Solution",
     "SolverError",
+    "SolverOptions",
     "Stats",
+    "Stepper",
     "StepSizeUnderflowError",
+    "Tableau",
     "TooManyEvaluationsError",
     "TransformError",
     "compare_gradients",
+    "methods",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

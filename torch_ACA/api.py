@@ -2,129 +2,55 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
 
 import torch
 from torch.utils import _pytree as pytree
 
 from .errors import NonFiniteError, SolverError
-from .gradients.adjoint import AdjointSettings, adjoint
+from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
+from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
-from .march import Limits, Stats
-from .notices import shown
+from .march import Stats
+from .plan import checked
 from .problem import Problem, stops_of
-from .rosenbrock_tableaus import RosenbrockTableau
-from .scipy_solver import Scipy
-from .settings import (
-    SCIPY_OPTIONS,
-    checked_callbacks,
-    checked_compile,
-    checked_max_evals,
-    checked_memory,
-    checked_params,
-    checked_settings,
-    checked_times,
-)
+from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
+from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
+from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField, ambient_autocast, without_autocast
 
-_OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
-_ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
 
-def solve(
-    func,
-    y0,
-    t,
-    *,
-    method=None,
-    rtol=1e-5,
-    atol=1e-6,
-    h=None,
-    gradient="aca",
-    options=None,
-    max_evals=500_000,
-    dense=False,
-    on_failure="raise",
-    callbacks=None,
-    adjoint=None,
-    params=None,
-    memory=None,
-    compile=False,
-):
+@takes_options()
+def solve(func, y0, t, **keywords):
     """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
     :param y0: initial state: a tensor of any shape, or a tuple, list or dict of tensors; floating point or complex
     :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor, array or sequence of floats and 0-d
         tensors
-    :param method: one of `METHODS` (any case); None: ALF for gradient="mali", Dopri5 otherwise. With
-        gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step, min_step,
-        max_step)
-    :param rtol, atol: tolerances of adaptive methods (floats, or nested like y0 and broadcastable to it)
-    :param h: step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)
-    :param gradient: one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and
-        evaluates each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
-        steps. ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
-        backwards. ``mali``: reversible leapfrog, memory independent of the number of steps
-    :param options: dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step,
-        max_step, safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on),
-        jump_t (times where func jumps), land_on_t (True: land on every output time instead of interpolating), grid
-        (fixed steps between these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step),
-        check_finite (fixed steps: False carries infinity and NaN on instead of raising), interp ("linear" or "cubic"
-        instead of the method's own dense output). Sizes are positive: t gives the direction
-    :param max_evals: evaluations of func after which the solve gives up
-    :param dense: keep what is needed to call the solution at other times (``aca`` and ``direct``)
-    :param on_failure: "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set
-    :param callbacks: `Callbacks`
-    :param adjoint: for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve
-        (default: as forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function
-        there gets the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)
-    :param params: only these tensors, besides y0 and t, get gradients (None: all that func uses)
-    :param memory: for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of
-        accepted steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every
-        state, no graph. The gradient is the same. The graph's size is taken from the first evaluation
-    :param compile: for gradient="aca": `torch.compile` the step, func included, and its VJP: seconds to minutes at the
-        first solve with a func, method, shape and dtype, then several times faster where func is small. Or a mode of
-        `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. No graphs are kept then,
-        whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a warning
+    :options:
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
-    :raises ValueError, TypeError: arguments that cannot be used
+    :raises ValueError: an argument that cannot be used
+    :raises TypeError: an argument of the wrong type
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
     try:
-        problem, layout, (ys, trajectory) = _solved(
-            func,
-            y0,
-            t,
-            method=method,
-            rtol=rtol,
-            atol=atol,
-            h=h,
-            gradient=gradient,
-            options=options,
-            max_evals=max_evals,
-            dense=dense,
-            on_failure=on_failure,
-            callbacks=callbacks,
-            adjoint=adjoint,
-            params=params,
-            memory=memory,
-            compile=compile,
-        )
+        problem, layout, (ys, trajectory) = _solved(func, y0, t, SolverOptions(**keywords))
     except SolverError as error:
-        if on_failure == "raise":
+        if keywords.get("on_failure", "raise") == "raise":
             raise
         return _unsolved(y0, t, error)
-    ys = torch.cat([problem.y0[None], ys])
-    solution = Solution(problem.times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
+    ys = torch.cat([first[None], ys])
+    solution = Solution(problem.given_times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
     if trajectory is not None:
         solution.dense = DenseOutput(trajectory, layout)
     return solution
@@ -138,26 +64,29 @@ def _unsolved(y0, t, error):
     )
 
 
+@takes_options(without=("dense", "on_failure"))
 def solve_endtime(func, y0, t0, t1, **keywords):
-    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 floats or 0-d tensors, keywords as for `solve`, but for
-    dense and on_failure.
+    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors.
+
+    :options:
     """
-    for name in ("dense", "on_failure"):
-        if name in keywords:
-            raise TypeError(f"{name} is for solve; solve_endtime returns the state at t1 alone")
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-    problem, layout, (ys, _) = _solved(func, y0, times, **keywords)
+    problem, layout, (ys, _) = _solved(func, y0, times, SolverOptions(**keywords))
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
-def _solved(*arguments, **keywords):
+def _solved(func, y0, t, asked, integrate=None):
     """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that
-    `torch.compile` makes of what is around it."""
+    `torch.compile` makes of what is around it.
+
+    :param asked: `SolverOptions`
+    :param integrate: what to do with the problem (None: what the gradient method does)
+    """
     if torch.compiler.is_dynamo_compiling():
-        return _outside_of_graphs(_solved, *arguments, **keywords)
-    return _solve(*arguments, **keywords)
+        return _outside_of_graphs(_solved, func, y0, t, asked, integrate)
+    return _solve(func, y0, t, asked, integrate)
 
 
 def _outside_of_graphs(function, *arguments, **keywords):
@@ -167,15 +96,18 @@ def _outside_of_graphs(function, *arguments, **keywords):
 _outside_of_graphs._torchdynamo_disable = True
 
 
-def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
+def _solve(func, y0, t, asked, integrate):
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:
-            problem, layout = problem_of(func, y0, t, gradient=gradient, autocast=autocast, stream=stream, **keywords)
+            problem, layout = problem_of(func, y0, t, asked, autocast=autocast, stream=stream)
             try:
-                return problem, layout, (integrate or GRADIENT_METHODS[gradient])(problem)
+                if integrate is not None:
+                    return problem, layout, integrate(problem)
+                ys, trajectory = GRADIENT_METHODS[asked.gradient](problem)
+                return problem, layout, (problem.moved_to_times(ys), trajectory)
             except DrawsLate as late:
                 stream = late.start
             except SolverError:
@@ -184,29 +116,8 @@ def _solve(func, y0, t, *, gradient="aca", integrate=None, **keywords):
                 raise
 
 
-def problem_of(
-    func,
-    y0,
-    t,
-    *,
-    method=None,
-    rtol=1e-5,
-    atol=1e-6,
-    h=None,
-    gradient="aca",
-    options=None,
-    max_evals=500_000,
-    dense=False,
-    on_failure="raise",
-    callbacks=None,
-    adjoint=None,
-    params=None,
-    memory=None,
-    compile=False,
-    autocast=None,
-    stream=None,
-):
-    """The `Problem` that `solve` with these arguments hands to its gradient method, and the `StateLayout` of y0.
+def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
+    """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
     func has been evaluated at the start, and at a second point where the first step was not given.
 
@@ -214,30 +125,21 @@ def problem_of(
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
     """
-    layout = StateLayout(y0)
-    settings = checked_settings(method, gradient, rtol, atol, h, options, layout)
+    layout, gradient = StateLayout(y0), asked.gradient
+    plan = checked(asked, layout)
+    settings, options = plan.settings, plan.settings.options
     times, ts = checked_times(t, layout)
-    options = settings.options
-    if on_failure not in ("raise", "return"):
-        raise ValueError(f"on_failure must be 'raise' or 'return', got {on_failure!r}")
-    if dense and gradient not in ("aca", "direct"):
-        raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
-    budget = checked_memory(memory, gradient)
     transformed = under_transform()
     if transformed:
         check_transform(gradient)
-    compile_options = None if transformed else checked_compile(compile, gradient, settings.method)
-    limits = Limits(checked_max_evals(max_evals), options.get("max_num_steps", Limits.max_steps))
-    callbacks = checked_callbacks(callbacks)
-    backward = _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout)
-
-    params = None if params is None else checked_params(params)
-    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=params, autocast=autocast)
+    compile_options = None if transformed else plan.compile_options
+    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=plan.params, autocast=autocast)
     if stream is not None:
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
-    linearises = isinstance(settings.method, RosenbrockTableau)
+    linearises = LINEARISE in settings.method.abilities
+    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     if gradient == "naive" and (differentiable or transformed):
@@ -249,10 +151,18 @@ def problem_of(
                 flat.detach(),
                 differentiable=differentiable,
                 time_grad=times.requires_grad,
-                measure=not transformed and (budget.wants_size_of_graphs or linearises) and compile_options is None,
+                measure=measure,
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
+    given_times = times
+    if times.requires_grad and differentiable:
+        with torch.no_grad():
+            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), evaluation)
+        if hidden:
+            times = times.detach()
+            with field.side_effects.replay(), field.without_cut():
+                flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))
     check_finite = options.get("check_finite", True)
     if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
@@ -270,56 +180,22 @@ def problem_of(
         _stops(ts, options),
         slope,
         evaluation,
-        dense=dense,
-        adjoint=backward,
-        memory=budget,
+        dense=asked.dense,
+        adjoint=plan.adjoint,
+        memory=plan.memory,
         compile_options=compile_options,
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
-        limits=limits,
-        callbacks=callbacks,
-        return_on_failure=on_failure == "return",
+        given_times=given_times,
+        limits=plan.limits,
+        callbacks=plan.callbacks,
+        return_on_failure=asked.on_failure == "return",
     )
     if linearises and gradient != "adjoint" and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
     return problem, layout
-
-
-def _adjoint_settings(adjoint, gradient, method, rtol, atol, h, options, layout):
-    if not isinstance(adjoint, Mapping | None):
-        raise TypeError(f"adjoint must be a dict, got {shown(adjoint)}")
-    if gradient != "adjoint":
-        if adjoint:
-            raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
-        return None
-    unknown = sorted(set(adjoint or {}) - set(_ADJOINT_SETTINGS))
-    if unknown:
-        accepted = ", ".join(_ADJOINT_SETTINGS)
-        raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    chosen = {"method": method, "rtol": rtol, "atol": atol, "options": None, "h": h} | dict(adjoint or {})
-    callbacks = checked_callbacks(chosen.get("callbacks"))
-    if chosen["options"] is None:
-        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
-        if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
-            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
-    if not isinstance(chosen["options"], Mapping):
-        raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
-    options = dict(chosen["options"])
-    norm = options.pop("norm", None)
-    if norm not in (None, "seminorm") and not callable(norm):
-        raise ValueError(f"the norm of the adjoint must be 'seminorm', a function or left out, got {shown(norm)}")
-    settings = checked_settings(
-        chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
-    )
-    if isinstance(settings.method, RosenbrockTableau):
-        raise ValueError(
-            f"the backward solve of gradient='adjoint' takes explicit methods and scipy_solver, got "
-            f"{settings.method.name}: give adjoint={{'method': ...}}, or use gradient='aca'"
-        )
-    grid = tuple(settings.options.get("grid", ()))
-    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)
 
 
 def _stops(ts, options):

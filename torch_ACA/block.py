@@ -1,9 +1,14 @@
 """An ODE as a layer."""
 
+from dataclasses import fields
+
 from torch import nn
 
 from .api import solve_endtime
-from .settings import checked_compile, checked_memory, checked_settings
+from .plan import checked
+from .solver_options import SolverOptions, takes_options
+
+_WITHOUT = ("dense", "on_failure")  # a layer returns the state at t1 alone
 
 
 class ODEBlock(nn.Module):
@@ -11,26 +16,23 @@ class ODEBlock(nn.Module):
 
     :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
     :param t0, t1: interval of integration, in either direction
-    :param method, rtol, atol, h, gradient, options, max_evals, memory, compile: as for `solve`
+    :param settings: keywords of `solve` (``SETTINGS``). By default those of the paper's networks: Heun-Euler (RK12),
+        tolerances of 1e-2, at most 50,000 evaluations
 
     The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
     solver. ``stats`` holds the counts of the last call.
     """
 
-    SETTINGS = ("method", "rtol", "atol", "h", "gradient", "options", "max_evals", "memory", "compile")
+    SETTINGS = tuple(field.name for field in fields(SolverOptions) if field.name not in _WITHOUT)
 
-    def __init__(
-        self, func, *, t0=0.0, t1=1.0, method="RK12", rtol=1e-2, atol=1e-2, h=None, gradient="aca", options=None,
-        max_evals=50_000, memory=None, compile=False,
-    ):  # fmt: skip
+    @takes_options(without=_WITHOUT, method="RK12", rtol=1e-2, atol=1e-2, max_evals=50_000)
+    def __init__(self, func, *, t0=0.0, t1=1.0, **settings):
         super().__init__()
         self.func, self.t0, self.t1 = func, t0, t1
         self.stats = None
+        asked = SolverOptions(**settings)
         self._settings = {}
-        self.configure(
-            method=method, rtol=rtol, atol=atol, h=h, gradient=gradient, options=options, max_evals=max_evals,
-            memory=memory, compile=compile,
-        )  # fmt: skip
+        self.configure(**{name: getattr(asked, name) for name in self.SETTINGS})
 
     def configure(self, **settings):
         """Change settings by name; the others stay. Returns the block.
@@ -41,10 +43,7 @@ class ODEBlock(nn.Module):
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; accepted: {', '.join(self.SETTINGS)}")
         changed = self._settings | settings
-        checked_memory(changed["memory"], changed["gradient"])
-        checked_compile(changed["compile"], changed["gradient"])
-        others = ("max_evals", "memory", "compile")
-        checked_settings(**{name: value for name, value in changed.items() if name not in others})
+        checked(SolverOptions(**changed))
         self._settings = changed
         return self
 

@@ -11,6 +11,7 @@ from .errors import SolverError
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .side_effects import without_trace
+from .solver_options import SolverOptions, takes_options
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Comparison:
     failure: str | None = None
 
 
+@takes_options(without=("gradient", "on_failure", "dense"))
 def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.
@@ -36,14 +38,14 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
     units
         of rounding of y0's precision if that is more (so use float64 to see small errors)
     :param show: print the table
-    :param keywords: of `solve`, for every method (``method`` is left to mali's own)
+    :options:
     :returns: list of `Comparison`, one per method, in order
     :raises SolverError: the reference itself fails
     """
     leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
     y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))
     with without_trace(func, leaves[0].device):
-        problem, layout = problem_of(func, y0, t)
+        problem, layout = problem_of(func, y0, t, SolverOptions())
         wanted = [*leaves, *problem.field.captured.candidates]
         tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
         reference = {"method": "dopri8", "rtol": tight, "atol": tight} | (reference or {})

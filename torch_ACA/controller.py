@@ -1,6 +1,6 @@
 """Step-size control: error norm, initial step, I and PI controllers.
 
-`Controller.factor` works on floats and on 0-d tensors alike: the naive gradient method keeps it in its graph.
+`Controller.judge` works on floats and on 0-d tensors alike: the naive gradient method keeps step sizes in its graph.
 """
 
 import itertools
@@ -16,6 +16,18 @@ _CHUNK = 2**16  # numbers: so many, with what is computed of them, stay in the c
 def rms_norm(x):
     """Root mean square over all entries of a flat vector (0 for an empty one): 0-d tensor."""
     return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
+
+
+@dataclass(slots=True)
+class Verdict:
+    """On a try: whether the step is ``accepted``, whether its error was ``finite``, whether no smaller one will follow;
+    the size that is ``proposed`` for the next try (positive), and the error ratio to remember."""
+
+    accepted: bool
+    finite: bool
+    at_minimum: bool
+    proposed: float | torch.Tensor
+    previous: float | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class Controller:
         if isinstance(ratio, torch.Tensor):
             # the floor keeps the gradient of a vanishing error finite; the clamp then makes it zero
             ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny)
+            previous = previous.clamp(min=1e-4) if isinstance(previous, torch.Tensor) else max(previous, 1e-4)
             grown = self.safety * ratio ** (0.75 * self.beta - exponent) * previous**self.beta
             return grown.clamp(self.dfactor, self.ifactor)
         if ratio == 0.0:
@@ -77,7 +90,32 @@ class Controller:
 
     def limit(self, size):
         """A step size (positive) within min_step and max_step."""
+        if isinstance(size, torch.Tensor):
+            return size.clamp(self.min_step, self.max_step)
         return min(max(size, self.min_step), self.max_step)
+
+    def judge(self, ratio, previous, size, h, *, landing, rejected):
+        """The `Verdict` on a try.
+
+        :param ratio: its error ratio
+        :param previous: the one of the last accepted step, at most 1
+        :param size, h: the step size that was proposed (positive), and the one that was tried
+        :param landing: the try was shortened to end on a stop
+        :param rejected: another try of the same step was rejected before
+        """
+        finite = math.isfinite(ratio.item() if isinstance(ratio, torch.Tensor) else ratio)
+        factor = self.factor(ratio, previous) if finite else self.dfactor
+        at_minimum = min(size, abs(h)) <= self.min_step  # no smaller try will follow
+        accepted = finite and bool(ratio <= 1.0 or at_minimum)
+        if rejected or not accepted:
+            factor = _at_most(factor, 1.0)
+        proposed = self.limit(abs(h) * factor)
+        if accepted:
+            # one that only min_step let pass would keep later tries from shrinking
+            previous = _at_most(ratio, 1.0) if self.beta else 1.0
+            if landing and not rejected:  # a step shortened to land says little about the size that is allowed
+                proposed = max(proposed, size)
+        return Verdict(accepted, finite, at_minimum, proposed, previous)
 
     def initial_step(self, evaluate, t0, t1, y0, k1):
         """First step size (positive), by the rule of Hairer, Norsett and Wanner I, II.4.
@@ -98,6 +136,10 @@ class Controller:
             return self.limit(size)
         longer = max(tiny, 1e-3 * size) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / self.error_order)
         return self.limit(min(100 * size, longer, span))
+
+
+def _at_most(value, bound):
+    return value.clamp(max=bound) if isinstance(value, torch.Tensor) else min(value, bound)
 
 
 class _ErrorRatios:

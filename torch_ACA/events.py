@@ -19,13 +19,13 @@ import torch
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Stop
-from .steppers import stepper_kind
-from .steppers.alf import AsynchronousLeapfrog
+from .solver_options import SolverOptions, takes_options
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
+@takes_options(without=("dense", "on_failure"))
 def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     """Solve from t0 until event_fn(t, y) crosses zero.
 
@@ -39,7 +39,7 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a constant, and the
         state at the event is differentiable at that constant time
     :param reverse_time: search backwards from t0
-    :param keywords: as for `solve`, but for dense and on_failure; adaptive and fixed-step methods both work
+    :options:
     :returns: event time (0-d, float64) and the states (y0 and at the event: leaves [2, *shape]); both differentiable
         twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
     :raises TooManyEvaluationsError: no event within max_evals
@@ -48,19 +48,17 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         the event function is flat where it crosses, so that its time has no derivative
     :raises SecondDerivativeError: in the backward pass, for derivatives of a higher order than there are
     """
-    for name in ("dense", "on_failure"):
-        if name in keywords:
-            raise TypeError(f"{name} is for solve; solve_event returns the states at t0 and at the event alone")
-    if "grid" in (keywords.get("options") or {}):
+    asked = SolverOptions(**keywords)
+    if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
     t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
     far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
 
     def integrate(problem):
-        return _to_event(problem, event_fn, GRADIENT_METHODS[keywords.get("gradient", "aca")])
+        return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
     times = torch.stack([t0, t0.new_tensor(far)])
-    problem, layout, (t, y) = _solved(func, y0, times, integrate=integrate, **keywords)
+    problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
 
@@ -113,9 +111,7 @@ class _Crossing:
 def _search(problem, event):
     """The first `_Crossing` in the direction of integration. To be called with gradients off."""
     problem = replace(problem, callbacks=Callbacks(), stats=Stats())
-    leapfrog = problem.tableau is AsynchronousLeapfrog
-    kind = stepper_kind(problem.tableau)
-    stepper = AsynchronousLeapfrog(problem.field) if leapfrog else kind(problem.tableau, problem.field)
+    stepper = problem.method.stepper(problem.field)
 
     def values_at(t, flat):
         values = event(t, flat).cpu()
@@ -133,7 +129,7 @@ def _search(problem, event):
             end = values_at(step.t_end, step.trial.end.y)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
-                return _first_crossing(step, crossed, signs, start, end, values_at, _dense_output(stepper, step))
+                return _first_crossing(step, crossed, signs, start, end, values_at, _at_fraction(stepper, step))
             signs = torch.where(signs == 0, torch.sign(end), signs)
             start = end
     except TooManyEvaluationsError as error:
@@ -142,17 +138,10 @@ def _search(problem, event):
     raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
 
 
-def _dense_output(stepper, step):
+def _at_fraction(stepper, step):
     """State [n] at a fraction of the step that was just taken."""
-    if isinstance(stepper, AsynchronousLeapfrog):
-        interpolate = lambda theta: stepper.interpolate(step.start, step.trial.end, step.h, theta)  # noqa: E731
-    else:
-        if stepper.needs_end_slope:
-            stepper.end_slope(step.trial.end, before_jump=step.jump)
-        interpolate = lambda theta: stepper.interpolate(  # noqa: E731
-            step.start.y, step.h, stepper.interpolation_weights(theta)
-        )
-    return lambda x: interpolate(torch.tensor([x], dtype=torch.float64))[0]
+    states = stepper.within(step)
+    return lambda x: states(torch.tensor([x], dtype=torch.float64))[0]
 
 
 def _first_crossing(step, crossed, signs, start, end, values_at, state_at):

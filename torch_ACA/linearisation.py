@@ -128,8 +128,8 @@ def check_differentiable_twice(field, t, y, side=0):
 
 _NO_SECOND = (
     "the gradient of a Rosenbrock method contains the derivative of func's Jacobian, and func's own backward pass has "
-    "no derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, or "
-    "solve under torch.no_grad()"
+    "no derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, "
+    "or solve under torch.no_grad()"
 )
 
 

@@ -138,21 +138,15 @@ def march(
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
                 ratio = error_ratio(trial.error, carry.y, trial.end.y)
-                finite = math.isfinite(ratio)
-                factor = controller.factor(ratio, previous) if finite else controller.dfactor
-                at_minimum = min(size, abs(h)) <= controller.min_step  # no smaller try will follow
-                if finite and (ratio <= 1.0 or at_minimum):
-                    previous = min(ratio, 1.0)  # one that only min_step let pass would keep later tries from shrinking
-                    grown = controller.limit(abs(h) * (min(factor, 1.0) if rejected else factor))
-                    # a step shortened to land says little about the size that the tolerance allows
-                    size = max(grown, size) if landing and not rejected else grown
+                verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
+                if verdict.accepted:
+                    size, previous = verdict.proposed, verdict.previous
                     break
-                if at_minimum:
+                if verdict.at_minimum:
                     raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                 callbacks.reject(t, carry.y, h)
                 stats.n_rejected += 1
-                rejected = True
-                size = controller.limit(abs(h) * min(factor, 1.0))
+                rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)

@@ -11,9 +11,9 @@ from .capture import of_outer_solves, solvers_backward
 from .controller import Controller, FixedSteps
 from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .gradients.storage import STATES_ONLY, Budget
+from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
-from .rosenbrock_tableaus import RosenbrockTableau
-from .tableaus import Tableau
+from .steppers.base import LINEARISE, Method
 from .vector_field import Evaluation, VectorField, without_autocast
 
 
@@ -26,7 +26,8 @@ class Problem:
     ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start, ``evaluation`` the
     same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs. ``adjoint``: settings of a
     backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
-    time; ``perturb``: and at both ends of every step. ``transformed``: under a transform of `torch.func` or
+    time; ``perturb``: and at both ends of every step. ``given_times``: those of the caller, of which ``times`` is the
+    constant value where func hides its time (see `hidden_time`). ``transformed``: under a transform of `torch.func` or
     forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled). ``interpolates``:
     there will be dense output inside steps. After a failure that is to be returned, ``failure`` says what happened and
     the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
@@ -36,7 +37,7 @@ class Problem:
     y0: torch.Tensor
     times: torch.Tensor
     ts: list
-    tableau: Tableau | RosenbrockTableau
+    method: Method
     controller: Controller | FixedSteps
     first_step: float
     stops: list
@@ -49,6 +50,7 @@ class Problem:
     transformed: bool = False
     starts_at_jump: bool = False
     perturb: bool = False
+    given_times: torch.Tensor | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
     return_on_failure: bool = False
@@ -58,6 +60,8 @@ class Problem:
     stats: Stats = field(default_factory=Stats)
 
     def __post_init__(self):
+        if self.given_times is None:
+            self.given_times = self.times
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
         self.interpolates = self.dense or bool(self._to_interpolate)
@@ -65,6 +69,17 @@ class Problem:
     @property
     def time_grad(self):
         return self.times.requires_grad
+
+    @property
+    def times_are_hidden(self):
+        return self.given_times is not self.times
+
+    @property
+    def graph_bytes(self):
+        """What the graphs of a step take, and the matrices beside them."""
+        n, stages = self.y0.numel(), self.method.stages
+        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property
     def differentiable(self):
@@ -148,6 +163,18 @@ class Problem:
     def solved(self, ys):
         """The good ones of the outputs; all of them as they are, which the caller may then change in place."""
         return ys if self.failure is None else ys[: self.n_solved]
+
+    def moved_to_times(self, ys):
+        """The outputs [k, n] as functions of their times, where func hides its time; else as they are."""
+        if not self.times_are_hidden or not len(ys):
+            return ys
+        field = self.field
+        sides = {stop.index: -int(self.perturb or stop.jump) for stop in self.stops}
+        with field.again(), field.side_effects.replay(), field.without_cut():
+            return torch.stack([
+                moved(field, y, time, side=sides.get(i, 0))
+                for i, (y, time) in enumerate(zip(ys, self.given_times[1:]), 1)
+            ])  # fmt: skip
 
     def _solved(self, count):
         self.n_solved += count

@@ -12,6 +12,8 @@ output is a weighted sum of them as it is in Runge-Kutta methods.
 from dataclasses import dataclass
 
 from .interpolants import Polynomials
+from .steppers.base import JUMPS, LINEARISE, REPLAY, TRACE
+from .steppers.rosenbrock import Rosenbrock
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class RosenbrockTableau:
     dense_order: int
 
     adaptive = True
-    fsal = False
+    abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE})
 
     @property
     def stages(self):
@@ -51,6 +53,10 @@ class RosenbrockTableau:
     def error_order(self):
         """Order in h of the error estimate."""
         return min(self.order, self.embedded_order) + 1
+
+    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+        """As `steppers.base.Method.stepper`."""
+        return Rosenbrock(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
 
 
 def _dense_output(b, H):
@@ -123,5 +129,3 @@ RODAS5P = RosenbrockTableau(
     ),
     dense_order=4,
 )
-
-ROSENBROCK_TABLEAUS = {RODAS5P.name: RODAS5P}

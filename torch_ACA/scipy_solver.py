@@ -23,6 +23,7 @@ class Scipy:
     """
 
     name = "scipy_solver"
+    abilities = frozenset()
 
     rtol: float | torch.Tensor
     atol: float | torch.Tensor
@@ -74,7 +75,7 @@ class ScipySolve:
         """The outputs [m - 1, n], as a tuple of one."""
         problem = self.problem
         problem.slope = problem.evaluation = None
-        ys, failure = problem.tableau.states(problem.field, problem.y0.detach(), problem.ts, problem.limits)
+        ys, failure = problem.method.states(problem.field, problem.y0.detach(), problem.ts, problem.limits)
         problem.stats.n_f_evals = problem.field.n_evals
         if failure is not None and not problem.return_on_failure:
             raise failure

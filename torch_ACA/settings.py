@@ -15,19 +15,15 @@ from .controller import Controller, FixedSteps
 from .gradients.storage import Budget
 from .interpolants import cubic_hermite, linear_between
 from .march import Callbacks
+from .methods import methods
 from .notices import shown, warn_caller
-from .rosenbrock_tableaus import ROSENBROCK_TABLEAUS, RosenbrockTableau
 from .scipy_solver import Scipy
-from .steppers.alf import AsynchronousLeapfrog
-from .tableaus import TABLEAUS
+from .steppers.alf import ALF
+from .steppers.base import INVERT, REPLAY, TRACE, Method
+from .tableaus import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
-METHODS = (*TABLEAUS, *ROSENBROCK_TABLEAUS, AsynchronousLeapfrog.name)
-FIXED_STEP_METHODS = tuple(name for name, tableau in TABLEAUS.items() if not tableau.adaptive)
-
-_METHODS = {name.lower(): tableau for name, tableau in TABLEAUS.items()} | TABLEAUS
-_METHODS |= {name.lower(): tableau for name, tableau in ROSENBROCK_TABLEAUS.items()}
-_METHODS |= {"alf": AsynchronousLeapfrog, Scipy.name: Scipy}
+_NEEDED = {"aca": REPLAY, "direct": REPLAY, "naive": TRACE, "mali": INVERT}
 _CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
 _SIZES = ("h", "first_step", "step_size", "grid")  # each says how long steps are: one of them at most
 _RESOLVED = 100  # an interval of fewer different times, as func sees them, is a staircase
@@ -127,8 +123,8 @@ SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min
 
 @dataclass(frozen=True)
 class Settings:
-    """A method and how its steps are chosen. ``method`` is a `Tableau`, `AsynchronousLeapfrog` or a `Scipy`, which has
-    no ``controller``; ``first_step`` None means that Hairer's rule chooses; ``options`` are the checked ones."""
+    """A method and how its steps are chosen. ``method`` is a `Method`, or a `Scipy`, which has no ``controller``;
+    ``first_step`` None means that Hairer's rule chooses; ``options`` are the checked ones."""
 
     method: Any
     controller: Controller | FixedSteps | None
@@ -142,24 +138,29 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     :param layout: `StateLayout`, for tolerances and norms that are given per part of the state
     :raises ValueError, TypeError: a name, value or combination that cannot be used
     """
-    plain = isinstance(method, str | None) and isinstance(h, float | None) and type(rtol) is type(atol) is float
-    if plain and not options:
-        return _plain_settings(method, gradient, rtol, atol, h)
-    return _settings(method, gradient, rtol, atol, h, options, layout)
+    checked_gradient(gradient)
+    method = checked_method(method, gradient)
+    if type(rtol) is type(atol) is float and isinstance(h, float | None) and not options and _is_hashable(method):
+        return _plain_settings(method, rtol, atol, h)
+    return _settings(method, rtol, atol, h, options, layout)
 
 
 @functools.lru_cache(256)  # a solve of a few steps takes little longer than its checks
-def _plain_settings(method, gradient, rtol, atol, h):
-    return _settings(method, gradient, rtol, atol, h, None, None)
+def _plain_settings(method, rtol, atol, h):
+    return _settings(method, rtol, atol, h, None, None)
 
 
-def _settings(method, gradient, rtol, atol, h, options, layout):
-    checked_gradient(gradient)
-    method = checked_method(method, gradient)
+def _is_hashable(method):
+    return getattr(type(method), "__hash__", None) is not None
+
+
+def _settings(method, rtol, atol, h, options, layout):
     if method is Scipy:
         return _scipy_settings(rtol, atol, h, options, layout)
     options = checked_options(options)
     if "interp" in options:
+        if not isinstance(method, Tableau):
+            raise ValueError(f"interp is for explicit Runge-Kutta methods; {method.name} has its own dense output")
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
@@ -198,12 +199,10 @@ def checked_params(params):
     return params
 
 
-def checked_compile(compile, gradient, method):
+def checked_compile(compile, gradient):
     """Options of `torch.compile` for the steps; None if they are not to be compiled."""
     if compile is False:
         return None
-    if isinstance(method, RosenbrockTableau):
-        raise ValueError(f"compile={compile!r} is for explicit Runge-Kutta methods, got {method.name}")
     if gradient != "aca":
         raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
     if compile is True:
@@ -224,16 +223,24 @@ def checked_compile(compile, gradient, method):
 
 
 def checked_method(method, gradient):
-    """The tableau or ALF behind a name; None: what suits the gradient method."""
+    """The `Method` behind a name, or `Scipy`; None: what suits the gradient method.
+
+    :raises ValueError: an unknown name, or a method that cannot do what the gradient method needs
+    """
     if method is None:
-        method = AsynchronousLeapfrog.name if gradient == "mali" else "Dopri5"
-    found = _METHODS.get(method, _METHODS.get(method.lower())) if isinstance(method, str) else None
-    if found is None:
-        raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
-    if found is Scipy and gradient != "adjoint":
-        raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
-    if (gradient == "mali") != (found is AsynchronousLeapfrog):
+        method = ALF.name if gradient == "mali" else "Dopri5"
+    if isinstance(method, str) and method.lower() == Scipy.name:
+        if gradient != "adjoint":
+            raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
+        return Scipy
+    found = methods.get(method) if isinstance(method, str) else method
+    if not isinstance(found, Method):
+        raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
+    if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
+    needed = _NEEDED.get(gradient)
+    if needed is not None and needed not in found.abilities:
+        raise ValueError(f"method {found.name} is not able to {needed}, which gradient={gradient!r} needs")
     return found
 
 
@@ -242,8 +249,6 @@ def _with_interpolant(method, name):
     """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
     if name == "linear":
         return replace(method, interpolant=linear_between(method.b), dense_order=1)
-    if isinstance(method, RosenbrockTableau):
-        raise ValueError(f"interp='cubic' is for Runge-Kutta methods, got {method.name}")
     return replace(
         method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3
     )

@@ -9,6 +9,8 @@ from fractions import Fraction
 from functools import cached_property
 
 from .interpolants import Polynomials, cubic_hermite, linear_between, quadratic, quartic_through_midpoint
+from .steppers.base import COMPILE, JUMPS, PLAIN, REPLAY, TRACE
+from .steppers.runge_kutta import RungeKutta
 
 
 def row(text):
@@ -71,7 +73,25 @@ class Tableau:
     @cached_property
     def error_order(self):
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
-        return min(self.order, self.embedded_order) + 1
+        return min(self.order, self.embedded_order) + 1 if self.adaptive else None
+
+    @property
+    def abilities(self):
+        return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE})
+
+    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+        """As `steppers.base.Method.stepper`."""
+        return RungeKutta(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+
+    def compiled_stepper(self, vector_field, *, with_slopes, options, time_grad=False):
+        """The stepper whose steps are compiled.
+
+        :param with_slopes: there is dense output
+        :param options: of `torch.compile`, a dict
+        """
+        from .steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
+
+        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, options=options, time_grad=time_grad)
 
 
 EULER = Tableau(

@@ -1,13 +1,14 @@
 """Draw the figures and write the tables from the records; what was not run is left out."""
 
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 from matplotlib.lines import Line2D
 
-from harness.cli import ArgumentParser, run_main
+from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
+from harness.tables import results_folder
+from harness.training import FINISHED
 from van_der_pol import records, tables
 from van_der_pol.models import MU
 from van_der_pol.picture import PICTURES
@@ -18,9 +19,7 @@ FLOOR = 1e-17  # where a logarithmic axis shows exact zeros
 
 
 def main(argv=None):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("--out", default=str(records.RESULTS), metavar="DIR", help="folder that holds the records")
-    folder = Path(parser.parse_args(argv).out)
+    folder = results_folder(argv, __doc__, records.RESULTS)
     drawn = []
     for name, draw in FIGURES.items():
         if any((folder / name).glob("**/summary.json")):
@@ -298,7 +297,7 @@ def train(folder):
     for ax, (_, tag, _) in zip(axes[0], panels):
         ax.set(yscale="log" if tag == "Train/Loss" else "linear")
         ax.legend(fontsize="small")
-    first = runs[0]["arguments"]
+    first = runs[0]["settings"]
     figure.suptitle(
         f"Training on a trajectory observed from t = {float(OBSERVED[0]):g} to {HORIZON:g}, rtol {first['rtol']:g}, "
         f"atol {first['atol']:g}: mean and standard deviation over seeds"
@@ -315,8 +314,8 @@ def _curves(ax, runs, tag, gradient):
         row[: len(curve)] = np.log(curve) if log else curve
     back = np.exp if log else np.asarray
     x, middle, spread = np.arange(1, values.shape[1] + 1), np.nanmean(values, 0), np.nanstd(values, 0)
-    broken = [(len(c), c[-1]) for run, c in zip(runs, curves) if c and run["summary"]["status"] != "finished"]
-    finished = sum(run["summary"]["status"] == "finished" for run in runs)
+    broken = [(len(c), c[-1]) for run, c in zip(runs, curves) if c and run["summary"]["status"] != FINISHED]
+    finished = sum(run["summary"]["status"] == FINISHED for run in runs)
     label = f"{NAMES[gradient]}: {finished} of {len(runs)} finished"
     ax.plot(x, back(middle), color=colour(gradient), label=label, **_style("torch_ACA", gradient))
     ax.fill_between(x, back(middle - spread), back(middle + spread), color=colour(gradient), alpha=0.15, lw=0)

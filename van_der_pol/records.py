@@ -9,11 +9,11 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "van_der_pol"
 
 
 def measurement_parser(description, name):
-    """A parser with the flags of a measurement that runs in one go: --seed --threads --out --overwrite."""
+    """A parser with the flags of a measurement that runs in one go, on a CPU: --seed --out --overwrite --threads."""
     parser = ArgumentParser(description)
     parser.add_argument("--seed", type=seed, default=0, help="seed of every random number")
     parser.add_argument("--threads", type=positive_int, default=1, help="CPU threads")
-    parser.add_argument("--out", default=name and str(RESULTS / name), metavar="DIR", help="run folder")
+    parser.add_argument("--out", default=str(RESULTS / name), metavar="DIR", help="run folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the record that the run folder already holds")
     return parser
 

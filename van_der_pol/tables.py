@@ -3,13 +3,14 @@
 from pathlib import Path
 from statistics import mean, stdev
 
-from harness.files import atomic_write
-from harness.record import read_metrics, read_run
+from harness.files import write_text
+from harness.record import read_epochs, read_run
+from harness.tables import replace_measured, table
+from harness.training import FINISHED
 from van_der_pol import records
 from van_der_pol.data import MU, START
 
 README = Path(__file__).parent / "README.md"
-MARKS = "<!-- measured: written by plot.py -->\n", "<!-- end of measured -->\n"
 PROBLEM_TITLES = {"parameter": "the equation's parameter", "neural": "neural field"}
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 # rows of the paper's table 1; m tries per step, N_f layers of f, N_t accepted steps
@@ -20,12 +21,9 @@ def write(folder):
     """Write all tables that have records to ``folder``/tables.md, the project's results into the README too."""
     folders = {make: folder / make.__name__ for make in (reconstruction, gradient_error, picture, depth, train)}
     text = "\n".join(make(place) for make, place in folders.items() if any(place.glob("**/summary.json")))
-    with atomic_write(folder / "tables.md") as file:
-        file.write(text.encode())
+    write_text(folder / "tables.md", text)
     if folder.resolve() == records.RESULTS:
-        head, rest = README.read_text().split(MARKS[0])
-        with atomic_write(README) as file:
-            file.write((head + MARKS[0] + "\n" + text + "\n" + MARKS[1] + rest.split(MARKS[1])[1]).encode())
+        replace_measured(README, "plot.py", f"\n{text}\n")
 
 
 def reconstruction(folder):
@@ -54,11 +52,15 @@ def reconstruction(folder):
     replays = [row for row in records.read(folder, kind="error") if "bit_for_bit" in row]
     steps = sum(row["n_accepted"] for row in replays)
     same = sum(row["bit_for_bit"] for row in replays)
-    return text + _table(
-        f"The same against rtol at T = {rows[0]['horizon']:g} (atol = rtol / 1000)",
-        ["rtol", "RK12", "RK23", "RK45", "RK45, ours - scipy's", "MALI", "ACA, RK45"],
-        lines,
-    ) + f"In {same} of {len(replays)} solves ({steps} steps) every replayed state is the stored one bit for bit.\n"
+    return (
+        text
+        + _table(
+            f"The same against rtol at T = {rows[0]['horizon']:g} (atol = rtol / 1000)",
+            ["rtol", "RK12", "RK23", "RK45", "RK45, ours - scipy's", "MALI", "ACA, RK45"],
+            lines,
+        )
+        + f"In {same} of {len(replays)} solves ({steps} steps) every replayed state is the stored one bit for bit.\n"
+    )
 
 
 def gradient_error(folder):
@@ -154,15 +156,15 @@ def train(folder):
             chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
             if not chosen:
                 continue
-            complete = [run for run in chosen if run["summary"]["status"] == "finished"]
+            complete = [run for run in chosen if run["summary"]["status"] == FINISHED]
             last = [run["rows"][-1] for run in complete]
             lines.append([
                 PROBLEM_TITLES[problem], gradient, f"{len(complete)} of {len(chosen)}",
                 _spread([row["Train/Loss"] for row in last]),
                 _spread([abs(row["Train/Parameter"] - MU) for row in last]) if problem == "parameter" else "",
                 _spread([run["summary"]["test"]["rmse"] for run in complete]),
-                _spread([mean(row["Solver/Evaluations"] for row in run["rows"]) for run in complete]),
-                _spread([mean(row["Solver/BackwardEvaluations"] for row in run["rows"]) for run in complete]),
+                _spread([mean(row["Solver/Forward"] for row in run["rows"]) for run in complete]),
+                _spread([mean(row["Solver/Backward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
                 _spread([run["rows"][-1]["seconds"] / len(run["rows"]) for run in complete]),
             ])  # fmt: skip
@@ -177,19 +179,18 @@ def train(folder):
 
 
 def training_runs(folder):
-    """The complete runs in a folder: dicts of arguments, problem, gradient, summary and rows."""
+    """The complete runs in a folder: dicts of settings, problem, gradient, summary and rows."""
     runs = []
     for path in sorted(folder.glob("*/summary.json")):
         record = read_run(path.parent)
-        arguments = record["arguments"]
-        chosen = {name: arguments[name] for name in ("problem", "gradient")}
-        runs.append({"arguments": arguments, **chosen, "summary": record["summary"], "rows": read_metrics(path.parent)})
+        settings = record["settings"]
+        chosen = {name: settings[name] for name in ("problem", "gradient")}
+        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(path.parent)})
     return runs
 
 
 def _table(title, head, lines):
-    rows = [head, ["---"] * len(head), *lines]
-    return f"**{title}**\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in rows) + "\n"
+    return f"**{title}**\n\n{table(head, lines)}\n"
 
 
 def _error(row, value="error"):

@@ -1,20 +1,20 @@
-"""The fitting problems, shared by train.py and test.py: a field, a trajectory observed late, and their distance."""
+"""The fitting problems: a field, a trajectory observed late, their distance, and a field in training."""
 
 import torch
 
-from harness.checkpoint import load_checkpoint
 from harness.seeding import generator
+from harness.solvers import solver_of
+from harness.training import Training
 from torch_ACA import solve
-from van_der_pol.data import START, true_trajectory
+from torch_ACA.saved_tensors import SavedTensors
+from van_der_pol.data import START, observations, true_trajectory
 from van_der_pol.models import NeuralField, VanDerPol
 
-KIND = "van_der_pol"
 PROBLEMS = ("parameter", "neural")
 HORIZON = 10.0
 # only late, so that a reverse solve has to find its way through the whole transient before
 OBSERVED = torch.linspace(7.5, HORIZON, 6, dtype=torch.float64)
 NOISE = 0.01
-MAX_EVALS = 5_000  # per solve; one that needs more did not finish
 
 
 def new_field(problem, seed):
@@ -30,20 +30,7 @@ def predict(field, times, **solver):
     """`Solution` of the field from START at time 0, with ys at increasing ``times`` [m]; the first row is the start."""
     times = torch.cat([torch.zeros(1, dtype=torch.float64), times])
     start = torch.tensor(START, dtype=torch.float64, device=next(field.parameters()).device)
-    return solve(field, start, times, max_evals=MAX_EVALS, **solver)
-
-
-def load_field(path):
-    """The field of a checkpoint of train.py and the name of its run. UsageError for a file that is none."""
-    state = load_checkpoint(path, kind=KIND)
-    field = new_field(state["settings"]["problem"], state["settings"]["seed"])
-    field.load_state_dict(state["field"])
-    return field, run_name(**state["settings"])
-
-
-def run_name(problem, gradient, seed, **others):
-    """Name of a run's folder."""
-    return f"{problem}_{gradient}_seed{seed}"
+    return solve(field, start, times, **solver)
 
 
 @torch.no_grad()
@@ -53,3 +40,29 @@ def trajectory_error(field, **solver):
     found = predict(field, times, on_failure="return", **solver)
     rmse = (found.ys[1:] - true_trajectory(times)).square().mean().sqrt().item() if found.success else None
     return {"rmse": rmse, "status": found.status, "n_f_evals": found.stats.n_f_evals}
+
+
+class VanDerPolTraining(Training):
+    """An epoch is one step of Adam on all that was observed; a row of metrics is of the state before it."""
+
+    def __init__(self, settings, device):
+        field = new_field(settings["problem"], settings["seed"]).to(device)
+        super().__init__(settings, field, torch.optim.Adam(field.parameters(), lr=settings["lr"]))
+        self.observed = observations(OBSERVED, NOISE, settings["seed"]).to(device)
+
+    def advance(self):
+        with SavedTensors() as self._saved:
+            return super().advance()
+
+    def loss(self):
+        solution = predict(self.model, OBSERVED, **solver_of(self.settings))
+        loss = (solution.ys[1:] - self.observed).square().mean()
+        self._saved.peak = self._saved.held
+        scalars = {"Train/Parameter": self.model.mu.detach()} if hasattr(self.model, "mu") else {}
+        return loss, scalars, solution.stats
+
+    def end_epoch(self, scalars):
+        return scalars | {"Solver/SavedBytes": self._saved.peak}, {}
+
+    def summary(self):
+        return {"test": trajectory_error(self.model.cpu(), method="Dopri5", rtol=1e-8, atol=1e-8, max_evals=5_000)}

@@ -38,13 +38,6 @@ def scale_fields(model, scale):
         last.weight.fill_(scale)
 
 
-def compile_blocks(model):
-    """torch.compile every block in place: the discrete ones, and of the ODE blocks the vector field."""
-    for discrete, second in model.stages:
-        discrete.compile()
-        (second.func if isinstance(second, BLOCKS) else second).compile()
-
-
 def parameter_count(model):
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cifar_classification import data, train, training
+from harness import training as loop
 from harness.cli import run_main
 from harness.distributed import processes
 from harness.seeding import generator
@@ -39,14 +40,14 @@ def few_images(*args, **keywords):
 
 def kill_at(rank, batch):
     """Let the process of that rank die after so many batches of the first start."""
-    step = training.Training.step
+    train_on = training.CifarTraining.train_on
 
-    def step_or_die(self, images, labels):
-        step(self, images, labels)
-        if self.processes.rank == rank and self.epoch * self.batches_per_epoch + self.batch == batch:
+    def train_or_die(self, images, labels):
+        train_on(self, images, labels)
+        if self.processes.rank == rank and self.step == batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training.Training.step = step_or_die
+    training.CifarTraining.train_on = train_or_die
 
 
 def fork(size):
@@ -81,7 +82,7 @@ def main(argv):
     if os.environ.get("KILL") and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
         kill_at(*map(int, os.environ["KILL"].split()))
     with processes("cpu") as joined:
-        train.processes = lambda name: contextlib.nullcontext(joined)  # one group for all runs
+        loop.processes = lambda name: contextlib.nullcontext(joined)  # one group for all runs
         for run in runs:
             name, _, options = run.partition("=")
             out = ["--out", f"{folder}/{name}", "--resume", "auto", "--dataset", "digits", "--device", "cpu"]

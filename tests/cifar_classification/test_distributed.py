@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_classification.checkpoints import KIND, LAST
 from harness.checkpoint import load_checkpoint
+from harness.experiment import LAST
 from harness.record import read_metrics, read_run
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -48,7 +48,7 @@ def finish(process, code=0):
 
 
 def weights(folder):
-    return load_checkpoint(folder / LAST, kind=KIND)["model"]
+    return load_checkpoint(folder / LAST, kind="cifar_classification")["model"]
 
 
 def distance(folder, other):
@@ -111,7 +111,7 @@ def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(tmp_path):
     os.kill(int(other), signal.SIGINT)
     _, message = finish(parent, 130)
     assert f"--resume {folder}" in message
-    state = load_checkpoint(folder / LAST, kind=KIND)
+    state = load_checkpoint(folder / LAST, kind="cifar_classification")
     assert 0 < 3 * state["epoch"] + state["batch"] < 3000
 
 

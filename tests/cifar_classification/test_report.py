@@ -5,34 +5,38 @@ import json
 import pytest
 import torch
 
-from cifar_classification import claims, options, plot, report
+from cifar_classification import claims, plot, report
+from cifar_classification.experiment import ALL_SOLVERS, Cifar
 from cifar_classification.predictions import FILE, Collector, read
 from cifar_classification.runs import collect, of_place
-from cifar_classification.test import ALL_SOLVERS, RECORD
 from harness.seeding import generator
+from harness.testing import RECORD
 
 MACHINE = {"gpus": [], "cpu": "some CPU", "threads": 1}
 
 
 def write_run(root, name, accuracies, *flags, finished=True, error=None):
     """A run folder whose epochs have these test accuracies."""
-    defaults, chosen = options.read(options.training_parser(), ["--profile", "table", *flags, "--dataset", "cifar10"])
-    settled = options.settle(defaults, chosen | {"epochs": len(accuracies)})
+    flags = ["--profile", "table", *flags, "--dataset", "cifar10", "--epochs", str(len(accuracies))]
+    settled = Cifar().new_settings(*flags)
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(
-        json.dumps({"arguments": options.recorded(settled), "seed": 0, "environment": MACHINE, "resumed": []})
+        json.dumps({"arguments": {}, "settings": settled, "seed": 0, "environment": MACHINE, "resumed": []})
     )
-    nfe = {} if settled.model == "discrete" else {"Solver/n_f_evals": 4.0, "Solver/n_backward_f_evals": 2.0}
+    nfe = {} if settled["model"] == "discrete" else {"Solver/n_f_evals": 4.0, "Solver/n_backward_f_evals": 2.0}
     rows = [
         {"step": i, "Train/Loss": 1.0, "Test/Accuracy": a, **nfe, "peak_memory_bytes": 2**30, "seconds": 60.0 * i}
         for i, a in enumerate(accuracies, 1)
     ]
+    status = "finished"
     if error:
         rows.append({"step": len(rows) + 1, "error": error})
+        status = f"failed in epoch {len(rows)}: {error}"
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if finished and not error:
-        summary = {"title": options.title(settled), "test_accuracy": accuracies[-1], "seconds": 60.0 * len(rows)}
+    if finished:
+        summary = {"status": status, "title": Cifar().title(settled), "epochs": len(accuracies)}
+        summary |= {"test_accuracy": accuracies[-1], "seconds": 60.0 * len(rows)}
         (folder / "summary.json").write_text(json.dumps(summary | {"best_test_accuracy": max(accuracies)}))
     return folder
 
@@ -42,7 +46,7 @@ def write_tests(folder, accuracy_of):
         for solver in ALL_SOLVERS:
             record = {
                 "title": "a title",
-                "checkpoint": "model_best.pth.tar",
+                "checkpoint": "best.pt",
                 "epoch": 3,
                 "solver": {name: solver.get(name) for name in ("method", "rtol", "atol", "h")},
                 "amp": False,
@@ -157,13 +161,14 @@ def test_nothing_run_at_all(tmp_path, capsys):
 
 def test_the_readmes_show_the_results_folder_only(root, tmp_path_factory, monkeypatch):
     readmes = [tmp_path_factory.mktemp("readmes") / name for name in ("own", "project")]
+    start = "<!-- measured: written by cifar_classification/report.py -->\n"
     for readme in readmes:
-        readme.write_text("before\n<!-- measured: written by x.py -->\nFORMER\n<!-- end of measured -->\nafter\n")
+        readme.write_text(f"before\n{start}FORMER\n<!-- end of measured -->\nafter\n")
     monkeypatch.setattr(report, "README", readmes[0])
     monkeypatch.setattr(report, "PROJECT_README", readmes[1])
     report.main(["--results", str(root)])
     assert all("FORMER" in readme.read_text() for readme in readmes)
-    monkeypatch.setattr(options, "RESULTS", root)
+    monkeypatch.setattr(report, "RESULTS", root)
     single = write_run(root, "a_single_run", [0.5, 0.7])
     report.main(["--results", str(root)])
     own, project = (readme.read_text() for readme in readmes)

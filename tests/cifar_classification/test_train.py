@@ -6,40 +6,29 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_classification import data, options, plot, predictions, test, train
-from cifar_classification.checkpoints import BEST, KIND, LAST
-from cifar_classification.training import Training, make_scheduler
+from cifar_classification import data, plot, predictions, test, train
+from cifar_classification.experiment import PROFILES, Cifar
+from cifar_classification.training import CifarTraining, make_scheduler
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.cli import UsageError, run_main
 from harness.distributed import Processes
+from harness.experiment import BEST, LAST
 from harness.record import read_metrics, read_run
+from harness.testing import RECORD, read_tests
+from tests.comparing import assert_equal, outcome
 
 SCRIPT = Path(train.__file__)
 ROOT = SCRIPT.parent.parent
 # 3 batches an epoch; a tolerance so wide that every solve is one step
 TINY = "--dataset digits --width 2 --batch-size 500 --epochs 3 --lr 0.05 --rtol 9 --atol 9 --h 1".split()  # noqa: SIM905
 TINY += ["--crop", "24", "--crop-epochs", "2", "--checkpoint-every", "1", "--device", "cpu", "--threads", "1"]
-
-
-def outcome(folder):
-    """What must not depend on interruptions: the rows of metrics but for time and memory, and the final weights."""
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_bytes")} for row in read_metrics(folder)]
-    return rows, load_checkpoint(folder / LAST, kind=KIND)
-
-
-def assert_same_outcome(folder, other):
-    (rows, state), (other_rows, other_state) = outcome(folder), outcome(other)
-    assert rows == other_rows
-    assert all(torch.equal(value, other_state["model"][name]) for name, value in state["model"].items())
-    momenta, other_momenta = (s["optimizer"]["state"] for s in (state, other_state))
-    assert all(torch.equal(m["momentum_buffer"], other_momenta[i]["momentum_buffer"]) for i, m in momenta.items())
-    assert state["best_accuracy"] == other_state["best_accuracy"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +46,7 @@ def interrupt(folder, number):
     deadline = time.monotonic() + 600  # a machine may be busy
     while process.poll() is None and time.monotonic() < deadline:
         if (folder / LAST).exists():
-            state = load_checkpoint(folder / LAST, kind=KIND)
+            state = load_checkpoint(folder / LAST, kind=Cifar.name)
             if state["epoch"] == 1 and state["batch"] >= 1:
                 break
         time.sleep(0.005)
@@ -71,18 +60,18 @@ def test_a_killed_run_resumes_bit_for_bit(finished, tmp_path):
     code, _ = interrupt(folder, signal.SIGKILL)
     assert code == -signal.SIGKILL and len(read_metrics(folder)) < 3
     assert train.main(["--resume", str(folder)]) == 0
-    assert_same_outcome(folder, finished)
+    assert_equal(outcome(folder), outcome(finished))
     assert len(read_run(folder)["resumed"]) == 1
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     code, message = interrupt(folder, signal.SIGINT)
-    assert code == 130 and f"--resume {folder}" in message
-    state = load_checkpoint(folder / LAST, kind=KIND)
+    assert code == 130 and f"train.py --resume {folder}" in message
+    state = load_checkpoint(folder / LAST, kind=Cifar.name)
     assert state["epoch"] >= 1
     assert train.main(["--resume", str(folder / LAST)]) == 0
-    assert_same_outcome(folder, finished)
+    assert_equal(outcome(folder), outcome(finished))
 
 
 def test_the_record_is_complete(finished):
@@ -91,14 +80,14 @@ def test_the_record_is_complete(finished):
     assert rows[-1]["Train/Loss"] < rows[0]["Train/Loss"]
     assert rows[0]["Solver/n_f_evals"] == rows[0]["Solver/n_backward_f_evals"] == 2  # one Heun-Euler step
     record = read_run(finished)
-    assert record["seed"] == 0 and record["arguments"]["gradient"] == "aca"
+    assert record["seed"] == 0 and record["settings"]["gradient"] == "aca"
     accuracies = [row["Test/Accuracy"] for row in rows]
     summary = record["summary"]
     assert summary["test_accuracy"] == accuracies[-1]
     assert summary["best_test_accuracy"] == max(accuracies) == accuracies[summary["best_epoch"] - 1]
     assert "test images" in summary["best_selected_on"]
     assert "digits (not CIFAR)" in summary["title"] and "scaled down" in summary["title"]
-    assert load_checkpoint(finished / BEST, kind=KIND)["epoch"] == summary["best_epoch"]
+    assert load_checkpoint(finished / BEST, kind=Cifar.name)["epoch"] == summary["best_epoch"]
 
 
 def test_a_finished_run_is_not_run_again(finished, capsys):
@@ -114,23 +103,23 @@ def test_resume_auto_starts_where_nothing_is_there_and_a_multistep_run_can_be_ex
     assert train.main([*command, "--epochs", "1"]) == 0
     assert train.main(["--resume", str(folder), "--epochs", "2"]) == 0
     assert [row["step"] for row in read_metrics(folder)] == [1, 2]
-    assert load_checkpoint(folder / LAST, kind=KIND)["settings"]["milestones"] == [1, 1]
+    assert load_checkpoint(folder / LAST, kind=Cifar.name)["settings"]["milestones"] == [1, 1]
 
 
 def test_divergence_is_one_line_a_row_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
-    def step(self, images, labels):
-        ordinary_step(self, images, labels)
+    def train_on(self, images, labels):
+        ordinary(self, images, labels)
         if self.epoch == 1:
             next(self.model.parameters()).data.fill_(float("nan"))
 
-    ordinary_step = Training.step
-    monkeypatch.setattr(Training, "step", step)
+    ordinary = CifarTraining.train_on
+    monkeypatch.setattr(CifarTraining, "train_on", train_on)
     folder = tmp_path / "run"
     assert train.main([*TINY, "--epochs", "2", "--out", str(folder)]) == 1
     message = capsys.readouterr().err
-    assert message.startswith("error: epoch 2, after batch ") and message.count("\n") == 1
+    assert message.startswith("error: failed in epoch 2, after batch ") and message.count("\n") == 1
     assert "not finite" in read_metrics(folder)[-1]["error"]
-    state = load_checkpoint(folder / LAST, kind=KIND)
+    state = load_checkpoint(folder / LAST, kind=Cifar.name)
     assert state["epoch"] == 1 and all(value.isfinite().all() for value in state["model"].values())
 
 
@@ -141,7 +130,7 @@ def test_a_trained_model_is_tested_with_another_solver(finished, solver, capsys)
     weights = (finished / BEST).read_bytes()
     test.main(["--resume", str(finished), "--device", "cpu", *solver])
     printed = capsys.readouterr().out
-    record = json.loads((finished / test.RECORD).read_text().splitlines()[-1])
+    record = json.loads((finished / RECORD).read_text().splitlines()[-1])
     assert f"parameters: {record['parameters']}" in printed
     assert f"Test Acc@1: {record['test_accuracy']:.2%}" in printed
     best = read_run(finished)["summary"]["best_test_accuracy"]
@@ -160,20 +149,20 @@ def test_a_trained_model_is_tested_with_another_solver(finished, solver, capsys)
 def test_all_solvers_are_recorded_once(finished, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    (folder / test.RECORD).unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
     command = ["--resume", str(folder), "--device", "cpu", "--all-solvers", "--limit", "40"]
     assert test.main(command) == 0
     assert capsys.readouterr().out.count("Test Acc@1") == 21
-    lines = (folder / test.RECORD).read_text().splitlines(keepends=True)
+    lines = (folder / RECORD).read_text().splitlines(keepends=True)
     records = [json.loads(line) for line in lines]
     cells = {(r["solver"]["method"], r["solver"]["h"] or r["solver"]["rtol"]) for r in records}
     assert len(cells) == len(records) == 21
     assert all(r["images"] == 40 and "the first 40 test images" in r["title"] for r in records)
     nfe = {(r["solver"]["method"], r["solver"]["h"]): r["nfe_per_block"] for r in records if r["solver"]["h"]}
     assert nfe["Euler", 0.1] == [10] * 4 and nfe["RK2", 0.5] == [4] * 4 and nfe["RK4", 0.2] == [20] * 4
-    (folder / test.RECORD).write_text("".join(lines[:18]))
+    (folder / RECORD).write_text("".join(lines[:18]))
     assert test.main(command) == 0
-    again = test.read_tests(folder)
+    again = read_tests(folder)
     assert capsys.readouterr().out.count("Test Acc@1") == 3
     assert [(r["solver"], r["test_accuracy"]) for r in again] == [(r["solver"], r["test_accuracy"]) for r in records]
 
@@ -182,7 +171,7 @@ def test_predictions_are_those_of_the_test(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     assert test.main(["--resume", str(folder / LAST), "--device", "cpu", "--predictions"]) == 0
-    kept, record = predictions.read(folder), test.read_tests(folder)[-1]
+    kept, record = predictions.read(folder), read_tests(folder)[-1]
     assert kept.correct.mean() == pytest.approx(record["test_accuracy"]) and len(kept.probability) == record["images"]
     assert kept.epoch == 3
     # both are functions of the same probabilities, kept to half precision
@@ -193,11 +182,11 @@ def test_a_checkpoint_from_before_there_were_processes_is_tested_and_resumed(fin
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     for name in (LAST, BEST):
-        state = load_checkpoint(folder / name, kind=KIND)
+        state = load_checkpoint(folder / name, kind=Cifar.name)
         for setting in ("error_norm", "batch_norm"):
             del state["settings"][setting]
         state["solver"] = state["solver"].long()
-        save_checkpoint(folder / name, state, kind=KIND)
+        save_checkpoint(folder / name, state, kind=Cifar.name)
     assert test.main(["--resume", str(folder), "--device", "cpu"]) == 0
     assert train.main(["--resume", str(folder), "--epochs", "4"]) == 0
     assert len(read_metrics(folder)) == 4
@@ -225,26 +214,17 @@ class Syncs(TorchDispatchMode):
     [(["--model", "discrete"], set()), (["--method", "euler", "--h", "1"], {"torch_ACA"}), ([], {"torch_ACA"})],
 )
 def test_only_the_solver_waits_for_the_device_in_a_step(flags, waiting):
-    defaults, chosen = options.read(
-        options.training_parser(), ["--dataset", "digits", "--width", "2", "--batch-size", "32", *flags]
-    )
-    training = Training(options.settle(defaults, chosen), data.load("digits"), torch.device("cpu"))
-    batches = training.batches()
-    training.step(*next(batches))  # the optimiser makes its buffers
+    settings = Cifar().new_settings("--dataset", "digits", "--width", "2", "--batch-size", "32", *flags)
+    training = CifarTraining(settings, data.load("digits"), torch.device("cpu"))
+    training.advance()  # the optimiser makes its buffers
     with Syncs() as syncs:
-        training.step(*next(batches))
+        training.advance()
     assert syncs.packages == waiting
 
 
 def test_curves_are_drawn(finished, tmp_path):
     plot.main([str(finished), "--out", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_scripts_start_from_inside_the_folder_too(finished):
-    command = [sys.executable, "test.py", "--resume", str(finished), "--device", "cpu"]
-    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -306,7 +286,7 @@ def test_bad_input_is_one_line_and_starts_nothing(argv, said, finished, foreign,
     truncated = tmp_path / "truncated.pth.tar"
     truncated.write_bytes((finished / LAST).read_bytes()[:1000])
     places = {"tmp": tmp_path, "finished": finished, "foreign": foreign, "truncated": truncated}
-    monkeypatch.setattr(options, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(Cifar, "results", tmp_path / "results")
     first = [] if "--dataset" in argv or "--resume" in argv else ["--dataset", "digits"]
     message = refused(train.main, [*first, *argv.format(**places).split()], capsys)
     assert said.format(**places) in message
@@ -342,10 +322,10 @@ def test_bad_input_to_a_test_is_one_line(argv, said, finished, foreign, tmp_path
     ],
 )
 def test_what_does_not_go_with_several_processes_is_said(flags, said):
-    defaults, chosen = options.read(options.training_parser(), ["--dataset", "digits", "--width", "2", *flags.split()])
+    settings = Cifar().new_settings("--dataset", "digits", "--width", "2", *flags.split())
     size = int(said.split()[-2]) if "processes" in said else 2
     with pytest.raises(UsageError, match=said):
-        Training(options.settle(defaults, chosen), data.load("digits"), torch.device("cpu"), Processes(0, size))
+        CifarTraining(settings, data.load("digits"), torch.device("cpu"), Processes(0, size))
 
 
 def test_a_started_run_is_not_started_over(finished, capsys):
@@ -354,40 +334,40 @@ def test_a_started_run_is_not_started_over(finished, capsys):
 
 
 def test_a_one_cycle_run_cannot_be_extended():
-    defaults, _ = options.read(options.training_parser(), [])
-    saved = options.settle(defaults, {"schedule": "onecycle"})
+    saved = settings("--schedule", "onecycle")
     with pytest.raises(UsageError, match="only a multistep schedule"):
-        options.settle_resumed(defaults, vars(saved), {"epochs": 100})
+        Cifar().settle({"epochs": 100}, saved)
+
+
+def settings(*flags):
+    return Cifar().new_settings("--dataset", "digits", *flags)
 
 
 def test_a_profile_may_have_settings_of_its_own_for_the_digits():
-    defaults, chosen = options.read(options.training_parser(), ["--profile", "quick"])
-    few, many = (options.settle(defaults, {**chosen, "dataset": name}).epochs for name in ("cifar10", "digits"))
-    assert few < many
-    assert options.settle(defaults, {**chosen, "dataset": "digits", "epochs": 2}).epochs == 2
+    assert settings("--profile", "quick")["epochs"] > PROFILES["quick"]["settings"]["epochs"]
+    assert settings("--profile", "quick", "--epochs", "2")["epochs"] == 2
 
 
-@pytest.mark.parametrize("profile", list(options.PROFILES))
+@pytest.mark.parametrize("profile", list(PROFILES))
 def test_every_profile_names_options_that_exist(profile):
-    defaults, chosen = options.read(options.training_parser(), ["--profile", profile])
-    settled = options.settle(defaults, chosen)
-    assert set(vars(settled)) == set(defaults)
-    assert options.settle(defaults, {**chosen, "width": 5}).width == 5
+    assert set(PROFILES[profile]["settings"]) <= set(settings("--profile", profile))
+    assert settings("--profile", profile, "--width", "5")["width"] == 5
 
 
 def test_defaults_are_the_papers():
-    defaults, chosen = options.read(options.training_parser(), [])
-    settled = options.settle(defaults, chosen)
-    assert vars(settled) == vars(options.settle(defaults, {"profile": "paper"}))
-    assert (settled.epochs, settled.milestones, settled.batch_size, settled.lr) == (90, [30, 60], 128, 0.1)
-    assert (settled.width, settled.method, settled.rtol, settled.atol) == (64, "RK12", 1e-2, 1e-2)
-    settled.dataset = "cifar10"
-    assert options.run_folder(settled).name.startswith("resnet_RK12_lr_0.1_h_None_")
-    assert options.title(settled) == "NODE-18 on CIFAR-10"
+    settled = settings()
+    assert settled == settings("--profile", "paper")
+    expected = {"epochs": 90, "milestones": [30, 60], "batch_size": 128, "lr": 0.1, "width": 64}
+    expected |= {"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "gradient": "aca"}
+    assert expected.items() <= settled.items()
+    settled["dataset"] = "cifar10"
+    assert Cifar().place(settled).startswith("resnet_RK12_lr_0.1_h_None_")
+    assert Cifar().title(settled) == "NODE-18 on CIFAR-10"
 
 
-def rates(options, batches_per_epoch):
+def rates(batches_per_epoch, *flags):
     """The learning rate of every batch of a run."""
+    options = SimpleNamespace(**settings(*flags))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=options.lr)
     scheduler, seen = make_scheduler(optimizer, options, batches_per_epoch), []
     for _ in range(options.epochs * batches_per_epoch):
@@ -398,14 +378,12 @@ def rates(options, batches_per_epoch):
 
 
 def test_learning_rate_drops_at_the_milestones():
-    defaults, _ = options.read(options.training_parser(), [])
-    seen = rates(options.settle(defaults, {"epochs": 3, "lr": 1.0}), 4)
+    seen = rates(4, "--epochs", "3", "--lr", "1")
     assert seen == pytest.approx([1.0] * 4 + [0.1] * 4 + [0.01] * 4)
 
 
 def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
-    defaults, _ = options.read(options.training_parser(), [])
-    seen = rates(options.settle(defaults, {"epochs": 5, "lr": 0.4, "schedule": "onecycle"}), 20)
+    seen = rates(20, "--epochs", "5", "--lr", "0.4", "--schedule", "onecycle")
     peak = seen.index(max(seen))
     assert seen[peak] == pytest.approx(0.4) and 20 < peak < 40
     assert seen == sorted(seen[: peak + 1]) + sorted(seen[peak + 1 :], reverse=True)

@@ -80,7 +80,7 @@ def test_number_types(kind, good, bad):
 def test_common_arguments(monkeypatch):
     monkeypatch.setenv("SOME_DATA", "from the environment")
     args = common([], data="data", data_env="SOME_DATA")
-    assert (args.seed, args.device, args.threads, args.out, args.resume) == (0, "auto", None, "runs/x", None)
+    assert (args.seed, args.device, args.threads, args.out) == (0, "auto", None, "runs/x")
     assert args.overwrite is False
     assert args.data == "from the environment"
     monkeypatch.delenv("SOME_DATA")

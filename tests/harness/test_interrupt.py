@@ -16,7 +16,6 @@ with GracefulStop() as stop:
     print("saving", flush=True)
     if sys.argv[1] == "stuck":
         time.sleep(60)
-sys.exit(stop.exit_code)
 """
 
 
@@ -34,7 +33,7 @@ def test_first_signal_lets_the_loop_save(number):
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert out == "saving\n"
-    assert process.returncode == 128 + number
+    assert process.returncode == 0
     assert "stopping after this step" in err
     assert "Traceback" not in err
 
@@ -54,4 +53,4 @@ def test_handlers_are_put_back():
     with GracefulStop() as stop:
         pass
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert (stop.requested, stop.exit_code) == (False, 0)
+    assert not stop.requested

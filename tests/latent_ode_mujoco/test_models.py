@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from harness.seeding import generator, seed_everything
-from latent_ode_mujoco import data, evaluation, models, train
-from latent_ode_mujoco.settings import settle, solver_of
+from harness.solvers import solver_of
+from latent_ode_mujoco import data, evaluation, models
+from latent_ode_mujoco.experiment import LatentODE
 
 SIZES = ["--latent", "4", "--recognition", "5", "--units", "8", "--layers", "1", "--gru-units", "6", "--samples", "2"]
 
 
 def settings_of(model, *flags):
-    return settle(train.parser().parse_args(["--model", model, *SIZES, *flags]))
+    return LatentODE().new_settings("--model", model, *SIZES, *flags)
 
 
 def model_of(model, *flags, seed=0):
@@ -171,7 +172,7 @@ def test_the_fused_update_is_the_gru_of_the_recipe():
 
 
 def test_the_recipes_sizes():
-    settings = settle(train.parser().parse_args([]))
+    settings = LatentODE().new_settings()
     model = models.build(settings, solver_of(settings))
     shapes = [tuple(p.shape) for p in model.field.parameters()][::2]
     assert shapes == [(300, 15), (300, 300), (300, 300), (300, 300), (15, 300)]

@@ -10,7 +10,7 @@ from latent_ode_mujoco import data, render
 
 
 def test_a_folder_without_a_test_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="run test.py with --out"):
+    with pytest.raises(UsageError, match="run test.py --resume"):
         render.main([str(tmp_path)])
 
 
@@ -32,7 +32,7 @@ def test_an_animation_is_written(tmp_path):
     lines = [",".join(map(str, [0, i / data.POINTS, i % 2, *state, *state])) for i, state in enumerate(states)]
     (tmp_path / "reconstructions.csv").write_text("\n".join([header, *lines]))
     test = {"minimum": [0.0] * data.FEATURES, "maximum": [1.0] * data.FEATURES, "title": "a title"}
-    (tmp_path / "test.json").write_text(json.dumps(test))
+    (tmp_path / "tests.jsonl").write_text(json.dumps(test) + "\n")
     render.main([str(tmp_path)])
     assert (tmp_path / "hopper.gif").read_bytes().startswith(b"GIF8")
     with pytest.raises(UsageError, match="--trajectory 1 is not in"):

@@ -10,10 +10,16 @@ import time
 import pytest
 import torch
 
+from harness import training as loop
 from harness.cli import UsageError
+from harness.experiment import LAST
 from harness.record import read_metrics, read_run
-from latent_ode_mujoco import plot, report, settings, speed, train
+from harness.testing import add_test, own_test, read_tests
+from latent_ode_mujoco import experiment, plot, report, speed, train
 from latent_ode_mujoco import test as testing
+from latent_ode_mujoco.data import load, prepare
+from latent_ode_mujoco.models import MODELS
+from tests.comparing import assert_equal, outcome
 from torch_ACA import NonFiniteError
 
 SMALL = [
@@ -29,40 +35,21 @@ def run(cache, tmp_path):
     return lambda name, *flags: train.main([*SMALL, "--data", cache, "--out", str(tmp_path / name), *flags])
 
 
-def record(folder):
-    """Metrics without the clocks, and the final checkpoint without its own."""
-    clocks = ("seconds", "training_seconds")
-    rows = [{key: value for key, value in row.items() if key not in clocks} for row in read_metrics(folder)]
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    del state["training_seconds"]
-    return rows, state
+def new_training(cache, *flags):
+    chosen = experiment.LatentODE().new_settings(*SMALL, *flags)
+    task = prepare(load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    return experiment.LatentODETraining(chosen, task, torch.device("cpu"))
 
 
-def assert_equal(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
-@pytest.mark.parametrize("model", train.MODELS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains_and_is_tested(model, run, cache, tmp_path):
     assert run("a", "--model", model, "--epochs", "2") == 0
-    rows, state = record(tmp_path / "a")
+    rows, state = outcome(tmp_path / "a")
     assert [row["step"] for row in rows] == [1, 2]
-    assert state["iteration"] == 2 * 3  # 24 trajectories to train on, 10 a batch
+    assert state["step"] == 2 * 3  # 24 trajectories to train on, 10 a batch
     assert rows[1]["Train/MSE"] != rows[0]["Train/MSE"]
-    testing.main([str(tmp_path / "a" / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / "a")])
-    result = json.loads((tmp_path / "a" / "test.json").read_text())
+    assert testing.main(["--resume", str(tmp_path / "a"), "--weights", "last", "--data", cache]) == 0
+    result = own_test(tmp_path / "a", LAST)
     assert result["mse"] == rows[-1]["Test/MSE"]
     assert result["trajectories"] == 6
     assert "2 of 300 epochs" in result["title"]
@@ -72,7 +59,7 @@ def test_every_model_trains_and_is_tested(model, run, cache, tmp_path):
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
 def test_every_gradient_method_trains(gradient, run, tmp_path):
     assert run("a", "--gradient", gradient, "--epochs", "1") == 0
-    rows, _ = record(tmp_path / "a")
+    rows, _ = outcome(tmp_path / "a")
     assert rows[0]["Train/GradientNorm"] > 0
     assert rows[0]["Solver/Forward"] > 0
 
@@ -80,7 +67,7 @@ def test_every_gradient_method_trains(gradient, run, tmp_path):
 @pytest.mark.parametrize("model", ["rnn-vae", "latent-ode"])
 def test_extrapolation_trains_and_is_tested(model, run, cache, tmp_path):
     assert run("a", "--model", model, "--task", "extrapolation", "--epochs", "1") == 0
-    testing.main([str(tmp_path / "a" / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / "a")])
+    testing.main(["--resume", str(tmp_path / "a"), "--data", cache])
     trajectories, times, observed, true, predicted = plot.read_reconstructions(tmp_path / "a")
     first = trajectories == 0
     assert observed[first].sum() == 6  # of 66 points, 10 %
@@ -91,7 +78,7 @@ def test_extrapolation_trains_and_is_tested(model, run, cache, tmp_path):
 def test_the_latent_ode_learns(run, tmp_path):
     flags = ["--epochs", "30", "--lr", "0.03", "--targets", "20", "--latent", "6", "--sample", "0.2"]
     run("a", *flags, "--test-every", "9")
-    errors = [row["Test/MSE"] for row in record(tmp_path / "a")[0] if "Test/MSE" in row]
+    errors = [row["Test/MSE"] for row in outcome(tmp_path / "a")[0] if "Test/MSE" in row]
     assert len(errors) == 5
     assert errors[-1] < 0.6 * errors[0]
 
@@ -100,12 +87,12 @@ def test_the_latent_ode_learns(run, tmp_path):
 def test_a_stopped_run_resumes_to_the_same_bits_from_within_an_epoch(flags, run, cache, tmp_path):
     flags = [*flags, "--epochs", "4"]
     assert run("whole", *flags) == 0
-    assert run("parts", *flags, "--stop-after", "5") == 0
+    assert run("parts", *flags, "--stop-after", "5") == 130
     checkpoint = str(tmp_path / "parts" / "checkpoint.pt")
     torch.manual_seed(99)  # nothing hangs on the global stream
-    assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1", "--stop-after", "7"]) == 0
+    assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1", "--stop-after", "7"]) == 130
     assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1"]) == 0
-    assert_equal(record(tmp_path / "whole"), record(tmp_path / "parts"))
+    assert_equal(outcome(tmp_path / "whole"), outcome(tmp_path / "parts"))
     assert [part["step"] for part in read_run(tmp_path / "parts")["resumed"]] == [1, 2]
 
 
@@ -123,34 +110,35 @@ def test_a_killed_run_resumes_to_the_same_bits(run, cache, tmp_path):
     assert process.wait() == -signal.SIGKILL
     checkpoint = str(tmp_path / "killed" / "checkpoint.pt")
     assert train.main(["--resume", checkpoint, "--data", cache, "--threads", "1"]) == 0
-    assert_equal(record(tmp_path / "whole"), record(tmp_path / "killed"))
+    assert_equal(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
 def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(run, cache, tmp_path, monkeypatch, capsys):
-    advance = train.Training.advance
+    advance = experiment.LatentODETraining.advance
 
     def advance_and_interrupt(self):
-        scalars = advance(self)
-        if self.iteration == 4:
+        row = advance(self)
+        if self.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return scalars
+        return row
 
-    monkeypatch.setattr(train.Training, "advance", advance_and_interrupt)
+    monkeypatch.setattr(experiment.LatentODETraining, "advance", advance_and_interrupt)
     assert run("a", "--model", "rnn", "--epochs", "2") == 130
     checkpoint = tmp_path / "a" / "checkpoint.pt"
-    assert f"stopped after 4 of 6 steps; go on with: python latent_ode_mujoco/train.py --resume {checkpoint}" in (
-        capsys.readouterr().out
+    assert (
+        f"stopped after 4 of 6 steps; go on with: python latent_ode_mujoco/train.py --resume {checkpoint.parent}"
+        in (capsys.readouterr().err)
     )
     monkeypatch.undo()
     assert train.main(["--resume", str(checkpoint), "--data", cache]) == 0
-    assert [row["step"] for row in record(tmp_path / "a")[0]] == [1, 2]
+    assert [row["step"] for row in outcome(tmp_path / "a")[0]] == [1, 2]
 
 
 def test_models_of_one_seed_are_tested_on_the_same_points(run, cache, tmp_path):
     points = []
     for name, flags in (("a", ["--model", "rnn"]), ("b", []), ("c", ["--seed", "1"])):
         run(name, *flags, "--epochs", "1")
-        testing.main([str(tmp_path / name / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / name)])
+        testing.main(["--resume", str(tmp_path / name), "--weights", "last", "--data", cache])
         _, _, observed, true, _ = plot.read_reconstructions(tmp_path / name)
         points.append((observed.tolist(), true.tolist()))
     assert points[0] == points[1]
@@ -162,8 +150,8 @@ def test_a_trained_model_can_be_tested_with_another_solver(run, cache, tmp_path,
     checkpoint = str(tmp_path / "a" / "checkpoint.pt")
     results = []
     for i, flags in enumerate(([], ["--method", "RK4", "--h", "0.1"], ["--method", "Euler", "--h", "0.5"])):
-        testing.main([checkpoint, "--data", cache, "--out", str(tmp_path / str(i)), *flags])
-        results.append(json.loads((tmp_path / str(i) / "test.json").read_text()))
+        testing.main(["--resume", checkpoint, "--data", cache, "--out", str(tmp_path / str(i)), *flags])
+        results += read_tests(tmp_path / str(i))
     assert results[1]["mse"] == pytest.approx(results[0]["mse"], rel=1e-3)
     assert results[2]["mse"] == pytest.approx(results[0]["mse"], rel=0.1)
     assert results[2]["mse"] != results[0]["mse"]
@@ -173,20 +161,17 @@ def test_a_trained_model_can_be_tested_with_another_solver(run, cache, tmp_path,
 def test_learning_rate_and_weight_of_the_divergence_follow_the_recipe(run, tmp_path, cache):
     flags = ["--epochs", "3", "--lr-decay", "0.5", "--kl-from", "1", "--kl-decay", "0.9"]
     run("a", *flags)
-    rates = [row["Train/LearningRate"] for row in record(tmp_path / "a")[0]]
+    rates = [row["Train/LearningRate"] for row in outcome(tmp_path / "a")[0]]
     assert rates == pytest.approx([0.01 * 0.5**3, 0.01 * 0.1, 0.01 * 0.1])
-    args = train.parser().parse_args([*SMALL, *flags])
-    chosen = settings.settle(args)
-    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
-    training = train.Training(chosen, task, torch.device("cpu"))
+    training = new_training(cache, *flags)
     weights = []
-    for training.iteration in (0, 3, 6, 9):
+    for training.step in (0, 3, 6, 9):
         weights.append(training._divergence_weight())
     assert weights == pytest.approx([0, 0, 0.1, 0.19])
 
 
-def test_a_failing_solve_ends_the_run_with_a_record(run, tmp_path):
-    assert run("a", "--max-evals", "3", "--epochs", "2") == 0
+def test_a_failing_solve_ends_the_run_with_a_outcome(run, tmp_path):
+    assert run("a", "--max-evals", "3", "--epochs", "2") == 1
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert summary["status"].startswith("failed in epoch 1, batch 1: max_evals = 3 was reached")
     assert summary["iterations"] == 0
@@ -196,15 +181,13 @@ def test_a_failing_backward_pass_keeps_the_weights(cache, monkeypatch):
     def fail(loss, *arguments, **keywords):
         raise NonFiniteError(0.1, 1e-9, 12, 100)
 
-    chosen = settings.settle(train.parser().parse_args(SMALL))
-    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
-    training = train.Training(chosen, task, torch.device("cpu"))
+    training = new_training(cache)
     before = training.model.decoder.weight.clone()
     monkeypatch.setattr(torch.Tensor, "backward", fail)
-    with pytest.raises(train.TrainingFailed, match="epoch 1, batch 1: .* infinite or NaN at t = 0.1"):
+    with pytest.raises(loop.TrainingFailed, match="epoch 1, batch 1: .* infinite or NaN at t = 0.1"):
         training.advance()
     assert torch.equal(training.model.decoder.weight, before)
-    assert training.iteration == 0
+    assert training.step == 0
 
 
 @pytest.mark.parametrize(
@@ -217,11 +200,10 @@ def test_a_failing_backward_pass_keeps_the_weights(cache, monkeypatch):
         (["--trajectories", "4"], "at least 5"),
         (["--trajectories", "10001"], "the recipe has 10000"),
         (["--gradient", "mali", "--method", "Dopri5"], "go together"),
-        (["--resume", "nowhere.pt"], "nowhere.pt is not there"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(flags, message, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "load", None)
+    monkeypatch.setattr(experiment, "load", None)
     with pytest.raises(UsageError, match=message) as refusal:
         run("a", *flags)
     assert "\n" not in str(refusal.value)
@@ -235,15 +217,10 @@ def test_an_unknown_model_ends_with_one_line_and_code_2(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_ended_runs_and_changed_settings_are_not_resumed(run, cache, tmp_path):
+def test_a_recurrent_network_has_no_solver_to_test_with(run, cache, tmp_path):
     run("a", "--model", "rnn", "--epochs", "1")
-    checkpoint = str(tmp_path / "a" / "checkpoint.pt")
-    with pytest.raises(UsageError, match="has ended"):
-        train.main(["--resume", checkpoint])
-    with pytest.raises(UsageError, match="--epochs cannot be changed"):
-        train.main(["--resume", checkpoint, "--epochs", "2"])
     with pytest.raises(UsageError, match="--rtol would have no effect"):
-        testing.main([checkpoint, "--rtol", "1e-3", "--data", cache])
+        testing.main(["--resume", str(tmp_path / "a"), "--rtol", "1e-3", "--data", cache])
 
 
 def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
@@ -254,9 +231,9 @@ def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
         "table/interpolation-10/rnn-repaired/seed0": ["--model", "rnn", "--repaired"],
         "table/interpolation-10/latent-ode-aca/seed0": [],
     }.items():
-        run(name, *flags, "--preset", "table", "--epochs", "2")
-        testing.main([str(tmp_path / name / "checkpoint.pt"), "--data", cache, "--out", str(tmp_path / name)])
-        errors[name] = 100 * json.loads((tmp_path / name / "test.json").read_text())["mse"]
+        run(name, *flags, "--profile", "table", "--epochs", "2")
+        testing.main(["--resume", str(tmp_path / name), "--weights", "last", "--data", cache])
+        errors[name] = 100 * own_test(tmp_path / name, LAST)["mse"]
     report.main(["--results", str(tmp_path)])
     text = (tmp_path / "tables.md").read_text()
     rows = {}
@@ -280,8 +257,9 @@ def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
 
 def test_what_ended_early_is_said_below_the_table(run, cache, tmp_path):
     name = "table/interpolation-10/latent-ode-aca/seed0"
-    run(name, "--preset", "table", "--max-evals", "3")
-    (tmp_path / name / "test.json").write_text(json.dumps({"mse": 1.0, "evaluations": 1}))
+    run(name, "--profile", "table", "--max-evals", "3")
+    row = {"checkpoint": LAST, "epoch": 0, "solver": None, "as_trained": True, "mse": 1.0, "evaluations": 1}
+    add_test(tmp_path / name, row)
     report.main(["--results", str(tmp_path)])
     text = (tmp_path / "tables.md").read_text()
     assert "- latent-ode-aca, 10%, seed 0: failed in epoch 1, batch 1: max_evals" in text
@@ -289,7 +267,7 @@ def test_what_ended_early_is_said_below_the_table(run, cache, tmp_path):
 
 def test_speed_is_measured_and_recorded(cache, tmp_path):
     out = tmp_path / "speed" / "small"
-    flags = ["--rounds", "2", "--trajectories", "30", "--preset", "quick", "--data", cache, "--device", "cpu"]
+    flags = ["--rounds", "2", "--trajectories", "30", "--profile", "quick", "--data", cache, "--device", "cpu"]
     contestants = ["aca", "torchdiffeq.odeint"]
     pytest.importorskip("torchdiffeq")
     speed.main([*flags, "--of", *contestants, "--threads", "1", "--out", str(out)])
@@ -304,8 +282,8 @@ def test_speed_is_measured_and_recorded(cache, tmp_path):
 
 def test_torchdiffeq_computes_the_same_model(cache):
     pytest.importorskip("torchdiffeq")
-    chosen = settings.settle(train.parser().parse_args([*SMALL, "--rtol", "1e-6", "--atol", "1e-7"]))
-    task = train.prepare(train.load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    chosen = experiment.LatentODE().new_settings(*SMALL, "--rtol", "1e-6", "--atol", "1e-7")
+    task = prepare(load(cache, 30), chosen["task"], 0, torch.device("cpu"))
     ours, theirs = (speed.contestant(name, chosen, task, torch.device("cpu")) for name in ("aca", "torchdiffeq.odeint"))
     for training in (ours, theirs):
         training.advance()

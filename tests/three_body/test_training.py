@@ -10,10 +10,15 @@ import time
 import pytest
 import torch
 
+from harness import training as loop
 from harness.cli import UsageError
+from harness.experiment import BEST
 from harness.record import read_metrics
+from harness.testing import own_test
+from tests.comparing import assert_equal, outcome
 from three_body import test as testing
 from three_body import train
+from three_body.experiment import ThreeBody
 from torch_ACA import NonFiniteError
 
 SMALL = ["--points", "100", "--until", "0.35", "0.4", "--threads", "1", "--device", "cpu"]
@@ -24,36 +29,14 @@ def run(folder, *flags):
     return train.main([*SMALL, "--out", str(folder), *flags])
 
 
-def record(folder):
-    """Metrics without the clock, and the final checkpoint."""
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_metrics(folder)]
-    return rows, torch.load(folder / "checkpoint.pt", weights_only=True)
-
-
-def assert_equal(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
 @pytest.mark.parametrize("model", ["lstm", "lstm-aug", "node", "ode"])
 def test_every_model_trains_and_is_tested(model, tmp_path):
     assert run(tmp_path, "--model", model, "--epochs", "3") == 0
-    rows, _ = record(tmp_path)
+    rows, _ = outcome(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1]["Train/Loss"] != rows[0]["Train/Loss"]
-    testing.main([str(tmp_path / "checkpoint.pt"), "--out", str(tmp_path)])
-    result = json.loads((tmp_path / "test.json").read_text())
+    assert testing.main(["--resume", str(tmp_path)]) == 0
+    result = own_test(tmp_path, BEST)
     assert result["predicted_until"] == 0.4
     assert "3 of" in result["title"]
     assert (result["mass_error"] is not None) == (model == "ode")
@@ -63,16 +46,16 @@ def test_every_model_trains_and_is_tested(model, tmp_path):
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
 def test_every_gradient_method_trains_the_masses(gradient, tmp_path):
     assert run(tmp_path, *LOOSE, "--gradient", gradient, "--epochs", "1") == 0
-    rows, state = record(tmp_path)
+    rows, state = outcome(tmp_path)
     assert rows[0]["Train/GradientNorm"] > 0
-    assert all(state["model"]["masses"] != state["best"]["weights"]["masses"])
+    assert all(state["model"]["masses"] != state["best"]["model"]["masses"])
 
 
 def test_masses_are_recovered_from_a_short_arc(tmp_path):
     # the first encounter alone tells the masses to better than the 0.1 of their initial spread in a few epochs
-    run(tmp_path, "--preset", "released", "--epochs", "25", "--rtol", "1e-5", "--atol", "1e-5")
-    testing.main([str(tmp_path / "checkpoint.pt"), "--out", str(tmp_path)])
-    assert json.loads((tmp_path / "test.json").read_text())["mass_error"] < 1e-2
+    run(tmp_path, "--profile", "released", "--epochs", "25", "--rtol", "1e-5", "--atol", "1e-5")
+    testing.main(["--resume", str(tmp_path)])
+    assert own_test(tmp_path, BEST)["mass_error"] < 1e-2
 
 
 @pytest.mark.parametrize("flags", [["--model", "lstm"], ["--model", "node", *LOOSE]])
@@ -86,32 +69,32 @@ def test_a_killed_run_resumes_to_the_same_bits(flags, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert train.main(["--resume", str(tmp_path / "killed" / "checkpoint.pt"), "--threads", "1"]) == 0
-    assert_equal(record(tmp_path / "whole"), record(tmp_path / "killed"))
+    assert_equal(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
 def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(tmp_path, monkeypatch, capsys):
-    log = train.Run.log
+    log = loop.Run.log
 
     def log_and_interrupt(self, step, scalars):
         log(self, step, scalars)
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train.Run, "log", log_and_interrupt)
+    monkeypatch.setattr(loop.Run, "log", log_and_interrupt)
     assert run(tmp_path, "--model", "lstm", "--epochs", "4") == 130
-    assert f"--resume {tmp_path / 'checkpoint.pt'}" in capsys.readouterr().out
+    assert f"python three_body/train.py --resume {tmp_path}" in capsys.readouterr().err
     monkeypatch.undo()
     assert train.main(["--resume", str(tmp_path / "checkpoint.pt")]) == 0
-    assert [row["step"] for row in record(tmp_path)[0]] == [1, 2, 3, 4]
+    assert [row["step"] for row in outcome(tmp_path)[0]] == [1, 2, 3, 4]
 
 
-def test_a_failing_solve_ends_the_run_with_a_record(tmp_path):
-    assert run(tmp_path, "--max-evals", "30", "--epochs", "3") == 0
+def test_a_failing_solve_ends_the_run_with_a_outcome(tmp_path):
+    assert run(tmp_path, "--max-evals", "30", "--epochs", "3") == 1
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"].startswith("failed in epoch 1: max_evals = 30 was reached at t = ")
     assert summary["epochs"] == 0
-    testing.main([str(tmp_path / "checkpoint.pt"), "--out", str(tmp_path)])
-    result = json.loads((tmp_path / "test.json").read_text())
+    assert testing.main(["--resume", str(tmp_path)]) == 0
+    result = own_test(tmp_path, BEST)
     assert result["training"] == summary["status"]
     assert result["mse"] is None
     assert result["predicted_until"] < 0.4
@@ -121,10 +104,10 @@ def test_a_failing_backward_pass_keeps_the_weights(tmp_path, monkeypatch):
     def fail(loss, *arguments, **keywords):
         raise NonFiniteError(0.5, 1e-9, 12, 100)
 
-    training = train.Training(train.settle(train.parser().parse_args(SMALL)), torch.device("cpu"))
+    training = ThreeBody().training(ThreeBody().new_settings(*SMALL), torch.device("cpu"), None, None)
     before = training.model.masses.clone()
     monkeypatch.setattr(torch.Tensor, "backward", fail)
-    with pytest.raises(train.TrainingFailed, match="epoch 1: .* infinite or NaN at t = 0.5"):
+    with pytest.raises(loop.TrainingFailed, match="epoch 1: .* infinite or NaN at t = 0.5"):
         training.advance()
     assert torch.equal(training.model.masses, before)
     assert training.epoch == 0
@@ -137,11 +120,10 @@ def test_a_failing_backward_pass_keeps_the_weights(tmp_path, monkeypatch):
         (["--until", "2", "1"], "--until takes two increasing times above 0, got 2 1"),
         (["--system", "nowhere.json"], "neither 'paper', nor a seed"),
         (["--model", "lstm", "--gradient", "aca"], "--gradient would have no effect"),
-        (["--model", "lstm", "--preset", "released"], "--preset released is for node and ode"),
+        (["--model", "lstm", "--profile", "released"], "--profile released is for node and ode"),
         (["--gradient", "mali", "--method", "Dopri5"], "go together"),
         (["--betas", "1", "0.5"], "--betas must be below 1"),
         (["--points", "10"], "fewer than one sequence"),
-        (["--resume", "nowhere.pt"], "nowhere.pt is not there"),
     ],
 )
 def test_bad_input_is_refused(flags, message, tmp_path):
@@ -158,12 +140,22 @@ def test_an_unknown_model_ends_with_one_line_and_code_2(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_ended_runs_and_changed_settings_are_not_resumed(tmp_path):
-    run(tmp_path, "--model", "lstm", "--epochs", "1")
-    checkpoint = str(tmp_path / "checkpoint.pt")
-    with pytest.raises(UsageError, match="has ended"):
-        train.main(["--resume", checkpoint])
-    with pytest.raises(UsageError, match="--epochs cannot be changed"):
-        train.main(["--resume", checkpoint, "--epochs", "2"])
+def test_changed_settings_are_refused(tmp_path):
+    run(tmp_path, "--model", "lstm", "--epochs", "2")
+    for flags, message in (
+        (["--system", "3"], "--system 3 contradicts"),
+        (["--masses", "1", "1", "1"], "contradicts the run to resume"),
+        (["--epochs", "1"], "--epochs 1 contradicts the run to resume, which has 2"),
+        (["--profile", "quick"], "--profile quick contradicts"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train.main(["--resume", str(tmp_path), *flags])
     with pytest.raises(UsageError, match="--rtol would have no effect"):
-        testing.main([checkpoint, "--rtol", "1e-3"])
+        testing.main(["--resume", str(tmp_path), "--rtol", "1e-3"])
+
+
+def test_a_run_of_more_epochs_is_the_longer_run(tmp_path):
+    run(tmp_path / "whole", "--model", "lstm", "--epochs", "3")
+    run(tmp_path / "parts", "--model", "lstm", "--epochs", "2")
+    assert train.main(["--resume", str(tmp_path / "parts"), "--epochs", "3"]) == 0
+    assert_equal(outcome(tmp_path / "whole"), outcome(tmp_path / "parts"))

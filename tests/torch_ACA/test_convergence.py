@@ -1,5 +1,7 @@
 """Orders by regression of log error on log h, and errors that fall with the tolerance."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,22 @@ def test_stiff_van_der_pol_evaluations():
     g, stats = van_der_pol_gradient(mu, [2.0, 0.0], 5.0, 1e-6)
     assert stats.n_f_evals <= 440 and stats.n_backward_f_evals <= 440
     assert float((g - reference).norm() / reference.norm()) <= 1.5e-4
+
+
+@pytest.mark.parametrize("method", ["Euler", "Midpoint", "RK4", "Heun3", "BoSh3", "Dopri5"])
+def test_many_steps_in_float32_gather_one_rounding_a_step(method):
+    """A thousand steps against the same ones in float64. Roundings of half a unit in the last place, one a step and
+    independent, add up to about sqrt(1000 / 12) units; solvers that sum the increment into the state have two to four
+    times that."""
+    torch.manual_seed(0)
+    matrix = torch.tensor([[-0.1, 1.0], [-1.0, -0.1]])
+
+    def func(t, y):
+        return y @ matrix.to(y).T
+
+    y0 = torch.randn(64, 2, dtype=torch.float32)
+    precise, rounded = (
+        solve(func, y, [0.0, 10.0], method=method, options={"step_size": 0.01}).ys[-1] for y in (y0.double(), y0)
+    )
+    size = torch.finfo(torch.float32).eps * precise.norm()
+    assert float((rounded - precise).norm()) <= 0.95 * math.sqrt(1000 / 12) * float(size)

@@ -327,12 +327,12 @@ def test_adjoint_has_tolerances_of_its_own(field):
 def test_mali_rebuilds_the_states_to_rounding(field):
     """1,000 leapfrog steps forward and back."""
     from torch_ACA.state import StateLayout
-    from torch_ACA.steppers.alf import AsynchronousLeapfrog
+    from torch_ACA.steppers.alf import ALF
     from torch_ACA.vector_field import VectorField
 
     y0 = torch.randn(3)
     vector_field = VectorField(field, StateLayout(y0))
-    stepper = AsynchronousLeapfrog(vector_field)
+    stepper = ALF.stepper(vector_field)
     slope, _ = vector_field.first_evaluation(0.0, y0, differentiable=False)
     carry = stepper.start(0.0, y0, slope)
     with torch.no_grad():

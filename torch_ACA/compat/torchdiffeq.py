@@ -18,6 +18,7 @@ from ..notices import warn_caller
 from ..scipy_solver import Scipy
 from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of
+from ..solver_options import takes_options
 from ..state import StateLayout
 
 METHODS = (
@@ -38,6 +39,7 @@ _OF_ADAPTIVE_STEPS = {
 }
 
 
+@takes_options(without=("dense", "on_failure"))
 def odeint(
     func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None, gradient="aca", **keywords
 ):
@@ -56,7 +58,7 @@ def odeint(
         that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
-    :param keywords: further ones of `torch_ACA.solve`
+    :options:
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
     :raises ValueError: a method or value that is not available
     :raises SolverError: the solve failed. Infinite and NaN states of fixed steps are returned instead

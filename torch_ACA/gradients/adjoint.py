@@ -16,8 +16,7 @@ from ..controller import Controller, FixedSteps, rms_norm
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
-from ..steppers.runge_kutta import RungeKutta
-from ..tableaus import Tableau
+from ..steppers.base import Method
 from ..transforms import check_cotangents
 from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
@@ -34,7 +33,7 @@ class AdjointSettings:
     through.
     """
 
-    method: Tableau | Scipy
+    method: Method | Scipy
     controller: Controller | FixedSteps | None
     first_step: float | None
     norm: Callable | str | None = None
@@ -48,7 +47,7 @@ def adjoint(problem):
     # the backward solve repeats nothing that could be compared, but func itself can be, where that solve begins
     replay, differentiable, slope = Replay(problem.field.layout), problem.differentiable, None
     with torch.no_grad():
-        run = ScipySolve(problem) if isinstance(problem.tableau, Scipy) else DiscreteSolve(problem, STATES_ONLY)
+        run = ScipySolve(problem) if isinstance(problem.method, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
         if differentiable and len(ys):
             slope = replay.sample(_last_slope(problem, ys) if run.end_slope is None else run.end_slope)
@@ -134,7 +133,7 @@ class _ByMarching:
         settings = problem.adjoint
         self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
         self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
-        self.stepper = RungeKutta(settings.method, augmented)
+        self.stepper = settings.method.stepper(augmented)
         self.controller, self.size = settings.controller, settings.first_step
         if isinstance(self.controller, Controller):
             of_state = problem.controller.norm if isinstance(problem.controller, Controller) else rms_norm

@@ -15,7 +15,6 @@ Times: sizes of interior steps are frozen. A step that ends on a given time (the
 where it starts; an output inside a step contributes the time derivative of the interpolant.
 """
 
-import functools
 import math
 from dataclasses import dataclass, field
 
@@ -25,10 +24,10 @@ from ..capture import leaves_behind
 from ..errors import SecondDerivativeError
 from ..march import Stop
 from ..solution import Trajectory
-from ..steppers import stepper_kind
 from ..transforms import forward_ad_disabled, is_batched
-from ..vector_field import GradientSum
-from .replay import COMPARED, Replay
+from .backward import BackwardPass
+from .dense import DenseRecord
+from .replay import Replay
 from .storage import UNLIMITED, Storage
 
 SMALL = 2**13  # numbers in a buffer that is rather kept than made again
@@ -57,7 +56,7 @@ def _integrate(problem, memory):
     elif remember:
         results = _Function.apply(run, results, *problem.tensors)
     ys, *dense = results
-    return ys, Trajectory(problem.tableau.interpolant, *dense) if dense else None
+    return ys, Trajectory(problem.method.interpolant, *dense) if dense else None
 
 
 @dataclass(slots=True)
@@ -94,8 +93,7 @@ class DiscreteSolve:
     def __init__(self, problem, memory):
         self.problem = problem
         compiled = problem.compile_options is not None
-        kind = stepper_kind(problem.tableau)
-        graph_bytes = math.inf if compiled else kind.graph_bytes(problem.tableau, problem.field)
+        graph_bytes = math.inf if compiled else problem.graph_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
         self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
@@ -118,7 +116,7 @@ class DiscreteSolve:
         )
         problem.slope = problem.evaluation = None
         ys = problem.new_outputs()
-        dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
+        dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
             record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
             record.outputs = problem.outputs_within(step.t_end)
@@ -134,7 +132,7 @@ class DiscreteSolve:
             if remember:
                 storage.add(record, step.start.y, step.trial.evaluations)
                 stepper.keep_graphs = keeps and storage.wants_graph
-        if not remember and problem.failure is None and problem.tableau.fsal:
+        if not remember and problem.failure is None:
             self.end_slope = step.trial.end.slope
         if remember:
             # the last state matters to dense output in the last step alone
@@ -150,95 +148,15 @@ class DiscreteSolve:
         return (ys, *dense.tensors()) if dense else (ys,)
 
     def backward(self, states, ys_bar, dense_bars):
-        """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors.
-
-        :param states: those that the storage kept, as {number of steps before: state}
-        :param ys_bar: cotangents of the outputs [m - 1, n]
-        :param dense_bars: cotangents of the trajectory's tensors, or ()
-        """
-        problem, stepper, steps = self.problem, self._kept_stepper or self._stepper(), self.storage.steps
-        stepper.keep_graphs = False
-        time_grad, count = problem.time_grad, len(steps)
-        gradients = GradientSum(len(problem.field.captured.tensors))
-        before = problem.field.n_evals
-        inside = _OutputCotangents(stepper, ys_bar, dense_bars)
-        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
-        y_bar, t_bar = inside.of_end(problem.y0)
-
-        # another thread may have drawn from the stream in any one step
-        compared_every = 1 if problem.field.side_effects.draws else -(-COMPARED // stepper.own_stages)
-        states = self.storage.backwards(states, functools.partial(self._advance, stepper))
-        end = next(states)
-        following = end_slope = None  # the step behind, and its first stage
-        start_bar, slope_bars = inside.of_step(count - 1, steps[-1]) if steps else (None, None)
-        for i, step, start in zip(range(count - 1, -1, -1), reversed(steps), states):
-            if step.given_end is not None:
-                y_bar = y_bar + ys_bar[step.given_end - 1]
-
-            # the slope at the end, where dense output uses it: the first stage of the step behind, if there is one
-            slope_is_last = following is None or following.after_jump
-            if slope_is_last and slope_bars is not None and stepper.needs_end_slope:
-                evaluation, self.end_evaluation = self.end_evaluation, None
-                if evaluation is None:
-                    evaluation = stepper.record(step.t_end, end, side=-int(step.before_jump))
-                end_slope = evaluation.value() if time_grad else None
-                state_bar, time_bar = evaluation.vjp(slope_bars[-1], gradients)
-                y_bar = y_bar if state_bar is None else y_bar + state_bar
-                t_bar += 0.0 if time_bar is None else float(time_bar)
-
-            own, step.evaluations = step.evaluations, None
-            remembered = None
-            if own is None:
-                if following is None:
-                    remembered = self.end_sample
-                elif i % compared_every == 0:
-                    remembered = end
-                own = stepper.replay(
-                    step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
-                    every=None if remembered is None else self.replay.every,
-                )  # fmt: skip
-            elif time_grad:
-                stepper.reload(own)
-
-            earlier = first_bar = None
-            if i > 0:
-                earlier = inside.of_step(i - 1, steps[i - 1])
-                if earlier[1] is not None and stepper.needs_end_slope and not step.after_jump:
-                    first_bar = earlier[1][-1]
-            y_bar, stage_t_bar, stage_h_bar = stepper.vjp(step.h, own, y_bar, slope_bars, first_bar, gradients)
-            if remembered is not None:
-                self.replay.compare_step(stepper, step, start, remembered)
-            if start_bar is not None:
-                y_bar = y_bar + start_bar
-            if time_grad:
-                start_t_bar, h_bar = float(stage_t_bar), float(stage_h_bar)
-                if slope_bars is not None:
-                    if stepper.needs_end_slope:
-                        stepper.slopes[-1].copy_(end_slope)
-                    inside_t_bar, inside_h_bar = inside.of_times(i, step, times_bar)
-                    start_t_bar, h_bar = start_t_bar + inside_t_bar, h_bar + inside_h_bar
-                if step.stop is None:
-                    t_bar += start_t_bar
-                else:  # h = stop - t
-                    if step.given_end is not None:
-                        times_bar[step.given_end] += t_bar + h_bar
-                    t_bar = start_t_bar - h_bar
-            start_bar, slope_bars = earlier or (None, None)
-            following, end, end_slope = step, start, stepper.slopes[0].clone() if time_grad else None
-        self.replay.conclude()
-        if steps:
-            problem.field.captured.check_reached(gradients.totals)
-        times_bar[0] += t_bar
-        problem.stats.n_backward_f_evals = problem.field.n_evals - before
-        y_bar = y_bar.clone()  # out of the stepper's buffer
-        return y_bar, times_bar.to(problem.times) if time_grad else None, gradients.totals
+        """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
+        return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper()
         like, times = times, times.double().unbind()
         ys, t, y, slope = {}, times[0], y0, None
-        dense = _DenseRecord(problem.tableau.interpolant.slopes) if problem.dense else None
+        dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             if step.stop is None:
                 h, t_end = step.h, t + step.h
@@ -246,18 +164,15 @@ class DiscreteSolve:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else times[given]
                 h = t_end - t
-            y1, slopes, _ = stepper.traced(
-                t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump
-            )
-            if (step.outputs or dense) and stepper.needs_end_slope and not problem.tableau.fsal:
-                slopes.append(problem.field.traced(t_end, y1, side=-int(step.before_jump)))
+            made = stepper.traced(t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump)
+            if step.outputs or dense:
+                made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
             for i in step.outputs:
-                ys[i] = stepper.traced_interpolate(t, h, y, slopes, times[i])
+                ys[i] = stepper.traced_interpolate(t, h, y, made.slopes, times[i])
             if dense:
-                dense.add_traced(t, y, slopes)
-            known = problem.tableau.fsal or len(slopes) > problem.tableau.stages
-            slope = slopes[-1] if known and not step.before_jump else None
-            t, y = t_end, y1
+                dense.add_traced(t, y, made.slopes)
+            slope = None if step.before_jump else made.end_slope
+            t, y = t_end, made.y
             if step.given_end is not None:
                 ys[step.given_end] = y
         if self.end_sample is not None and not problem.transformed:
@@ -266,7 +181,7 @@ class DiscreteSolve:
         ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
-    def _advance(self, stepper, y, first, last):
+    def advance(self, stepper, y, first, last):
         """The state after the steps first to last - 1 from y, bit for bit as before."""
         carry = stepper.start(self.storage.steps[first].t, y)
         carry.after_jump = self.storage.steps[first].after_jump
@@ -281,77 +196,11 @@ class DiscreteSolve:
     def _stepper(self, keep_graphs=False):
         problem = self.problem
         if problem.compile_options is not None:
-            from ..steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
-
-            return CompiledRungeKutta(
-                problem.tableau, problem.field, with_slopes=problem.interpolates, time_grad=problem.time_grad,
-                options=problem.compile_options,
-            )
-        return stepper_kind(problem.tableau)(
-            problem.tableau, problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad
-        )
-
-
-class _DenseRecord:
-    """Collects what dense output needs: times [N + 1] and states [N + 1, n] at the nodes, slopes [N, slopes, n]."""
-
-    def __init__(self, n_slopes):
-        self.n_slopes = n_slopes
-        self.times, self.states, self.slopes, self.last = [], [], [], None
-
-    def add(self, step, slopes):
-        self.times.append(step.t)
-        self.states.append(step.start.y)
-        self.slopes.append(slopes[: self.n_slopes].clone())
-        self.last = step
-
-    def add_traced(self, t, y, slopes):
-        self.times.append(t)
-        self.states.append(y)
-        self.slopes.append(torch.stack(slopes[: self.n_slopes]))
-
-    def tensors(self):
-        times = torch.tensor([*self.times, self.last.t_end], dtype=torch.float64)
-        return times, torch.stack([*self.states, self.last.trial.end.y]), torch.stack(self.slopes)
-
-    def traced_tensors(self, t, y):
-        return torch.stack([*self.times, t]).double(), torch.stack([*self.states, y]), torch.stack(self.slopes)
-
-
-class _OutputCotangents:
-    """What the loss says of values inside the steps: of outputs there, and of the tensors of a `Trajectory`."""
-
-    def __init__(self, stepper, ys_bar, dense_bars):
-        self.stepper, self.ys_bar = stepper, ys_bar
-        self.node_times, self.nodes, self.node_slopes = dense_bars or (None, None, None)
-
-    def of_end(self, y0):
-        """Cotangents of the last state [n] and of its time."""
-        if self.nodes is None:
-            return torch.zeros_like(y0), 0.0
-        return self.nodes[-1], float(self.node_times[-1])
-
-    def of_step(self, i, step):
-        """Cotangents of the state at the start of step i [n] and of its slopes [slopes, n]; None for zero."""
-        start_bar = slope_bars = None
-        if step.outputs:
-            start_bar, slope_bars = self.stepper.interpolate_vjp(step.h, step.weights, self.ys_bar[step.output_rows])
-        if self.nodes is not None:
-            start_bar = self.nodes[i] if start_bar is None else start_bar + self.nodes[i]
-            slope_bars = self.node_slopes[i] if slope_bars is None else slope_bars + self.node_slopes[i]
-        return start_bar, slope_bars
-
-    def of_times(self, i, step, times_bar):
-        """Cotangents of the start time and, but for what goes through its stages, the size of step i, whose slopes are
-        in the stepper's buffer; those of output times are added to times_bar.
-        """
-        t_bar = 0.0 if self.nodes is None else float(self.node_times[i])
-        h_bar = 0.0
-        if step.outputs:
-            rates, h_bar = self.stepper.interpolate_time_vjp(step.theta, self.ys_bar[step.output_rows])
-            times_bar[step.outputs] += rates
-            t_bar -= float(rates.sum())
-        return t_bar, h_bar
+            return problem.method.compiled_stepper(
+                problem.field, with_slopes=problem.interpolates, options=problem.compile_options,
+                time_grad=problem.time_grad,
+            )  # fmt: skip
+        return problem.method.stepper(problem.field, keep_graphs=keep_graphs, time_grad=problem.time_grad)
 
 
 class _Function(torch.autograd.Function):

@@ -15,12 +15,12 @@ import torch
 
 from ..errors import TooManyEvaluationsError
 from ..march import Stop
-from ..steppers.alf import AsynchronousLeapfrog
 from ..steppers.base import Carry
 from ..transforms import check_cotangents
 from ..vector_field import GradientSum
 from .replay import Replay
 from .second_order import no_second_derivatives
+from .times import TimeCotangents
 
 
 def mali(problem):
@@ -52,7 +52,7 @@ class _Step:
 class _Solve:
     def __init__(self, problem):
         self.problem, self.steps = problem, []
-        self.stepper = AsynchronousLeapfrog(problem.field, time_grad=problem.time_grad)
+        self.stepper = problem.method.stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
@@ -68,7 +68,7 @@ class _Solve:
                 carry = step.trial.end
                 if record.outputs:
                     record.theta = problem.fractions(record.outputs, step)
-                    ys[record.output_rows] = stepper.interpolate(step.start, carry, step.h, record.theta)
+                    ys[record.output_rows] = stepper.between(step.start, carry, step.h, record.theta)
                 problem.land(ys, step)
                 self.steps.append(record)
                 if len(self.steps) == problem.n_steps_to_last_output:
@@ -83,8 +83,8 @@ class _Solve:
         problem, stepper = self.problem, self.stepper
         gradients = GradientSum(len(problem.field.captured.tensors))
         before, last = problem.field.n_evals, end
-        times_bar = torch.zeros(len(problem.ts), dtype=torch.float64) if problem.time_grad else None
-        z_bar, v_bar, t_bar = torch.zeros_like(end.y), torch.zeros_like(end.y), 0.0
+        times = TimeCotangents(len(problem.ts))
+        z_bar, v_bar = torch.zeros_like(end.y), torch.zeros_like(end.y)
         for step in reversed(self.steps):
             given_end = None if step.stop is None else step.stop.index
             if given_end is not None:
@@ -93,27 +93,20 @@ class _Solve:
             start_z_bar = start_v_bar = 0.0
             start_t_bar = h_bar = 0.0
             if step.outputs:
-                bars, time_bars, h_bar = stepper.interpolate_vjp(
+                bars, time_bars, h_bar = stepper.between_vjp(
                     start, end, step.h, step.theta, ys_bar[step.output_rows]
                 )
                 start_z_bar, end_z_bar, start_v_bar, end_v_bar = bars
                 z_bar, v_bar = z_bar + end_z_bar, v_bar + end_v_bar
                 if problem.time_grad:
-                    times_bar[step.outputs] += time_bars
+                    times.given[step.outputs] += time_bars
                     start_t_bar = -float(time_bars.sum())
             z_bar, v_bar, step_t_bar, step_h_bar = stepper.pull_back(
                 start, end, step.h, evaluation, z_bar, v_bar, gradients
             )
             z_bar, v_bar = z_bar + start_z_bar, v_bar + start_v_bar
             if problem.time_grad:
-                start_t_bar += step_t_bar
-                if step.stop is None:
-                    t_bar += start_t_bar
-                else:  # h = stop - t
-                    h_bar += step_h_bar
-                    if given_end is not None:
-                        times_bar[given_end] += t_bar + h_bar
-                    t_bar = start_t_bar - h_bar
+                times.through(step.stop, start_t_bar + step_t_bar, h_bar + step_h_bar)
             end = start
         self._compare_start(end, last)
         first = problem.field.record(problem.ts[0], problem.y0, time_grad=problem.time_grad)
@@ -121,9 +114,8 @@ class _Solve:
         if state_bar is not None:
             z_bar = z_bar + state_bar
         problem.field.captured.check_reached(gradients.totals)
-        if problem.time_grad:
-            times_bar[0] += t_bar + (0.0 if time_bar is None else float(time_bar))
-            times_bar = times_bar.to(problem.times)
+        times.given[0] += times.now + (0.0 if time_bar is None else float(time_bar))
+        times_bar = times.given.to(problem.times) if problem.time_grad else None
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         return z_bar, times_bar, gradients.totals
 

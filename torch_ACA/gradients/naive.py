@@ -6,15 +6,12 @@ controller inside the graph. The very first step size is a constant. (torchdiffe
 its graph in August 2020 and is close to `direct` since.)
 """
 
-import math
-
 import torch
 
 from ..controller import FixedSteps
 from ..errors import NonFiniteError, SolverError
 from ..march import check_limits, lands
 from ..problem import explain
-from ..steppers import stepper_kind
 from .discrete import aca
 
 
@@ -23,7 +20,7 @@ def naive(problem):
     if not torch.is_grad_enabled() and not problem.transformed:
         return aca(problem)  # the same steps, in less time
     ys, field = [], problem.field
-    stepper = stepper_kind(problem.tableau)(problem.tableau, field)
+    stepper = problem.method.stepper(field)
     try:
         with field.without_cut():
             _march(problem, stepper, ys)
@@ -64,29 +61,23 @@ def _march(problem, stepper, ys):
                     t.item(), h.item(), span, field.n_evals, stats, problem.limits, rejected=rejected, finite=finite
                 )
                 problem.callbacks.step(t.item(), y, h.item())
-                y1, slopes, error = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
+                made = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
                 if fixed:
-                    if controller.check_finite and not bool(torch.isfinite(y1).all()):
+                    if controller.check_finite and not bool(torch.isfinite(made.y).all()):
                         raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                     break
-                ratio = controller.error_ratio(error, y, y1)
+                ratio = controller.error_ratio(made.error, y, made.y).double()
                 if ratio.item() == 0.0:  # a norm has no second derivative there
                     ratio = ratio.detach()
-                finite = math.isfinite(ratio.item())
-                factor = controller.factor(ratio.double(), previous) if finite else torch.tensor(controller.dfactor)
-                at_minimum = min(size.item(), abs(h.item())) <= controller.min_step  # no smaller try will follow
-                if finite and (ratio.item() <= 1.0 or at_minimum):
-                    if controller.beta:
-                        previous = ratio.double().clamp(min=1e-4, max=1.0)
-                    grown = _limited(controller, abs(h) * (factor.clamp(max=1.0) if rejected else factor))
-                    size = torch.maximum(grown, size) if landing and not rejected else grown
+                verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
+                if verdict.accepted:
+                    size, previous = verdict.proposed, verdict.previous
                     break
-                if at_minimum:
+                if verdict.at_minimum:
                     raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                 problem.callbacks.reject(t.item(), y, h.item())
                 stats.n_rejected += 1
-                rejected = True
-                size = _limited(controller, abs(h) * factor.clamp(max=1.0))
+                rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
             stats.n_accepted += 1
             problem.callbacks.accept(t.item(), y, h.item())
@@ -94,16 +85,10 @@ def _march(problem, stepper, ys):
             if landing:
                 origin, n_fixed = t_end, 0
             outputs = problem.outputs_within(t_end.item())
-            end_slope = slopes[-1] if problem.tableau.fsal else None
-            if outputs and stepper.needs_end_slope and end_slope is None:
-                end_slope = field.traced(t_end, y1, side=-int(jump))
-                slopes.append(end_slope)
-            ys += [stepper.traced_interpolate(t, h, y, slopes, times[i]) for i in outputs]
+            if outputs:
+                made = stepper.with_end_slope(made, t_end, before_jump=jump)
+            ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
             after_jump = jump
-            t, y, slope = t_end, y1, None if after_jump else end_slope
+            t, y, slope = t_end, made.y, None if jump else made.end_slope
             if landing and stop.index is not None:
                 ys.append(y)
-
-
-def _limited(controller, size):
-    return size.clamp(controller.min_step, controller.max_step)

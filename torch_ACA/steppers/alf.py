@@ -6,31 +6,40 @@ Second order, one evaluation per step, and solvable backwards for (z, v): `inver
 difference u - v estimates the local error of the first-order solution, h (u - v) = O(h^2).
 """
 
+from dataclasses import dataclass
+
 import torch
 
-from .base import Carry, Stepper, Trial
+from .base import INVERT, Carry, Stepper, Trial
+
+
+@dataclass(frozen=True)
+class Leapfrog:
+    """The method, as `base.Method`."""
+
+    name: str = "ALF"
+    order: int = 2
+    error_order: int = 2
+    adaptive: bool = True
+    stages: int = 1
+    interpolant: None = None  # a cubic through states and velocities, not one of slopes
+    dense_order: int = 2
+    abilities: frozenset = frozenset({INVERT})
+
+    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+        """As `base.Method.stepper`; it keeps no graphs."""
+        return AsynchronousLeapfrog(self, vector_field, time_grad=time_grad)
+
+
+ALF = Leapfrog()
 
 
 class AsynchronousLeapfrog(Stepper):
-    """The carry's slope is the velocity v; it starts as f(t0, z0).
+    """The carry's slope is the velocity v; it starts as f(t0, z0)."""
 
-    :param time_grad: let `pull_back` return cotangents of the time and the step size
-    """
-
-    name, order, error_order, adaptive = "ALF", 2, 2, True
-
-    def __init__(self, vector_field, *, time_grad=False):
-        super().__init__(vector_field)
-        self.time_grad = time_grad
-
-    def start(self, t, y, slope):
-        return Carry(t, y, slope)
-
-    def prepare(self, carry):
-        """Nothing: the velocity is part of the carry."""
+    own_stages = 1
 
     def step(self, carry, h, t_end, *, before_jump=False):
-        """Try a step of size h to t_end."""
         v = carry.slope
         middle = torch.add(carry.y, v, alpha=h / 2)
         u = torch.empty_like(middle)
@@ -38,15 +47,18 @@ class AsynchronousLeapfrog(Stepper):
         v1 = 2 * u - v
         return Trial(Carry(t_end, torch.add(middle, v1, alpha=h / 2), v1), h * (u - v))
 
-    def interpolate(self, start, end, h, theta):
+    def within(self, step):
+        return lambda theta: self.between(step.start, step.trial.end, step.h, theta)
+
+    def between(self, start, end, h, theta):
         """The cubic through both states and their velocities: [m, n]."""
         values = 0.0
         for w, piece in zip(_weights(theta, h, start.y), (end.y - start.y, start.slope, end.slope)):
             values = values + w[:, None] * piece
         return start.y + values
 
-    def interpolate_vjp(self, start, end, h, theta, cotangents):
-        """Cotangents of the states (start, end) and velocities (start, end) of `interpolate`, of its times [m] and of
+    def between_vjp(self, start, end, h, theta, cotangents):
+        """Cotangents of the states (start, end) and velocities (start, end) of `between`, of its times [m] and of
         the step size (the last two only with time_grad, else None)."""
         toward_end, of_v, of_v1 = (w @ cotangents for w in _weights(theta, h, start.y))
         time_bars = h_bar = None

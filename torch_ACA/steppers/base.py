@@ -1,8 +1,51 @@
-"""What a stepper is to the march and to the gradient methods."""
+"""What a method and its stepper are to the march and to the gradient methods.
+
+A `Method` says what it is and can, and makes a `Stepper` for one func: that takes steps, evaluates accepted ones again
+and pulls cotangents back through them. Nothing else in the package knows what kind of method it deals with.
+"""
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+
+from ..interpolants import Polynomials
+
+# What a method may be able to do; a gradient method or an option that needs more refuses it by name.
+REPLAY = "replay"  # `replay` and `vjp`: for gradient="aca" and "direct"
+TRACE = "trace"  # `traced`: for "naive", and for second derivatives
+PLAIN = "plain"  # steps of any vector field, without a graph: for the backward solve of "adjoint"
+INVERT = "invert"  # `invert` and `pull_back`: for "mali"
+JUMPS = "jumps"  # f may jump at the end of a step
+COMPILE = "compile"  # `Method.compiled_stepper`
+LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method of integration. `tableaus.Tableau` is one.
+
+    ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
+    step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
+    ``dense_order``; ``abilities``: those of this module's constants that it has.
+    """
+
+    name: str
+    order: int
+    adaptive: bool
+    error_order: int | None
+    stages: int
+    interpolant: Polynomials | None
+    dense_order: int
+    abilities: frozenset
+
+    def stepper(self, vector_field, *, keep_graphs: bool = False, time_grad: bool = False) -> "Stepper":
+        """The stepper for one func.
+
+        :param vector_field: `VectorField`: func on flat states
+        :param keep_graphs: let `Stepper.step` keep the graphs that `Stepper.vjp` needs
+        :param time_grad: let `Stepper.vjp` return cotangents of the time and the step size
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -22,45 +65,203 @@ class Carry:
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and the
-    evaluations whose graphs were kept (None: none)."""
+    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and what
+    `Stepper.vjp` needs of it where graphs were kept (None: none were)."""
 
     end: Carry
     error: torch.Tensor | None
-    evaluations: list | None = field(default=None)
+    evaluations: Any = field(default=None)
+
+
+class TracedStep(NamedTuple):
+    """A step as a graph: the state at its end [n], its slopes (list of [n]), its error estimate [n] or None, and the
+    slope at its end where that is known (None: not evaluated)."""
+
+    y: torch.Tensor
+    slopes: list
+    error: torch.Tensor | None
+    end_slope: torch.Tensor | None = None
 
 
 class Stepper:
-    """Base of the steppers. Subclasses give `start`, `prepare`, `refresh`, `step`, `interpolate` and, as far as the
-    method has them, `replay`, `vjp`, `interpolate_vjp` and `invert`. ``hint``: what else a solve that took too many or
-    too small steps may try."""
+    """Takes the steps of one method for one func; the base of every stepper.
+
+    Which methods a subclass must give follows from what its method can do: always `start`, `prepare`, `step`,
+    `refresh`; for dense output `interpolate` and what stands beside it; REPLAY: `replay`, `reload`, `replayed_end`,
+    `vjp`; TRACE: `traced`; INVERT: `invert` and `pull_back` (see `alf`).
+
+    ``own_stages``: evaluations that an accepted step pays for. ``slopes`` [rows, n]: those of the step last taken or
+    replayed, which dense output weighs; where it ``needs_end_slope``, the last row is the slope at the end of the step.
+    ``keep_graphs`` may be changed from step to step. ``hint``: what else a solve that took too many or too small steps
+    may try.
+    """
 
     hint = ""
 
-    def __init__(self, vector_field):
-        self.field = vector_field
+    own_stages: int
+    needs_end_slope: bool = False
+    keep_graphs: bool = False
+    slopes: torch.Tensor
+
+    def __init__(self, method, vector_field, *, keep_graphs=False, time_grad=False):
+        self.method, self.field = method, vector_field
+        self.keep_graphs, self.time_grad = keep_graphs, time_grad
 
     @property
-    def n_f_evals(self):
+    def n_f_evals(self) -> int:
         return self.field.n_evals
 
-    def report(self, stats):
-        """Fill in the counts of a forward pass."""
+    def report(self, stats) -> None:
+        """Fill in the counts of a forward pass, of `march.Stats`."""
         stats.n_f_evals = self.n_f_evals
+
+    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False) -> Carry:
+        """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
+        return Carry(t, y, slope, evaluation, after_jump)
+
+    def prepare(self, carry: Carry) -> None:
+        """To be called before the tries of a step: what they have in common."""
+
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
+        """Try a step of size h from a prepared carry to t_end (which is t + h but for rounding); before_jump: f jumps
+        there, so that it is taken just before.
+        """
+        raise NotImplementedError
+
+    def refresh(self, carry: Carry) -> None:
+        """Forget the slope: f jumps here."""
+        carry.slope = carry.evaluation = None
+        carry.after_jump = True
 
     def mark(self):
         """State of f's side effects before a try."""
         self.field.side_effects.check_stream()
         return self.field.side_effects.mark()
 
-    def rewind(self, mark):
+    def rewind(self, mark) -> None:
         """Undo the side effects of a rejected try."""
         self.field.side_effects.check_stream()
         self.field.side_effects.rewind(mark)
 
-    def is_finite(self, trial):
+    def is_finite(self, trial: Trial) -> bool:
         return self.is_finite_state(trial.end)
 
     @staticmethod
-    def is_finite_state(carry):
+    def is_finite_state(carry: Carry) -> bool:
         return carry.y.numel() == 0 or bool(torch.isfinite(torch.linalg.vector_norm(carry.y, float("inf"))))
+
+    # Dense output: linear in the slopes, by the method's interpolant
+
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
+        """Make sure that the slope at the end of the step just taken is in the last row, for dense output."""
+
+    def interpolation_weights(self, theta):
+        """What `interpolate` weighs the slopes with: [m, slopes].
+
+        :param theta: fractions of the step [m], float64
+        """
+        return self._like(self.method.interpolant.weights(theta))
+
+    def interpolate(self, y, h, weights):
+        """Dense output inside the step whose slopes are in the buffer, with `interpolation_weights`.
+
+        :param y: state at the start of the step [n]
+        :returns: states [m, n]
+        """
+        return torch.addmm(y.expand(len(weights), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
+
+    def interpolate_vjp(self, h, weights, cotangents):
+        """Pull cotangents [m, n] of `interpolate` back: those of the state at the start [n] and of the slopes
+        [slopes, n].
+        """
+        return cotangents.sum(0), torch.mm(weights.T, cotangents).mul_(h)
+
+    def interpolate_time_vjp(self, theta, cotangents):
+        """Pull cotangents [m, n] of `interpolate` back to its times [m] and, at fixed slopes, to the step size; the
+        slopes are in the buffer.
+        """
+        interpolant = self.method.interpolant
+        weights, derivatives = (
+            (self._like(w) @ self.slopes[: interpolant.slopes] * cotangents).sum(-1).double().cpu()
+            for w in (interpolant.weights(theta), interpolant.derivatives(theta))
+        )
+        return derivatives, float((weights - derivatives * theta).sum())
+
+    def within(self, step):
+        """The states inside the step just taken: a function of fractions theta [m], float64, to states [m, n].
+
+        :param step: `march.Step`
+        """
+        if self.needs_end_slope:
+            self.end_slope(step.trial.end, before_jump=step.jump)
+        return lambda theta: self.interpolate(step.start.y, step.h, self.interpolation_weights(theta))
+
+    def traced_interpolate(self, t, h, y, slopes, time):
+        """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
+        return y + h * combine(self.method.interpolant.traced_weights((time - t) / h), slopes)
+
+    # Gradients
+
+    def record(self, t, y, out=None, side=0, every=None):
+        """One evaluation of f with its graph, as `VectorField.record` makes it."""
+        return self.field.record(t, y, out, time_grad=self.time_grad, side=side, every=every)
+
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+        """Take an accepted step from y [n] again with a graph, bit for bit as it was; returns what `vjp` needs.
+
+        :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
+        """
+        raise NotImplementedError
+
+    def reload(self, evaluations) -> None:
+        """Put the slopes of a step whose graphs were kept back into the buffer."""
+        raise NotImplementedError
+
+    def replayed_end(self, y, h, every=1):
+        """The state at the end of a replayed step from y [n]; or every so-manieth entry, and the sum of all (float64).
+        """
+        raise NotImplementedError
+
+    def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
+        """Discrete adjoint of a step.
+
+        :param evaluations: what `replay` returned, or `Trial.evaluations`; used up
+        :param y_bar: cotangent of the state at its end [n]
+        :param slope_bars: cotangents of its slopes from its dense output [slopes, n], or None
+        :param first_bar: a further cotangent of its first slope [n], from the dense output of the step before, or None
+        :param gradients: `GradientSum` over what f depends on besides; added to
+        :returns: cotangent of the state at its start [n], good until the next call; of its start time and of its size
+            (zero unless time_grad)
+        """
+        raise NotImplementedError
+
+    def traced_start(self, t, y, slope=None, *, after_jump=False):
+        """What the tries of a `traced` step have in common.
+
+        :param slope: f at the start, if known
+        """
+        return self.field.traced(t, y, side=int(after_jump)) if slope is None else slope
+
+    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False) -> TracedStep:
+        """The step out of place, differentiable in t, h, t_end (0-d float64 tensors or floats), y and all that f
+        depends on.
+
+        :param slope: what `traced_start` returned, if it is known
+        """
+        raise NotImplementedError
+
+    def with_end_slope(self, step: TracedStep, t_end, *, before_jump=False) -> TracedStep:
+        """A `traced` step with all that dense output needs."""
+        if not self.needs_end_slope or step.end_slope is not None:
+            return step
+        slope = self.field.traced(t_end, step.y, side=-int(before_jump))
+        return step._replace(slopes=[*step.slopes, slope], end_slope=slope)
+
+    def _like(self, values):
+        return torch.as_tensor(values, dtype=self.slopes.dtype).to(self.slopes.device)
+
+
+def combine(weights, slopes):
+    """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
+    numbers = [w if isinstance(w, torch.Tensor) else float(w) for w in weights]
+    return sum(w * k for w, k in zip(numbers, slopes) if isinstance(w, torch.Tensor) or w != 0.0)

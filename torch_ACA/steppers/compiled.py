@@ -16,8 +16,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from .base import Carry, Trial
-from .runge_kutta import RungeKutta, combine
+from .base import Carry, Trial, combine
+from .runge_kutta import RungeKutta
 
 BACKEND = "inductor"  # of torch.compile
 NOT_COMPILABLE = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)

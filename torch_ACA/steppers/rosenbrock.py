@@ -16,8 +16,7 @@ import torch
 
 from ..linearisation import Linearisation, traced_linearisation
 from ..transforms import under_transform
-from .base import Carry, Stepper, Trial
-from .runge_kutta import RungeKutta, combine
+from .base import Carry, Stepper, TracedStep, Trial, combine
 
 
 @dataclass(slots=True, eq=False)
@@ -44,17 +43,14 @@ class Rosenbrock(Stepper):
     """The stepper of one tableau. Takes memory for matrices of n x n numbers, for states of n numbers.
 
     :param tableau: `rosenbrock_tableaus.RosenbrockTableau`
-    :param vector_field: `vector_field.VectorField`
-    :param keep_graphs: keep the graph of every evaluation made by `step`, for a VJP without recomputation
-    :param time_grad: let `vjp` return cotangents of the time and the step size
+    :param vector_field, keep_graphs, time_grad: as for `base.Method.stepper`
     """
 
-    needs_end_slope = False
     hint = "Where components differ in size, as concentrations do, give atol per component."
 
     def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
-        super().__init__(vector_field)
-        self.tableau, self.keep_graphs, self.time_grad = tableau, keep_graphs, time_grad
+        super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+        self.tableau = tableau
         self.own_stages = s = tableau.stages
         self.n_jacobians = self.n_factorizations = 0
         layout = vector_field.layout
@@ -65,26 +61,12 @@ class Rosenbrock(Stepper):
         self._columns = [self.slopes[:i].T for i in range(s)]
         self._eye = torch.eye(layout.size, **like) / tableau.gamma
         self._a, self._C = ([torch.tensor(row, **like) for row in rows] for rows in (tableau.a, tableau.C))
-        self._d = torch.tensor(tableau.d, **like)
+        self._b, self._d = (torch.tensor(row, **like) for row in (tableau.b, tableau.d))
         # the later stages that a slope is in, with what weight
         self._a_after, self._C_after = (
             [torch.tensor([rows[i][j] for i in range(j + 1, s)], **like) for j in range(s)]
             for rows in (tableau.a, tableau.C)
         )
-
-    @staticmethod
-    def graph_bytes(tableau, field):
-        """What a `_Record` takes."""
-        n = field.layout.size
-        return tableau.stages * field.evaluation_bytes + (2 * n + tableau.stages + 2) * n * field.layout.dtype.itemsize
-
-    # dense output is a weighted sum of the slopes, as there
-    interpolation_weights = RungeKutta.interpolation_weights
-    interpolate = RungeKutta.interpolate
-    interpolate_vjp = RungeKutta.interpolate_vjp
-    interpolate_time_vjp = RungeKutta.interpolate_time_vjp
-    traced_interpolate = RungeKutta.traced_interpolate
-    _like = RungeKutta._like
 
     def report(self, stats):
         super().report(stats)
@@ -94,41 +76,31 @@ class Rosenbrock(Stepper):
         """Carry at the start of a solve; what is known of f there is of no use, for its derivative is needed too."""
         return Carry(t, y, after_jump=after_jump)
 
-    def refresh(self, carry):
-        """f jumps here."""
-        carry.evaluation = None
-        carry.after_jump = True
-
     def prepare(self, carry):
         """Evaluate f and its derivative at the start of a step, once for all tries."""
         if carry.evaluation is None:
             carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
 
     def step(self, carry, h, t_end, *, before_jump=False):
-        """As `RungeKutta.step`. A singular W gives an infinite error estimate: a rejected try."""
+        # a singular W gives an infinite error estimate: a rejected try
         start = carry.evaluation
-        stage, factors, evaluations = self._stages(carry.t, h, carry.y, t_end, start, before_jump, self.keep_graphs)
+        factors, evaluations = self._stages(carry.t, h, carry.y, t_end, start, before_jump, self.keep_graphs)
         record = _Record(start, evaluations, self.slopes.clone(), factors) if self.keep_graphs else None
-        error = self._row[-1] * h
-        return Trial(Carry(t_end, stage + error), error, record)
+        return Trial(Carry(t_end, self.replayed_end(carry.y, h)), self._row[-1] * h, record)
 
     def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
-        """Evaluate an accepted step again, with graphs; bit for bit the same stages."""
         start = self._linearised(t, y, after_jump, with_graphs=True)
-        _, factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
+        factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
         return _Record(start, evaluations, self.slopes, factors)
 
     def replayed_end(self, y, h, every=1):
-        """As `RungeKutta.replayed_end`."""
-        end = self._stage(y, h, self.own_stages - 1) + self._row[-1] * h
+        end = torch.add(y, torch.mv(self.slopes.T, self._b), alpha=h)  # rounded once
         return end if every == 1 else (end[::every], end.sum(dtype=torch.float64))
 
     def reload(self, record):
-        """Put the slopes of a kept step back into the buffer."""
         self.slopes.copy_(record.slopes)
 
     def vjp(self, h, record, y_bar, slope_bars, first_bar, gradients):
-        """Discrete adjoint of a step; as `RungeKutta.vjp`, of what `replay` or `step` kept."""
         tableau, slopes = self.tableau, record.slopes
         lambdas, stage_bars = torch.empty_like(slopes), torch.empty_like(slopes)
         targets = [self.field.layout.target(row) for row in stage_bars]
@@ -160,18 +132,17 @@ class Rosenbrock(Stepper):
             with torch.enable_grad():
                 products, products_bar = at.products(lambdas, create_graph=True), along
         if self.time_grad:
-            h_bar = h_bar + y_bar @ (slopes.T @ self._like(tableau.b)) + (products.detach() * products_bar).sum() / h
+            h_bar = h_bar + y_bar @ (slopes.T @ self._b) + (products.detach() * products_bar).sum() / h
         state_bar, time_bar = at.vjp(lambdas[0], products, products_bar, gradients)
         if state_bar is not None:
             start_bar += state_bar
         return start_bar, t_bar if time_bar is None or not self.time_grad else t_bar + time_bar, h_bar
 
     def traced_start(self, t, y, slope=None, *, after_jump=False):
-        """f and its derivative at the start of a `traced` step: what that takes as ``slope``."""
+        """f and its derivative; f alone would not do."""
         return traced_linearisation(self.field, t, y, side=int(after_jump))
 
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
-        """As `RungeKutta.traced`: the step out of place, differentiable in everything."""
         tableau, slopes, n = self.tableau, [], len(y)
         value, derivative = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
         matrix = self._eye - h * derivative[:, :n]
@@ -185,8 +156,7 @@ class Rosenbrock(Stepper):
             if tableau.d[i]:
                 value = value + h * tableau.d[i] * derivative[:, n]
             slopes.append(torch.linalg.solve_ex(matrix, value)[0])
-        error = h * slopes[-1]
-        return stage + error, slopes, error
+        return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
 
     def _linearised(self, t, y, after_jump, *, with_graphs):
         self.n_jacobians += 1
@@ -200,8 +170,8 @@ class Rosenbrock(Stepper):
         return _Start(at.value.detach(), derivative, at if with_graphs else None)
 
     def _stages(self, t, h, y, t_end, start, before_jump, with_graphs):
-        """Put the slopes of a step into the buffer. Returns the state of its last stage [n], the factors of W and,
-        with_graphs, the evaluations of the stages after the first.
+        """Put the slopes of a step into the buffer; returns the factors of W and, with_graphs, the evaluations of the
+        stages after the first.
         """
         tableau, evaluations = self.tableau, []
         J, f_t = start.derivative.detach().split([len(y), 1], 1)
@@ -211,24 +181,18 @@ class Rosenbrock(Stepper):
             if i == 0:
                 row.copy_(start.slope)
             else:
-                stage = self._stage(y, h, i)
+                stage = torch.addmv(y, self._columns[i], self._a[i], alpha=h)
                 at_end = tableau.c[i] == 1.0
                 time, side = t_end if at_end else t + tableau.c[i] * h, -int(before_jump and at_end)
                 if with_graphs:
-                    evaluations.append(
-                        self.field.record(time, stage, self._target[i], time_grad=self.time_grad, side=side)
-                    )
+                    evaluations.append(self.record(time, stage, self._target[i], side))
                 else:
                     self.field(time, stage, self._target[i], side)
                 row.addmv_(self._columns[i], self._C[i])
             if tableau.d[i]:
                 row.add_(f_t[:, 0], alpha=h * tableau.d[i])
             row.copy_(self._solve(factors, row))
-        return stage, factors, evaluations
-
-    def _stage(self, y, h, i):
-        """The state of stage i > 0, from the slopes in the buffer."""
-        return torch.addmv(y, self._columns[i], self._a[i], alpha=h)
+        return factors, evaluations
 
     @staticmethod
     def _solve(factors, vector, adjoint=False):

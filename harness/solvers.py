@@ -1,0 +1,123 @@
+"""The solver's flags, the same in every experiment, for training and for testing with another solver."""
+
+import argparse
+
+from harness.cli import UsageError, flag, non_negative_float, positive_float, positive_int, refuse, usage_errors
+from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS
+from torch_ACA.settings import checked_settings
+
+SOLVER = ("gradient", "method", "rtol", "atol", "h", "max_evals", "compile")  # keywords of `solve`
+TEST_SOLVER = ("method", "rtol", "atol", "h")
+MAX_EVALS = 50_000  # some hundred suffice; a vector field gone stiff has to fail, not to fill the memory
+
+
+def method_name(text):
+    """argparse type: one of METHODS, whatever its case (rk4 is the classic RK4, as in the authors' scripts)."""
+    for method in METHODS:
+        if text.lower() == method.lower():
+            return method
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(METHODS)}")
+
+
+def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dopri5"):
+    """Add the flags of SOLVER to a parser; returns their group.
+
+    Args:
+        of: which models have a solver, for the group's title.
+        gradients: what --gradient accepts.
+        default_method: what the method is without --method, for the help.
+    """
+    group = parser.add_argument_group(f"solver, {of} (without a flag: the profile's)")
+    group.add_argument("--gradient", choices=gradients, help="gradient method (without it: aca)")
+    group.add_argument(
+        "--method",
+        type=method_name,
+        metavar="NAME",
+        help=f"one of {', '.join(METHODS)} (without it: {default_method}, with mali: ALF)",
+    )
+    _add_sizes(group, "")
+    group.add_argument("--max-evals", type=positive_int, metavar="N", help="evaluations after which a solve fails")
+    group.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the steps, which takes up to minutes once; with --gradient aca (without it: not)",
+    )
+    return group
+
+
+def add_test_solver_arguments(parser):
+    """Add the flags of TEST_SOLVER."""
+    parser.add_argument(
+        "--method", type=method_name, metavar="NAME", help=f"one of {', '.join(METHODS)} (without it: as in training)"
+    )
+    _add_sizes(parser, " (without it: as in training)")
+
+
+def _add_sizes(parser, otherwise):
+    parser.add_argument("--rtol", type=non_negative_float, help="relative tolerance" + otherwise)
+    parser.add_argument("--atol", type=non_negative_float, help="absolute tolerance" + otherwise)
+    parser.add_argument(
+        "--h", type=positive_float, help="size of fixed steps, or of the first adaptive one (without it: Hairer's rule)"
+    )
+
+
+def settle_solver(values, chosen, default_method="Dopri5"):
+    """The solver's settings of a training run, keywords of `solve`, from all ``values`` and those that were chosen.
+
+    Raises:
+        UsageError: a name or combination that the solver refuses, or one of the flags would have no effect.
+    """
+    solver = {name: values.get(name) for name in SOLVER}
+    solver["gradient"] = solver["gradient"] or "aca"
+    solver["method"] = solver["method"] or ("ALF" if solver["gradient"] == "mali" else default_method)
+    solver["max_evals"] = solver["max_evals"] or MAX_EVALS
+    solver["compile"] = bool(solver["compile"])
+    _check_steps(solver, chosen)
+    with usage_errors():
+        checked_settings(solver["method"], solver["gradient"], solver["rtol"], solver["atol"], solver["h"], None)
+    if solver["compile"] and solver["gradient"] != "aca":
+        raise UsageError(f"--compile goes with --gradient aca, not {solver['gradient']}")
+    return solver
+
+
+def solver_of(settings):
+    """Keywords of `solve` among the settings of a run; None for a model that solves no ODE."""
+    if settings.get("gradient") is None:
+        return None
+    return {name: settings[name] for name in SOLVER if settings.get(name) is not None}
+
+
+def settle_test_solver(trained, chosen):
+    """The solver of a test, keywords of `solve`, of a model that was trained with the solver ``trained``.
+
+    There is no gradient to take, and what was trained with MALI is tested with Dopri5 unless --method says otherwise. A
+    step size goes with its method: another method starts without one.
+
+    Raises:
+        UsageError: as for `settle_solver`; or there is no solver (``trained`` None) and one of its flags was chosen.
+    """
+    given = {name: chosen[name] for name in TEST_SOLVER if name in chosen}
+    if trained is None:
+        refuse(chosen, TEST_SOLVER, "this model solves no ODE")
+        return None
+    solver = {name: trained.get(name) for name in SOLVER} | {"gradient": "aca", "compile": None}
+    if trained["method"] == "ALF":
+        solver["method"] = "Dopri5"
+    if given.get("method", solver["method"]) != trained["method"]:
+        solver["h"] = None
+    solver |= given
+    _check_steps(solver, chosen)
+    with usage_errors():
+        checked_settings(solver["method"], "aca", solver["rtol"], solver["atol"], solver["h"], None)
+    return solver_of(solver)
+
+
+def _check_steps(solver, chosen):
+    """Fixed steps have no tolerances: UsageError if they were chosen; adaptive ones need both."""
+    if solver["method"] in FIXED_STEP_METHODS:
+        refuse(chosen, ("rtol", "atol"), f"{solver['method']} has fixed steps")
+        solver["rtol"] = solver["atol"] = None
+        return
+    for name in ("rtol", "atol"):
+        if solver[name] is None:
+            raise UsageError(f"{flag(name)} is needed: {solver['method']} has steps of varying size")

@@ -1,0 +1,42 @@
+"""What the reports share: Markdown tables, spreads, and the part of a README that a script writes."""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from harness.cli import ArgumentParser
+from harness.files import atomic_write, csv_text, write_text
+
+
+def table(header, rows):
+    """A Markdown table of cells that are texts."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(values, form, unit="", deviation_form=None):
+    """Mean and, of several values, standard deviation as text; None is left out; blank without values."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):{deviation_form or form.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{deviation}{unit}"
+
+
+def results_folder(argv, description, default):
+    """The folder of the runs that the command line of a report or of a plot names."""
+    parser = ArgumentParser(description)
+    parser.add_argument("--results", default=str(default), metavar="DIR", help="folder of the runs")
+    return Path(parser.parse_args(argv).results)
+
+
+def write_runs(path, columns, rows):
+    """Write a CSV file of dicts, with those ``columns`` of them; what is None is left blank."""
+    write_text(path, csv_text(columns, ([row.get(name) for name in columns] for row in rows)))
+
+
+def replace_measured(readme, script, text):
+    """Put ``text`` between the marks of a README that say what ``script`` writes there."""
+    start, end = f"<!-- measured: written by {script} -->\n", "<!-- end of measured -->\n"
+    head, rest = Path(readme).read_text().split(start)
+    with atomic_write(readme) as file:
+        file.write((head + start + text + end + rest.split(end, 1)[1]).encode())

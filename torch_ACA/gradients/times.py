@@ -1,0 +1,27 @@
+"""Cotangents of the times of a solve, gathered on the way back over its steps.
+
+The size of a step is a constant, but where the step ends on a time that it was made to end on: h = stop - t.
+"""
+
+import torch
+
+
+class TimeCotangents:
+    """``given`` [m]: those of the times of the caller; ``now``: that of the time where the walk has come to."""
+
+    def __init__(self, count):
+        self.given = torch.zeros(count, dtype=torch.float64)
+        self.now = 0.0
+
+    def through(self, stop, t_bar, h_bar):
+        """Walk over a step.
+
+        :param stop: `march.Stop` that its size was chosen for, or None
+        :param t_bar, h_bar: cotangents of its start time and of its size, as functions of each other independent
+        """
+        if stop is None:
+            self.now += t_bar
+            return
+        if stop.index is not None:
+            self.given[stop.index] += self.now + h_bar
+        self.now = t_bar - h_bar

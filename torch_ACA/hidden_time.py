@@ -1,0 +1,60 @@
+"""Derivatives with respect to times, for a func that hides from autograd how it depends on its time.
+
+A func that detaches its time, or takes it as a number, gives no derivative of its slope in t. The derivative of the
+discrete solution in its times needs one, and would be wrong by as much as the steps are long. The solution's own slope
+needs none: y(t) moves by f(t, y) dt at an output time, and by -f(t0, y0) dt0 at the start. Where func hides its time,
+the solve takes its times as constants, and state and outputs are moved so.
+"""
+
+import torch
+
+from .capture import leaves_behind
+
+_PROBES = (0.31, 0.83)  # of the way through the interval
+_ROUNDING = 64
+
+
+def hides_time(field, ts, y, slope, side, evaluation=None):
+    """Whether func changes with its time, and autograd does not know. To be called with gradients off.
+
+    A func that is constant in time between the times at which it branches has nothing to hide.
+
+    :param ts: times of the solve, floats
+    :param y: state at ts[0] [n]
+    :param slope: f there [n]
+    :param evaluation: its `Evaluation`, with a time that requires grad, if there is one
+    """
+    with field.side_effects.replay():
+        if evaluation is None:
+            evaluation = field.record(ts[0], y, time_grad=True, side=side)
+        if any(leaf is evaluation.time for leaf in leaves_behind([edge.node for edge in evaluation.edges()])):
+            return False
+        span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
+
+        def slope_at(t):
+            found = torch.empty_like(slope)
+            field(t, y, found)
+            return found
+
+        def differ(one, other):
+            rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
+            return bool(((one - other).abs() > rounding).any())
+
+        for t in (ts[0] + fraction * span for fraction in _PROBES):
+            there = slope_at(t)
+            if not differ(slope, there) or not differ(there, slope_at(t + eps ** (1 / 3) * span)):
+                return False
+    return True
+
+
+def moved(field, y, time, sign=1, side=0):
+    """The state [n], as large as it is, as a function of its time (0-d, requires grad): a midpoint step of no length,
+    so that second derivatives hold as far as func lets them.
+
+    :param sign: 1: the time at which it is reached; -1: from which it starts
+    """
+    t = time.detach().double()
+    half = 0.5 * sign * (time.double() - t)
+    slope = field.traced(t, y, side=side)
+    middle = field.traced(t + sign * half, y + half.to(y) * slope, side=side)
+    return y + (2 * half).to(y) * middle

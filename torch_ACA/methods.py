@@ -1,0 +1,50 @@
+"""The methods by name; users' own can be added."""
+
+from collections.abc import MutableMapping
+
+from .rosenbrock_tableaus import RODAS5P
+from .steppers.alf import ALF
+from .steppers.base import Method
+from .tableaus import TABLEAUS
+
+
+class Methods(MutableMapping):
+    """`Method`s by name, in any case. A name that differs in case alone from another one may stand for another method
+    (RK4 is the classic method, rk4 the 3/8 rule)."""
+
+    def __init__(self, methods):
+        self._methods = dict(methods)
+
+    def __getitem__(self, name) -> Method:
+        found = self._methods.get(name)
+        if found is None and isinstance(name, str):
+            found = next((m for known, m in self._methods.items() if known.lower() == name.lower()), None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __setitem__(self, name: str, method: Method):
+        """Make a method known by a name, which `solve(method=name)` then takes.
+
+        :raises TypeError: it is no `Method`
+        """
+        if not isinstance(method, Method):
+            raise TypeError(f"a method needs the members of torch_ACA.Method, got {type(method).__name__}")
+        self._methods[name] = method
+
+    def __delitem__(self, name):
+        del self._methods[name]
+
+    def __iter__(self):
+        return iter(self._methods)
+
+    def __len__(self):
+        return len(self._methods)
+
+    def __repr__(self):
+        return f"Methods({', '.join(self)})"
+
+
+methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, ALF.name: ALF})
+METHODS = tuple(methods)  # those that come with the package
+FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

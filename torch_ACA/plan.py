@@ -1,0 +1,103 @@
+"""What the keywords of a solve come to, checked together, before there is a func to evaluate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .gradients.adjoint import AdjointSettings
+from .gradients.storage import Budget
+from .march import Callbacks, Limits
+from .notices import shown
+from .scipy_solver import Scipy
+from .settings import (
+    SCIPY_OPTIONS,
+    Settings,
+    checked_callbacks,
+    checked_compile,
+    checked_max_evals,
+    checked_memory,
+    checked_params,
+    checked_settings,
+)
+from .solver_options import SolverOptions
+from .state import StateLayout
+from .steppers.base import COMPILE, JUMPS, PLAIN
+
+_OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
+_ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`SolverOptions` in the solver's own terms."""
+
+    settings: Settings
+    memory: Budget
+    compile_options: dict | None
+    limits: Limits
+    callbacks: Callbacks
+    adjoint: AdjointSettings | None
+    params: tuple | None
+
+
+def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
+    """The plan of a solve.
+
+    :param layout: of its state (None: not known yet, and what depends on it is not checked)
+    :raises ValueError, TypeError: an option or a combination that cannot be used
+    """
+    gradient = asked.gradient
+    settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
+    method, options = settings.method, settings.options
+    if asked.on_failure not in ("raise", "return"):
+        raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
+    if asked.dense and gradient not in ("aca", "direct"):
+        raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
+    memory, compile_options = checked_memory(asked.memory, gradient), checked_compile(asked.compile, gradient)
+    if compile_options is not None and COMPILE not in method.abilities:
+        raise ValueError(f"compile is not available with the method {method.name}")
+    if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
+        raise ValueError(f"jumps are not available with the method {method.name}")
+    return Plan(
+        settings,
+        memory,
+        compile_options,
+        Limits(checked_max_evals(asked.max_evals), options.get("max_num_steps", Limits.max_steps)),
+        checked_callbacks(asked.callbacks),
+        _adjoint_settings(asked, options, layout),
+        None if asked.params is None else checked_params(asked.params),
+    )
+
+
+def _adjoint_settings(asked, options, layout):
+    """`AdjointSettings`, or None; options: the checked ones of the forward solve."""
+    adjoint, gradient, method = asked.adjoint, asked.gradient, asked.method
+    if not isinstance(adjoint, Mapping | None):
+        raise TypeError(f"adjoint must be a dict, got {shown(adjoint)}")
+    if gradient != "adjoint":
+        if adjoint:
+            raise ValueError(f"settings of the adjoint were given, but gradient is {gradient!r}")
+        return None
+    unknown = sorted(set(adjoint or {}) - set(_ADJOINT_SETTINGS))
+    if unknown:
+        accepted = ", ".join(_ADJOINT_SETTINGS)
+        raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
+    chosen = {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")} | {"options": None}
+    chosen |= adjoint or {}
+    callbacks = checked_callbacks(chosen.get("callbacks"))
+    if chosen["options"] is None:
+        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
+            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+    if not isinstance(chosen["options"], Mapping):
+        raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
+    options = dict(chosen["options"])
+    norm = options.pop("norm", None)
+    if norm not in (None, "seminorm") and not callable(norm):
+        raise ValueError(f"the norm of the adjoint must be 'seminorm', a function or left out, got {shown(norm)}")
+    settings = checked_settings(
+        chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
+    )
+    if not isinstance(settings.method, Scipy) and PLAIN not in settings.method.abilities:
+        raise ValueError(f"method {settings.method.name} cannot solve backwards: give adjoint={{'method': ...}}")
+    grid = tuple(settings.options.get("grid", ()))
+    return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)

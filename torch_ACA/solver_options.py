@@ -1,0 +1,120 @@
+"""The keywords of a solve: names, defaults, checks of what stands alone, and documentation, in this one place.
+
+Every function that solves takes the same ones. Where a default differs, or a keyword has no meaning, the function says
+so: `takes_options(without=..., rtol=1e-2)`.
+"""
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _option(default, text):
+    return field(default=default, metadata={"text": " ".join(text.split())})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """What can be asked of a solve besides func, y0 and t; `solve` has the meaning of each."""
+
+    method: Any = _option(None, """
+        one of `torch_ACA.methods` (any case), or a `Method` such as a `Tableau`; None: ALF for gradient="mali", Dopri5
+        otherwise. With gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step,
+        min_step, max_step)""")
+    rtol: Any = _option(1e-5, """
+        relative tolerance of adaptive methods (a float, or nested like y0 and broadcastable to it)""")
+    atol: Any = _option(1e-6, """
+        absolute tolerance, likewise""")
+    h: float | None = _option(None, """
+        step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)""")
+    gradient: str = _option("aca", """
+        one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and evaluates each
+        step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted steps.
+        ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
+        backwards. ``mali``: reversible leapfrog, memory independent of the number of steps""")
+    options: Mapping | None = _option(None, """
+        dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step, max_step, safety,
+        ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times
+        where func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps
+        between these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite
+        (fixed steps: False carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the
+        method's own dense output). Sizes are positive: t gives the direction""")
+    max_evals: int = _option(500_000, """
+        evaluations of func after which the solve gives up""")
+    dense: bool = _option(False, """
+        keep what is needed to call the solution at other times (``aca`` and ``direct``)""")
+    on_failure: str = _option("raise", """
+        "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set""")
+    callbacks: Any = _option(None, """
+        `Callbacks`""")
+    adjoint: Mapping | None = _option(None, """
+        for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve (default: as
+        forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function there gets
+        the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)""")
+    params: Any = _option(None, """
+        only these tensors, besides y0 and t, get gradients (None: all that func uses)""")
+    memory: Any = _option(None, """
+        for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of accepted
+        steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every state,
+        no graph. The gradient is the same. The graph's size is taken from the first evaluation""")
+    compile: Any = _option(False, """
+        for gradient="aca": `torch.compile` the step, func included, and its VJP: seconds to minutes at the first solve
+        with a func, method, shape and dtype, then several times faster where func is small. Or a mode of
+        `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. No graphs are kept then,
+        whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a warning""")
+
+
+_FIELDS = {option.name: option for option in fields(SolverOptions)}
+
+
+def takes_options(*, without=(), **defaults) -> Callable:
+    """Decorator of a function whose last parameter is ``**keywords``: gives it the signature, the checks of names and,
+    in the place of a line ``:options:``, the documentation of the keywords.
+
+    :param without: keywords that it does not take
+    :param defaults: where they differ from those of `SolverOptions`
+    """
+
+    def decorate(function):
+        signature = inspect.signature(function)
+        names = [name for name in _FIELDS if name not in without and name not in signature.parameters]
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name, _FIELDS[name].default),
+                annotation=_FIELDS[name].type,
+            )
+            for name in names
+        ]  # fmt: skip
+        accepted = frozenset(names) | {p.name for p in own}
+
+        @functools.wraps(function)
+        def checked(*arguments, **keywords):
+            if not accepted.issuperset(keywords):
+                unknown = ", ".join(sorted(set(keywords) - accepted))
+                raise TypeError(f"{function.__qualname__}() takes no keyword {unknown}; accepted: {', '.join(names)}")
+            return function(*arguments, **(defaults | keywords if defaults else keywords))
+
+        checked.__signature__ = signature.replace(parameters=[*own, *added])
+        checked.__doc__ = _documented(function.__doc__, names)
+        return checked
+
+    return decorate
+
+
+def _documented(text, names):
+    lines = []
+    for line in (text or "").split("\n"):
+        if line.strip() != ":options:":
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        for name in names:
+            lines += textwrap.wrap(
+                f":param {name}: {_FIELDS[name].metadata['text']}", 120, initial_indent=indent,
+                subsequent_indent=indent + "    ", break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    return "\n".join(lines)
