@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import breakdown, memory, problems
+from benchmarks import breakdown, clients, memory, problems
 from benchmarks.limit import Limit
-from benchmarks.measure import alternating, checked
+from benchmarks.measure import alternating, checked, checked_client
+from benchmarks.solvers import DROP_INS
 from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
@@ -20,7 +21,8 @@ EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit`
 
 @dataclass(frozen=True)
 class Case:
-    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS`."""
+    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS`, or of programs
+    in `clients`."""
 
     title: str
     rows: Callable
@@ -117,6 +119,22 @@ def breakdown_rows(case, options):
             }
 
 
+def client_rows(case, options):
+    """Client programs: for each a row per solver, then a row per round with the seconds of all."""
+    for name in progress(case.problems, desc="programs"):
+        client = clients.build(name, seed=options.seed, quick=options.quick, device=options.device)
+        theirs = DROP_INS["torchdiffeq odeint"]
+        reference = None if theirs is None else client(theirs)[1]
+        calls = {}
+        for solver in options.chosen(case.solvers):
+            call, row = checked_client(solver, client, reference)
+            if call:
+                calls[solver] = call
+            yield {"kind": "solver", "program": name, **row}
+        for seconds in _rounds(calls, options, options.seconds / len(case.problems)) if calls else ():
+            yield {"kind": "round", "program": name, "times": seconds}
+
+
 def _rounds(calls, options, seconds):
     return alternating(calls, seconds=seconds, rounds=options.rounds, clock=options.clock, device=options.device)
 
@@ -138,6 +156,8 @@ CASES = {
         ("three_body_end", "three_body_outputs", "mlp_dopri5", "mlp_heun", "conv"),
         ("aca", "aca, memory=unlimited", "aca, compile"),
     ),
+    "clients": Case("Programs of torchdiffeq's clients", client_rows, tuple(clients.PROGRAMS), tuple(DROP_INS)),
+    "short_solves": Case("Short solves, one behind the other", client_rows, tuple(clients.SHORT), tuple(DROP_INS)),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),
 }

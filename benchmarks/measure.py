@@ -3,6 +3,7 @@
 import gc
 import time
 import warnings
+from functools import partial
 
 import torch
 
@@ -34,26 +35,58 @@ def checked(name, problem, reference):
     row = {"solver": name, "library": solvers.SOLVERS[name].library, "status": solvers.missing(name, problem)}
     if row["status"]:
         return None, row
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            prepared = solvers.SOLVERS[name].prepare(problem)
-            found = prepared.check()
-        except Exception as error:  # a peer may raise anything; the record says what
-            return None, row | {"status": f"failed: {one_line(error)}"}
-    state_error, gradient_error = (
-        float((a - b).norm() / b.norm()) for a, b in zip((found.ys, found.gradient), reference)
-    )
-    return prepared, row | {
-        "status": "finished",
-        "warnings": sorted({str(warning.message).splitlines()[0] for warning in caught}),
-        "first_call_seconds": time.perf_counter() - start,
+
+    def first():
+        prepared = solvers.SOLVERS[name].prepare(problem)
+        return prepared, prepared.check()
+
+    found, about = _first_call(first)
+    if found is None:
+        return None, row | about
+    prepared, found = found
+    state_error, gradient_error = (_distance(a, b) for a, b in zip((found.ys, found.gradient), reference))
+    return prepared, row | about | {
         "nfe_forward": found.nfe_forward,
         "nfe_backward": found.nfe_backward,
         "state_error": state_error,
         "gradient_error": gradient_error,
     }
+
+
+def checked_client(name, client, reference):
+    """The same for a client program: (its call with the library of that solver, or None, and a row for the record).
+
+    :param reference: gradient by torchdiffeq, or None without it
+    """
+    library = solvers.DROP_INS[name]
+    row = {"solver": name, "library": solvers.SOLVERS[name].library}
+    if library is None:
+        return None, row | {"status": f"{row['library']} is not installed"}
+    found, about = _first_call(lambda: client(library))
+    if found is None:
+        return None, row | about
+    difference = None if reference is None else _distance(found[1], reference)
+    return partial(client, library), row | about | {"gradient_difference": difference}
+
+
+def _first_call(call):
+    """What ``call()`` returns, or None if it failed, and what the record says about it."""
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = call()
+        except Exception as error:  # a peer may raise anything; the record says what
+            return None, {"status": f"failed: {one_line(error)}"}
+    return found, {
+        "status": "finished",
+        "warnings": sorted({str(warning.message).splitlines()[0] for warning in caught}),
+        "first_call_seconds": time.perf_counter() - start,
+    }
+
+
+def _distance(found, reference):
+    return float((found - reference).norm() / reference.norm())
 
 
 def one_line(error):

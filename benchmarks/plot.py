@@ -4,7 +4,16 @@ from pathlib import Path
 
 from benchmarks import records, tables
 from benchmarks.breakdown import PARTS
-from benchmarks.cases import CASES, EVALUATIONS, VJPS, breakdown_rows, diagram_rows, growth_rows, time_rows
+from benchmarks.cases import (
+    CASES,
+    EVALUATIONS,
+    VJPS,
+    breakdown_rows,
+    client_rows,
+    diagram_rows,
+    growth_rows,
+    time_rows,
+)
 from harness.cli import ArgumentParser, UsageError, run_main
 from harness.plots import METHOD_COLOURS, new_figure, save_figure
 from harness.record import read_run
@@ -123,7 +132,35 @@ def breakdown(folder, name):
     return figure
 
 
-_FIGURES = {time_rows: timed, diagram_rows: diagram, growth_rows: growth, breakdown_rows: breakdown}
+def clients(folder, name):
+    """Times of client programs over torchdiffeq's: a bar for the median, a dot for each round."""
+    found = records.read_clients(folder, name)
+    shown = [
+        (program, solver, record)
+        for program, record in found.items()
+        for solver in record.solvers
+        if solver != tables.ODEINT and record.to_solver(solver, tables.ODEINT)
+    ]
+    figure, ax = new_figure(width=7.0, height=1.0 + 0.3 * len(shown))
+    for height, (_, solver, record) in enumerate(shown):
+        ratios = [times[solver] / times[tables.ODEINT] for times in record.rounds]
+        ax.barh(height, record.to_solver(solver, tables.ODEINT), color=COLOURS[solver], alpha=0.6)
+        ax.plot(ratios, [height] * len(ratios), ".", ms=3, color=COLOURS[solver])
+    ax.axvline(1.0, color="black", lw=1)
+    ax.set_yticks(range(len(shown)), [f"{program.replace('_', ' ')}: {solver}" for program, solver, _ in shown])
+    ax.invert_yaxis()
+    title = next(iter(found.values())).title
+    ax.set(xlabel="time of forward and backward pass / torchdiffeq odeint", title=title, xlim=(0, None))
+    return figure
+
+
+_FIGURES = {
+    time_rows: timed,
+    diagram_rows: diagram,
+    growth_rows: growth,
+    breakdown_rows: breakdown,
+    client_rows: clients,
+}
 
 
 if __name__ == "__main__":

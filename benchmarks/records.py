@@ -53,12 +53,12 @@ def read(folder, case):
 
 def read_diagram(folder, case):
     """{tolerance: `Record`} of a diagram of work and precision, or None where it is not complete."""
-    rows = _rows(folder, case)
-    tolerances = dict.fromkeys(row["tolerance"] for row in rows or ())
-    return rows and {
-        tolerance: _record(folder, case, [row for row in rows if row["tolerance"] == tolerance])
-        for tolerance in tolerances
-    }
+    return _read_by(folder, case, "tolerance")
+
+
+def read_clients(folder, case):
+    """{program: `Record`} of a case of client programs, or None where it is not complete."""
+    return _read_by(folder, case, "program")
 
 
 def read_growth(folder, case="memory"):
@@ -92,6 +92,13 @@ def slope(rows):
 def _rows(folder, case):
     folder = Path(folder) / case
     return read_metrics(folder) if (folder / "summary.json").exists() else None
+
+
+def _read_by(folder, case, key):
+    """{value of ``key``: `Record` of the rows that have it}, or None where the case is not complete."""
+    rows = _rows(folder, case)
+    values = dict.fromkeys(row[key] for row in rows or ())
+    return rows and {value: _record(folder, case, [row for row in rows if row[key] == value]) for value in values}
 
 
 def _record(folder, case, rows):

@@ -28,29 +28,31 @@ def parser():
     result = ArgumentParser(__doc__)
     result.add_argument("--quick", action="store_true", help="scaled down: smaller problems, fewer rounds")
     result.add_argument(
-        "--cases", nargs="+", choices=CASES, metavar="CASE", help=f"(without it: all) from {', '.join(CASES)}"
+        "--cases", nargs="+", choices=CASES, metavar="CASE", help=f"what to measure (default: all): {', '.join(CASES)}"
     )
     result.add_argument(
         "--solvers", nargs="+", choices=solvers.SOLVERS, metavar="NAME",
-        help=f"(without it: all of the case) from {'; '.join(solvers.SOLVERS)}",
+        help=f"what to compare (default: all of the case): {'; '.join(solvers.SOLVERS)}",
     )  # fmt: skip
     result.add_argument(
         "--rounds", type=positive_int, nargs=2, metavar=("MIN", "MAX"),
-        help=f"alternating rounds per case (without it: {_both(ROUNDS)})",
+        help=f"least and most rounds per case (default: {_both(ROUNDS)})",
     )  # fmt: skip
     result.add_argument(
-        "--seconds", type=positive_float, help=f"per case, after which no round begins (without it: {_both(SECONDS)})"
+        "--seconds",
+        type=positive_float,
+        help=f"time per case, after which no new round begins (default: {_both(SECONDS)})",
     )
     result.add_argument(
         "--clock", choices=("wall", "cpu"),
-        help="cpu: time of the process, which others disturb less (without it: cpu for one CPU thread, wall for more "
-        "and for CUDA)",
+        help="cpu: time of the process, which other programs disturb less (default: cpu for one CPU thread, "
+        "wall for more and for CUDA)",
     )  # fmt: skip
     result.add_argument("--seed", type=seed, default=0, help="seed of initial states and weights")
     result.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (CUDA where there is one)")
     result.add_argument("--threads", type=positive_int, default=1, help="CPU threads")
     result.add_argument(
-        "--out", metavar="DIR", help="folder of the records (without it: results/benchmarks/full or quick, and -cuda)"
+        "--out", metavar="DIR", help="folder of the records (default: results/benchmarks/full or quick, and -cuda)"
     )
     result.add_argument("--overwrite", action="store_true", help="replace the records that the folder already holds")
     result.add_argument(

@@ -10,11 +10,14 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 
 from benchmarks.problems import Check, flat
 from torch_ACA import solve, solve_endtime
+from torch_ACA.compat import torchdiffeq as drop_in
 
 try:
     import torchdiffeq
@@ -202,6 +205,16 @@ SOLVERS = {
     "TorchDiffEqPack ACA": _peer("TorchDiffEqPack", TorchDiffEqPack, _torchdiffeqpack),
     "torchode": _peer("torchode", torchode, _torchode),
     "diffrax, jitted": _diffrax(),
+}
+
+
+# what a client program imports, by solver (None: not installed)
+DROP_INS = {
+    "aca": drop_in,
+    "aca, memory=unlimited": SimpleNamespace(
+        odeint=partial(drop_in.odeint, memory="unlimited"), odeint_event=drop_in.odeint_event
+    ),
+    "torchdiffeq odeint": torchdiffeq,
 }
 
 

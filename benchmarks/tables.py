@@ -5,7 +5,16 @@ from pathlib import Path
 
 from benchmarks import records
 from benchmarks.breakdown import PARTS
-from benchmarks.cases import CASES, EVALUATIONS, VJPS, breakdown_rows, diagram_rows, growth_rows, time_rows
+from benchmarks.cases import (
+    CASES,
+    EVALUATIONS,
+    VJPS,
+    breakdown_rows,
+    client_rows,
+    diagram_rows,
+    growth_rows,
+    time_rows,
+)
 from benchmarks.records import slope
 from harness.files import atomic_write
 from harness.record import read_run
@@ -85,6 +94,8 @@ AIMS = (
         2.0,
         lambda f: _beside(f, "many_steps", "aca, memory=50", "aca"),
     ),
+    ("slowest client program: time / torchdiffeq odeint", 1.1, lambda f: _slowest(f, "clients")),
+    ("slowest of short solves: time / torchdiffeq odeint", 1.2, lambda f: _slowest(f, "short_solves")),
 )
 
 
@@ -109,6 +120,16 @@ def _memory_beside_peers(folder, case, solver):
 def _growth(folder, solver):
     rows = records.read_growth(folder)
     return rows and slope(rows.get(solver, [{}]))
+
+
+def _slowest(folder, case):
+    """The largest ratio of the programs of a case, the convolutional one with graphs kept; None if one is missing."""
+    found = records.read_clients(folder, case) or {}
+    ratios = [
+        record.to_solver("aca, memory=unlimited" if program == "convolutional" else "aca", ODEINT)
+        for program, record in found.items()
+    ]
+    return max(ratios) if ratios and None not in ratios else None
 
 
 def _aims(folder):
@@ -184,7 +205,27 @@ def _breakdown(folder, name):
     return _table(title, ["problem", "solver", "limit", *PARTS], lines, about)
 
 
-_TABLES = {time_rows: _timed, diagram_rows: _diagram, growth_rows: _memory, breakdown_rows: _breakdown}
+def _clients(folder, name):
+    found = records.read_clients(folder, name)
+    lines = []
+    for program, record in found.items():
+        for solver, row in record.solvers.items():
+            lines.append([
+                program.replace("_", " "), solver, _milliseconds(record.median(solver)),
+                _ratio(record.to_solver(solver, ODEINT)), _error(row.get("gradient_difference")), _note(row),
+            ])  # fmt: skip
+    about = "Difference: of the gradient from that of torchdiffeq's odeint, relative.\n"
+    head = ["program", "solver", "ms", "x torchdiffeq", "difference", "note"]
+    return _table(next(iter(found.values())).title, head, lines, about)
+
+
+_TABLES = {
+    time_rows: _timed,
+    diagram_rows: _diagram,
+    growth_rows: _memory,
+    breakdown_rows: _breakdown,
+    client_rows: _clients,
+}
 
 
 def _table(title, head, lines, about=""):

@@ -1,4 +1,4 @@
-"""Write what the recorded runs show: tables.md, figures, and the measured part of the READMEs."""
+"""Write what the recorded runs show: tables.md, figures, and the measured part of the README."""
 
 import json
 import re
@@ -19,7 +19,6 @@ from harness.tables import replace_measured, results_folder, spread, table
 from harness.testing import read_tests
 
 README = Path(__file__).parent / "README.md"
-PROJECT_README = README.parent.parent / "README.md"
 CIFAR = Cifar()
 RESULTS = CIFAR.results
 SCRIPT = "cifar_classification/report.py"
@@ -38,7 +37,7 @@ BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", 
 
 
 def main(argv=None):
-    root = results_folder(argv, f"{__doc__} READMEs show those of the default folder.", RESULTS)
+    root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", RESULTS)
     runs = collect(root)
     sections = [section for scale in SCALES for section in compared(runs, scale, root)]
     introduction = f"# NODE-18 on CIFAR: results\n\nWritten by `python {SCRIPT}`.\n"
@@ -48,7 +47,6 @@ def main(argv=None):
         tests = filter(None, (single_tests(run) for run in single if not run.place))  # the others' are in the tables
         linked = [re.sub(r"\]\((?!http)", "](../results/cifar_classification/", section) for section in sections]
         replace_measured(README, SCRIPT, "\n".join([single_runs(single, "../results"), *tests, *linked]))
-        replace_measured(PROJECT_README, SCRIPT, single_runs(single, "results"))
     print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
 
 

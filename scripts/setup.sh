@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with what requirements.txt lists and this project in editable mode; does nothing where nothing changed.
+# pip's output is kept in .venv/pip.log, and shown where pip fails.
 # $PYTHON chooses the interpreter (default: python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,5 +26,10 @@ if [[ ! -x .venv/bin/python ]]; then
 fi
 
 echo "installing requirements.txt into .venv (PyTorch is a large download)"
-.venv/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt --editable .
+log=.venv/pip.log
+if ! .venv/bin/python -m pip install --disable-pip-version-check --requirement requirements.txt --editable . &>"$log"; then
+    cat "$log" >&2
+    echo "error: pip could not install requirements.txt into .venv: its output is above, and in $log" >&2
+    exit 1
+fi
 echo "$wanted" >"$stamp"

@@ -10,6 +10,7 @@ from three_body.data import PAPER
 from three_body.experiment import PROFILES, ThreeBody, label
 from three_body.models import RECURRENT
 
+RESULTS = ThreeBody().results
 COMPARED = ("adjoint", "naive", "aca")
 LABELS = (*RECURRENT, *(f"{model}-{gradient}" for model in ("node", "ode") for gradient in COMPARED))
 COLUMNS = (
@@ -97,7 +98,7 @@ def _table(title, rows):
 
 
 def main(argv=None):
-    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", ThreeBody().results)
+    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", RESULTS)
     rows = collect(root)
     write_runs(root / "runs.csv", COLUMNS, rows)
     write_text(root / "tables.md", tables(rows))

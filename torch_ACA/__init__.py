@@ -1,6 +1,4 @@
-"""Adaptive checkpoint adjoint: differentiable ODE solvers for PyTorch with the exact gradient of the discrete
-solution.
-"""
+"""Differentiable ODE solvers for PyTorch: the exact gradient of the computed solution, in little memory."""
 
 from .api import solve, solve_endtime
 from .block import ODEBlock
@@ -26,6 +24,8 @@ from .solution import Solution
 from .solver_options import SolverOptions
 from .steppers.base import Method, Stepper
 from .tableaus import Tableau
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Callbacks",

@@ -15,12 +15,13 @@ class ODEBlock(nn.Module):
     """z(t0) -> z(t1) along z' = func(t, z), for use inside networks.
 
     :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
-    :param t0, t1: interval of integration, in either direction
+    :param t0: time of the input
+    :param t1: time of the output, after t0 or before it
     :param settings: keywords of `solve` (``SETTINGS``). By default those of the paper's networks: Heun-Euler (RK12),
         tolerances of 1e-2, at most 50,000 evaluations
 
-    The settings are attributes; `configure` changes them on a trained model, for instance to test it with another
-    solver. ``stats`` holds the counts of the last call.
+    `configure` changes settings on a trained model, for instance to test it with another solver. ``stats`` holds the
+    counts of the last call.
     """
 
     SETTINGS = tuple(field.name for field in fields(SolverOptions) if field.name not in _WITHOUT)

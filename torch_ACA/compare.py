@@ -35,8 +35,7 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
     :param gradients: names of the methods to compare
     :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
-    units
-        of rounding of y0's precision if that is more (so use float64 to see small errors)
+        units of rounding of y0's precision if that is more (so use float64 to see small errors)
     :param show: print the table
     :options:
     :returns: list of `Comparison`, one per method, in order

@@ -25,16 +25,16 @@ class SolverOptions:
         otherwise. With gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step,
         min_step, max_step)""")
     rtol: Any = _option(1e-5, """
-        relative tolerance of adaptive methods (a float, or nested like y0 and broadcastable to it)""")
+        relative tolerance of adaptive methods: a float, or nested like y0 and broadcastable to it""")
     atol: Any = _option(1e-6, """
         absolute tolerance, likewise""")
     h: float | None = _option(None, """
         step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)""")
     gradient: str = _option("aca", """
-        one of `GRADIENTS`. ``aca``: exact for the discrete solution; remembers the accepted states and evaluates each
-        step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted steps.
-        ``naive``: the graph goes through the step-size search as well. ``adjoint``: continuous adjoint, solved
-        backwards. ``mali``: reversible leapfrog, memory independent of the number of steps""")
+        one of `GRADIENTS`. ``aca``: the exact gradient of the computed solution; stores the accepted states and
+        computes each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
+        steps. ``naive``: differentiates the step-size search as well. ``adjoint``: the continuous adjoint, solved
+        backwards. ``mali``: a reversible leapfrog, whose memory does not grow with the number of steps""")
     options: Mapping | None = _option(None, """
         dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step, max_step, safety,
         ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times
@@ -45,9 +45,9 @@ class SolverOptions:
     max_evals: int = _option(500_000, """
         evaluations of func after which the solve gives up""")
     dense: bool = _option(False, """
-        keep what is needed to call the solution at other times (``aca`` and ``direct``)""")
+        make the solution callable at other times (``aca`` and ``direct``)""")
     on_failure: str = _option("raise", """
-        "raise", or "return": a `Solution` of the part that was solved, with its ``error`` set""")
+        "raise" the error, or "return" a `Solution` of the part that was solved, with ``error`` set""")
     callbacks: Any = _option(None, """
         `Callbacks`""")
     adjoint: Mapping | None = _option(None, """
@@ -57,14 +57,16 @@ class SolverOptions:
     params: Any = _option(None, """
         only these tensors, besides y0 and t, get gradients (None: all that func uses)""")
     memory: Any = _option(None, """
-        for gradient="aca": a size such as "512MiB" for states and, with the room that they leave, graphs of accepted
-        steps (faster); "unlimited"; or a number of states, fewer than steps (less memory, slower). None: every state,
-        no graph. The gradient is the same. The graph's size is taken from the first evaluation""")
+        what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB": all states,
+        and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the
+        first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
+        (less memory, slower)""")
     compile: Any = _option(False, """
-        for gradient="aca": `torch.compile` the step, func included, and its VJP: seconds to minutes at the first solve
-        with a func, method, shape and dtype, then several times faster where func is small. Or a mode of
-        `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. No graphs are kept then,
-        whatever ``memory`` leaves room for. A func that cannot be compiled is evaluated as it is, with a warning""")
+        for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`. The first solve
+        with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where
+        func is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its
+        options. Graphs are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled,
+        with a warning""")
 
 
 _FIELDS = {option.name: option for option in fields(SolverOptions)}

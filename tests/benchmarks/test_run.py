@@ -10,6 +10,8 @@ from benchmarks.problems import build
 from benchmarks.run import main, options_of, parser
 from harness.cli import UsageError
 
+RUN = ("mlp_heun", "breakdown", "diagram_three_body", "clients", "short_solves")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -17,7 +19,7 @@ def folder(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # the run is to measure with the one thread it says
     few = ["--quick", "--rounds", "2", "2", "--solvers", "aca", "adjoint", "torchdiffeq odeint"]
-    main([*few, "--out", str(folder), "--cases", "mlp_heun", "breakdown", "diagram_three_body"])
+    main([*few, "--out", str(folder), "--cases", *RUN])
     yield folder
     torch.set_num_threads(threads)
 
@@ -26,7 +28,7 @@ def test_a_run_is_recorded_and_rendered(folder):
     run = json.loads((folder / "mlp_heun" / "run.json").read_text())
     assert run["arguments"]["libraries"]["torch-ACA"] and run["environment"]["packages"]["torch"]
     assert run["environment"]["threads"] == run["arguments"]["threads"] == 1
-    assert {path.name for path in folder.glob("*/*.png")} == {"mlp_heun.png", "breakdown.png", "diagram_three_body.png"}
+    assert {path.name for path in folder.glob("*/*.png")} == {f"{case}.png" for case in RUN}
     text = (folder / "tables.md").read_text()
     assert "Quick, scaled down: MLP neural ODE, Heun-Euler" in text and "Work and precision, three bodies" in text
     assert "Where the time goes" in text
@@ -59,6 +61,31 @@ def test_tables_show_what_the_records_hold(folder):
     (aim,) = (line for line in aims.splitlines() if "Heun-Euler" in line)
     assert cells[2] in aim and ("| yes |" in aim) == (record.to_limit("aca") <= 1.25)
     assert "| aca, field of NODE-18: time / limit | 1.03 |  |  |" in aims  # not run: blank
+
+
+@pytest.mark.parametrize("case", ["clients", "short_solves"])
+def test_client_programs_are_rows_with_the_ratios_of_their_rounds(folder, case):
+    pytest.importorskip("torchdiffeq")
+    found = records.read_clients(folder, case)
+    assert tuple(found) == cases.CASES[case].problems
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables._clients(folder, case).splitlines()]
+    for program, record in found.items():
+        assert list(record.solvers) == ["aca", "torchdiffeq odeint"] and len(record.rounds) == 2
+        (cells,) = (line for line in lines if line[:2] == [program.replace("_", " "), "aca"])
+        assert cells[3] == f"{record.to_solver('aca', 'torchdiffeq odeint'):.2f}"
+        assert record.solvers["aca"]["gradient_difference"] < 1e-5  # float32 in the short solves
+    assert f"| {tables._slowest(folder, 'short_solves'):.2f} |" in tables._aims(folder)
+    assert tables._slowest(folder, "clients") is None  # the convolutional one was not run with its graphs kept
+
+
+def test_the_slowest_program_counts_and_convolutions_with_their_graphs(monkeypatch):
+    def record(**seconds):
+        return records.Record("clients", {}, {}, [{"torchdiffeq odeint": 1.0, **seconds}])
+
+    kept = {"aca": 9.0, "aca, memory=unlimited": 0.9}
+    found = {"conditional": record(aca=1.25), "flow": record(aca=0.5), "convolutional": record(**kept)}
+    monkeypatch.setattr(records, "read_clients", lambda folder, case: found)
+    assert tables._slowest("", "clients") == 1.25
 
 
 def test_what_is_complete_is_neither_overwritten_nor_measured_again(folder, capsys):

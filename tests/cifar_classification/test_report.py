@@ -159,26 +159,22 @@ def test_nothing_run_at_all(tmp_path, capsys):
     assert "0 finished runs" in capsys.readouterr().out
 
 
-def test_the_readmes_show_the_results_folder_only(root, tmp_path_factory, monkeypatch):
-    readmes = [tmp_path_factory.mktemp("readmes") / name for name in ("own", "project")]
+def test_the_readme_shows_the_results_folder_only(root, tmp_path_factory, monkeypatch):
+    readme = tmp_path_factory.mktemp("readmes") / "README.md"
     start = "<!-- measured: written by cifar_classification/report.py -->\n"
-    for readme in readmes:
-        readme.write_text(f"before\n{start}FORMER\n<!-- end of measured -->\nafter\n")
-    monkeypatch.setattr(report, "README", readmes[0])
-    monkeypatch.setattr(report, "PROJECT_README", readmes[1])
+    readme.write_text(f"before\n{start}FORMER\n<!-- end of measured -->\nafter\n")
+    monkeypatch.setattr(report, "README", readme)
     report.main(["--results", str(root)])
-    assert all("FORMER" in readme.read_text() for readme in readmes)
+    assert "FORMER" in readme.read_text()
     monkeypatch.setattr(report, "RESULTS", root)
     single = write_run(root, "a_single_run", [0.5, 0.7])
     report.main(["--results", str(root)])
-    own, project = (readme.read_text() for readme in readmes)
-    for text in (own, project):
-        assert text.startswith("before\n<!-- measured: written by cifar_classification/report.py -->\n")
-        assert text.endswith("<!-- end of measured -->\nafter\n") and "FORMER" not in text
-        assert "70.00%" in text and single.name in text
-    assert "(../results/cifar_classification/table/methods.png)" in own and "Supplement table" not in project
+    text = readme.read_text()
+    assert text.startswith(f"before\n{start}") and text.endswith("<!-- end of measured -->\nafter\n")
+    assert "FORMER" not in text and "70.00%" in text and single.name in text
+    assert "(../results/cifar_classification/table/methods.png)" in text
     report.main(["--results", str(root)])
-    assert readmes[0].read_text() == own
+    assert readme.read_text() == text
 
 
 def test_predictions_survive_being_written(tmp_path):

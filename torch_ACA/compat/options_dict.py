@@ -89,7 +89,8 @@ class Solver:
     def integrate(self, y0, t0=None, *, predefine_steps=None, return_steps=False, t_eval=None):
         """Solve from y0. With dense_output, remembers the trajectory.
 
-        :param t0, t_eval: instead of those of the options
+        :param t0: instead of that of the options
+        :param t_eval: likewise
         :param predefine_steps: times at which the steps shall end, the last one the end of the solve
         :param return_steps: also return the times at which the steps ended, a list of floats
         """

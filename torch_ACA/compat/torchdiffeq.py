@@ -50,7 +50,8 @@ def odeint(
         behind their names, in the backward solve of the adjoint. Fixed steps call the first alone, scipy none
     :param y0: tensor of any shape, or a tuple, list or dict of tensors
     :param t: times [m], strictly increasing or decreasing; also one alone
-    :param rtol, atol: tolerances of the adaptive methods
+    :param rtol: relative tolerance of the adaptive methods
+    :param atol: absolute tolerance
     :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
         scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
@@ -104,10 +105,12 @@ def odeint_adjoint(
 ):
     """`odeint` differentiated by the continuous adjoint (not ACA: that is `odeint` here, and `odesolve_adjoint`).
 
-    :param adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; default: as forward, but
-        for the norm, and for options that another method has no use for. ``adjoint_options["norm"]``: "seminorm", or a
-        function of the tuple (0-d tensor of the time's part, always 0 here, the leaves of y, their cotangents, those of
-        the parameters)
+    :param adjoint_rtol: of the backward solve, as are the next three. Default: as forward
+    :param adjoint_atol: default: as forward
+    :param adjoint_method: default: as forward
+    :param adjoint_options: default: those of the forward solve that the method uses, without the norm. ``"norm"`` in
+        it: "seminorm", or a function of a tuple: a 0-d zero (the part of the time), the leaves of y, their cotangents,
+        and the cotangents of the parameters
     :param adjoint_params: only these tensors get gradients besides y0 and t; default: all that func uses
     """
     method, kind = _checked_method(method, "adjoint")

@@ -1,0 +1,100 @@
+"""README and docs: what is printed runs, what is generated is up to date, what is linked exists."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+OTHER_PACKAGES = ("torchdiffeq", "torchode", "diffrax", "jax", "TorchDiffEqPack")
+sys.path.insert(0, str(ROOT / "scripts"))
+import render_docs  # noqa: E402  a script, not a module of a package
+
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(page):
+    """The Python blocks of a page, each on the lines where it stands."""
+    text = page.read_text()
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in found]
+
+
+def run(page, after=lambda names: None):
+    """Run the blocks of a page one after the other, and return the variables that they leave.
+
+    :param after: called with the variables after each block that could run
+    """
+    torch.manual_seed(0)
+    namespace = {"__name__": "page"}
+    for block in blocks(page):
+        try:
+            exec(compile(block, str(page), "exec"), namespace)
+        except ModuleNotFoundError as error:  # a block of another package, to compare with
+            assert error.name in OTHER_PACKAGES, error
+        else:
+            after(namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES[1:] if blocks(page) and page.name != "migration.md"], ids=lambda page: page.name
+)
+def test_python_blocks_run(page):
+    run(page)
+
+
+def test_block_of_the_readme_is_short_and_trains():
+    assert all(len(block.strip().splitlines()) <= 15 for block in blocks(ROOT / "README.md"))
+    names = run(ROOT / "README.md")
+    assert names["loss"] < names["spiral"].square().mean() / 20
+
+
+def test_calls_side_by_side_give_the_same_solution():
+    solutions = []
+
+    def keep(names):
+        if "ys" in names:
+            solutions.append(names.pop("ys"))
+
+    t = run(ROOT / "docs" / "migration.md", keep)["t"]
+    wanted = torch.exp(-0.5 * t).repeat(8).sort().values  # of four rows with two entries
+    assert len(solutions) >= 6
+    for ys in solutions:
+        found = ys.detach() if isinstance(ys, torch.Tensor) else torch.tensor(np.array(ys))
+        torch.testing.assert_close(found.flatten().sort().values, wanted, rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+def anchors(page):
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_generated_parts_are_up_to_date(page):
+    assert render_docs.rendered(page.read_text()) == page.read_text(), "run scripts/render_docs.py"
+
+
+def test_figure_is_up_to_date(tmp_path):
+    render_docs.save_figure(render_docs.figure(), tmp_path / "figure.png")
+    drawn, kept = (image.imread(path) for path in (tmp_path / "figure.png", render_docs.FIGURE))
+    # other versions of matplotlib place text a little differently, so only the size and most of the ink have to agree
+    assert abs(drawn.shape[1] - kept.shape[1]) < 20
+    assert abs(drawn.mean() - kept.mean()) < 0.01

@@ -1,0 +1,47 @@
+"""What `pip install .` gives, and what importing it costs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torch_ACA
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 0.15  # of the processor, on top of importing torch
+MEASURE = """
+import sys, time
+import torch
+start = time.process_time()
+import torch_ACA
+print(time.process_time() - start)
+print(*(name for name in {unwanted!r} if name in sys.modules))
+"""
+UNWANTED = ("scipy", "matplotlib", "torchvision", "tensorboardX", "torch._dynamo", "torch._inductor")
+
+
+def test_import_is_quick_and_brings_in_little():
+    for _ in range(5):  # other work on the machine can only add time
+        command = [sys.executable, "-c", MEASURE.format(unwanted=UNWANTED)]
+        seconds, brought = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+        assert brought == ""
+        if float(seconds) < SECONDS:
+            return
+    pytest.fail(f"importing torch_ACA takes {seconds} s of processor time")
+
+
+def test_package_holds_torch_ACA_alone():
+    setuptools = pytest.importorskip("setuptools")
+    pyproject = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+    chosen = pyproject["tool"]["setuptools"]
+    packages = setuptools.find_packages(str(ROOT), include=chosen["packages"]["find"]["include"])
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("torch_ACA/**/*.py")}
+    assert {Path(*name.split(".")) for name in packages} == folders
+    assert (ROOT / "torch_ACA" / "py.typed").exists() and chosen["package-data"] == {"torch_ACA": ["py.typed"]}
+    assert [re.match(r"\w+", name)[0] for name in pyproject["project"]["dependencies"]] == ["torch", "numpy"]
+
+
+def test_changelog_has_this_version():
+    assert f"\n## {torch_ACA.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
