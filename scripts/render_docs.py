@@ -18,6 +18,7 @@ from latent_ode_mujoco import report as latent_ode  # noqa: E402
 from three_body import report as three_body  # noqa: E402
 from torch_ACA import methods as known  # noqa: E402
 from torch_ACA.scipy_solver import Scipy  # noqa: E402
+from torch_ACA.steppers.base import LINEARISE  # noqa: E402
 from van_der_pol import records  # noqa: E402
 
 FIGURE = ROOT / "docs" / "figures" / "why_aca.png"
@@ -37,7 +38,7 @@ def methods():
             f"`{name}`",
             str(method.order),
             f"{method.stages - 1} + 1 shared" if getattr(method, "fsal", False) else str(method.stages),
-            "adaptive" if method.adaptive else "fixed",
+            ("adaptive" if method.adaptive else "fixed") + (", stiff" if LINEARISE in method.abilities else ""),
             str(method.dense_order),
             ", ".join(f"`{other}`" for other in others) or ALSO.get(name, ""),
         ]

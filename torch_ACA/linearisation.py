@@ -79,7 +79,7 @@ def traced_linearisation(field, t, y, *, side=0):
             return value, value
 
         (of_y, of_t), value = torch.func.jacrev(twice, argnums=(0, 1), has_aux=True, chunk_size=1)(y, t)
-        return value, torch.cat([of_y, of_t.to(y.dtype)[:, None]], 1)
+        return value, torch.cat([of_y, of_t.to(y)[:, None]], 1)
     # aliases: what else func uses may depend on t and y as well, which is not meant
     t, y = (x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in (t, y))
     for x in (t, y):
@@ -145,7 +145,7 @@ def _pulled_back(field, value, y, time, cotangents, create_graph):
             is_grads_batched=batched,
         )  # fmt: skip
         of_y = torch.zeros_like(cotangent) if of_y is None else of_y
-        of_time = cotangent.new_zeros(cotangent.shape[:-1]) if of_time is None else of_time.to(cotangent.dtype)
+        of_time = cotangent.new_zeros(cotangent.shape[:-1]) if of_time is None else of_time.to(cotangent)
         return torch.cat([of_y, of_time[..., None]], -1)
 
     if field.vectorises and m > 1:
