@@ -12,6 +12,7 @@ from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
+from .linearisation import check_differentiable_twice
 from .march import Stats
 from .plan import checked
 from .problem import Problem, stops_of
@@ -21,6 +22,7 @@ from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
+from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField, ambient_autocast, without_autocast
 
@@ -140,6 +142,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
+    linearises = LINEARISE in settings.method.abilities
+    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     if gradient == "naive" and (differentiable or transformed):
@@ -151,7 +155,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 flat.detach(),
                 differentiable=differentiable,
                 time_grad=times.requires_grad,
-                measure=not transformed and plan.memory.wants_size_of_graphs and compile_options is None,
+                measure=measure,
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
@@ -194,6 +198,9 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         recorder=recorder,
         return_on_failure=asked.on_failure == "return",
     )
+    if linearises and gradient != "adjoint" and problem.differentiable:
+        with torch.no_grad():
+            check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
     return problem, layout
 
 

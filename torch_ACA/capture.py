@@ -67,6 +67,10 @@ class Captured:
         else:
             self._ignored[key] = tensor
 
+    def ignore(self, leaf):
+        """A leaf of the solver's own, which gets no gradient."""
+        self._ignored[id(leaf)] = leaf
+
     @property
     def candidates(self):
         """All that may turn out to be used."""

@@ -9,12 +9,12 @@ import torch
 
 from .capture import of_outer_solves, solvers_backward
 from .controller import Controller, FixedSteps
-from .errors import SolverError
+from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
 from .record import Recorder
-from .steppers.base import Method
+from .steppers.base import LINEARISE, Method
 from .vector_field import Evaluation, VectorField, without_autocast
 
 
@@ -77,6 +77,13 @@ class Problem:
         return self.given_times is not self.times
 
     @property
+    def graph_bytes(self):
+        """What the graphs of a step take, and the matrices beside them."""
+        n, stages = self.y0.numel(), self.method.stages
+        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
+
+    @property
     def differentiable(self):
         """Whether there may be a backward pass."""
         if self.transformed or not torch.is_grad_enabled():
@@ -125,11 +132,12 @@ class Problem:
                 callbacks=self.callbacks,
             )
         except SolverError as error:
+            explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
                 raise
             self.failure = error
         finally:
-            self.stats.n_f_evals = self.field.n_evals
+            stepper.report(self.stats)
 
     def outputs_within(self, t_end):
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
@@ -173,6 +181,12 @@ class Problem:
     def _solved(self, count):
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
+
+
+def explain(error, stepper):
+    """Add what the stepper knows to an error that says of too many or too small steps."""
+    if stepper.hint and isinstance(error, TooManyEvaluationsError | StepSizeUnderflowError):
+        error.add_hint(stepper.hint)
 
 
 def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, outer_cuts, refuse_gradient
 from .errors import SolverError
 from .kept_func import KeptFunc
+from .linearisation import Linearisation
 from .notices import warn_caller
 from .reach import reach
 from .saved_tensors import SavedTensors
@@ -51,6 +52,7 @@ class VectorField:
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._first_output = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
+        self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
     def time(self, t, side=0):
         """0-d tensor of a time given as float, in the state's precision.
@@ -91,10 +93,22 @@ class VectorField:
         :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
         """
         evaluation = self._recorded(t, y, out, time_grad, side, every)
+        self._look_at(evaluation, t)
+        return evaluation
+
+    def _look_at(self, evaluation, t):
         self._n_recorded += 1
         if self._n_recorded % LOOKED_AT_EVERY == 0:
             self.captured.check(evaluation, t)
-        return evaluation
+
+    def linearise(self, t, y, side=0):
+        """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
+        time = self.time(t, side)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf, time = (x.detach().clone().requires_grad_() for x in (y, time))
+            found = Linearisation(self, self.traced(time, leaf), leaf, time)
+        self._look_at(found, t)
+        return found
 
     def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called

@@ -30,7 +30,7 @@ _INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "d
         *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
         "trbdf2",
     ),
-    "scipy_solver with options={'solver': 'Radau'}",
+    "Rodas5P (adaptive, for stiff problems), or scipy_solver with options={'solver': 'Radau'}",
 )
 SOLVERS = dict.fromkeys((*METHODS, Scipy.name))  # torchdiffeq has classes there; programs ask for the names
 _CALLBACKS = {"step": "callback_step", "accept": "callback_accept_step", "reject": "callback_reject_step"}

@@ -95,7 +95,7 @@ class DiscreteSolve:
     def __init__(self, problem, memory):
         self.problem = problem
         compiled = problem.compile_options is not None
-        graph_bytes = math.inf if compiled else problem.method.stages * problem.field.evaluation_bytes
+        graph_bytes = math.inf if compiled else problem.graph_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
         self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
