@@ -16,12 +16,13 @@ class Methods(MutableMapping):
         self._methods = dict(methods)
 
     def __getitem__(self, name) -> Method:
-        found = self._methods.get(name)
-        if found is None and isinstance(name, str):
-            found = next((m for known, m in self._methods.items() if known.lower() == name.lower()), None)
-        if found is None:
-            raise KeyError(name)
-        return found
+        if name in self._methods:
+            return self._methods[name]
+        if isinstance(name, str):
+            for known, method in self._methods.items():
+                if known.lower() == name.lower():
+                    return method
+        raise KeyError(name)
 
     def __setitem__(self, name: str, method: Method):
         """Make a method known by a name, which `solve(method=name)` then takes.

@@ -233,8 +233,11 @@ def checked_method(method, gradient):
         if gradient != "adjoint":
             raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
         return Scipy
-    found = methods.get(method) if isinstance(method, str) else method
-    if not isinstance(found, Method):
+    if isinstance(method, str):
+        found = methods.get(method)
+    else:
+        found = method if isinstance(method, Method) else None  # this takes as long as an evaluation
+    if found is None:
         raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
     if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
