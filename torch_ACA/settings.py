@@ -233,11 +233,9 @@ def checked_method(method, gradient):
         if gradient != "adjoint":
             raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
         return Scipy
-    if isinstance(method, str):
-        found = methods.get(method)
-    else:
-        found = method if isinstance(method, Method) else None  # this takes as long as an evaluation
-    if found is None:
+    found = methods.get(method) if isinstance(method, str) else method
+    # those that have a name are known to be methods: to find out takes as long as an evaluation
+    if found is None or not (isinstance(method, str) or isinstance(found, Method)):
         raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
     if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
