@@ -4,8 +4,8 @@ import contextlib
 import math
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .autocast import ambient_autocast, without_autocast
 from .errors import NonFiniteError, SolverError
 from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
@@ -15,6 +15,7 @@ from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
 from .march import Stats
 from .plan import checked
+from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
 from .settings import checked_times
@@ -24,7 +25,7 @@ from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
-from .vector_field import VectorField, ambient_autocast, without_autocast
+from .vector_field import VectorField
 
 GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 

@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.utils import _pytree as pytree
 
 from .api import problem_of, solve
 from .errors import SolverError
+from .private_torch import pytree
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .side_effects import without_trace

@@ -7,15 +7,18 @@ from typing import Any
 
 import torch
 
-from .capture import of_outer_solves, solvers_backward
+from .autocast import without_autocast
+from .capture import solvers_backward
 from .controller import Controller, FixedSteps
+from .cut import of_outer_solves
 from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
+from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
 from .record import Recorder
 from .steppers.base import LINEARISE, Method
-from .vector_field import Evaluation, VectorField, without_autocast
+from .vector_field import VectorField
 
 
 @dataclass

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .autocast import without_autocast
 from .interpolants import Polynomials
 from .march import Stats
 from .notices import shown
+from .private_torch import pytree
 from .record import Record
 from .state import StateLayout
-from .vector_field import without_autocast
 
 
 @dataclass

@@ -9,12 +9,12 @@ AssertionError too.
 import math
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
 from ..notices import warn_caller
+from ..private_torch import pytree
 from ..scipy_solver import Scipy
 from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of

@@ -2,7 +2,7 @@
 
 import functools
 
-from ..vector_field import GradientSum
+from ..evaluation import GradientSum
 from .dense import OutputCotangents
 from .replay import COMPARED
 from .times import TimeCotangents

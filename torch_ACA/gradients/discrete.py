@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..capture import leaves_behind
 from ..errors import SecondDerivativeError
+from ..graph import leaves_behind
 from ..march import Stop
 from ..solution import Trajectory
 from ..transforms import forward_ad_disabled, is_batched

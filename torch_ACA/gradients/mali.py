@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import TooManyEvaluationsError
+from ..evaluation import GradientSum
 from ..march import Stop
 from ..steppers.base import Carry
 from ..transforms import check_cotangents
-from ..vector_field import GradientSum
 from .replay import Replay
 from .second_order import no_second_derivatives
 from .times import TimeCotangents
