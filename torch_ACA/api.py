@@ -16,6 +16,7 @@ from .linearisation import check_differentiable_twice
 from .march import Stats
 from .plan import checked
 from .problem import Problem, stops_of
+from .record import Recorder
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
@@ -51,6 +52,9 @@ def solve(func, y0, t, **keywords):
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
     solution = Solution(problem.given_times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    if problem.recorder is not None:
+        solution.record = problem.recorder.record(problem, layout, ys[1:])
+        problem.recorder = None  # it knows how to replay, and so holds the problem
     if trajectory is not None:
         solution.dense = DenseOutput(trajectory, layout)
     return solution
@@ -64,7 +68,7 @@ def _unsolved(y0, t, error):
     )
 
 
-@takes_options(without=("dense", "on_failure"))
+@takes_options(without=("dense", "on_failure", "record"))
 def solve_endtime(func, y0, t0, t1, **keywords):
     """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors.
 
@@ -169,6 +173,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     size = settings.first_step
     if size is None:
         size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
+    recorder = Recorder() if asked.record else None
     problem = Problem(
         field,
         flat,
@@ -189,7 +194,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         perturb=perturb,
         given_times=given_times,
         limits=plan.limits,
-        callbacks=plan.callbacks,
+        callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),
+        recorder=recorder,
         return_on_failure=asked.on_failure == "return",
     )
     if linearises and gradient != "adjoint" and problem.differentiable:

@@ -13,6 +13,7 @@ from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
+from .record import Recorder
 from .steppers.base import LINEARISE, Method
 from .vector_field import Evaluation, VectorField, without_autocast
 
@@ -53,6 +54,7 @@ class Problem:
     given_times: torch.Tensor | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
+    recorder: Recorder | None = None
     return_on_failure: bool = False
     failure: SolverError | None = None
     n_solved: int = 0

@@ -39,7 +39,7 @@ _OF_ADAPTIVE_STEPS = {
 }
 
 
-@takes_options(without=("dense", "on_failure"))
+@takes_options(without=("dense", "on_failure", "record"))
 def odeint(
     func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None, gradient="aca", **keywords
 ):

@@ -55,6 +55,8 @@ def _integrate(problem, memory):
             results = run.traced(problem.y0, problem.times)
     elif remember:
         results = _Function.apply(run, results, *problem.tensors)
+        if problem.recorder is not None:
+            problem.recorder.replay, problem.recorder.graph = run.replayed, run.graph
     ys, *dense = results
     return ys, Trajectory(problem.method.interpolant, *dense) if dense else None
 
@@ -180,6 +182,23 @@ class DiscreteSolve:
             self.replay.conclude()
         ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
+
+    def graph(self, y0, times):
+        """The outputs [m - 1, n] as `traced` makes them."""
+        with self.problem.backward_pass():
+            return self.traced(y0, times)[0]
+
+    @torch.no_grad()
+    def replayed(self, states):
+        """The states [N + 1, n]: the first, and the ends of all steps, each taken again from the state at its start."""
+        stepper, ends = self.problem.method.stepper(self.problem.field), [states[0]]
+        with self.problem.backward_pass():
+            for step, y in zip(self.storage.steps, states):
+                stepper.replay(
+                    step.t, step.h, y, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
+                )
+                ends.append(stepper.replayed_end(y, step.h))
+        return torch.stack(ends)
 
     def advance(self, stepper, y, first, last):
         """The state after the steps first to last - 1 from y, bit for bit as before."""
