@@ -40,7 +40,7 @@ class Linearisation:
 
     def derivative(self, *, create_graph=False):
         """D [n, n + 1]."""
-        return self.products(torch.eye(len(self.leaf)).to(self.leaf), create_graph=create_graph)
+        return self.products(_unit_vectors(self.leaf), create_graph=create_graph)
 
     def products(self, cotangents, *, create_graph=False):
         """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
@@ -86,7 +86,7 @@ def traced_linearisation(field, t, y, *, side=0):
         if x.is_leaf:
             field.captured.ignore(x)
     value = field.traced(t, y, side=side)
-    return value, _pulled_back(field, value, y, t, torch.eye(len(y)).to(y), True)
+    return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
 
 
 def check_differentiable_twice(field, t, y, side=0):
@@ -133,10 +133,14 @@ _NO_SECOND = (
 )
 
 
+def _unit_vectors(y):
+    return torch.eye(len(y), dtype=y.dtype, device=y.device)
+
+
 def _pulled_back(field, value, y, time, cotangents, create_graph):
     """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
     m, n = cotangents.shape
-    if not value.requires_grad:
+    if not value.requires_grad or n == 0:
         return cotangents.new_zeros(m, n + 1)
 
     def grad(cotangent, batched):
