@@ -161,7 +161,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 side=int(starts_at_jump),
             )
     given_times = times
-    if (times.requires_grad and differentiable) or (linearises and not transformed and not torch.is_inference_mode_enabled()):
+    has_graphs = not transformed and not torch.is_inference_mode_enabled()
+    if (times.requires_grad and differentiable) or (linearises and has_graphs):
         known = evaluation if times.requires_grad else None
         with torch.no_grad():
             hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
