@@ -14,6 +14,7 @@ from .gradients.naive import naive
 from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
 from .march import Stats
+from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
@@ -161,10 +162,17 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 side=int(starts_at_jump),
             )
     given_times = times
-    if times.requires_grad and differentiable:
+    has_graphs = not transformed and not torch.is_inference_mode_enabled()
+    if (times.requires_grad and differentiable) or (linearises and has_graphs):
+        known = evaluation if times.requires_grad else None
         with torch.no_grad():
-            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), evaluation)
-        if hidden:
+            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
+        if hidden and linearises:
+            warn_caller(
+                f"func changes with its time, and autograd does not know (it detaches the time, or takes it as a "
+                f"number): {settings.method.name} needs that derivative, and takes very small steps without it"
+            )
+        if hidden and times.requires_grad and differentiable:
             times = times.detach()
             with field.side_effects.replay(), field.without_cut():
                 flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))

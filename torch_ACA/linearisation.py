@@ -26,7 +26,7 @@ class Linearisation:
     :param time: and the time, 0-d
     """
 
-    def __init__(self, field, value, leaf, time):
+    def __init__(self, field, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor):
         self.field, self.value, self.leaf, self.time = field, value, leaf, time
 
     @property
@@ -38,11 +38,11 @@ class Linearisation:
         """Gradient edges of the value, as those of `vector_field.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
-    def derivative(self, *, create_graph=False):
+    def derivative(self, *, create_graph: bool = False) -> torch.Tensor:
         """D [n, n + 1]."""
-        return self.products(torch.eye(len(self.leaf)).to(self.leaf), create_graph=create_graph)
+        return self.products(_unit_vectors(self.leaf), create_graph=create_graph)
 
-    def products(self, cotangents, *, create_graph=False):
+    def products(self, cotangents: torch.Tensor, *, create_graph: bool = False) -> torch.Tensor:
         """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
         return _pulled_back(self.field, self.value, self.leaf, self.time, cotangents, create_graph)
 
@@ -66,7 +66,9 @@ class Linearisation:
         return state_bar, time_bar
 
 
-def traced_linearisation(field, t, y, *, side=0):
+def traced_linearisation(
+    field, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """f(t, y) [n] and D [n, n + 1] for t and y with or without a history, differentiable in everything.
 
     :param t: 0-d tensor
@@ -86,17 +88,16 @@ def traced_linearisation(field, t, y, *, side=0):
         if x.is_leaf:
             field.captured.ignore(x)
     value = field.traced(t, y, side=side)
-    return value, _pulled_back(field, value, y, t, torch.eye(len(y)).to(y), True)
+    return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
 
 
-def check_differentiable_twice(field, t, y, side=0):
+def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.
 
     u = J^T w is linear in w, so that w . d(u . v)/dw = u . v. It is not where the backward pass leaves PyTorch.
 
-    :param t: float
-    :param y: [n]
+    :param y: state [n] at which to look
     :raises SecondDerivativeError: it has none
     """
     with field.side_effects.replay():
@@ -133,10 +134,14 @@ _NO_SECOND = (
 )
 
 
+def _unit_vectors(y):
+    return torch.eye(len(y), dtype=y.dtype, device=y.device)
+
+
 def _pulled_back(field, value, y, time, cotangents, create_graph):
     """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
     m, n = cotangents.shape
-    if not value.requires_grad:
+    if not value.requires_grad or n == 0:
         return cotangents.new_zeros(m, n + 1)
 
     def grad(cotangent, batched):

@@ -10,6 +10,7 @@ solves with the same factors, one VJP of f per stage, and the derivative of <J_b
 backward pass through the evaluation that J was taken from.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -73,13 +74,14 @@ class Rosenbrock(Stepper):
         stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
 
     def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
-        """Carry at the start of a solve; what is known of f there is of no use, for its derivative is needed too."""
-        return Carry(t, y, after_jump=after_jump)
+        # with slope, f was evaluated here before; its graph is of no use, for the derivative is needed too
+        return Carry(t, y, slope, after_jump=after_jump)
 
     def prepare(self, carry):
         """Evaluate f and its derivative at the start of a step, once for all tries."""
         if carry.evaluation is None:
-            carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
+            with self._counting_once(carry.slope):
+                carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
 
     def step(self, carry, h, t_end, *, before_jump=False):
         # a singular W gives an infinite error estimate: a rejected try
@@ -140,7 +142,8 @@ class Rosenbrock(Stepper):
 
     def traced_start(self, t, y, slope=None, *, after_jump=False):
         """f and its derivative; f alone would not do."""
-        return traced_linearisation(self.field, t, y, side=int(after_jump))
+        with self._counting_once(slope):
+            return traced_linearisation(self.field, t, y, side=int(after_jump))
 
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
         tableau, slopes, n = self.tableau, [], len(y)
@@ -157,6 +160,10 @@ class Rosenbrock(Stepper):
                 value = value + h * tableau.d[i] * derivative[:, n]
             slopes.append(torch.linalg.solve_ex(matrix, value)[0])
         return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
+
+    def _counting_once(self, slope):
+        """Context of an evaluation where f may have been evaluated before, and has had its side effects."""
+        return contextlib.nullcontext() if slope is None else self.field.side_effects.replay()
 
     def _linearised(self, t, y, after_jump, *, with_graphs):
         self.n_jacobians += 1
