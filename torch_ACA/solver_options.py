@@ -73,7 +73,8 @@ class SolverOptions:
     def check(self) -> None:
         """Check all that can be checked without a func and a state.
 
-        :raises ValueError, TypeError: an option or a combination that `solve` would refuse
+        :raises ValueError: an option or a combination that `solve` would refuse
+        :raises TypeError: an option of the wrong type
         """
         from .plan import checked  # here, since what it needs needs this module
 
