@@ -39,7 +39,7 @@ def solve(func, y0, t, **keywords):
     :param y0: initial state: a tensor of any shape, or a tuple, list or dict of tensors; floating point or complex
     :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor, array or sequence of floats and 0-d
         tensors
-    :options:
+    :param keywords: options as in `SolverOptions`
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError: an argument that cannot be used
     :raises TypeError: an argument of the wrong type
@@ -74,7 +74,7 @@ def _unsolved(y0, t, error):
 def solve_endtime(func, y0, t0, t1, **keywords):
     """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors.
 
-    :options:
+    :param keywords: options as in `SolverOptions`
     """
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):

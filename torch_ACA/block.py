@@ -16,8 +16,8 @@ class ODEBlock(nn.Module):
     :param func: func(t, z) -> dz/dt, usually a module (its parameters are then the block's)
     :param t0: time of the input
     :param t1: time of the output, after t0 or before it
-    :param settings: keywords of `solve` (``SETTINGS``). By default those of the paper's networks: Heun-Euler (RK12),
-        tolerances of 1e-2, at most 50,000 evaluations
+    :param settings: options as in `SolverOptions`, those in ``SETTINGS``. By default those of the paper's networks:
+        Heun-Euler (RK12), tolerances of 1e-2, at most 50,000 evaluations
 
     `configure` changes settings on a trained model, for instance to test it with another solver. ``stats`` holds the
     counts of the last call.

@@ -37,7 +37,7 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
     :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
         units of rounding of y0's precision if that is more (so use float64 to see small errors)
     :param show: print the table
-    :options:
+    :param keywords: options as in `SolverOptions`
     :returns: list of `Comparison`, one per method, in order
     :raises SolverError: the reference itself fails
     """

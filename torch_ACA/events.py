@@ -39,7 +39,7 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
         and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a constant, and the
         state at the event is differentiable at that constant time
     :param reverse_time: search backwards from t0
-    :options:
+    :param keywords: options as in `SolverOptions`
     :returns: event time (0-d, float64) and the states (y0 and at the event: leaves [2, *shape]); both differentiable
         twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
     :raises TooManyEvaluationsError: no event within max_evals

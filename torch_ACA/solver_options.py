@@ -4,71 +4,67 @@ Every function that solves takes the same ones. Where a default differs, or a ke
 so: `takes_options(without=..., rtol=1e-2)`.
 """
 
+import ast
 import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
-
-
-def _option(default, text):
-    return field(default=default, metadata={"text": " ".join(text.split())})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
     """What can be asked of a solve besides func, y0 and t; `solve` has the meaning of each."""
 
-    method: Any = _option(None, """
-        one of `torch_ACA.methods` (any case), or a `Method` such as a `Tableau`; None: ALF for gradient="mali", Dopri5
-        otherwise. With gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step,
-        min_step, max_step)""")
-    rtol: Any = _option(1e-5, """
-        relative tolerance of adaptive methods: a float, or nested like y0 and broadcastable to it""")
-    atol: Any = _option(1e-6, """
-        absolute tolerance, likewise""")
-    h: float | None = _option(None, """
-        step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)""")
-    gradient: str = _option("aca", """
-        one of `GRADIENTS`. ``aca``: the exact gradient of the computed solution; stores the accepted states and
-        computes each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
-        steps. ``naive``: differentiates the step-size search as well. ``adjoint``: the continuous adjoint, solved
-        backwards. ``mali``: a reversible leapfrog, whose memory does not grow with the number of steps""")
-    options: Mapping | None = _option(None, """
-        dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step, max_step, safety,
-        ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times
-        where func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps
-        between these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite
-        (fixed steps: False carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the
-        method's own dense output). Sizes are positive: t gives the direction""")
-    max_evals: int = _option(500_000, """
-        evaluations of func after which the solve gives up""")
-    dense: bool = _option(False, """
-        make the solution callable at other times (``aca`` and ``direct``)""")
-    on_failure: str = _option("raise", """
-        "raise" the error, or "return" a `Solution` of the part that was solved, with ``error`` set""")
-    callbacks: Any = _option(None, """
-        `Callbacks`""")
-    adjoint: Mapping | None = _option(None, """
-        for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve (default: as
-        forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function there gets
-        the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)""")
-    record: bool = _option(False, """
-        let the solution have a ``record`` of the accepted steps and the rejected tries (`Record`)""")
-    params: Any = _option(None, """
-        only these tensors, besides y0 and t, get gradients (None: all that func uses)""")
-    memory: Any = _option(None, """
-        what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB": all states,
-        and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the
-        first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
-        (less memory, slower)""")
-    compile: Any = _option(False, """
-        for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`. The first solve
-        with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where
-        func is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its
-        options. Graphs are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled,
-        with a warning""")
+    method: Any = None
+    """one of `torch_ACA.methods` (any case), or a `Method` such as a `Tableau`; None: ALF for gradient="mali", Dopri5
+    otherwise. With gradient="adjoint" also scipy_solver (options: solver, scipy's name, default LSODA; first_step,
+    min_step, max_step)"""
+    rtol: Any = 1e-5
+    """relative tolerance of adaptive methods: a float, or nested like y0 and broadcastable to it"""
+    atol: Any = 1e-6
+    """absolute tolerance, likewise"""
+    h: float | None = None
+    """step size (positive) of fixed-step methods; first step of adaptive ones (None: Hairer's rule)"""
+    gradient: str = "aca"
+    """one of `GRADIENTS`. ``aca``: the exact gradient of the computed solution; stores the accepted states and
+    computes each step again in the backward pass. ``direct``: the same gradient; keeps the graphs of the accepted
+    steps. ``naive``: differentiates the step-size search as well. ``adjoint``: the continuous adjoint, solved
+    backwards. ``mali``: a reversible leapfrog, whose memory does not grow with the number of steps"""
+    options: Mapping | None = None
+    """dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step, max_step, safety,
+    ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times where
+    func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps between these
+    times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite (fixed steps: False
+    carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the method's own dense
+    output). Sizes are positive: t gives the direction"""
+    max_evals: int = 500_000
+    """evaluations of func after which the solve gives up"""
+    dense: bool = False
+    """make the solution callable at other times (``aca`` and ``direct``)"""
+    on_failure: str = "raise"
+    """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set"""
+    callbacks: Any = None
+    """`Callbacks`"""
+    adjoint: Mapping | None = None
+    """for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve (default: as
+    forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function there gets the
+    tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)"""
+    record: bool = False
+    """let the solution have a ``record`` of the accepted steps and the rejected tries (`Record`)"""
+    params: Any = None
+    """only these tensors, besides y0 and t, get gradients (None: all that func uses)"""
+    memory: Any = None
+    """what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB": all states,
+    and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the
+    first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
+    (less memory, slower)"""
+    compile: Any = False
+    """for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`. The first solve
+    with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where func
+    is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs
+    are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled, with a warning"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.
@@ -81,7 +77,18 @@ class SolverOptions:
         checked(self)
 
 
+def _texts():
+    """What stands below each option in the source of `SolverOptions`, by name; empty where there is no source."""
+    try:
+        body = ast.parse(inspect.getsource(SolverOptions)).body[0].body
+    except OSError:
+        return {}
+    pairs = [(option, text) for option, text in zip(body, body[1:]) if isinstance(option, ast.AnnAssign)]
+    return {option.target.id: " ".join(text.value.value.split()) for option, text in pairs}
+
+
 _FIELDS = {option.name: option for option in fields(SolverOptions)}
+_TEXTS = _texts()
 
 
 def takes_options(*, without=(), **defaults) -> Callable:
@@ -122,13 +129,13 @@ def takes_options(*, without=(), **defaults) -> Callable:
 def _documented(text, names):
     lines = []
     for line in (text or "").split("\n"):
-        if line.strip() != ":options:":
+        if not line.strip().startswith(":param keywords:"):
             lines.append(line)
             continue
         indent = line[: len(line) - len(line.lstrip())]
         for name in names:
             lines += textwrap.wrap(
-                f":param {name}: {_FIELDS[name].metadata['text']}", 120, initial_indent=indent,
+                f":param {name}: {_TEXTS.get(name, '')}", 120, initial_indent=indent,
                 subsequent_indent=indent + "    ", break_long_words=False, break_on_hyphens=False,
             )  # fmt: skip
     return "\n".join(lines)

@@ -59,7 +59,7 @@ def odeint(
         that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
-    :options:
+    :param keywords: options as in `SolverOptions`
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
     :raises ValueError: a method or value that is not available
     :raises SolverError: the solve failed. Infinite and NaN states of fixed steps are returned instead
