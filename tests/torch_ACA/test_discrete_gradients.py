@@ -205,22 +205,9 @@ def test_analytic_gradients_as_the_tolerance_falls():
 
 def test_replay_is_bit_for_bit(field):
     """Every replayed step ends on the next stored state."""
-    from torch_ACA.api import problem_of
-    from torch_ACA.gradients.discrete import DiscreteSolve
-
-    problem, _ = problem_of(field, torch.randn(2, 3, requires_grad=True), [0.0, 2.0], rtol=1e-4, atol=1e-4)
-    run = DiscreteSolve(problem, problem.memory)
-    with torch.no_grad():
-        (ys,) = run.forward()
-        problem.finish()
-    with problem.backward_pass(), torch.no_grad():
-        stepper = run._stepper()
-        states = [*run.storage.release().values()][:-1] + [ys[-1]]
-        for step, y, y1 in zip(run.storage.steps, states, states[1:], strict=False):
-            stepper.replay(step.t, step.h, y, step.t_end)
-            carry = stepper.start(step.t, y)
-            stepper.prepare(carry)
-            assert torch.equal(stepper.step(carry, step.h, step.t_end).end.y, y1)
+    y0 = torch.randn(2, 3, requires_grad=True)
+    record = solve(field, y0, [0.0, 2.0], rtol=1e-4, atol=1e-4, record=True).record
+    assert torch.equal(record.replayed(), record.states)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "mali"])
