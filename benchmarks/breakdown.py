@@ -20,7 +20,7 @@ from torch_ACA.steppers.compiled import CompiledRungeKutta
 FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
 GENERATED, CALLS = "generated code", "calls of generated code"  # the latter: Dynamo's guards and wrappers
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
-    (vector_field.VectorField, "_call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
+    (vector_field.VectorField, "call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
     (evaluation, "pulled_back", lambda: "VJPs of func"),
     (evaluation.GradientSum, "add", lambda: "sums of gradients"),
     (CompiledFxGraph, "__call__", lambda: GENERATED),

@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 import torch_ACA
-from torch_ACA.compat.torchdiffeq import _INSTEAD
+from torch_ACA.compat.torchdiffeq import INSTEAD
 
 MODULES = ("api_tests", "event_tests", "gradient_tests", "norm_tests", "odeint_tests")
 READS_INTERNALS = "reads the options from the graph of torchdiffeq's own autograd function"
@@ -44,7 +44,7 @@ def reason(test):
     """Why a failure is expected; None: it is not."""
     text = str(test)
     method = re.search(r"method='(\w+)'", text)
-    if method and method[1] in _INSTEAD:
+    if method and method[1] in INSTEAD:
         return f"method {method[1]} is not offered"
     return EXPECTED.get(text.split(" ")[0])
 

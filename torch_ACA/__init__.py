@@ -27,7 +27,7 @@ from .solution import Solution
 from .solver_options import SolverOptions
 from .steppers.base import Method, Stepper, TracedStep
 from .steppers.traced import TracedStepper
-from .tableaus import Tableau
+from .tableau import Tableau
 
 __version__ = "0.1.0"
 

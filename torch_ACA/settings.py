@@ -28,7 +28,7 @@ from .private_torch import pytree
 from .scipy_solver import Scipy
 from .steppers.alf import ALF
 from .steppers.base import INVERT, REPLAY, TRACE, Method
-from .tableaus import Tableau
+from .tableau import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 _NEEDED = {"aca": REPLAY, "direct": REPLAY, "naive": TRACE, "mali": INVERT}

@@ -5,18 +5,18 @@ import math
 
 import torch
 
-from .capture import LOOKED_AT_EVERY, Captured, refuse_gradient
+from .capture import LOOKED_AT_EVERY, Captured
 from .cut import outer_cuts
 from .errors import SolverError
 from .evaluation import Evaluation
-from .graph import age_mark, leaves_behind
+from .graph import age_mark
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
-from .notices import warn_caller
 from .private_torch import pytree, set_grad_enabled
 from .reach import reach
 from .saved_tensors import SavedTensors
 from .side_effects import SideEffects
+from .side_outputs import SideOutputs
 from .transforms import under_transform
 
 
@@ -37,11 +37,10 @@ class VectorField:
         self.func, self.layout = func, layout
         self.direction = direction
         self.n_evals = self.evaluation_bytes = self._n_recorded = 0
-        found = self._found = reach(func)
-        self._known = {id(tensor) for tensor in found.tensors}
-        self._stored = []
+        found = reach(func)
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
+        self._side_outputs = SideOutputs(found, self.captured)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
         self._cut = None
@@ -67,7 +66,7 @@ class VectorField:
         else:
             version = self._counts_writes and y._version
             try:
-                outputs = layout.tensors(self._call(self.time(t, side), layout.unflatten(y)))
+                outputs = layout.tensors(self.call(self.time(t, side), layout.unflatten(y)))
             except RuntimeError as failure:
                 outputs = self._after_failure(failure, t, y, side)
             if self._counts_writes and y._version != version:
@@ -79,7 +78,7 @@ class VectorField:
         t = t.to(self.layout.dtype)
         if side:
             t = t + (self._nudged(t.detach(), side) - t.detach())
-        slope = self.layout.flatten(self._call(t, self.layout.unflatten(y)))
+        slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))
         return slope.clone() if self._returns_its_own else slope
 
     def record(self, t, y, out=None, *, time_grad=False, side=0, every=None):
@@ -128,7 +127,7 @@ class VectorField:
         captured = self.captured
         edges, inputs = evaluation.edges(), evaluation.inputs
         has_history, unknown = captured.meet(edges, inputs, since)
-        has_history |= self._meet_what_func_stored(inputs)
+        has_history |= self._side_outputs.meet(self.func, inputs)
         self._cut, self._as_it_is = captured.cut(), False
         if has_history:  # again, with the cut
             with self.side_effects.replay():
@@ -185,7 +184,7 @@ class VectorField:
             time.requires_grad_()
         set_grad_enabled(True)  # a context of it takes as long as an operation
         try:
-            outputs = layout.tensors(self._call(time, layout.assemble(leaves)))
+            outputs = layout.tensors(self.call(time, layout.assemble(leaves)))
         finally:
             set_grad_enabled(False)
         if out is not None:
@@ -199,7 +198,7 @@ class VectorField:
         """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
         layout = self.layout
         with torch.enable_grad():
-            return layout.tensors(self._call(self.time(t, side), layout.assemble(layout.unflatten_leaves(y.detach()))))
+            return layout.tensors(self.call(self.time(t, side), layout.assemble(layout.unflatten_leaves(y.detach()))))
 
     def _after_failure(self, failure, t, y, side):
         """Evaluate f once more with gradients on: it may differentiate something itself."""
@@ -232,16 +231,8 @@ class VectorField:
         :raises DrawsLate: as `SideEffects.finish`
         """
         self.side_effects.finish()
-        stored = [tensor for tensor in self._stored if not self.captured.uses(tensor)]
         self.captured.seal()
-        if stored:
-            warn_caller(
-                "func stores tensors while the solver evaluates it. They are no part of the solution and have no "
-                "gradient of their own: what a loss needs belongs into the state"
-            )
-            for tensor in (*stored, *self._stored_since()):
-                tensor.register_hook(refuse_gradient)
-        self._stored = []
+        self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
 
     @contextlib.contextmanager
@@ -259,31 +250,10 @@ class VectorField:
         finally:
             self.func = None
 
-    def _stored_since(self):
-        """Tensors with a history that func has come to reach since the solve began."""
-        found = (tensor for tensor in reach(self.func).tensors if tensor.grad_fn is not None)
-        return [tensor for tensor in found if id(tensor) not in self._known and not self.captured.uses(tensor)]
-
-    def _meet_what_func_stored(self, inputs):
-        """Tensors that f made in its first evaluation and kept: weights for the later ones, or outputs by the way.
-
-        :returns: whether there are any
-        """
-        found, self._found = self._found, None
-        if not found.has_grown():
-            return False
-        own = {id(tensor) for tensor in inputs}
-        self._stored = [tensor for tensor in self._stored_since() if id(tensor) not in own]
-        for tensor in self._stored:
-            if not any(id(leaf) in own for leaf in leaves_behind([tensor.grad_fn])):
-                self.captured.add_stored(tensor)
-        self._known.update(map(id, self._stored))
-        return bool(self._stored)
-
     def _nudged(self, time, side):
         return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))
 
-    def _call(self, t, state):
+    def call(self, t, state):
         self.n_evals += 1
         if self._as_it_is:
             return self.func(t, state)

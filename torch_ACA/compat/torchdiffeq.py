@@ -25,7 +25,7 @@ METHODS = (
     *("euler", "midpoint", "heun2", "heun3", "rk4"),
     *("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
 )
-_INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "dopri5 or dopri8") | dict.fromkeys(
+INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "dopri5 or dopri8") | dict.fromkeys(
     (
         *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
         "trbdf2",
@@ -165,10 +165,10 @@ def odeint_dense(func, y0, t0, t1, *, rtol=1e-7, atol=1e-9, method=None, options
 def _checked_method(method, gradient):
     """The method's name, and what kind it is: "adaptive", "fixed" or "scipy"."""
     checked_gradient(gradient)
-    if method in _INSTEAD:
+    if method in INSTEAD:
         raise ValueError(
             f"method {method!r} is not available here; available: {', '.join(METHODS)}, {Scipy.name}; "
-            f"instead of it use {_INSTEAD[method]}"
+            f"instead of it use {INSTEAD[method]}"
         )
     if method == Scipy.name:
         return method, "scipy"

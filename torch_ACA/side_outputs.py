@@ -1,0 +1,54 @@
+"""Tensors with a history that func makes while it is evaluated, and keeps: a weight for its later evaluations, which is
+captured, or an output by the way, which has no gradient."""
+
+from .capture import refuse_gradient
+from .graph import leaves_behind
+from .notices import warn_caller
+from .reach import reach
+
+
+class SideOutputs:
+    """Of one func in one solve.
+
+    :param found: `Reach` of func before its first evaluation
+    :param captured: `Captured`
+    """
+
+    def __init__(self, found, captured):
+        self._found, self._captured = found, captured
+        self._known = {id(tensor) for tensor in found.tensors}
+        self._stored = []
+
+    def meet(self, func, inputs):
+        """Look at what func holds after its first evaluation, and capture what may be a weight.
+
+        :param inputs: the leaves that it was given
+        :returns: whether there is anything
+        """
+        found, self._found = self._found, None
+        if not found.has_grown():
+            return False
+        own = {id(tensor) for tensor in inputs}
+        self._stored = [tensor for tensor in self._since(func) if id(tensor) not in own]
+        for tensor in self._stored:
+            if not any(id(leaf) in own for leaf in leaves_behind([tensor.grad_fn])):
+                self._captured.add_stored(tensor)
+        self._known.update(map(id, self._stored))
+        return bool(self._stored)
+
+    def finish(self, func):
+        """To be called when the forward pass is over: what no evaluation used is refused a gradient, with a warning."""
+        stored = [tensor for tensor in self._stored if not self._captured.uses(tensor)]
+        if stored:
+            warn_caller(
+                "func stores tensors while the solver evaluates it. They are no part of the solution and have no "
+                "gradient of their own: what a loss needs belongs into the state"
+            )
+            for tensor in (*stored, *self._since(func)):
+                tensor.register_hook(refuse_gradient)
+        self._stored = []
+
+    def _since(self, func):
+        """Tensors with a history that func has come to reach since the solve began."""
+        found = (tensor for tensor in reach(func).tensors if tensor.grad_fn is not None)
+        return [tensor for tensor in found if id(tensor) not in self._known and not self._captured.uses(tensor)]

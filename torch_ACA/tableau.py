@@ -1,0 +1,79 @@
+"""What distinguishes one explicit Runge-Kutta method from another, as plain data.
+
+No tensors and no loops over time here: see `steppers.runge_kutta` for those and `interpolants` for dense output.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from .interpolants import Polynomials
+from .steppers.base import COMPILE, JUMPS, PLAIN, REPLAY, TRACE
+from .steppers.runge_kutta import RungeKutta
+
+
+def row(text):
+    """Fractions from a line such as ``"3/40 9/40"``."""
+    return tuple(Fraction(entry) for entry in text.split())
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """An explicit Runge-Kutta method. Two of them are equal only if they are the same object.
+
+    ``a`` holds the strictly lower triangular rows (``a[i]`` has i entries), ``b`` the weights of the solution that is
+    propagated and ``b_embedded`` those of the comparison solution (None: no error estimate, fixed steps only).
+    ``interpolant`` holds the polynomial weights of the dense output, ``dense_order`` its global order.
+    """
+
+    name: str
+    order: int
+    c: tuple
+    a: tuple
+    b: tuple
+    reference: str
+    interpolant: Polynomials
+    dense_order: int
+    b_embedded: tuple | None = None
+    embedded_order: int | None = None
+
+    @property
+    def stages(self):
+        return len(self.b)
+
+    @property
+    def adaptive(self):
+        return self.b_embedded is not None
+
+    @cached_property
+    def fsal(self):
+        """First same as last: the last stage is the slope at the new point, hence the next step's first stage."""
+        return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
+
+    @cached_property
+    def b_error(self):
+        """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
+        return tuple(b - e for b, e in zip(self.b, self.b_embedded))
+
+    @cached_property
+    def error_order(self):
+        """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
+        return min(self.order, self.embedded_order) + 1 if self.adaptive else None
+
+    @property
+    def abilities(self):
+        return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE})
+
+    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+        """As `steppers.base.Method.stepper`."""
+        return RungeKutta(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+
+    def compiled_stepper(self, vector_field, *, with_slopes, options, time_grad=False):
+        """The stepper whose steps are compiled.
+
+        :param with_slopes: there is dense output
+        :param options: of `torch.compile`, a dict
+        """
+        from .steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
+
+        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, options=options, time_grad=time_grad)
