@@ -14,6 +14,7 @@ class Methods(MutableMapping):
 
     def __init__(self, methods):
         self._methods = dict(methods)
+        self.version = 0  # grows when a name comes to stand for another method
 
     def __getitem__(self, name) -> Method:
         if name in self._methods:
@@ -32,9 +33,11 @@ class Methods(MutableMapping):
         if not isinstance(method, Method):
             raise TypeError(f"a method needs the members of torch_ACA.Method, got {type(method).__name__}")
         self._methods[name] = method
+        self.version += 1
 
     def __delitem__(self, name):
         del self._methods[name]
+        self.version += 1
 
     def __iter__(self):
         return iter(self._methods)

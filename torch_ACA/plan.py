@@ -1,11 +1,13 @@
 """What the keywords of a solve come to, checked together, before there is a func to evaluate."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
 from .march import Callbacks, Limits
+from .methods import methods
 from .notices import shown
 from .scipy_solver import Scipy
 from .settings import (
@@ -23,6 +25,7 @@ from .state import StateLayout
 from .steppers.base import COMPILE, JUMPS, PLAIN
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 
 
@@ -45,6 +48,18 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     :param layout: of its state (None: not known yet, and what depends on it is not checked)
     :raises ValueError, TypeError: an option or a combination that cannot be used
     """
+    kinds = tuple(map(type, vars(asked).values()))
+    if _PLAIN.issuperset(kinds):  # nothing that belongs to one state or one caller
+        return _known(asked, kinds, methods.version)
+    return _checked(asked, layout)
+
+
+@functools.lru_cache(256)  # checking takes as long as two evaluations, and most solves are asked for again and again
+def _known(asked, kinds, version):
+    return _checked(asked, None)
+
+
+def _checked(asked, layout):
     gradient = asked.gradient
     settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
     method, options = settings.method, settings.options

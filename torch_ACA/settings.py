@@ -56,21 +56,6 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     """
     checked_gradient(gradient)
     method = checked_method(method, gradient)
-    if type(rtol) is type(atol) is float and isinstance(h, float | None) and not options and _is_hashable(method):
-        return _plain_settings(method, rtol, atol, h)
-    return _settings(method, rtol, atol, h, options, layout)
-
-
-@functools.lru_cache(256)  # a solve of a few steps takes little longer than its checks
-def _plain_settings(method, rtol, atol, h):
-    return _settings(method, rtol, atol, h, None, None)
-
-
-def _is_hashable(method):
-    return getattr(type(method), "__hash__", None) is not None
-
-
-def _settings(method, rtol, atol, h, options, layout):
     if method is Scipy:
         return _scipy_settings(rtol, atol, h, options, layout)
     options = checked_options(options)
@@ -78,7 +63,7 @@ def _settings(method, rtol, atol, h, options, layout):
         if not isinstance(method, Tableau):
             raise ValueError(f"interp is for explicit Runge-Kutta methods; {method.name} has its own dense output")
         method = _with_interpolant(method, options["interp"])
-    fixed, size = _steppositive_size(h, options, method)
+    fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
     rtol, atol = _tolerances(rtol, atol, layout)
@@ -238,7 +223,7 @@ def checked_times(t, layout):
     return times, ts
 
 
-def _steppositive_size(h, options, method):
+def _step_size(h, options, method):
     """Whether steps are fixed, and the size given (None: none)."""
     given = {} if h is None else {"h": positive_size("h", h)}
     given |= {name: options[name] for name in _SIZES if name in options}
