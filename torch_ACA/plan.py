@@ -49,7 +49,7 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     :raises ValueError, TypeError: an option or a combination that cannot be used
     """
     kinds = tuple(map(type, vars(asked).values()))
-    if _PLAIN.issuperset(kinds):  # nothing that belongs to one state or one caller
+    if _PLAIN.issuperset(kinds) and type(asked.rtol) is type(asked.atol) is float:  # nothing of one state or caller
         return _known(asked, kinds, methods.version)
     return _checked(asked, layout)
 
