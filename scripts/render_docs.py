@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cifar_classification import report as cifar  # noqa: E402  ROOT has to be known first
+from harness import packed  # noqa: E402
 from harness.plots import colour, new_figure, save_figure  # noqa: E402
 from harness.tables import spread, table  # noqa: E402
 from latent_ode_mujoco import report as latent_ode  # noqa: E402
@@ -59,7 +60,7 @@ def van_der_pol_rows():
     found = {row["gradient"]: row for row in gradient_errors() if row["rtol"] == RTOL}
     cells = [f"{found[name]['error_start']:.2g}" for name in COMPARED]
     what = f"gradient in y(0), relative error, rtol {RTOL:g}"
-    yield [link("van der Pol", folder), what, *cells, "-", f"T = {found['aca']['horizon']:g}"]
+    yield [link("van der Pol", packed.source(folder)), what, *cells, "-", f"T = {found['aca']['horizon']:g}"]
 
 
 def three_body_rows():

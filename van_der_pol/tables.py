@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+from harness import packed
 from harness.files import write_text
 from harness.record import read_epochs, read_run
 from harness.tables import replace_measured, table
@@ -20,7 +21,7 @@ PAPER = {"naive": ("N_f N_t m", "N_f N_t m", "2 N_f N_t m"), "aca": ("N_f N_t", 
 def write(folder):
     """Write all tables that have records to ``folder``/tables.md, the project's results into the README too."""
     folders = {make: folder / make.__name__ for make in (reconstruction, gradient_error, picture, depth, train)}
-    text = "\n".join(make(place) for make, place in folders.items() if any(place.glob("**/summary.json")))
+    text = "\n".join(make(place) for make, place in folders.items() if records.there(place))
     write_text(folder / "tables.md", text)
     if folder.resolve() == records.RESULTS:
         replace_measured(README, "plot.py", f"\n{text}\n")
@@ -181,11 +182,11 @@ def train(folder):
 def training_runs(folder):
     """The complete runs in a folder: dicts of settings, problem, gradient, summary and rows."""
     runs = []
-    for path in sorted(folder.glob("*/summary.json")):
-        record = read_run(path.parent)
+    for place in packed.folders(folder, "summary.json"):
+        record = read_run(place)
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
-        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(path.parent)})
+        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)})
     return runs
 
 
