@@ -13,7 +13,7 @@ from cifar_classification.experiment import ADAPTIVE, ALL_SOLVERS, FIXED, Cifar
 from cifar_classification.reliability import FORMS, icc, resampled
 from cifar_classification.runs import collect, of_place, on_gpus
 from harness import packed
-from harness.cli import run_main
+from harness.cli import flag, run_main
 from harness.files import write_text
 from harness.plots import save_figure
 from harness.tables import replace_measured, results_folder, spread, table
@@ -76,16 +76,21 @@ def link(run, root):
 
 
 def command_of(run):
-    """How such a run is made, by its profile."""
-    profile = run.chosen.profile
-    command = f"`{COMMANDS.get(profile, f'python cifar_classification/train.py --profile {profile}')}`"
-    return command if is_of_profile(run.chosen) else f"{command}, with other settings, see its record"
-
-
-def is_of_profile(chosen):
-    """Whether a run, whose settings were recorded, has those that its profile gives today."""
+    """How such a run is made: by its profile, and flags for what it has otherwise. What its settings leave open has no
+    flag."""
+    chosen = run.chosen
     today = CIFAR.settle({name: getattr(chosen, name) for name in ("profile", "dataset", "seed")})
-    return all(getattr(chosen, name, None) == value for name, value in today.items())
+    others = {name: getattr(chosen, name, None) for name, value in today.items()}
+    others = {name: value for name, value in others.items() if value not in (None, today[name])}
+    command = COMMANDS.get(chosen.profile, f"python cifar_classification/train.py --profile {chosen.profile}")
+    return f"`{' '.join([command, *map(as_flag, others, others.values())])}`"
+
+
+def as_flag(name, value):
+    """A setting as on the command line."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def single_tests(run):

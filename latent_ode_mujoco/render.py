@@ -67,7 +67,7 @@ def main(argv=None):
     parser = ArgumentParser("Animate a reconstruction: the true hopper beside the predicted one.")
     parser.add_argument("run", metavar="DIR", help="folder with the tests.jsonl and reconstructions.csv of test.py")
     parser.add_argument("--trajectory", type=non_negative_int, default=0, metavar="N", help="which of those kept")
-    parser.add_argument("--out", metavar="FILE", help="where it goes (without it: hopper.gif in that folder)")
+    parser.add_argument("--out", metavar="FILE", help="where it goes; the default is hopper.gif in that folder")
     args = parser.parse_args(argv)
     folder = Path(args.run)
     tests = read_tests(folder)

@@ -60,7 +60,7 @@ class ThreeBody(Experiment):
             metavar="NAME",
             help="paper, seed of a random system, or JSON file (see README)",
         )
-        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="(without it: the system's own)")
+        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="the default is the system's own")
         parser.add_argument(
             "--until",
             type=float,
