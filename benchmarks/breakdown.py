@@ -13,7 +13,7 @@ import torch
 from torch._inductor.output_code import CompiledFxGraph
 
 from benchmarks import solvers
-from torch_ACA import api, vector_field
+from torch_ACA import api, evaluation, vector_field
 from torch_ACA.gradients.discrete import DiscreteSolve
 from torch_ACA.steppers.compiled import CompiledRungeKutta
 
@@ -21,8 +21,8 @@ FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
 GENERATED, CALLS = "generated code", "calls of generated code"  # the latter: Dynamo's guards and wrappers
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
     (vector_field.VectorField, "_call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
-    (vector_field, "_run_backward", lambda: "VJPs of func"),
-    (vector_field.GradientSum, "add", lambda: "sums of gradients"),
+    (evaluation, "pulled_back", lambda: "VJPs of func"),
+    (evaluation.GradientSum, "add", lambda: "sums of gradients"),
     (CompiledFxGraph, "__call__", lambda: GENERATED),
     (CompiledRungeKutta, "step", lambda: CALLS),
     (CompiledRungeKutta, "vjp", lambda: CALLS),

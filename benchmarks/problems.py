@@ -10,8 +10,7 @@ from cifar_classification.models.resnet import VectorField
 from harness.seeding import seed_everything
 from three_body.data import PAPER, System
 from three_body.models import NewtonODE
-from torch_ACA import solve
-from torch_ACA.tableaus import TABLEAUS
+from torch_ACA import methods, solve
 from van_der_pol.data import HORIZON, START
 from van_der_pol.models import VanDerPol
 
@@ -63,8 +62,8 @@ class Problem:
 
     def accepted_evaluations(self):
         """Evaluations that the accepted steps need, NFE_acc: the stages they pay for, and one more at the start."""
-        tableau = TABLEAUS[self.method]
-        return self.n_accepted() * (tableau.stages - tableau.fsal) + 1
+        method = methods[self.method]
+        return self.n_accepted() * (method.stages - method.fsal) + 1
 
     def reference_solution(self):
         """States behind times[0], flat, and the gradient of the loss in y0 and the parameters, as one vector; float64

@@ -3,8 +3,7 @@
 import argparse
 
 from harness.cli import UsageError, flag, non_negative_float, positive_float, positive_int, refuse, usage_errors
-from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS
-from torch_ACA.settings import checked_settings
+from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS, SolverOptions
 
 SOLVER = ("gradient", "method", "rtol", "atol", "h", "max_evals", "compile")  # keywords of `solve`
 TEST_SOLVER = ("method", "rtol", "atol", "h")
@@ -74,7 +73,7 @@ def settle_solver(values, chosen, default_method="Dopri5"):
     solver["compile"] = bool(solver["compile"])
     _check_steps(solver, chosen)
     with usage_errors():
-        checked_settings(solver["method"], solver["gradient"], solver["rtol"], solver["atol"], solver["h"], None)
+        SolverOptions(**{name: solver[name] for name in ("gradient", *TEST_SOLVER)}).check()
     if solver["compile"] and solver["gradient"] != "aca":
         raise UsageError(f"--compile goes with --gradient aca, not {solver['gradient']}")
     return solver
@@ -108,7 +107,7 @@ def settle_test_solver(trained, chosen):
     solver |= given
     _check_steps(solver, chosen)
     with usage_errors():
-        checked_settings(solver["method"], "aca", solver["rtol"], solver["atol"], solver["h"], None)
+        SolverOptions(**{name: solver[name] for name in TEST_SOLVER}).check()
     return solver_of(solver)
 
 

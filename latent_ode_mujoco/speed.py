@@ -11,7 +11,7 @@ from harness.record import Run
 from latent_ode_mujoco.data import FOLDER, load, prepare
 from latent_ode_mujoco.experiment import PROFILES, LatentODE
 from latent_ode_mujoco.training import LatentODETraining
-from torch_ACA.march import Stats
+from torch_ACA import Stats
 
 OURS = ("aca", "direct", "naive", "adjoint")
 THEIRS = ("odeint", "odeint_adjoint")

@@ -17,8 +17,10 @@ from harness.plots import colour, new_figure, save_figure  # noqa: E402
 from harness.tables import spread, table  # noqa: E402
 from latent_ode_mujoco import report as latent_ode  # noqa: E402
 from three_body import report as three_body  # noqa: E402
+from torch_ACA import METHODS  # noqa: E402
 from torch_ACA import methods as known  # noqa: E402
 from torch_ACA.scipy_solver import Scipy  # noqa: E402
+from torch_ACA.steppers.base import LINEARISE  # noqa: E402
 from van_der_pol import records  # noqa: E402
 
 FIGURE = ROOT / "docs" / "figures" / "why_aca.png"
@@ -31,14 +33,14 @@ RESULTS = "results"  # folder of the links, seen from README.md
 def methods():
     """The table of methods: one row for each, whatever its names."""
     names = {}
-    for name, method in known.items():
-        names.setdefault(method, []).append(name)
+    for name in METHODS:
+        names.setdefault(known[name], []).append(name)
     rows = [
         [
             f"`{name}`",
             str(method.order),
             f"{method.stages - 1} + 1 shared" if getattr(method, "fsal", False) else str(method.stages),
-            "adaptive" if method.adaptive else "fixed",
+            ("adaptive" if method.adaptive else "fixed") + (", stiff" if LINEARISE in method.abilities else ""),
             str(method.dense_order),
             ", ".join(f"`{other}`" for other in others) or ALSO.get(name, ""),
         ]

@@ -43,6 +43,14 @@ def run(page, after=lambda names: None):
     return namespace
 
 
+def test_the_methods_page_shows_the_tested_code():
+    code = (ROOT / "tests/torch_ACA/test_add_a_method.py").read_text()
+    page = (ROOT / "docs/methods.md").read_text()
+    for name in ("tableau", "stepper"):
+        shown = re.search(f"# begin {name}\n(.*?)# end {name}", code, re.DOTALL)[1].strip()
+        assert f"{shown}\n```" in page
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES[1:] if blocks(page) and page.name != "migration.md"], ids=lambda page: page.name
 )

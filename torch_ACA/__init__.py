@@ -17,12 +17,16 @@ from .errors import (
     TransformError,
 )
 from .events import solve_event
+from .interpolants import Polynomials
 from .march import Callbacks, Stats
 from .methods import FIXED_STEP_METHODS, METHODS, methods
+from .record import Record
+from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .solution import Solution
 from .solver_options import SolverOptions
-from .steppers.base import Method, Stepper
+from .steppers.base import Method, Stepper, TracedStep
+from .steppers.traced import TracedStepper
 from .tableaus import Tableau
 
 __version__ = "0.1.0"
@@ -37,7 +41,10 @@ __all__ = [
     "Method",
     "NonFiniteError",
     "ODEBlock",
+    "Polynomials",
+    "Record",
     "ReplayError",
+    "SavedTensors",
     "SecondDerivativeError",
     "SideOutputError",
     "Solution",
@@ -48,6 +55,8 @@ __all__ = [
     "StepSizeUnderflowError",
     "Tableau",
     "TooManyEvaluationsError",
+    "TracedStep",
+    "TracedStepper",
     "TransformError",
     "compare_gradients",
     "methods",

@@ -4,24 +4,29 @@ import contextlib
 import math
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .autocast import ambient_autocast, without_autocast
 from .errors import NonFiniteError, SolverError
 from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
+from .linearisation import check_differentiable_twice
 from .march import Stats
+from .notices import warn_caller
 from .plan import checked
+from .private_torch import pytree
 from .problem import Problem, stops_of
+from .record import Recorder
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
+from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
-from .vector_field import VectorField, ambient_autocast, without_autocast
+from .vector_field import VectorField
 
 GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
@@ -49,6 +54,9 @@ def solve(func, y0, t, **keywords):
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
     solution = Solution(problem.given_times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    if problem.recorder is not None:
+        solution.record = problem.recorder.record(problem, layout, ys[1:])
+        problem.recorder = None  # it knows how to replay, and so holds the problem
     if trajectory is not None:
         solution.dense = DenseOutput(trajectory, layout)
     return solution
@@ -62,7 +70,7 @@ def _unsolved(y0, t, error):
     )
 
 
-@takes_options(without=("dense", "on_failure"))
+@takes_options(without=("dense", "on_failure", "record"))
 def solve_endtime(func, y0, t0, t1, **keywords):
     """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors.
 
@@ -136,6 +144,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
+    linearises = LINEARISE in settings.method.abilities
+    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     if gradient == "naive" and (differentiable or transformed):
@@ -147,15 +157,22 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 flat.detach(),
                 differentiable=differentiable,
                 time_grad=times.requires_grad,
-                measure=not transformed and plan.memory.wants_size_of_graphs and compile_options is None,
+                measure=measure,
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
     given_times = times
-    if times.requires_grad and differentiable:
+    has_graphs = not transformed and not torch.is_inference_mode_enabled()
+    if (times.requires_grad and differentiable) or (linearises and has_graphs):
+        known = evaluation if times.requires_grad else None
         with torch.no_grad():
-            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), evaluation)
-        if hidden:
+            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
+        if hidden and linearises:
+            warn_caller(
+                f"func changes with its time, and autograd does not know (it detaches the time, or takes it as a "
+                f"number): {settings.method.name} needs that derivative, and takes very small steps without it"
+            )
+        if hidden and times.requires_grad and differentiable:
             times = times.detach()
             with field.side_effects.replay(), field.without_cut():
                 flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))
@@ -165,6 +182,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     size = settings.first_step
     if size is None:
         size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
+    recorder = Recorder() if asked.record else None
     problem = Problem(
         field,
         flat,
@@ -185,9 +203,13 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         perturb=perturb,
         given_times=given_times,
         limits=plan.limits,
-        callbacks=plan.callbacks,
+        callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),
+        recorder=recorder,
         return_on_failure=asked.on_failure == "return",
     )
+    if linearises and gradient != "adjoint" and problem.differentiable:
+        with torch.no_grad():
+            check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
     return problem, layout
 
 

@@ -5,10 +5,9 @@ from dataclasses import fields
 from torch import nn
 
 from .api import solve_endtime
-from .plan import checked
 from .solver_options import SolverOptions, takes_options
 
-_WITHOUT = ("dense", "on_failure")  # a layer returns the state at t1 alone
+_WITHOUT = ("dense", "on_failure", "record")  # a layer returns the state at t1 alone
 
 
 class ODEBlock(nn.Module):
@@ -44,7 +43,7 @@ class ODEBlock(nn.Module):
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; accepted: {', '.join(self.SETTINGS)}")
         changed = self._settings | settings
-        checked(SolverOptions(**changed))
+        SolverOptions(**changed).check()
         self._settings = changed
         return self
 

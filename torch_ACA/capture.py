@@ -14,12 +14,12 @@ later are looked at now and then (`Captured.check`), for tensors that were not t
 import contextlib
 import math
 import threading
-import types
 
 import torch
-from torch.overrides import TorchFunctionMode
 
+from .cut import Cut, of_outer_solves, stand_in_of
 from .errors import CaptureError, ReplayError, SideOutputError
+from .graph import ArgumentWatch, graph_inputs, leaves_behind
 
 LOOKED_AT_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages
 
@@ -67,6 +67,10 @@ class Captured:
         else:
             self._ignored[key] = tensor
 
+    def ignore(self, leaf):
+        """A leaf of the solver's own, which gets no gradient."""
+        self._ignored[id(leaf)] = leaf
+
     @property
     def candidates(self):
         """All that may turn out to be used."""
@@ -83,7 +87,7 @@ class Captured:
         originals = [target for target, _, _ in used]
         if self._params is not None:
             originals = self._only_to_params(originals)
-        stand_ins = [_stand_in(entry) for entry in used]
+        stand_ins = [stand_in_of(entry) for entry in used]
         leaves = tuple(self._leaves.values())
         self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
         self.sources = (*leaves, *(source for _, _, source in used))
@@ -136,7 +140,7 @@ class Captured:
 
         :param evaluate: evaluates f once more
         """
-        with _ArgumentWatch(history) as watch:
+        with ArgumentWatch(history) as watch:
             evaluate()
         for tensor in watch.found.values():
             self.add(tensor)
@@ -204,70 +208,6 @@ class Captured:
         return [t if id(t) in self._params else _OnlyTo.apply([t], *params) if params else t.detach() for t in tensors]
 
 
-class Cut(TorchFunctionMode):
-    """Puts stand-ins in the place of tensors, wherever these are handed to an operation.
-
-    :param entries: {id: [tensor, stand-in or None]}; missing ones are made
-    :param used: {id: None}, filled with those that were met
-    """
-
-    def __init__(self, entries, used):
-        super().__init__()
-        self._entries, self._used = entries, used
-
-    def __torch_function__(self, func, kinds, args=(), kwargs=None):
-        if func in _WITHOUT_GRADIENT:
-            return func(*args, **(kwargs or {}))
-        if kwargs:
-            return func(*map(self.of, args), **{name: self.of(value) for name, value in kwargs.items()})
-        return func(*map(self.of, args))
-
-    def of(self, value):
-        """The value, or what stands in for it; lists and tuples too."""
-        entry = self._entries.get(id(value))
-        if entry is not None:
-            self._used[id(value)] = None
-            return _stand_in(entry)
-        if type(value) in (list, tuple):
-            return type(value)([self.of(part) for part in value])
-        return value
-
-
-def _stand_in(entry):
-    if entry[1] is None:
-        entry[1] = entry[0].detach().requires_grad_()
-    return entry[1]
-
-
-def outer_cuts():
-    """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
-    if not torch._C._len_torch_function_stack():
-        return []
-    modes = torch.overrides._get_current_function_mode_stack()
-    return [Cut(mode._entries, mode._used) for mode in modes if isinstance(mode, Cut)]
-
-
-def of_outer_solves(tensors):
-    """What stands in for tensors in the solves around this one."""
-    for cut in outer_cuts():
-        tensors = [cut.of(tensor) for tensor in tensors]
-    return tuple(tensors)
-
-
-def _made_without_gradient():
-    """Operations on a tensor that no gradient comes back from."""
-    differentiable = ("T", "mT", "H", "mH", "real", "imag")
-    attributes = (getattr(torch.Tensor, name) for name in dir(torch.Tensor) if name not in differentiable)
-    found = {a.__get__ for a in attributes if isinstance(a, (property, types.GetSetDescriptorType))}
-    names = ("detach", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous")
-    names += ("item", "tolist", "numpy", "register_hook", "retain_grad", "data_ptr", "is_complex", "is_floating_point")
-    names += ("__len__", "__bool__", "__float__", "__int__", "__index__", "__hash__", "__repr__", "__format__")
-    return found | {getattr(torch.Tensor, name) for name in names} | {torch.detach, torch.numel}
-
-
-_WITHOUT_GRADIENT = frozenset(_made_without_gradient())
-
-
 class _OnlyTo(torch.autograd.Function):
     """A tensor whose gradient goes on to some tensors of its history alone."""
 
@@ -312,86 +252,3 @@ def solvers_backward(tensors):
         _own.backward = before
         for hooks, kept in silenced:
             hooks.update(kept)
-
-
-_LEAF = torch.zeros((), requires_grad=True)
-_LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
-
-
-def age_mark():
-    """A sequence number: autograd nodes that this thread records later have larger ones."""
-    with torch.enable_grad():
-        return _LEAF.view(()).grad_fn._sequence_nr()
-
-
-def graph_inputs(edges, known, since):
-    """Leaves that a graph depends on, and (node, output number) of older history, both without what is in known.
-
-    :param edges: `GradientEdge`s of what the evaluation returned
-    :param known: tensors that were handed to it (state, time)
-    :param since: `age_mark` taken before it
-    """
-    known = {id(t) for t in known}
-    leaves, history, seen, stack = {}, set(), set(), []
-
-    def meet(node, number):
-        if node is None or (node, number) in seen:
-            return
-        seen.add((node, number))
-        if type(node) is _LEAF_NODE:
-            if id(node.variable) not in known:
-                leaves[id(node.variable)] = node.variable
-        elif node._sequence_nr() <= since:
-            history.add((node, number))
-        else:
-            stack.append(node)
-
-    for edge in edges:
-        meet(edge.node, edge.output_nr)
-    walked = set()
-    while stack:
-        node = stack.pop()
-        if node not in walked:
-            walked.add(node)
-            for following, number in node.next_functions:
-                meet(following, number)
-    return list(leaves.values()), history
-
-
-def leaves_behind(nodes, *, until=()):
-    """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
-    leaves, seen, stack = {}, set(until), list(nodes)
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node) is _LEAF_NODE:
-            variable = node.variable
-            leaves[id(variable)] = variable
-        else:
-            stack.extend(following for following, _ in node.next_functions)
-    return list(leaves.values())
-
-
-class _ArgumentWatch(TorchFunctionMode):
-    """Notes the tensors whose (grad_fn, output number) are in a set, where they are handed to an operation."""
-
-    def __init__(self, history):
-        super().__init__()
-        self.history, self.found = history, {}
-
-    def __torch_function__(self, func, kinds, args=(), kwargs=None):
-        self._look(args)
-        if kwargs:
-            self._look(kwargs.values())
-        return func(*args, **(kwargs or {}))
-
-    def _look(self, values):
-        for value in values:
-            if isinstance(value, torch.Tensor):
-                key = (value.grad_fn, value.output_nr)
-                if key in self.history:
-                    self.found.setdefault(key, value)
-            elif type(value) in (list, tuple):
-                self._look(value)

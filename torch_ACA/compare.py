@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.utils import _pytree as pytree
 
 from .api import problem_of, solve
 from .errors import SolverError
+from .private_torch import pytree
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .side_effects import without_trace
@@ -27,7 +27,7 @@ class Comparison:
     failure: str | None = None
 
 
-@takes_options(without=("gradient", "on_failure", "dense"))
+@takes_options(without=("gradient", "dense", "on_failure", "record"))
 def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.

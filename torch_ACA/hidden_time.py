@@ -8,7 +8,7 @@ the solve takes its times as constants, and state and outputs are moved so.
 
 import torch
 
-from .capture import leaves_behind
+from .graph import leaves_behind
 
 _PROBES = (0.31, 0.83)  # of the way through the interval
 _ROUNDING = 64

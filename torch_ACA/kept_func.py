@@ -2,7 +2,8 @@
 
 A module that stores its own solution would never be freed if the graph of that solution held the module: Python's
 collector does not see through graphs. So modules are held weakly, with a shallow copy, which takes over where the
-module itself is gone by the time of the backward pass (it was made for one solve).
+module itself is gone by the time of the backward pass (it was made for one solve), or has other tensors by then (a
+weight or a noise that is drawn anew for every solve).
 """
 
 import types
@@ -44,7 +45,7 @@ class KeptFunc:
 
 
 class _Owner:
-    """A module, held weakly, and what takes over when it is gone."""
+    """A module, held weakly, and what takes over when it is gone or holds other tensors than it did."""
 
     def __init__(self, module, uses):
         self._module = weakref.ref(module)
@@ -55,10 +56,13 @@ class _Owner:
             if not (isinstance(value, torch.Tensor) and value.grad_fn is not None) or uses(value)
         }
         vars(self._copy).update(attributes)
+        self._tensors = {name: value for name, value in attributes.items() if isinstance(value, torch.Tensor)}
 
     def __call__(self):
         module = self._module()
-        return self._copy if module is None else module
+        if module is None or any(vars(module).get(name) is not value for name, value in self._tensors.items()):
+            return self._copy
+        return module
 
 
 def _is_module(thing):

@@ -18,12 +18,15 @@ _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no 
 
 @dataclass
 class Stats:
-    """Counts of one solve. ``n_backward_f_evals`` is filled by the backward pass."""
+    """Counts of one solve. ``n_backward_f_evals`` is filled by the backward pass; ``n_jacobians`` and
+    ``n_factorizations`` (of matrices) are those of Rosenbrock methods."""
 
     n_f_evals: int = 0
     n_accepted: int = 0
     n_rejected: int = 0
     n_backward_f_evals: int = 0
+    n_jacobians: int = 0
+    n_factorizations: int = 0
 
 
 @dataclass(frozen=True)

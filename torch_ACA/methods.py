@@ -2,6 +2,7 @@
 
 from collections.abc import MutableMapping
 
+from .rosenbrock_tableaus import RODAS5P
 from .steppers.alf import ALF
 from .steppers.base import Method
 from .tableaus import TABLEAUS
@@ -15,12 +16,13 @@ class Methods(MutableMapping):
         self._methods = dict(methods)
 
     def __getitem__(self, name) -> Method:
-        found = self._methods.get(name)
-        if found is None and isinstance(name, str):
-            found = next((m for known, m in self._methods.items() if known.lower() == name.lower()), None)
-        if found is None:
-            raise KeyError(name)
-        return found
+        if name in self._methods:
+            return self._methods[name]
+        if isinstance(name, str):
+            for known, method in self._methods.items():
+                if known.lower() == name.lower():
+                    return method
+        raise KeyError(name)
 
     def __setitem__(self, name: str, method: Method):
         """Make a method known by a name, which `solve(method=name)` then takes.
@@ -44,6 +46,6 @@ class Methods(MutableMapping):
         return f"Methods({', '.join(self)})"
 
 
-methods = Methods({**TABLEAUS, ALF.name: ALF})
+methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, ALF.name: ALF})
 METHODS = tuple(methods)  # those that come with the package
 FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

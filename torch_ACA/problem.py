@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
-from .capture import of_outer_solves, solvers_backward
+from .autocast import without_autocast
+from .capture import solvers_backward
 from .controller import Controller, FixedSteps
-from .errors import SolverError
+from .cut import of_outer_solves
+from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
+from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Stop, march
-from .steppers.base import Method
-from .vector_field import Evaluation, VectorField, without_autocast
+from .record import Recorder
+from .steppers.base import LINEARISE, Method
+from .vector_field import VectorField
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Problem:
     given_times: torch.Tensor | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
+    recorder: Recorder | None = None
     return_on_failure: bool = False
     failure: SolverError | None = None
     n_solved: int = 0
@@ -73,6 +78,13 @@ class Problem:
     @property
     def times_are_hidden(self):
         return self.given_times is not self.times
+
+    @property
+    def graph_bytes(self):
+        """What the graphs of a step take, and the matrices beside them."""
+        n, stages = self.y0.numel(), self.method.stages
+        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property
     def differentiable(self):
@@ -123,11 +135,12 @@ class Problem:
                 callbacks=self.callbacks,
             )
         except SolverError as error:
+            explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
                 raise
             self.failure = error
         finally:
-            self.stats.n_f_evals = self.field.n_evals
+            stepper.report(self.stats)
 
     def outputs_within(self, t_end):
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
@@ -171,6 +184,12 @@ class Problem:
     def _solved(self, count):
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
+
+
+def explain(error, stepper):
+    """Add what the stepper knows to an error that says of too many or too small steps."""
+    if stepper.hint and isinstance(error, TooManyEvaluationsError | StepSizeUnderflowError):
+        error.add_hint(stepper.hint)
 
 
 def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+
+from .private_torch import parametrize_cache
 
 MOST = 20_000
 _ATOMS = frozenset(
@@ -47,7 +48,7 @@ class Reach:
 def reach(func):
     """The `Reach` of a callable."""
     search = _Search()
-    search.add((func, parametrize._cache) if parametrize._cache_enabled else (func,))
+    search.add((func, parametrize_cache()))
     search.run()
     return Reach(search.modules, search.tensors, search.constants, search)
 

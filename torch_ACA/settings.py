@@ -2,14 +2,11 @@
 
 import functools
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from .controller import Controller, FixedSteps
 from .gradients.storage import Budget
@@ -17,6 +14,17 @@ from .interpolants import cubic_hermite, linear_between
 from .march import Callbacks
 from .methods import methods
 from .notices import shown, warn_caller
+from .option_checks import (
+    OPTIONS,
+    SCIPY_OPTIONS,
+    as_float,
+    is_monotone,
+    positive_size,
+    refuse_grad,
+    times_of,
+    whole_number,
+)
+from .private_torch import pytree
 from .scipy_solver import Scipy
 from .steppers.alf import ALF
 from .steppers.base import INVERT, REPLAY, TRACE, Method
@@ -27,98 +35,6 @@ _NEEDED = {"aca": REPLAY, "direct": REPLAY, "naive": TRACE, "mali": INVERT}
 _CONTROLLER_OPTIONS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "norm")
 _SIZES = ("h", "first_step", "step_size", "grid")  # each says how long steps are: one of them at most
 _RESOLVED = 100  # an interval of fewer different times, as func sees them, is a staircase
-
-
-def _number(accepted, good):
-    """A check of options: a real number (float, int, 0-d tensor or array) for which good(number) holds, as a float."""
-
-    def check(name, value):
-        number = _as_float(name, value)
-        if number is None or not good(number):
-            raise ValueError(f"{name} must be a number {accepted}, got {shown(value)}")
-        return number
-
-    return check
-
-
-def _count(name, value):
-    """A check of options: a whole number of at least 1, or infinity."""
-    number = _as_float(name, value)
-    if number is None or not number >= 1 or number % 1 > 0:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {shown(value)}")
-    return int(number) if math.isfinite(number) else number
-
-
-def _as_float(name, value):
-    """A float; None for what is no real number."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        _refuse_grad(name, value)
-        return float(value.item()) if math.prod(value.shape) == 1 and "complex" not in str(value.dtype) else None
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
-
-
-def _times(name, value):
-    """A check of options: finite times, as a list of floats."""
-    number = _as_float(name, value)
-    times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64)
-    _refuse_grad(name, times)
-    times = times.reshape(-1).tolist()
-    if not all(math.isfinite(time) for time in times):
-        raise ValueError(f"{name} must hold finite times, got {shown(value)}")
-    return times
-
-
-def _monotone_times(name, value):
-    times = _times(name, value)
-    if not _is_monotone(times):
-        raise ValueError(f"{name} must hold times in strict order, got {shown(value)}")
-    return times
-
-
-def _flag(name, value):
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {shown(value)}")
-    return value
-
-
-def _function(name, value):
-    if not callable(value):
-        raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {shown(value)}")
-    return value
-
-
-def _interpolant_name(name, value):
-    if value not in ("linear", "cubic"):
-        raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {shown(value)}")
-    return value
-
-
-def _refuse_grad(name, value):
-    if getattr(value, "requires_grad", False):
-        raise ValueError(f"{name} must not require grad: nothing is differentiated in it, so detach it")
-
-
-_size = _number("above 0 (t gives the direction)", lambda x: x > 0)
-OPTIONS = {  # names, each with its check
-    "safety": _number("above 0, at most 1", lambda x: 0 < x <= 1),
-    "ifactor": _number("of at least 1", lambda x: x >= 1),
-    "dfactor": _number("above 0, at most 1", lambda x: 0 < x <= 1),
-    "beta": _number("from 0 to 1", lambda x: 0 <= x <= 1),
-    "min_step": _number("of at least 0, finite", lambda x: 0 <= x < math.inf),
-    "max_step": _number("above 0", lambda x: x > 0),
-    "norm": _function,
-    "first_step": _size,
-    "step_size": _size,
-    "grid": _monotone_times,
-    "max_num_steps": _count,
-    "step_t": _times,
-    "jump_t": _times,
-    "land_on_t": _flag,
-    "perturb": _flag,
-    "check_finite": _flag,
-    "interp": _interpolant_name,
-}
-SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
 
 
 @dataclass(frozen=True)
@@ -162,7 +78,7 @@ def _settings(method, rtol, atol, h, options, layout):
         if not isinstance(method, Tableau):
             raise ValueError(f"interp is for explicit Runge-Kutta methods; {method.name} has its own dense output")
         method = _with_interpolant(method, options["interp"])
-    fixed, size = _step_size(h, options, method)
+    fixed, size = _steppositive_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
     rtol, atol = _tolerances(rtol, atol, layout)
@@ -234,7 +150,8 @@ def checked_method(method, gradient):
             raise ValueError(f"method 'scipy_solver' needs gradient='adjoint', got {gradient!r}")
         return Scipy
     found = methods.get(method) if isinstance(method, str) else method
-    if not isinstance(found, Method):
+    # those that have a name are known to be methods: to find out takes as long as an evaluation
+    if found is None or not (isinstance(method, str) or isinstance(found, Method)):
         raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
     if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
         raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
@@ -278,13 +195,13 @@ def _scipy_settings(rtol, atol, h, options, layout):
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)} of scipy_solver; accepted: {', '.join(SCIPY_OPTIONS)}")
     if h is not None:
-        options["first_step"] = _size("h", h)
+        options["first_step"] = positive_size("h", h)
     method = Scipy(*_tolerances(rtol, atol, layout), solver, options)
     return Settings(method, None, 0.0, {"solver": solver} | options)
 
 
 def checked_max_evals(max_evals):
-    return _count("max_evals", max_evals)
+    return whole_number("max_evals", max_evals)
 
 
 def checked_callbacks(callbacks):
@@ -292,23 +209,6 @@ def checked_callbacks(callbacks):
     if not isinstance(callbacks, Callbacks | None):
         raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {shown(callbacks)}")
     return callbacks or Callbacks()
-
-
-def times_of(name, value):
-    """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
-    if isinstance(value, torch.Tensor):
-        return value
-    try:
-        if isinstance(value, np.ndarray):
-            return torch.as_tensor(value.astype(np.float64))
-        entries = [
-            entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
-        ]
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}") from None
-    if not any(isinstance(entry, torch.Tensor) for entry in entries):
-        return torch.tensor(entries, dtype=torch.float64)
-    return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
 
 
 def checked_times(t, layout):
@@ -326,7 +226,7 @@ def checked_times(t, layout):
     ts = times.detach().double().tolist()
     if not all(math.isfinite(value) for value in ts):
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
-    if not _is_monotone(ts):
+    if not is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
     spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
     if abs(ts[-1] - ts[0]) < _RESOLVED * spacing:
@@ -338,13 +238,9 @@ def checked_times(t, layout):
     return times, ts
 
 
-def _is_monotone(ts):
-    return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))
-
-
-def _step_size(h, options, method):
+def _steppositive_size(h, options, method):
     """Whether steps are fixed, and the size given (None: none)."""
-    given = {} if h is None else {"h": _size("h", h)}
+    given = {} if h is None else {"h": positive_size("h", h)}
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
@@ -366,7 +262,7 @@ def _tolerances(rtol, atol, layout):
 
 
 def _tolerance(name, value, layout):
-    number = _as_float(name, value)
+    number = as_float(name, value)
     if number is not None:
         if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
@@ -385,7 +281,7 @@ def _tolerance(name, value, layout):
 def _spread(name, leaf, part, layout):
     """One part of a tolerance as a flat vector over a leaf of the state."""
     for entry in pytree.tree_leaves(part):
-        _refuse_grad(name, entry)
+        refuse_grad(name, entry)
     try:
         spread = torch.as_tensor(part)
         if spread.is_complex() or spread.dtype == torch.bool:

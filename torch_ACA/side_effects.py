@@ -10,8 +10,8 @@ import contextlib
 import threading
 
 import torch
-from torch.nn.modules.batchnorm import _NormBase
 
+from .private_torch import batch_norms
 from .reach import reach
 
 
@@ -57,7 +57,7 @@ class SideEffects:
         self._places = [
             (buffers, name)
             for module, buffers, name, _ in self._buffers()
-            if isinstance(module, _NormBase) and module.training and module.track_running_stats
+            if isinstance(module, batch_norms) and module.training and module.track_running_stats
         ]
         self._statistics = list(self._places), self.mark()
         with _alone():

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .autocast import without_autocast
 from .interpolants import Polynomials
 from .march import Stats
 from .notices import shown
+from .private_torch import pytree
+from .record import Record
 from .state import StateLayout
-from .vector_field import without_autocast
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Solution:
     ``stats``: `Stats` of the solve (its backward counts are filled in by the backward pass); ``error``: None, or, with
     on_failure="return", the `SolverError` that ended the solve early (``ts`` and ``ys`` are then the outputs before
     it). Calling the solution gives the state at any time inside the interval (only with dense=True), differentiable.
+    ``record``: what the solve did (only with record=True).
     """
 
     ts: torch.Tensor
@@ -29,6 +31,7 @@ class Solution:
     stats: Stats
     error: Exception | None = None
     dense: Callable | None = field(default=None, repr=False)
+    record: Record | None = field(default=None, repr=False)
 
     @property
     def success(self):

@@ -54,6 +54,8 @@ class SolverOptions:
         for gradient="adjoint": dict of rtol, atol, method, h, options and callbacks of the backward solve (default: as
         forward); ``options={"norm": "seminorm"}`` leaves the parameters out of its error norm, a function there gets
         the tuple (a 0-d zero, leaves of the state, their cotangents, those of what func uses)""")
+    record: bool = _option(False, """
+        let the solution have a ``record`` of the accepted steps and the rejected tries (`Record`)""")
     params: Any = _option(None, """
         only these tensors, besides y0 and t, get gradients (None: all that func uses)""")
     memory: Any = _option(None, """
@@ -67,6 +69,15 @@ class SolverOptions:
         func is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its
         options. Graphs are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled,
         with a warning""")
+
+    def check(self) -> None:
+        """Check all that can be checked without a func and a state.
+
+        :raises ValueError, TypeError: an option or a combination that `solve` would refuse
+        """
+        from .plan import checked  # here, since what it needs needs this module
+
+        checked(self)
 
 
 _FIELDS = {option.name: option for option in fields(SolverOptions)}

@@ -9,7 +9,8 @@ import functools
 import math
 
 import torch
-from torch.utils import _pytree as pytree
+
+from .private_torch import pytree
 
 _CARRIED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 _REAL_OF = {torch.complex32: torch.float32, torch.complex64: torch.float32, torch.complex128: torch.float64}

@@ -7,15 +7,14 @@ through.
 
 import contextlib
 
-import torch
-from torch.autograd import forward_ad
-
+from . import private_torch
 from .errors import TransformError
+from .private_torch import forward_ad_level, is_transformed, without_tangents
 
 
 def under_transform():
     """Whether a transform of `torch.func`, or a level of forward-mode AD, is active."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_ad_level() >= 0 or is_transformed()
 
 
 @contextlib.contextmanager
@@ -60,14 +59,14 @@ def check_cotangents(gradient, bar):
 
 def is_batched(tensor):
     """Whether vmap runs over a tensor (as for `torch.autograd.grad(..., is_grads_batched=True)`)."""
-    return tensor is not None and "Batched" in str(torch._C._dispatch_keys(tensor))  # of either kind that PyTorch has
+    return tensor is not None and private_torch.is_batched(tensor)
 
 
 @contextlib.contextmanager
 def forward_ad_disabled():
     """Context in which tangents are not carried on."""
-    if forward_ad._current_level < 0:
+    if forward_ad_level() < 0:
         yield
         return
-    with forward_ad._set_fwd_grad_enabled(False):
+    with without_tangents():
         yield

@@ -1,25 +1,23 @@
 """The user's func as the solver sees it: on flat real vectors, counted, its side effects under control."""
 
 import contextlib
-import functools
 import math
 
 import torch
-from torch.autograd.graph import get_gradient_edge
-from torch.utils import _pytree as pytree
 
-from .capture import LOOKED_AT_EVERY, Captured, age_mark, leaves_behind, outer_cuts, refuse_gradient
+from .capture import LOOKED_AT_EVERY, Captured, refuse_gradient
+from .cut import outer_cuts
 from .errors import SolverError
+from .evaluation import Evaluation
+from .graph import age_mark, leaves_behind
 from .kept_func import KeptFunc
+from .linearisation import Linearisation
 from .notices import warn_caller
+from .private_torch import pytree, set_grad_enabled
 from .reach import reach
 from .saved_tensors import SavedTensors
 from .side_effects import SideEffects
 from .transforms import under_transform
-
-# torch.autograd.grad without its checks of the arguments and its context, which cost more than a small f. Called with
-# (outputs, cotangents, keep the graph, make a graph, inputs, inputs may be unused), inside a backward pass.
-_run_backward = torch.autograd.Variable._execution_engine.run_backward
 
 
 class VectorField:
@@ -51,6 +49,7 @@ class VectorField:
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._first_output = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
+        self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
     def time(self, t, side=0):
         """0-d tensor of a time given as float, in the state's precision.
@@ -91,10 +90,22 @@ class VectorField:
         :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
         """
         evaluation = self._recorded(t, y, out, time_grad, side, every)
+        self._look_at(evaluation, t)
+        return evaluation
+
+    def _look_at(self, evaluation, t):
         self._n_recorded += 1
         if self._n_recorded % LOOKED_AT_EVERY == 0:
             self.captured.check(evaluation, t)
-        return evaluation
+
+    def linearise(self, t, y, side=0):
+        """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
+        time = self.time(t, side)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf, time = (x.detach().clone().requires_grad_() for x in (y, time))
+            found = Linearisation(self, self.traced(time, leaf), leaf, time)
+        self._look_at(found, t)
+        return found
 
     def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
@@ -172,11 +183,11 @@ class VectorField:
         time = self.time(t, side)
         if time_grad:
             time.requires_grad_()
-        torch._C._set_grad_enabled(True)  # a context of it takes as long as an operation
+        set_grad_enabled(True)  # a context of it takes as long as an operation
         try:
             outputs = layout.tensors(self._call(time, layout.assemble(leaves)))
         finally:
-            torch._C._set_grad_enabled(False)
+            set_grad_enabled(False)
         if out is not None:
             layout.write(outputs, out)
         evaluation = Evaluation(self, leaves, time if time_grad else None, outputs)
@@ -311,110 +322,3 @@ class VectorField:
 
 
 _NOT_CALLED = object()
-
-
-class Evaluation:
-    """One evaluation of f with the graph it recorded, and with its value if the cotangent of its time is wanted.
-
-    The graph is held by its ``roots``, a gradient edge and a dtype for each output (None: depends on nothing): a value
-    that f's own backward pass does not need is freed as soon as it has been read.
-    """
-
-    __slots__ = ("field", "leaves", "time", "roots", "outputs", "sample")
-
-    def __init__(self, field, leaves, time, outputs):
-        self.field, self.leaves, self.time = field, leaves, time
-        self.outputs = None if time is None else outputs
-        self.roots = [(get_gradient_edge(o), o.dtype) if o.requires_grad else None for o in outputs]
-
-    def edges(self):
-        """Gradient edges of the outputs that depend on anything."""
-        return [root[0] for root in self.roots if root is not None]
-
-    @property
-    def inputs(self):
-        """The leaves that func was given."""
-        return self.leaves if self.time is None else [*self.leaves, self.time]
-
-    def write(self, out):
-        """Copy the value into out [size]; returns out. To be called with gradients off."""
-        self.field.layout.write(self.outputs, out)
-        return out
-
-    def value(self):
-        """The value [size]."""
-        layout = self.field.layout
-        return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
-
-    def vjp(self, cotangent, gradients, out=None):
-        """Pull a cotangent [size] of f's value back.
-
-        Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
-        written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
-        time (0-d, or None).
-        """
-        layout, captured = self.field.layout, self.field.captured.leaves
-        edges, cotangents = [], []
-        pieces = (cotangent,) if layout.is_a_vector else layout.unflatten_leaves(cotangent)
-        for root, piece in zip(self.roots, pieces):
-            if root is not None:
-                edge, dtype = root
-                edges.append(edge)
-                cotangents.append(piece if piece.dtype == dtype else piece.to(dtype))
-        if not edges:
-            return None, None
-        times = () if self.time is None else (self.time,)
-        wanted = (*self.leaves, *captured, *times)
-        keep = self.field.captured.keep_graph
-        found = _run_backward(tuple(edges), tuple(cotangents), keep, False, wanted, True, accumulate_grad=False)
-        n = len(self.leaves)
-        gradients.add(found[n : n + len(captured)])
-        states, time_cotangent = found[:n], found[-1] if times else None
-        if any(g is None for g in states):
-            if all(g is None for g in states):
-                return None, time_cotangent
-            states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
-        if out is None:
-            return layout.join(states), time_cotangent
-        layout.write(states, out)
-        return out, time_cotangent
-
-
-class GradientSum:
-    """Sum of gradients with respect to a tuple of tensors, in buffers of its own (never in ``.grad``)."""
-
-    def __init__(self, count):
-        self.totals = [None] * count
-        self._owned = [False] * count
-        self._all_owned = False
-
-    def add(self, gradients):
-        if self._all_owned and not any(g is None for g in gradients):
-            torch._foreach_add_(self.totals, gradients)
-            return
-        for i, g in enumerate(gradients):
-            if g is None:
-                continue
-            if self.totals[i] is None:
-                self.totals[i] = g
-            elif self._owned[i]:
-                self.totals[i].add_(g)
-            else:  # the first gradient may share memory with something else
-                self.totals[i], self._owned[i] = self.totals[i] + g, True
-        self._all_owned = bool(gradients) and all(self._owned)
-
-
-def without_autocast(device_type):
-    """Context without autocast, which is for func alone: the solver's own sums keep their precision."""
-    if not torch.is_autocast_enabled(device_type):
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
-
-
-def ambient_autocast(device_type):
-    """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
-    if not torch.is_autocast_enabled(device_type):
-        return None
-    return functools.partial(
-        torch.autocast, device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False
-    )

@@ -4,12 +4,10 @@ import torch
 
 from harness.cli import run_main
 from harness.progress import progress
-from torch_ACA import solve
-from torch_ACA.saved_tensors import SavedTensors
+from torch_ACA import SavedTensors, solve
 from van_der_pol import records
 from van_der_pol.graph_depth import graph_depth
 from van_der_pol.models import Pulses
-from van_der_pol.reconstruction import solve_node
 
 HORIZON = 3.0
 SOLVER = {"method": "RK45", "rtol": 1e-4, "atol": 1e-4}
@@ -53,7 +51,7 @@ def measure(speed, shrink, gradient):
 
     options = {"dfactor": shrink, "max_step": MAX_STEP}
     with SavedTensors() as saved:
-        solution = solve(counted, start, (0.0, HORIZON), gradient=gradient, options=options, **SOLVER)
+        solution = solve(counted, start, (0.0, HORIZON), gradient=gradient, options=options, record=True, **SOLVER)
         held = saved.held
         depth = graph_depth(solution.ys if gradient == "naive" else _accepted_graph(solution, start))
         saved.peak = held
@@ -74,9 +72,7 @@ def measure(speed, shrink, gradient):
 
 def _accepted_graph(solution, start):
     """y at the output times as the functional graph of the accepted steps alone, their sizes constant."""
-    run = solve_node(solution).run
-    with run.problem.backward_pass():
-        return run.traced(start, torch.tensor([0.0, HORIZON], dtype=torch.float64))[0]
+    return solution.record.graph(start, torch.tensor([0.0, HORIZON], dtype=torch.float64))
 
 
 def exact_gradient(field):

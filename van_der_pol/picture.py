@@ -12,7 +12,7 @@ from torch_ACA import solve
 from van_der_pol import records
 from van_der_pol.data import ODE45, photograph
 from van_der_pol.models import Convolution
-from van_der_pol.reconstruction import replay, solve_back
+from van_der_pol.reconstruction import solve_back
 
 TIMES = 5
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -59,16 +59,15 @@ def rows(photo, times, seeds, pictures):
 def rebuild(field, photo, times, tolerances):
     """The states at ``times`` (landed on) going forward, solved back (adjoint) and replayed (aca)."""
     solver = {"method": "RK45", "options": {"land_on_t": True}, **tolerances}
-    forward = solve(field, photo.clone().requires_grad_(), times, **solver)
+    forward = solve(field, photo.clone().requires_grad_(), times, record=True, **solver)
     back = solve_back(field, forward.ys[-1], times, **solver)
     if not back.success:
         raise RuntimeError(f"the reverse solve gave up: {back.status}")
-    nodes, _, replayed = replay(forward)
-    at_times = torch.searchsorted(nodes, times)
+    at_times = torch.searchsorted(forward.record.times, times)
     return {
         "forward": forward.ys.detach(),
         "adjoint": back.ys.flip(0),
-        "aca": replayed[at_times].view(forward.ys.shape),
+        "aca": forward.record.replayed()[at_times],
     }
 
 

@@ -10,7 +10,7 @@ from torch_ACA import FIXED_STEP_METHODS, METHODS, solve
 from van_der_pol import records
 from van_der_pol.data import HORIZON, ODE45, START, STEP_CONTROL, equation, starting_points
 from van_der_pol.models import VanDerPol
-from van_der_pol.reconstruction import invert, replay, solve_back
+from van_der_pol.reconstruction import solve_back
 
 ADAPTIVE = [name for name in METHODS if name not in (*FIXED_STEP_METHODS, "ALF")]
 HORIZONS = (1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 25, 30, 40)
@@ -62,10 +62,10 @@ def trajectories(horizon, solver):
     field = VanDerPol()
     forward = solve(field, start, times, **solver)
     backward = solve_back(field, forward.ys[-1], times, **solver)
-    replayed_at, _, replayed = replay(solve(field, start, (0.0, horizon), **solver))
+    record = solve(field, start, (0.0, horizon), record=True, **solver).record
     yield _trajectory("forward", "aca", times, forward.ys)
     yield _trajectory("backward", "adjoint", backward.ts.flip(0), backward.ys.flip(0))
-    yield _trajectory("backward", "aca", replayed_at, replayed)
+    yield _trajectory("backward", "aca", record.times, record.replayed())
 
 
 def _trajectory(direction, label, times, states):
@@ -87,15 +87,15 @@ def start_error(field, start, horizon, label, solver):
         return record | _scipy_error(start, horizon, solver)
     times = torch.tensor([0.0, horizon], dtype=torch.float64)
     gradient = {"gradient": label, "method": record["method"], "on_failure": "return", "max_evals": MAX_EVALS}
-    forward = solve(field, start.clone().requires_grad_(), times, **(solver | gradient))
+    forward = solve(field, start.clone().requires_grad_(), times, record=True, **(solver | gradient))
     record |= {"status": forward.status, "n_accepted": forward.stats.n_accepted}
     if not forward.success:
         return record
     if label in ("aca", "direct"):
-        _, stored, rebuilt = replay(forward)
+        stored, rebuilt = forward.record.states, forward.record.replayed()
         return record | {"error": _distance(rebuilt, stored), "bit_for_bit": torch.equal(rebuilt, stored)}
     if label == "mali":
-        return record | {"error": _distance(invert(forward)[1][0], start)}
+        return record | {"error": _distance(forward.record.replayed()[0], start)}
     back = solve_back(field, forward.ys[-1], times, max_evals=MAX_EVALS, **solver)
     record["status"] = back.status
     return record | ({"error": _distance(back.ys[-1], start), "rebuilt": back.ys[-1].tolist()} if back.success else {})

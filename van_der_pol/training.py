@@ -5,8 +5,7 @@ import torch
 from harness.seeding import generator
 from harness.solvers import solver_of
 from harness.training import Training
-from torch_ACA import solve
-from torch_ACA.saved_tensors import SavedTensors
+from torch_ACA import SavedTensors, solve
 from van_der_pol.data import START, observations, true_trajectory
 from van_der_pol.models import NeuralField, VanDerPol
 

@@ -5,11 +5,12 @@ import math
 import random
 from dataclasses import dataclass
 
+from torch_ACA import methods
 from torch_ACA.tableaus import TABLEAUS
 
 from . import fields, states
 
-ADAPTIVE = tuple(sorted({id(t): name for name, t in TABLEAUS.items() if t.adaptive}.values()))
+ADAPTIVE = (*sorted({id(t): name for name, t in TABLEAUS.items() if t.adaptive}.values()), "Rodas5P")
 FIXED = tuple(sorted({id(t): name for name, t in TABLEAUS.items() if not t.adaptive}.values()))
 _OF_OTHERS = ("anchor", "gain", "jumping", "branch at a stop")  # terms that go with something else in the case
 _LOOSEST = {1: 2e-2, 2: 1e-2, 3: 1e-3, 5: 1e-4, 8: 1e-6}  # rtol by order: a solve takes some ten steps
@@ -140,7 +141,7 @@ def _draw_steps(chance, case):
         case["method"] = chance.choice(ADAPTIVE)
     if gradient != "adjoint" and not ("step_size" in case or "grid" in case):
         _draw_control(chance, case, options)
-    if gradient not in ("mali", "adjoint") and chance.random() < 0.15:
+    if gradient not in ("mali", "adjoint") and chance.random() < 0.15 and case["method"] in TABLEAUS:
         options["interp"] = chance.choice(("linear", "cubic"))
     if chance.random() < 0.2:
         options["land_on_t"] = True
@@ -153,7 +154,7 @@ def _draw_steps(chance, case):
 
 
 def _draw_control(chance, case, options):
-    order = TABLEAUS[case["method"]].order if case["gradient"] != "mali" else 2
+    order = methods[case["method"]].order if case["gradient"] != "mali" else 2
     span = abs(case["times"][-1] - case["times"][0])
     case["rtol"] = _LOOSEST[order] * 10 ** chance.uniform(-1, 0)
     case["atol"] = case["rtol"] / 10
@@ -229,6 +230,8 @@ def _draw_use(chance, case):
     case["order"] = chance.choices(("first", "create_graph", "second"), (60, 15, 0 if refuses_second else 25))[0]
     if any(kind == "output" for kind, _ in case.get("jumps", ())) and case["order"] == "second":
         case["order"] = "create_graph"  # the slope before the jump stands for the derivative with respect to that time
+    if case["method"] == "Rodas5P" and "batch norm" in case["terms"] and case["order"] == "second":
+        case["order"] = "create_graph"  # the step has one derivative in it, and PyTorch has no third one of batch_norm
     if case["order"] == "first":
         case["passes"] = chance.choice((1, 1, 1, 2))
         case["take"] = chance.choice(("grad", "backward"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torch_ACA.tableaus import TABLEAUS
+from torch_ACA import methods
 
 
 class StepsMissing(Exception):
@@ -41,7 +41,8 @@ def solve(func, y0, times, layout, plan, steps):
     :param steps: (t, h) of every accepted step
     """
     ts = times.detach().double().tolist()
-    run = (_Leapfrog if plan.method == "ALF" else _RungeKutta)(func, layout, plan, 1 if ts[-1] > ts[0] else -1)
+    kind = {"ALF": _Leapfrog, "Rodas5P": _Rosenbrock}.get(plan.method, _RungeKutta)
+    run = kind(func, layout, plan, 1 if ts[-1] > ts[0] else -1)
     walk = _Walk(times.double(), ts, plan, steps)
     outputs, pieces = {0: layout.join(y0)}, []
     run.start(walk.steps[0], outputs[0])
@@ -131,7 +132,7 @@ class _Field:
 class _RungeKutta(_Field):
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        tableau = TABLEAUS[self.plan.method]
+        tableau = methods[self.plan.method]
         self.a = [[float(w) for w in row] for row in tableau.a]
         self.b, self.c = [float(w) for w in tableau.b], [float(w) for w in tableau.c]
         self.ends_on_slope = tableau.stages > 1 and self.a[-1] == self.b[:-1] and self.b[-1] == 0 and self.c[-1] == 1
@@ -190,6 +191,48 @@ class _Piece:
             slopes = [*slopes, self.end_slope()]
         weights = [sum(w * theta ** (p + 1) for p, w in enumerate(row)) for row in self._run.polynomials]
         return self._y + h * _sum(weights, slopes)
+
+
+class _Rosenbrock(_Field):
+    """(I / gamma - h J) k_i = f(t + c_i h, y + h sum a_ij k_j) + sum C_ij k_j + h d_i f_t, y' = y + h sum b_j k_j."""
+
+    ends_on_slope = False
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.tableau = methods[self.plan.method]
+        self.polynomials = self.tableau.interpolant.rows
+
+    def start(self, step, y0):
+        self.y, self.behind_jump = y0, step.start_value in self.plan.jumps
+
+    def step(self, step):
+        tableau, y, h, slopes = self.tableau, self.y, step.h.to(self.y.dtype), []
+        before = -1 if step.end_value in self.plan.jumps else 0
+        slope, J, f_t = self._linearised(step.t, y, 1 if self.behind_jump else 0)
+        W = torch.eye(len(y), dtype=y.dtype) / tableau.gamma - h * J
+        for i, (c, d) in enumerate(zip(tableau.c, tableau.d)):
+            if i:
+                time = step.t_end if c == 1.0 else step.t + c * step.h
+                slope = self.slope(time, y + h * _sum(tableau.a[i], slopes), before if c == 1.0 else 0)
+                slope = slope + _sum(tableau.C[i], slopes)
+            slopes.append(torch.linalg.solve(W, slope + h * d * f_t))
+        y1 = y + h * _sum(tableau.b, slopes)
+        piece = _Piece(self, step, y, y1, slopes, before)
+        self.y, self.behind_jump = y1, before != 0
+        return piece
+
+    def _linearised(self, t, y, side):
+        """func with its derivatives by the state and the time; as far as func itself depends on them."""
+        with torch.enable_grad():
+            y, t = (x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in (y, t))
+            slope = self.slope(t, y, side)
+            rows, rates = [torch.zeros_like(y)] * len(y), [y.new_zeros(())] * len(y)
+            for i, entry in enumerate(slope.unbind() if slope.requires_grad else ()):
+                row, rate = torch.autograd.grad(entry, (y, t), create_graph=True, allow_unused=True)
+                rows[i] = rows[i] if row is None else row
+                rates[i] = rates[i] if rate is None else rate.to(y.dtype)
+        return slope, torch.stack(rows), torch.stack(rates)
 
 
 class _Leapfrog(_Field):

@@ -515,3 +515,38 @@ def test_no_further_evaluations_to_verify():
     loss.backward()
     assert forward == 16 and len(calls) == 32
     assert math.isfinite(float(loss))
+
+
+class Redrawn(torch.nn.Module):
+    """A weight with a history, and a noise, that are drawn anew before every solve."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.tensor([0.3, -0.8], dtype=torch.float64))
+
+    def draw(self, number):
+        self.weight = self.mean * number
+        self.noise = torch.full((2,), float(number), dtype=torch.float64)
+        return self
+
+    def forward(self, t, y):
+        return self.weight * torch.sin(y) + 0.1 * self.noise
+
+
+@pytest.mark.parametrize("kind", ["naive", *KINDS])
+@pytest.mark.parametrize("how", ["module", "bound method", "closure"])
+def test_several_draws_and_one_backward_pass(kind, how):
+    """Each solve is differentiated with what the module held then; the sum is that of one backward pass per solve."""
+    y0 = torch.ones(2, dtype=torch.float64)
+
+    def func_of(module):
+        return {"module": module, "bound method": module.forward, "closure": lambda t, y: module(t, y)}[how]
+
+    def loss(module, number):
+        return solve(func_of(module.draw(number)), y0, [0.0, 1.0], **keywords_of(kind)).ys[-1].square().sum()
+
+    together, apart = Redrawn(), Redrawn()
+    sum(loss(together, number) for number in (1, 2, 3)).backward()
+    for number in (1, 2, 3):
+        loss(apart, number).backward()
+    torch.testing.assert_close(together.mean.grad, apart.mean.grad, rtol=1e-12, atol=0)

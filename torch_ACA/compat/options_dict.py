@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ..api import solve, solve_endtime
 from ..march import Callbacks
 from ..notices import warn_caller
+from ..private_torch import pytree
 from ..settings import times_of
 
 _SOLVER_KEYS = ("method", "h", "rtol", "atol", "gradient", "memory", "compile")

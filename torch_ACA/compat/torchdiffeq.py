@@ -9,12 +9,12 @@ AssertionError too.
 import math
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
 from ..notices import warn_caller
+from ..private_torch import pytree
 from ..scipy_solver import Scipy
 from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of
@@ -30,7 +30,7 @@ _INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "d
         *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
         "trbdf2",
     ),
-    "scipy_solver with options={'solver': 'Radau'}",
+    "Rodas5P (adaptive, for stiff problems), or scipy_solver with options={'solver': 'Radau'}",
 )
 SOLVERS = dict.fromkeys((*METHODS, Scipy.name))  # torchdiffeq has classes there; programs ask for the names
 _CALLBACKS = {"step": "callback_step", "accept": "callback_accept_step", "reject": "callback_reject_step"}
@@ -39,7 +39,7 @@ _OF_ADAPTIVE_STEPS = {
 }
 
 
-@takes_options(without=("dense", "on_failure"))
+@takes_options(without=("dense", "on_failure", "record"))
 def odeint(
     func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None, gradient="aca", **keywords
 ):

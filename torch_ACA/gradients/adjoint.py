@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..controller import Controller, FixedSteps, rms_norm
+from ..evaluation import GradientSum
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.base import Method
 from ..transforms import check_cotangents
-from ..vector_field import GradientSum
 from .discrete import DiscreteSolve
 from .replay import Replay
 from .second_order import no_second_derivatives

@@ -2,7 +2,7 @@
 
 import functools
 
-from ..vector_field import GradientSum
+from ..evaluation import GradientSum
 from .dense import OutputCotangents
 from .replay import COMPARED
 from .times import TimeCotangents
@@ -48,9 +48,15 @@ class BackwardPass:
             first_bar = None
             if bars[1] is not None and stepper.needs_end_slope and not step.after_jump:
                 first_bar = bars[1][-1]
-            self.y_bar, t_bar, h_bar = stepper.vjp(
-                step.h, evaluations, self.y_bar, slope_bars, first_bar, self.gradients
-            )
+            try:
+                self.y_bar, t_bar, h_bar = stepper.vjp(
+                    step.h, evaluations, self.y_bar, slope_bars, first_bar, self.gradients
+                )
+            except RuntimeError:
+                if remembered is not None and problem.compile_options is None:  # func may not be what it was
+                    self.run.replay.compare_step(stepper, step, start, remembered)
+                    self.run.replay.conclude()
+                raise
             if remembered is not None:
                 self.run.replay.compare_step(stepper, step, start, remembered)
             if start_bar is not None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..capture import leaves_behind
 from ..errors import SecondDerivativeError
+from ..graph import leaves_behind
 from ..march import Stop
 from ..solution import Trajectory
 from ..transforms import forward_ad_disabled, is_batched
@@ -55,6 +55,8 @@ def _integrate(problem, memory):
             results = run.traced(problem.y0, problem.times)
     elif remember:
         results = _Function.apply(run, results, *problem.tensors)
+        if problem.recorder is not None:
+            problem.recorder.replay, problem.recorder.graph = run.replayed, run.graph
     ys, *dense = results
     return ys, Trajectory(problem.method.interpolant, *dense) if dense else None
 
@@ -93,7 +95,7 @@ class DiscreteSolve:
     def __init__(self, problem, memory):
         self.problem = problem
         compiled = problem.compile_options is not None
-        graph_bytes = math.inf if compiled else problem.method.stages * problem.field.evaluation_bytes
+        graph_bytes = math.inf if compiled else problem.graph_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
         self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
@@ -180,6 +182,23 @@ class DiscreteSolve:
             self.replay.conclude()
         ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
+
+    def graph(self, y0, times):
+        """The outputs [m - 1, n] as `traced` makes them."""
+        with self.problem.backward_pass():
+            return self.traced(y0, times)[0]
+
+    @torch.no_grad()
+    def replayed(self, states):
+        """The states [N + 1, n]: the first, and the ends of all steps, each taken again from the state at its start."""
+        stepper, ends = self.problem.method.stepper(self.problem.field), [states[0]]
+        with self.problem.backward_pass():
+            for step, y in zip(self.storage.steps, states):
+                stepper.replay(
+                    step.t, step.h, y, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
+                )
+                ends.append(stepper.replayed_end(y, step.h))
+        return torch.stack(ends)
 
     def advance(self, stepper, y, first, last):
         """The state after the steps first to last - 1 from y, bit for bit as before."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import TooManyEvaluationsError
+from ..evaluation import GradientSum
 from ..march import Stop
 from ..steppers.base import Carry
 from ..transforms import check_cotangents
-from ..vector_field import GradientSum
 from .replay import Replay
 from .second_order import no_second_derivatives
 from .times import TimeCotangents
@@ -34,6 +34,8 @@ def mali(problem):
     problem.finish()
     if problem.differentiable:
         ys = _Function.apply(run, [ys], end, *problem.tensors)
+        if problem.recorder is not None:
+            problem.recorder.replay = lambda states: run.rebuilt(end)
     return ys, None
 
 
@@ -118,6 +120,16 @@ class _Solve:
         times_bar = times.given.to(problem.times) if problem.time_grad else None
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         return z_bar, times_bar, gradients.totals
+
+    @torch.no_grad()
+    def rebuilt(self, end):
+        """The states [N + 1, n] from the final `Carry` backwards, in forward order."""
+        states = [end.y]
+        with self.problem.backward_pass():
+            for step in reversed(self.steps):
+                end, _ = self.stepper.invert(end, step.h)
+                states.append(end.y)
+        return torch.stack(states[::-1])
 
     def _compare_start(self, start, end):
         """The state rebuilt at the start, from the one at the end, must be the initial state, but for rounding."""

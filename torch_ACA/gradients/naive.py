@@ -11,6 +11,7 @@ import torch
 from ..controller import FixedSteps
 from ..errors import NonFiniteError, SolverError
 from ..march import check_limits, lands
+from ..problem import explain
 from .discrete import aca
 
 
@@ -19,15 +20,17 @@ def naive(problem):
     if not torch.is_grad_enabled() and not problem.transformed:
         return aca(problem)  # the same steps, in less time
     ys, field = [], problem.field
+    stepper = problem.method.stepper(field)
     try:
         with field.without_cut():
-            _march(problem, problem.method.stepper(field), ys)
+            _march(problem, stepper, ys)
     except SolverError as error:
+        explain(error, stepper)
         if not problem.return_on_failure:
             raise
         problem.failure, problem.n_solved = error, len(ys)
     finally:
-        problem.stats.n_f_evals = field.n_evals
+        stepper.report(problem.stats)
     problem.finish()
     return torch.stack(ys) if ys else problem.y0.new_empty(0, problem.y0.numel()), None
 
@@ -46,8 +49,7 @@ def _march(problem, stepper, ys):
         given = torch.tensor(stop.t, dtype=torch.float64, device=t.device)
         target = given if stop.index is None else times[stop.index]
         while t.item() != stop.t:
-            if slope is None:
-                slope = field.traced(t, y, side=int(after_jump))
+            slope = stepper.traced_start(t, y, slope, after_jump=after_jump)
             mark = stepper.mark()
             rejected, finite = False, True
             while True:

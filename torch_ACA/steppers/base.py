@@ -18,6 +18,7 @@ PLAIN = "plain"  # steps of any vector field, without a graph: for the backward 
 INVERT = "invert"  # `invert` and `pull_back`: for "mali"
 JUMPS = "jumps"  # f may jump at the end of a step
 COMPILE = "compile"  # `Method.compiled_stepper`
+LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
 
 @runtime_checkable
@@ -91,8 +92,11 @@ class Stepper:
 
     ``own_stages``: evaluations that an accepted step pays for. ``slopes`` [rows, n]: those of the step last taken or
     replayed, which dense output weighs; where it ``needs_end_slope``, the last row is the slope at the end of the step.
-    ``keep_graphs`` may be changed from step to step.
+    ``keep_graphs`` may be changed from step to step. ``hint``: what else a solve that took too many or too small steps
+    may try.
     """
+
+    hint = ""
 
     own_stages: int
     needs_end_slope: bool = False
@@ -106,6 +110,10 @@ class Stepper:
     @property
     def n_f_evals(self) -> int:
         return self.field.n_evals
+
+    def report(self, stats) -> None:
+        """Fill in the counts of a forward pass, of `march.Stats`."""
+        stats.n_f_evals = self.n_f_evals
 
     def start(self, t, y, slope=None, evaluation=None, *, after_jump=False) -> Carry:
         """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
@@ -227,11 +235,18 @@ class Stepper:
         """
         raise NotImplementedError
 
+    def traced_start(self, t, y, slope=None, *, after_jump=False):
+        """What the tries of a `traced` step have in common.
+
+        :param slope: f at the start, if known
+        """
+        return self.field.traced(t, y, side=int(after_jump)) if slope is None else slope
+
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False) -> TracedStep:
         """The step out of place, differentiable in t, h, t_end (0-d float64 tensors or floats), y and all that f
         depends on.
 
-        :param slope: f at the start, if known
+        :param slope: what `traced_start` returned, if it is known
         """
         raise NotImplementedError
 

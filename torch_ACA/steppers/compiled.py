@@ -14,8 +14,8 @@ import torch
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.utils import _pytree as pytree
 
+from ..private_torch import pytree
 from .base import Carry, Trial, combine
 from .runge_kutta import RungeKutta
 

@@ -27,6 +27,8 @@ class RungeKutta(Stepper):
     :param time_grad: let `vjp` return cotangents of the time and the step size
     """
 
+    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there."
+
     def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
         super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         self.tableau = tableau
@@ -140,7 +142,7 @@ class RungeKutta(Stepper):
         return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
-        slopes = [self.field.traced(t, y, side=int(after_jump)) if slope is None else slope]
+        slopes = [self.traced_start(t, y, slope, after_jump=after_jump)]
         for i in range(1, self.tableau.stages):
             stage = y + h * combine(self.tableau.a[i], slopes)
             at_end = self._c[i] == 1.0

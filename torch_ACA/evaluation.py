@@ -1,0 +1,97 @@
+"""One evaluation of func with its graph, and the sums of what is pulled back through such graphs."""
+
+import torch
+from torch.autograd.graph import get_gradient_edge
+
+from .private_torch import pulled_back
+
+
+class Evaluation:
+    """One evaluation of f with the graph it recorded, and with its value if the cotangent of its time is wanted.
+
+    The graph is held by its ``roots``, a gradient edge and a dtype for each output (None: depends on nothing): a value
+    that f's own backward pass does not need is freed as soon as it has been read.
+    """
+
+    __slots__ = ("field", "leaves", "time", "roots", "outputs", "sample")
+
+    def __init__(self, field, leaves, time, outputs):
+        self.field, self.leaves, self.time = field, leaves, time
+        self.outputs = None if time is None else outputs
+        self.roots = [(get_gradient_edge(o), o.dtype) if o.requires_grad else None for o in outputs]
+
+    def edges(self):
+        """Gradient edges of the outputs that depend on anything."""
+        return [root[0] for root in self.roots if root is not None]
+
+    @property
+    def inputs(self):
+        """The leaves that func was given."""
+        return self.leaves if self.time is None else [*self.leaves, self.time]
+
+    def write(self, out):
+        """Copy the value into out [size]; returns out. To be called with gradients off."""
+        self.field.layout.write(self.outputs, out)
+        return out
+
+    def value(self):
+        """The value [size]."""
+        layout = self.field.layout
+        return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
+
+    def vjp(self, cotangent, gradients, out=None):
+        """Pull a cotangent [size] of f's value back.
+
+        Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
+        written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
+        time (0-d, or None).
+        """
+        layout, captured = self.field.layout, self.field.captured.leaves
+        edges, cotangents = [], []
+        pieces = (cotangent,) if layout.is_a_vector else layout.unflatten_leaves(cotangent)
+        for root, piece in zip(self.roots, pieces):
+            if root is not None:
+                edge, dtype = root
+                edges.append(edge)
+                cotangents.append(piece if piece.dtype == dtype else piece.to(dtype))
+        if not edges:
+            return None, None
+        times = () if self.time is None else (self.time,)
+        wanted = (*self.leaves, *captured, *times)
+        keep = self.field.captured.keep_graph
+        found = pulled_back(tuple(edges), tuple(cotangents), keep, wanted)
+        n = len(self.leaves)
+        gradients.add(found[n : n + len(captured)])
+        states, time_cotangent = found[:n], found[-1] if times else None
+        if any(g is None for g in states):
+            if all(g is None for g in states):
+                return None, time_cotangent
+            states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
+        if out is None:
+            return layout.join(states), time_cotangent
+        layout.write(states, out)
+        return out, time_cotangent
+
+
+class GradientSum:
+    """Sum of gradients with respect to a tuple of tensors, in buffers of its own (never in ``.grad``)."""
+
+    def __init__(self, count):
+        self.totals = [None] * count
+        self._owned = [False] * count
+        self._all_owned = False
+
+    def add(self, gradients):
+        if self._all_owned and not any(g is None for g in gradients):
+            torch._foreach_add_(self.totals, gradients)
+            return
+        for i, g in enumerate(gradients):
+            if g is None:
+                continue
+            if self.totals[i] is None:
+                self.totals[i] = g
+            elif self._owned[i]:
+                self.totals[i].add_(g)
+            else:  # the first gradient may share memory with something else
+                self.totals[i], self._owned[i] = self.totals[i] + g, True
+        self._all_owned = bool(gradients) and all(self._owned)

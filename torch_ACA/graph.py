@@ -1,0 +1,88 @@
+"""Walks through autograd's graphs: what an evaluation depends on, and what is older than it."""
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from .private_torch import age
+
+_LEAF = torch.zeros((), requires_grad=True)
+_LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
+
+
+def age_mark():
+    """A sequence number: autograd nodes that this thread records later have larger ones."""
+    with torch.enable_grad():
+        return age(_LEAF.view(()).grad_fn)
+
+
+def graph_inputs(edges, known, since):
+    """Leaves that a graph depends on, and (node, output number) of older history, both without what is in known.
+
+    :param edges: `GradientEdge`s of what the evaluation returned
+    :param known: tensors that were handed to it (state, time)
+    :param since: `age_mark` taken before it
+    """
+    known = {id(t) for t in known}
+    leaves, history, seen, stack = {}, set(), set(), []
+
+    def meet(node, number):
+        if node is None or (node, number) in seen:
+            return
+        seen.add((node, number))
+        if type(node) is _LEAF_NODE:
+            if id(node.variable) not in known:
+                leaves[id(node.variable)] = node.variable
+        elif age(node) <= since:
+            history.add((node, number))
+        else:
+            stack.append(node)
+
+    for edge in edges:
+        meet(edge.node, edge.output_nr)
+    walked = set()
+    while stack:
+        node = stack.pop()
+        if node not in walked:
+            walked.add(node)
+            for following, number in node.next_functions:
+                meet(following, number)
+    return list(leaves.values()), history
+
+
+def leaves_behind(nodes, *, until=()):
+    """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
+    leaves, seen, stack = {}, set(until), list(nodes)
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node) is _LEAF_NODE:
+            variable = node.variable
+            leaves[id(variable)] = variable
+        else:
+            stack.extend(following for following, _ in node.next_functions)
+    return list(leaves.values())
+
+
+class ArgumentWatch(TorchFunctionMode):
+    """Notes the tensors whose (grad_fn, output number) are in a set, where they are handed to an operation."""
+
+    def __init__(self, history):
+        super().__init__()
+        self.history, self.found = history, {}
+
+    def __torch_function__(self, func, kinds, args=(), kwargs=None):
+        self._look(args)
+        if kwargs:
+            self._look(kwargs.values())
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, values):
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                key = (value.grad_fn, value.output_nr)
+                if key in self.history:
+                    self.found.setdefault(key, value)
+            elif type(value) in (list, tuple):
+                self._look(value)

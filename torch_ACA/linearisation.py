@@ -1,0 +1,168 @@
+"""f at one point together with its derivative, for methods that solve with the Jacobian.
+
+The derivative is D = [df/dy | df/dt], of shape [n, n + 1]: the time is one more variable. Its rows are VJPs of one
+recorded evaluation, all at once (`torch.vmap` over the backward pass) or, where func does not go through that, one
+after the other. Products with D are differentiated by a second backward pass through the same evaluation.
+"""
+
+import math
+
+import torch
+from torch.autograd.graph import get_gradient_edge
+
+from .errors import SecondDerivativeError
+from .notices import warn_caller
+from .transforms import under_transform
+
+AT_ONCE = 2**28  # bytes that the VJPs which are computed at once may take
+
+
+class Linearisation:
+    """f(t, y) with its graph.
+
+    :param field: `vector_field.VectorField`
+    :param value: f [n]
+    :param leaf: the state [n] that the graph ends in
+    :param time: and the time, 0-d
+    """
+
+    def __init__(self, field, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor):
+        self.field, self.value, self.leaf, self.time = field, value, leaf, time
+
+    @property
+    def inputs(self):
+        """The leaves that func was given."""
+        return [self.leaf, self.time]
+
+    def edges(self):
+        """Gradient edges of the value, as those of `vector_field.Evaluation`."""
+        return [get_gradient_edge(self.value)] if self.value.requires_grad else []
+
+    def derivative(self, *, create_graph: bool = False) -> torch.Tensor:
+        """D [n, n + 1]."""
+        return self.products(_unit_vectors(self.leaf), create_graph=create_graph)
+
+    def products(self, cotangents: torch.Tensor, *, create_graph: bool = False) -> torch.Tensor:
+        """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
+        return _pulled_back(self.field, self.value, self.leaf, self.time, cotangents, create_graph)
+
+    def vjp(self, value_bar, products, products_bar, gradients):
+        """Pull cotangents of the value [n] and of `products` (made with create_graph) [m, n + 1] back; the graph is
+        used up.
+
+        :param gradients: `vector_field.GradientSum`
+        :returns: cotangents of the state [n] and of the time (0-d), None for zero
+        """
+        captured = self.field.captured
+        pairs = [(o, bar) for o, bar in ((self.value, value_bar), (products, products_bar)) if o.requires_grad]
+        if not pairs:
+            return None, None
+        outputs, bars = zip(*pairs)
+        wanted = (self.leaf, *captured.leaves, self.time)
+        state_bar, *captured_bars, time_bar = torch.autograd.grad(
+            outputs, wanted, bars, retain_graph=captured.keep_graph, allow_unused=True
+        )
+        gradients.add(captured_bars)
+        return state_bar, time_bar
+
+
+def traced_linearisation(
+    field, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f(t, y) [n] and D [n, n + 1] for t and y with or without a history, differentiable in everything.
+
+    :param t: 0-d tensor
+    :param side: as for `VectorField.time`
+    """
+    if under_transform():  # a graph of autograd's own is not seen there
+
+        def twice(y, t):
+            value = field.traced(t, y, side=side)
+            return value, value
+
+        (of_y, of_t), value = torch.func.jacrev(twice, argnums=(0, 1), has_aux=True, chunk_size=1)(y, t)
+        return value, torch.cat([of_y, of_t.to(y)[:, None]], 1)
+    # aliases: what else func uses may depend on t and y as well, which is not meant
+    t, y = (x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in (t, y))
+    for x in (t, y):
+        if x.is_leaf:
+            field.captured.ignore(x)
+    value = field.traced(t, y, side=side)
+    return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
+
+
+def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:
+    """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
+    with gradients off.
+
+    u = J^T w is linear in w, so that w . d(u . v)/dw = u . v. It is not where the backward pass leaves PyTorch.
+
+    :param y: state [n] at which to look
+    :raises SecondDerivativeError: it has none
+    """
+    with field.side_effects.replay():
+        at = field.linearise(t, y, side)
+    if not at.value.requires_grad:
+        return
+    with torch.enable_grad():
+        angles = torch.arange(1, len(y) + 1).to(y)
+        v, w = torch.cos(angles), torch.sin(angles).requires_grad_()  # no pattern that func may have as well
+        try:
+            (u,) = torch.autograd.grad(at.value, at.leaf, w, create_graph=True, allow_unused=True)
+            if u is None:
+                return
+            found = None
+            if u.requires_grad:
+                found = torch.autograd.grad(u, (w, at.leaf), v, allow_unused=True)[0]
+        except RuntimeError as failure:
+            raise SecondDerivativeError(_NO_SECOND.format(failure)) from failure
+    u, w = u.detach(), w.detach()
+    difference = abs((0.0 if found is None else float(found @ w)) - float(u @ v))
+    kinds = [leaf.dtype for leaf in field.layout.leaves]
+    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
+    eps = max(torch.finfo(kind).eps for kind in kinds)
+    # entries of J may have cancelled, to some digits or to nothing but rounding
+    of_u, of_nothing = eps ** (1 / 3) * (u * v).abs().sum(), 1e3 * eps * at.value.detach().abs().sum().clamp(min=1.0)
+    if difference > float(of_u + of_nothing):
+        raise SecondDerivativeError(_NO_SECOND.format("it leaves PyTorch, or detaches what it returns"))
+
+
+_NO_SECOND = (
+    "the gradient of a Rosenbrock method contains the derivative of func's Jacobian, and func's own backward pass has "
+    "no derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, "
+    "or solve under torch.no_grad()"
+)
+
+
+def _unit_vectors(y):
+    return torch.eye(len(y), dtype=y.dtype, device=y.device)
+
+
+def _pulled_back(field, value, y, time, cotangents, create_graph):
+    """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
+    m, n = cotangents.shape
+    if not value.requires_grad or n == 0:
+        return cotangents.new_zeros(m, n + 1)
+
+    def grad(cotangent, batched):
+        of_y, of_time = torch.autograd.grad(
+            value, (y, time), cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True,
+            is_grads_batched=batched,
+        )  # fmt: skip
+        of_y = torch.zeros_like(cotangent) if of_y is None else of_y
+        of_time = cotangent.new_zeros(cotangent.shape[:-1]) if of_time is None else of_time.to(cotangent)
+        return torch.cat([of_y, of_time[..., None]], -1)
+
+    if field.vectorises and m > 1:
+        measured = field.evaluation_bytes if field.evaluation_bytes < math.inf else 0
+        at_once = max(1, int(AT_ONCE // max(measured, 16 * n * value.element_size(), 1)))
+        try:
+            rows = [grad(chunk, True) for chunk in cotangents.split(at_once)]
+            return rows[0] if len(rows) == 1 else torch.cat(rows)
+        except RuntimeError as failure:
+            rows = [grad(cotangent, False) for cotangent in cotangents]  # raises what is not vmap's failure
+            field.vectorises = False
+            lines = str(failure).strip().splitlines() or [type(failure).__name__]
+            warn_caller(f"the Jacobian of func is computed row by row: its backward pass has no vmap ({lines[0]})")
+            return torch.stack(rows)
+    return torch.stack([grad(cotangent, False) for cotangent in cotangents])

@@ -1,0 +1,122 @@
+"""The options of `solve(options=...)`: a check for each, which returns the value in the solver's terms."""
+
+import math
+import numbers
+
+import numpy as np
+import torch
+
+from .notices import shown
+
+
+def _number(accepted, good):
+    """A check of options: a real number (float, int, 0-d tensor or array) for which good(number) holds, as a float."""
+
+    def check(name, value):
+        number = as_float(name, value)
+        if number is None or not good(number):
+            raise ValueError(f"{name} must be a number {accepted}, got {shown(value)}")
+        return number
+
+    return check
+
+
+def whole_number(name, value):
+    """A check of options: a whole number of at least 1, or infinity."""
+    number = as_float(name, value)
+    if number is None or not number >= 1 or number % 1 > 0:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {shown(value)}")
+    return int(number) if math.isfinite(number) else number
+
+
+def as_float(name, value):
+    """A float; None for what is no real number."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        refuse_grad(name, value)
+        return float(value.item()) if math.prod(value.shape) == 1 and "complex" not in str(value.dtype) else None
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+
+
+def _times(name, value):
+    """A check of options: finite times, as a list of floats."""
+    number = as_float(name, value)
+    times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64)
+    refuse_grad(name, times)
+    times = times.reshape(-1).tolist()
+    if not all(math.isfinite(time) for time in times):
+        raise ValueError(f"{name} must hold finite times, got {shown(value)}")
+    return times
+
+
+def _monotone_times(name, value):
+    times = _times(name, value)
+    if not is_monotone(times):
+        raise ValueError(f"{name} must hold times in strict order, got {shown(value)}")
+    return times
+
+
+def _flag(name, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return value
+
+
+def _function(name, value):
+    if not callable(value):
+        raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {shown(value)}")
+    return value
+
+
+def _interpolant_name(name, value):
+    if value not in ("linear", "cubic"):
+        raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {shown(value)}")
+    return value
+
+
+def refuse_grad(name, value):
+    if getattr(value, "requires_grad", False):
+        raise ValueError(f"{name} must not require grad: nothing is differentiated in it, so detach it")
+
+
+positive_size = _number("above 0 (t gives the direction)", lambda x: x > 0)
+OPTIONS = {  # names, each with its check
+    "safety": _number("above 0, at most 1", lambda x: 0 < x <= 1),
+    "ifactor": _number("of at least 1", lambda x: x >= 1),
+    "dfactor": _number("above 0, at most 1", lambda x: 0 < x <= 1),
+    "beta": _number("from 0 to 1", lambda x: 0 <= x <= 1),
+    "min_step": _number("of at least 0, finite", lambda x: 0 <= x < math.inf),
+    "max_step": _number("above 0", lambda x: x > 0),
+    "norm": _function,
+    "first_step": positive_size,
+    "step_size": positive_size,
+    "grid": _monotone_times,
+    "max_num_steps": whole_number,
+    "step_t": _times,
+    "jump_t": _times,
+    "land_on_t": _flag,
+    "perturb": _flag,
+    "check_finite": _flag,
+    "interp": _interpolant_name,
+}
+SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
+
+
+def times_of(name, value):
+    """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray):
+            return torch.as_tensor(value.astype(np.float64))
+        entries = [
+            entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
+        ]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}") from None
+    if not any(isinstance(entry, torch.Tensor) for entry in entries):
+        return torch.tensor(entries, dtype=torch.float64)
+    return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
+
+
+def is_monotone(ts):
+    return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))

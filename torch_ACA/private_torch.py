@@ -1,0 +1,65 @@
+"""Names of PyTorch that are not public, in one place, and what takes over where one is missing: slower, never wrong."""
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.modules import batchnorm
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
+
+__all__ = ["age", "batch_norms", "forward_ad_level", "is_batched", "is_transformed", "parametrize_cache"]
+__all__ += ["pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
+
+
+def _found(path):
+    """What stands at a dotted path below torch; None where nothing does."""
+    thing = torch
+    for name in path.split("."):
+        thing = getattr(thing, name, None)
+    return thing
+
+
+# torch.autograd.grad without its checks of the arguments and its context, which cost more than a small f
+_run_backward = _found("autograd.Variable._execution_engine.run_backward")
+# torch.set_grad_enabled as a plain function: a context takes as long as an operation
+set_grad_enabled = _found("_C._set_grad_enabled") or torch.set_grad_enabled
+_are_transforms_active = _found("_C._are_functorch_transforms_active")
+_dispatch_keys = _found("_C._dispatch_keys")
+batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
+
+
+def pulled_back(edges, cotangents, keep_graph, wanted):
+    """Cotangents of ``wanted``, None for those not reached. To be called inside a backward pass, gradients off."""
+    if _run_backward is None:
+        return torch.autograd.grad(edges, wanted, cotangents, retain_graph=keep_graph, allow_unused=True)
+    return _run_backward(edges, cotangents, keep_graph, False, wanted, True, accumulate_grad=False)
+
+
+def age(node):
+    """The sequence number of a node of autograd's graph: later ones of the same thread have larger numbers."""
+    return node._sequence_nr()
+
+
+def forward_ad_level():
+    """The level of forward-mode AD that is active; -1: none."""
+    return getattr(forward_ad, "_current_level", -1)
+
+
+def without_tangents():
+    """Context in which forward-mode AD carries no tangents on."""
+    return forward_ad._set_fwd_grad_enabled(False)
+
+
+def is_transformed():
+    """Whether a transform of `torch.func` is active. Where that is not known: yes, as the graph of all steps that a
+    solve then makes is right without one too."""
+    return _are_transforms_active is None or _are_transforms_active()
+
+
+def is_batched(tensor):
+    """Whether vmap, of either kind that PyTorch has, runs over a tensor."""
+    return _dispatch_keys is None or "Batched" in str(_dispatch_keys(tensor))
+
+
+def parametrize_cache():
+    """What `torch.nn.utils.parametrize.cached` keeps at this moment; None outside of it."""
+    return parametrize._cache if getattr(parametrize, "_cache_enabled", 0) else None

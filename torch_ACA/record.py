@@ -1,0 +1,92 @@
+"""What a solve did: ``solve(..., record=True).record``, for figures, measurements and tests of one's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .march import Callbacks
+from .state import StateLayout
+
+
+@dataclass(frozen=True)
+class Record:
+    """The accepted steps and the rejected tries of a solve.
+
+    ``times`` [N + 1], float64: where the N accepted steps begin, and where the last one ends; ``states``: the states
+    there, leaves [N + 1, *shape], without a graph; ``rejected`` [R, 2], float64: start and size of every rejected try.
+    After a failure times and states end where the last step begins.
+    """
+
+    times: torch.Tensor
+    states: Any
+    rejected: torch.Tensor
+    _flat: torch.Tensor = field(repr=False)
+    _layout: StateLayout = field(repr=False)
+    _replay: Callable | None = field(repr=False)
+    _graph: Callable | None = field(repr=False)
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """Sizes of the accepted steps [N], negative where time runs backwards."""
+        return self.times.diff()
+
+    def replayed(self):
+        """The states as the backward pass finds them again, leaves [N + 1, *shape]: with "aca" and "direct" the end of
+        each step from the stored state at its start; with "mali" the leapfrog run backwards from the end.
+
+        :raises ValueError: another gradient method, or y0, t and func need no gradient
+        """
+        return self._layout.unflatten(_needed(self._replay, "states to replay")(self._flat))
+
+    def graph(self, y0, t):
+        """The outputs at t[1:] as an ordinary graph of the accepted steps, their sizes constant: the function that
+        "aca" and "direct" differentiate, leaves [m - 1, *shape].
+
+        :param y0: as for `solve`, on any graph
+        :param t: tensor [m], the times of the solve, on any graph
+        :raises ValueError: as `replayed`
+        """
+        return self._layout.unflatten(_needed(self._graph, "graph")(self._layout.flatten(y0), t))
+
+
+def _needed(function, what):
+    if function is None:
+        raise ValueError(f"this solve keeps no {what}: use gradient='aca' or 'direct', and let y0 require grad")
+    return function
+
+
+class Recorder:
+    """Collects a `Record` while a solve runs. ``replay`` and ``graph`` are set by the gradient method."""
+
+    def __init__(self):
+        self.starts, self.states, self.rejected = [], [], []
+        self.replay = self.graph = None
+
+    def around(self, callbacks: Callbacks) -> Callbacks:
+        """The callbacks, with those of the recorder before them."""
+
+        def accept(t, y, h):
+            self.starts.append(t)
+            self.states.append(y.detach())
+            callbacks.accept(t, y, h)
+
+        def reject(t, y, h):
+            self.rejected.append((t, h))
+            callbacks.reject(t, y, h)
+
+        return Callbacks(callbacks.step, accept, reject)
+
+    def record(self, problem, layout, ys) -> Record:
+        """The `Record`, once the solve is over.
+
+        :param ys: outputs after the first [k, n]
+        """
+        finished = problem.failure is None
+        times = [*self.starts, problem.ts[-1]] if finished else self.starts
+        states = [*self.states, ys[-1].detach()] if finished else self.states
+        flat = torch.stack(states) if states else problem.y0.new_empty(0, layout.size)
+        rejected = torch.tensor(self.rejected, dtype=torch.float64).reshape(-1, 2)
+        times = torch.tensor(times, dtype=torch.float64)
+        return Record(times, layout.unflatten(flat), rejected, flat, layout, self.replay, self.graph)

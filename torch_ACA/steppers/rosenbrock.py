@@ -1,0 +1,206 @@
+"""Rosenbrock steps: implicit enough for stiff problems, by linear solves alone (formula in `rosenbrock_tableaus`).
+
+Per step one Jacobian and one LU factorisation, per stage one evaluation of f and one triangular solve: no Newton
+iteration, whose tolerance the gradient would inherit. The VJP is the derivative of what was computed. A stage solves
+W k = r with W = I / gamma - h J, so that with the cotangent k_bar
+
+    W^T lambda = k_bar,    r_bar = lambda,    J_bar = h sum_i lambda_i k_i^T,    f_t_bar = h sum_i d_i lambda_i:
+
+solves with the same factors, one VJP of f per stage, and the derivative of <J_bar, J> + <f_t_bar, f_t> by a second
+backward pass through the evaluation that J was taken from.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from ..linearisation import Linearisation, traced_linearisation
+from ..transforms import under_transform
+from .base import Carry, Stepper, TracedStep, Trial, combine
+
+
+@dataclass(slots=True, eq=False)
+class _Start:
+    """f, and D = [J | f_t], where a step begins: [n] and [n, n + 1]; ``at``: with their graph (None: not kept)."""
+
+    slope: torch.Tensor
+    derivative: torch.Tensor
+    at: Linearisation | None
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """What the VJP of a step needs: its start, the evaluations of the stages after the first, with their graphs, the
+    slopes [stages, n] and the factors of W."""
+
+    start: _Start
+    evaluations: list
+    slopes: torch.Tensor
+    factors: tuple
+
+
+class Rosenbrock(Stepper):
+    """The stepper of one tableau. Takes memory for matrices of n x n numbers, for states of n numbers.
+
+    :param tableau: `rosenbrock_tableaus.RosenbrockTableau`
+    :param vector_field, keep_graphs, time_grad: as for `base.Method.stepper`
+    """
+
+    hint = "Where components differ in size, as concentrations do, give atol per component."
+
+    def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
+        super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+        self.tableau = tableau
+        self.own_stages = s = tableau.stages
+        self.n_jacobians = self.n_factorizations = 0
+        layout = vector_field.layout
+        like = {"dtype": layout.dtype, "device": layout.device}
+        self.slopes = torch.empty(s, layout.size, **like)
+        self._row = self.slopes.unbind()
+        self._target = [layout.target(row) for row in self._row]
+        self._columns = [self.slopes[:i].T for i in range(s)]
+        self._eye = torch.eye(layout.size, **like) / tableau.gamma
+        self._a, self._C = ([torch.tensor(row, **like) for row in rows] for rows in (tableau.a, tableau.C))
+        self._b, self._d = (torch.tensor(row, **like) for row in (tableau.b, tableau.d))
+        # the later stages that a slope is in, with what weight
+        self._a_after, self._C_after = (
+            [torch.tensor([rows[i][j] for i in range(j + 1, s)], **like) for j in range(s)]
+            for rows in (tableau.a, tableau.C)
+        )
+
+    def report(self, stats):
+        super().report(stats)
+        stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
+
+    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
+        # with slope, f was evaluated here before; its graph is of no use, for the derivative is needed too
+        return Carry(t, y, slope, after_jump=after_jump)
+
+    def prepare(self, carry):
+        """Evaluate f and its derivative at the start of a step, once for all tries."""
+        if carry.evaluation is None:
+            with self._counting_once(carry.slope):
+                carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
+
+    def step(self, carry, h, t_end, *, before_jump=False):
+        # a singular W gives an infinite error estimate: a rejected try
+        start = carry.evaluation
+        factors, evaluations = self._stages(carry.t, h, carry.y, t_end, start, before_jump, self.keep_graphs)
+        record = _Record(start, evaluations, self.slopes.clone(), factors) if self.keep_graphs else None
+        return Trial(Carry(t_end, self.replayed_end(carry.y, h)), self._row[-1] * h, record)
+
+    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+        start = self._linearised(t, y, after_jump, with_graphs=True)
+        factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
+        return _Record(start, evaluations, self.slopes, factors)
+
+    def replayed_end(self, y, h, every=1):
+        end = torch.add(y, torch.mv(self.slopes.T, self._b), alpha=h)  # rounded once
+        return end if every == 1 else (end[::every], end.sum(dtype=torch.float64))
+
+    def reload(self, record):
+        self.slopes.copy_(record.slopes)
+
+    def vjp(self, h, record, y_bar, slope_bars, first_bar, gradients):
+        tableau, slopes = self.tableau, record.slopes
+        lambdas, stage_bars = torch.empty_like(slopes), torch.empty_like(slopes)
+        targets = [self.field.layout.target(row) for row in stage_bars]
+        start_bar, t_bar, h_bar = y_bar.clone(), 0.0, 0.0
+        for j in range(self.own_stages - 1, -1, -1):
+            k_bar = torch.addmv(y_bar * (h * tableau.b[j]), stage_bars[j + 1 :].T, self._a_after[j], alpha=h)
+            k_bar.addmv_(lambdas[j + 1 :].T, self._C_after[j])
+            if slope_bars is not None:
+                k_bar += slope_bars[j]
+            lambdas[j] = self._solve(record.factors, k_bar, adjoint=True)
+            if j == 0:
+                break
+            stage_bar, time_bar = record.evaluations[j - 1].vjp(lambdas[j], gradients, out=targets[j])
+            record.evaluations[j - 1] = None
+            if stage_bar is None:
+                stage_bars[j] = 0.0
+            start_bar += stage_bars[j]
+            if self.time_grad:
+                h_bar = h_bar + stage_bars[j] @ (slopes[:j].T @ self._a[j])
+            if time_bar is not None:
+                t_bar, h_bar = t_bar + time_bar, h_bar + tableau.c[j] * time_bar
+
+        # value and derivative of f at the start: cotangents lambda_0 and h sum_i lambda_i (k_i, d_i)^T
+        at, products = record.start.at, record.start.derivative
+        along = torch.cat([slopes, self._d[:, None]], 1).mul_(h)
+        if products.requires_grad:
+            products_bar = lambdas.T @ along
+        else:
+            with torch.enable_grad():
+                products, products_bar = at.products(lambdas, create_graph=True), along
+        if self.time_grad:
+            h_bar = h_bar + y_bar @ (slopes.T @ self._b) + (products.detach() * products_bar).sum() / h
+        state_bar, time_bar = at.vjp(lambdas[0], products, products_bar, gradients)
+        if state_bar is not None:
+            start_bar += state_bar
+        return start_bar, t_bar if time_bar is None or not self.time_grad else t_bar + time_bar, h_bar
+
+    def traced_start(self, t, y, slope=None, *, after_jump=False):
+        """f and its derivative; f alone would not do."""
+        with self._counting_once(slope):
+            return traced_linearisation(self.field, t, y, side=int(after_jump))
+
+    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
+        tableau, slopes, n = self.tableau, [], len(y)
+        value, derivative = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
+        matrix = self._eye - h * derivative[:, :n]
+        for i in range(tableau.stages):
+            if i > 0:
+                stage = y + h * combine(tableau.a[i], slopes)
+                at_end = tableau.c[i] == 1.0
+                time = t_end if at_end else t + tableau.c[i] * h
+                value = self.field.traced(time, stage, side=-int(before_jump and at_end))
+                value = value + combine(tableau.C[i], slopes)
+            if tableau.d[i]:
+                value = value + h * tableau.d[i] * derivative[:, n]
+            slopes.append(torch.linalg.solve_ex(matrix, value)[0])
+        return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
+
+    def _counting_once(self, slope):
+        """Context of an evaluation where f may have been evaluated before, and has had its side effects."""
+        return contextlib.nullcontext() if slope is None else self.field.side_effects.replay()
+
+    def _linearised(self, t, y, after_jump, *, with_graphs):
+        self.n_jacobians += 1
+        if under_transform():
+            return _Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)), None)
+        at = self.field.linearise(t, y, int(after_jump))
+        # the rows of a small D keep their graph, so that no product with it need be recorded later on
+        create_graph = with_graphs and len(y) <= self.tableau.stages
+        with torch.set_grad_enabled(create_graph):
+            derivative = at.derivative(create_graph=create_graph)
+        return _Start(at.value.detach(), derivative, at if with_graphs else None)
+
+    def _stages(self, t, h, y, t_end, start, before_jump, with_graphs):
+        """Put the slopes of a step into the buffer; returns the factors of W and, with_graphs, the evaluations of the
+        stages after the first.
+        """
+        tableau, evaluations = self.tableau, []
+        J, f_t = start.derivative.detach().split([len(y), 1], 1)
+        self.n_factorizations += 1
+        factors = torch.linalg.lu_factor_ex(torch.sub(self._eye, J, alpha=h))[:2]
+        for i, row in enumerate(self._row):
+            if i == 0:
+                row.copy_(start.slope)
+            else:
+                stage = torch.addmv(y, self._columns[i], self._a[i], alpha=h)
+                at_end = tableau.c[i] == 1.0
+                time, side = t_end if at_end else t + tableau.c[i] * h, -int(before_jump and at_end)
+                if with_graphs:
+                    evaluations.append(self.record(time, stage, self._target[i], side))
+                else:
+                    self.field(time, stage, self._target[i], side)
+                row.addmv_(self._columns[i], self._C[i])
+            if tableau.d[i]:
+                row.add_(f_t[:, 0], alpha=h * tableau.d[i])
+            row.copy_(self._solve(factors, row))
+        return factors, evaluations
+
+    @staticmethod
+    def _solve(factors, vector, adjoint=False):
+        return torch.linalg.lu_solve(*factors, vector[:, None], adjoint=adjoint)[:, 0]
