@@ -128,7 +128,7 @@ def depth(folder):
             lines.append([gradient, *(_spread(v) for v in values.values())])
     head = ["method", "tries per step m", "graph depth", "bytes held", "evaluations + VJPs", "gradient error"]
     text = _table("Growth with the tries per step, mean and standard deviation over fields", head, lines)
-    lines = [[gradient, *formulas, *_growth(rows, gradient)] for gradient, formulas in PAPER.items()]
+    lines = [[gradient, *formulas, *growth(rows, gradient)] for gradient, formulas in PAPER.items()]
     return text + _table(
         "The paper's table 1, and by what factor the means grew between the smallest and the largest m measured",
         ["method", "depth", "memory", "computation", "m grew", "depth grew", "bytes grew", "work grew"],
@@ -136,8 +136,8 @@ def depth(folder):
     )
 
 
-def _growth(rows, gradient):
-    """Factors between the first and the last shrinking factor."""
+def growth(rows, gradient):
+    """By what factors tries, depth, bytes and work grew between the first and the last shrinking factor, as texts."""
     rows = [row for row in rows if row["gradient"] == gradient]
     ends = [[row for row in rows if row["shrink"] == end["shrink"]] for end in (rows[0], rows[-1])]
     values = (
