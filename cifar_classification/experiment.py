@@ -61,7 +61,7 @@ class Cifar(Experiment):
             default="ode",
             help="second block of every stage: an ODE, or residual",
         )
-        parser.add_argument("--width", type=positive_int, help="channels of the first stage; the default is the paper's")
+        parser.add_argument("--width", type=positive_int, help="channels of the first stage; default: the paper's")
         solver = add_solver_arguments(parser, "for --model ode", gradients=ALL_GRADIENTS, default_method="RK12")
         solver.add_argument(
             "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
@@ -77,7 +77,7 @@ class Cifar(Experiment):
             "--schedule", choices=["multistep", "onecycle"], help="multistep: x0.1 at every milestone"
         )
         training.add_argument(
-            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="the default is after a third and two thirds"
+            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="default: 1/3 and 2/3 of --epochs"
         )
         training.add_argument(
             "--crop", type=int, choices=range(8, 32), metavar="SIDE", help="side, 8 to 31, of smaller images at first"

@@ -139,8 +139,8 @@ class Experiment:
         parser.add_argument(
             "--out",
             metavar="DIR",
-            help="where tests.jsonl and the files to draw from go; the default is the run folder, which gets such files "
-            "only with training's own solver",
+            help="where tests.jsonl and the files to draw from go; the default is the run folder, which gets the "
+            "latter only with training's own solver",
         )
         add_machine_arguments(parser, data=self.data, data_env=self.data_env)
         return parser

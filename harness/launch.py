@@ -9,6 +9,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Launch:
         machine: values of flags that say where to work, unless the command line does.
         report: scripts to run in the end, with their flags; RUN stands for the folder of the last job.
         jobs: how many at a time, unless the command line says.
+        needs: tells what this machine lacks for them, as a line; None if nothing. None: they need nothing.
         several: instead of lists, one training in several processes, by torchrun.
     """
 
@@ -57,6 +59,7 @@ class Launch:
     machine: dict = field(default_factory=dict)
     report: tuple = ()
     jobs: int = 1
+    needs: Callable | None = None
     several: bool = False
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import results_page  # noqa: E402  it lies beside this script
+
 from cifar_classification import report as cifar  # noqa: E402  ROOT has to be known first
 from harness import packed  # noqa: E402
 from harness.files import write_text  # noqa: E402

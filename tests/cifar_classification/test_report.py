@@ -219,3 +219,9 @@ def test_command_of_a_run_whose_settings_are_not_its_profiles(tmp_path):
         "--no-amp",
         "--milestones 3 5",
     ]
+
+
+def test_holms_correction():
+    assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert claims.holm([0.9, 0.8]) == [1.0, 1.0] and claims.holm([]) == []
+    assert claims.p_value([1.0, 1.0], [1.0, 1.0]) == 1.0
