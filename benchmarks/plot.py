@@ -17,6 +17,7 @@ from benchmarks.cases import (
 from harness.cli import ArgumentParser, UsageError, run_main
 from harness.plots import METHOD_COLOURS, new_figure, save_figure
 from harness.record import read_run
+from harness.tables import add_record_argument, pack_runs
 
 # Ours in the colours that the gradient methods have everywhere; the peers in Paul Tol's "muted" scheme
 COLOURS = {
@@ -39,9 +40,13 @@ OURS, PEER = "-", "--"
 def main(argv=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", help="folder of the records, such as results/benchmarks/full")
-    folder = Path(parser.parse_args(argv).folder)
+    add_record_argument(parser)
+    args = parser.parse_args(argv)
+    folder = Path(args.folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of records")
+    if args.record:
+        pack_runs(folder)
     drawn = render(folder)
     left = [name for name in CASES if name not in drawn]
     print(f"drawn: {', '.join(drawn) or 'nothing'}; left out: {', '.join(left) or 'nothing'}")
@@ -51,7 +56,7 @@ def render(folder):
     """Write tables.md and a figure for each complete case of a folder; returns the names of these cases."""
     folder = Path(folder)
     tables.write(folder)
-    drawn = [name for name in CASES if (folder / name / "summary.json").exists()]
+    drawn = [name for name in CASES if records.is_complete(folder / name)]
     for name in drawn:
         save_figure(_FIGURES[CASES[name].rows](folder, name), folder / name / f"{name}.png")
     return drawn

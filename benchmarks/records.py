@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.cases import CASES, EVALUATIONS, VJPS
+from harness import packed
 from harness.record import read_metrics, read_run
 
 
@@ -75,6 +76,11 @@ def read_breakdown(folder, case="breakdown"):
     return _rows(folder, case)
 
 
+def is_complete(folder):
+    """Whether a folder holds the record of a case that has ended."""
+    return packed.read(folder, "summary.json") is not None
+
+
 def titled(case, run):
     """The title of a case, which says so if the run was scaled down."""
     return ("Quick, scaled down: " if run["arguments"]["quick"] else "") + CASES[case].title
@@ -91,7 +97,7 @@ def slope(rows):
 
 def _rows(folder, case):
     folder = Path(folder) / case
-    return read_metrics(folder) if (folder / "summary.json").exists() else None
+    return read_metrics(folder) if is_complete(folder) else None
 
 
 def _read_by(folder, case, key):

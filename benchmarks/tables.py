@@ -27,7 +27,7 @@ def write(folder):
     """Write tables.md of the records in a folder."""
     folder = Path(folder)
     parts = ["# Benchmark\n\nWritten by `python -m benchmarks.plot` from the records beside it.\n"]
-    complete = [name for name in CASES if (folder / name / "summary.json").exists()]
+    complete = [name for name in CASES if records.is_complete(folder / name)]
     if complete:
         parts += [_setting(folder, complete), _aims(folder)]
     parts += [_TABLES[CASES[name].rows](folder, name) for name in complete]

@@ -8,6 +8,7 @@ from scipy.stats import ttest_ind
 from cifar_classification.reliability import resampled
 
 SIGNIFICANCE = 0.05
+LEAST_SEEDS = 3  # of each side of a comparison that results/README.md decides
 RULE = (
     f"A comparison of means over seeds is decided by Welch's t-test, two-sided, at p < {SIGNIFICANCE}; one of ICCs if "
     "the difference keeps its sign in 95 % of resamples of the test images."
@@ -37,11 +38,27 @@ def _decided(ours, theirs, sign, form, factor, unit):
         return found, "not judged: a single seed"
     if np.ptp(ours) == np.ptp(theirs) == 0:
         return found, "not judged: no spread between seeds"
-    p = ttest_ind(ours, theirs, equal_var=False).pvalue
+    p = p_value(ours, theirs)
     found = f"{found}, p = {p:.2g}"
     if p >= SIGNIFICANCE:
         return found, "not decided: within the spread of the seeds"
     return found, "holds" if sign * difference > 0 else "does not hold: the opposite"
+
+
+def p_value(ours, theirs):
+    """Of Welch's t-test, two-sided, on the means of values that are one a seed; 1 where nothing varies."""
+    if np.ptp(ours) == np.ptp(theirs) == 0:
+        return 1.0
+    return float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+
+
+def holm(p_values):
+    """Holm's correction for several comparisons: the corrected p-values, in the order given."""
+    order, corrected, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def more_reliable(ours, theirs):

@@ -6,6 +6,7 @@ enlarged to 32x32 RGB: a stand-in where CIFAR cannot be had, which says nothing 
 
 import contextlib
 import math
+import os
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -119,6 +120,15 @@ def resolve_auto(folder=None, download=None):
         print(f"{error}; using {TITLES['digits']} instead", file=sys.stderr)
         return "digits"
     return "cifar10"
+
+
+def missing():
+    """What lacks for CIFAR-10, which is downloaded where it can be, as a line; None if nothing."""
+    try:
+        _cifar("cifar10", os.environ.get("CIFAR_DATA"), None)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def load(name, folder=None, download=None, *, device="cpu", channels_last=False):

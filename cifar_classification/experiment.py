@@ -61,7 +61,7 @@ class Cifar(Experiment):
             default="ode",
             help="second block of every stage: an ODE, or residual",
         )
-        parser.add_argument("--width", type=positive_int, help="channels of the first stage (without it: the paper's)")
+        parser.add_argument("--width", type=positive_int, help="channels of the first stage; default: the paper's")
         solver = add_solver_arguments(parser, "for --model ode", gradients=ALL_GRADIENTS, default_method="RK12")
         solver.add_argument(
             "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
@@ -69,7 +69,7 @@ class Cifar(Experiment):
         solver.add_argument(
             "--field-scale", type=positive_float, help="initial weight of each vector field's last BatchNorm"
         )
-        training = parser.add_argument_group("training (without a flag: the profile's)")
+        training = parser.add_argument_group("training; the defaults are the profile's")
         training.add_argument("--batch-size", type=positive_int, help="images per step")
         training.add_argument("--lr", type=positive_float, help="first, or one-cycle's largest, learning rate")
         training.add_argument("--weight-decay", type=non_negative_float, help="L2 penalty of SGD")
@@ -77,7 +77,7 @@ class Cifar(Experiment):
             "--schedule", choices=["multistep", "onecycle"], help="multistep: x0.1 at every milestone"
         )
         training.add_argument(
-            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="(without it: a third and two thirds)"
+            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="default: 1/3 and 2/3 of --epochs"
         )
         training.add_argument(
             "--crop", type=int, choices=range(8, 32), metavar="SIDE", help="side, 8 to 31, of smaller images at first"
@@ -99,7 +99,7 @@ class Cifar(Experiment):
             default="local",
             help="statistics of each process's images, or of all; sync needs GPUs and that all take the same steps",
         )
-        speed = parser.add_argument_group("speed (without a flag: the profile's)")
+        speed = parser.add_argument_group("speed; the defaults are the profile's")
         switch = argparse.BooleanOptionalAction
         speed.add_argument("--amp", action=switch, help="bfloat16 where autocast allows it")
         speed.add_argument("--channels-last", action=switch, help="memory format of images and weights")
@@ -190,11 +190,11 @@ class Cifar(Experiment):
             "--predictions", action="store_true", help="also keep what is said about each image, in predictions.npz"
         )
         parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N test images")
-        parser.add_argument("--batch-size", type=positive_int, help="images at a time (without it: as in the training)")
+        parser.add_argument("--batch-size", type=positive_int, help="images at a time; the default is that of training")
         parser.add_argument(
             "--amp",
             action=argparse.BooleanOptionalAction,
-            help="bfloat16 where it is safe (without it: as in the training)",
+            help="bfloat16 where it is safe; the default is that of training",
         )
         _add_download(parser)
 
@@ -267,7 +267,7 @@ def _add_download(parser):
     parser.add_argument(
         "--download",
         action=argparse.BooleanOptionalAction,
-        help="fetch CIFAR where it is not there (without the flag: only into data/, not into a folder that was named)",
+        help="download CIFAR if it is missing; by default only into data/, not into a folder given by --data",
     )
 
 
@@ -290,5 +290,8 @@ def _check_collectives(settings):
             f"{settings['gradient']} has a norm in its backward pass too"
         )
     if settings["batch_norm"] == "sync" and (settings["error_norm"] == "local" or settings["memory"]):
-        cause = "--memory, by which they may" if settings["memory"] else "--error-norm local, by which processes"
-        raise UsageError(f"--batch-norm sync does not go with {cause} evaluate different numbers of times and deadlock")
+        cause, instead = ("--memory", "leave it out") if settings["memory"] else ("--error-norm local", "use global")
+        raise UsageError(
+            f"--batch-norm sync does not go with {cause}: processes that evaluate f different numbers of times would "
+            f"wait for each other forever; {instead}"
+        )

@@ -1,6 +1,7 @@
 """The lists of runs that scripts/run_cifar*.sh train and test."""
 
 from cifar_classification import predictions
+from cifar_classification.data import missing
 from harness.launch import Job, Launch
 
 OTHER_SOLVERS = (
@@ -78,12 +79,14 @@ LAUNCHES = {
         "Train NODE-18 with ACA on CIFAR-10, test it with two other solvers and draw its curves.",
         {name: lambda name=name: single(name) for name in ("quick", "paper", "cpu", "table", "paper-350")},
         report=(("plot.py", "RUN"),),
+        needs=missing,
     ),
     "tables": Launch(
         "Train and test the runs behind the CIFAR tables, then render tables and figures. table: scaled down, minutes "
         "a run on 2 cores; paper: full scale, 10 seeds, wants a GPU.",
         {"table": table, "paper": paper},
         report=(("report.py",),),
+        needs=missing,
     ),
     "several": Launch(
         "Train one network on several GPUs, or CPU processes, of one machine or several: data parallel, by torchrun. "

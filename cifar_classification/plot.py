@@ -19,7 +19,7 @@ STYLES = {"Train": ":", "Test": "-"}
 def main(argv=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", metavar="FILE", help="PNG to write (without it: curves.png in the first run folder)")
+    parser.add_argument("--out", metavar="FILE", help="PNG to write; the default is curves.png in the first run folder")
     args = parser.parse_args(argv)
     path = Path(args.out or Path(args.runs[0]) / "curves.png")
     save_figure(draw(args.runs), path)

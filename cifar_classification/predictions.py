@@ -1,10 +1,12 @@
 """What a trained model said about each test image, small enough to keep beside the record of the run."""
 
+import io
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from harness import packed
 from harness.files import atomic_write
 
 FILE = "predictions.npz"
@@ -42,10 +44,10 @@ class Collector:
 
 def read(folder):
     """The `Predictions` in a run folder; None if they were not kept."""
-    path = folder / FILE
-    if not path.exists():
+    content = packed.read(folder, FILE)
+    if content is None:
         return None
-    with np.load(path) as kept:
+    with np.load(io.BytesIO(content)) as kept:
         probability = kept["probability"].astype(np.float64)
         correct = np.unpackbits(kept["correct"], count=len(probability)).astype(bool)
         return Predictions(probability, correct, int(kept["epoch"]))

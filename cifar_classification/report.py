@@ -12,7 +12,8 @@ from cifar_classification.data import TITLES
 from cifar_classification.experiment import ADAPTIVE, ALL_SOLVERS, FIXED, Cifar
 from cifar_classification.reliability import FORMS, icc, resampled
 from cifar_classification.runs import collect, of_place, on_gpus
-from harness.cli import run_main
+from harness import packed
+from harness.cli import flag, run_main
 from harness.files import write_text
 from harness.plots import save_figure
 from harness.tables import replace_measured, results_folder, spread, table
@@ -37,7 +38,7 @@ BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", 
 
 
 def main(argv=None):
-    root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", RESULTS)
+    root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", RESULTS, packs=True)
     runs = collect(root)
     sections = [section for scale in SCALES for section in compared(runs, scale, root)]
     introduction = f"# NODE-18 on CIFAR: results\n\nWritten by `python {SCRIPT}`.\n"
@@ -57,7 +58,7 @@ def single_runs(runs, results):
     rows = [
         [
             command_of(run),
-            f"[{run.summary['title']}]({results}/cifar_classification/{run.folder.relative_to(RESULTS)})",
+            f"[{run.summary['title']}]({results}/cifar_classification/{link(run, RESULTS)})",
             f"{run.chosen.gradient}, {run.chosen.method}" if run.chosen.model == "ode" else "",
             f"{run.summary['test_accuracy']:.2%}",
             f"{run.summary['best_test_accuracy']:.2%}",
@@ -69,17 +70,27 @@ def single_runs(runs, results):
     return table(["command", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
 
 
+def link(run, root):
+    """Where the record of a run lies, as seen from the folder of the results."""
+    return packed.source(run.folder).relative_to(root).as_posix()
+
+
 def command_of(run):
-    """How such a run is made, by its profile."""
-    profile = run.chosen.profile
-    command = f"`{COMMANDS.get(profile, f'python cifar_classification/train.py --profile {profile}')}`"
-    return command if is_of_profile(run.chosen) else f"{command}, with other settings, see its record"
-
-
-def is_of_profile(chosen):
-    """Whether a run, whose settings were recorded, has those that its profile gives today."""
+    """How such a run is made: by its profile, and flags for what it has otherwise. What its settings leave open has no
+    flag."""
+    chosen = run.chosen
     today = CIFAR.settle({name: getattr(chosen, name) for name in ("profile", "dataset", "seed")})
-    return all(getattr(chosen, name, None) == value for name, value in today.items())
+    others = {name: getattr(chosen, name, None) for name, value in today.items()}
+    others = {name: value for name, value in others.items() if value not in (None, today[name])}
+    command = COMMANDS.get(chosen.profile, f"python cifar_classification/train.py --profile {chosen.profile}")
+    return f"`{' '.join([command, *map(as_flag, others, others.values())])}`"
+
+
+def as_flag(name, value):
+    """A setting as on the command line."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def single_tests(run):
@@ -351,7 +362,7 @@ def robustness(run, tests, label):
     if base:
         precision = "bfloat16" if base.get("amp", run.chosen.amp) else "float32"
         what += (
-            f": [{base['title']}]({run.folder.parent.name}/{run.folder.name}), error {1 - base['test_accuracy']:.2%} "
+            f": [{base['title']}]({link(run, run.folder.parents[1])}), error {1 - base['test_accuracy']:.2%} "
             f"(paper: {theirs['error']:g} %), after epoch {base['epoch']}, {base.get('images', 10_000)} test images, "
             f"{precision}, {run.hardware}"
         )
@@ -377,7 +388,7 @@ def every_run(runs):
     """All runs of the tables, and how they ended."""
     rows = [
         [
-            f"[{'/'.join(run.folder.parts[-2:])}]({'/'.join(run.folder.parts[-2:])})",
+            f"[{'/'.join(run.folder.parts[-2:])}]({link(run, run.folder.parents[1])})",
             run.title,
             f"{run.summary['test_accuracy']:.2%}" if run.summary else "",
             f"{run.summary['seconds'] / 60:.1f}" if run.summary else "",

@@ -11,6 +11,7 @@ from statistics import mean
 from types import SimpleNamespace
 
 from cifar_classification.experiment import Cifar
+from harness import packed
 from harness.environment import hardware
 from harness.record import read_epochs, read_run
 from harness.training import FINISHED
@@ -62,7 +63,7 @@ class Recorded:
 
 def collect(root):
     """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    return [_recorded(Path(root), path.parent) for path in sorted(Path(root).glob("**/run.json"))]
+    return [_recorded(Path(root), folder) for folder in packed.folders(root, "run.json")]
 
 
 def _recorded(root, folder):

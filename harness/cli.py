@@ -93,10 +93,10 @@ def add_machine_arguments(parser, *, data=None, data_env=None):
         data_env: environment variable that takes precedence over ``data``.
     """
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (CUDA where there is one)")
-    parser.add_argument("--threads", type=positive_int, help="CPU threads (without it: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads; the default is PyTorch's choice")
     if data or data_env:
         source = f"data folder; ${data_env} sets the default" if data_env else "data folder"
-        without = "" if data else " (without either: data/)"
+        without = "" if data else ", else data/"
         default = os.environ.get(data_env or "") or data
         parser.add_argument("--data", default=default, metavar="DIR", help=source + without)
 
@@ -111,7 +111,7 @@ def add_common_arguments(parser, *, out, data=None, data_env=None):
     """
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=0, help="seed of every random number")
-    derived = "" if out else " (without it: named after the arguments)"
+    derived = "" if out else "; by default it is named after the arguments"
     group.add_argument("--out", default=out, metavar="DIR", help="run folder" + derived)
     group.add_argument("--overwrite", action="store_true", help="replace the record that the run folder already holds")
     add_machine_arguments(group, data=data, data_env=data_env)

@@ -102,7 +102,7 @@ class Experiment:
         parser = ArgumentParser(self.train_help)
         names = list(self.profiles)
         parser.add_argument("--profile", choices=names, default=names[0], help="sizes and schedule; other flags win")
-        epochs = f"{self.epochs_help} (without it: the profile's)"
+        epochs = f"{self.epochs_help}; the default is the profile's"
         parser.add_argument("--epochs", "--num-epochs", type=positive_int, help=epochs)
         self.add_arguments(parser)
         run = add_common_arguments(parser, out=None, data=self.data, data_env=self.data_env)
@@ -110,7 +110,7 @@ class Experiment:
             "--resume",
             metavar="WHERE",
             help="run folder or checkpoint to go on from; auto: go on if the run folder of these settings has a "
-            "checkpoint, else start (without it: start)",
+            "checkpoint, else start",
         )
         run.add_argument(
             "--checkpoint-every",
@@ -132,15 +132,15 @@ class Experiment:
         parser.add_argument(
             "--weights",
             choices=["best", "last"],
-            help=f"of a run folder: {BEST} (best, also without the flag) or {LAST} (last)",
+            help=f"of a run folder: {BEST} (best, the default) or {LAST} (last)",
         )
         add_test_solver_arguments(parser)
         self.add_test_arguments(parser)
         parser.add_argument(
             "--out",
             metavar="DIR",
-            help="where tests.jsonl and what is drawn go (without it: the run folder; what is drawn only with the "
-            "training's own solver)",
+            help="where tests.jsonl and the files to draw from go; the default is the run folder, which gets the "
+            "latter only with training's own solver",
         )
         add_machine_arguments(parser, data=self.data, data_env=self.data_env)
         return parser

@@ -9,6 +9,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Launch:
         machine: values of flags that say where to work, unless the command line does.
         report: scripts to run in the end, with their flags; RUN stands for the folder of the last job.
         jobs: how many at a time, unless the command line says.
+        needs: tells what this machine lacks for them, as a line; None if nothing. None: they need nothing.
         several: instead of lists, one training in several processes, by torchrun.
     """
 
@@ -57,6 +59,7 @@ class Launch:
     machine: dict = field(default_factory=dict)
     report: tuple = ()
     jobs: int = 1
+    needs: Callable | None = None
     several: bool = False
 
 
@@ -72,7 +75,7 @@ def make_parser(launch):
     """The command line of a launcher."""
     parser = ArgumentParser(f"{launch.about} Other flags go to train.py.")
     if launch.several:
-        processes = "on this machine (without it: one for each GPU, or 2 on a CPU)"
+        processes = "on this machine; the default is one for each GPU, or 2 on a CPU"
         parser.add_argument("--processes", type=positive_int, metavar="N", help=processes)
         again = "how often to start all processes again from the last checkpoint when one dies"
         parser.add_argument("--restarts", type=non_negative_int, default=3, metavar="N", help=again)
@@ -86,7 +89,7 @@ def make_parser(launch):
     for name in names[1:]:
         which.add_argument(f"--{name}", action="store_const", dest="profile", const=name, help=f"--profile {name}")
     parser.add_argument("--list", action="store_true", help="print the runs, a line each, and stop")
-    part = "only every N-th run, from the K-th on (without it: all)"
+    part = "only every N-th run, from the K-th on; the default is all"
     parser.add_argument("--shard", type=shard, metavar="K/N", help=part)
     parser.add_argument("--jobs", type=positive_int, default=launch.jobs, metavar="N", help="runs at a time")
     parser.add_argument("--no-report", action="store_true", help="leave out tables and figures")

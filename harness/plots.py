@@ -1,8 +1,12 @@
 """Figures: one look, and one colour per gradient method or model in all of them."""
 
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
+
+from harness.files import atomic_write
 
 # Colour-blind safe: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), black kept for the truth, and from lstm
 # to ode Paul Tol's "muted" scheme.
@@ -50,6 +54,10 @@ def new_figure(rows=1, columns=1, *, width=5.0, height=3.5, **keywords):
 
 
 def save_figure(figure, path):
-    """Write ``figure`` to ``path`` as PNG, tightly cropped; equal figures give equal bytes."""
+    """Write ``figure`` to ``path`` as PNG of 256 colours, tightly cropped; equal figures give equal bytes."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_write(path) as file:
+        few.save(file, format="png", optimize=True)

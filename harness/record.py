@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tensorboardX import SummaryWriter
 
-from harness import environment
+from harness import environment, packed
 from harness.cli import UsageError
 from harness.files import atomic_write
 from harness.resources import Stopwatch, peak_memory_bytes
@@ -143,21 +143,16 @@ class NoRun:
 
 def read_run(folder):
     """run.json as a dict, with summary.json under ``summary`` (None while unfinished). UsageError if there is none."""
-    folder = Path(folder)
-    try:
-        record = json.loads((folder / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{folder} holds no record of a run (run.json)") from None
-    summary = folder / "summary.json"
-    record["summary"] = json.loads(summary.read_text()) if summary.exists() else None
-    return record
+    run, summary = (packed.read(folder, name) for name in ("run.json", "summary.json"))
+    if run is None:
+        raise UsageError(f"{folder} holds no record of a run (run.json)")
+    return {**json.loads(run), "summary": summary and json.loads(summary)}
 
 
 def read_metrics(folder):
     """The rows of metrics.jsonl as dicts, in order; a last line that a kill cut short is left out."""
-    path = Path(folder) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = (packed.read(folder, "metrics.jsonl") or b"").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def read_epochs(folder):

@@ -26,20 +26,20 @@ def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dop
         gradients: what --gradient accepts.
         default_method: what the method is without --method, for the help.
     """
-    group = parser.add_argument_group(f"solver, {of} (without a flag: the profile's)")
-    group.add_argument("--gradient", choices=gradients, help="gradient method (without it: aca)")
+    group = parser.add_argument_group(f"solver, {of}; the defaults are the profile's")
+    group.add_argument("--gradient", choices=gradients, help="gradient method; the default is aca")
     group.add_argument(
         "--method",
         type=method_name,
         metavar="NAME",
-        help=f"one of {', '.join(METHODS)} (without it: {default_method}, with mali: ALF)",
+        help=f"one of {', '.join(METHODS)}; the default is {default_method}, with mali ALF",
     )
     _add_sizes(group, "")
     group.add_argument("--max-evals", type=positive_int, metavar="N", help="evaluations after which a solve fails")
     group.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="compile the steps, which takes up to minutes once; with --gradient aca (without it: not)",
+        help="compile the steps, which takes up to minutes once; with --gradient aca only",
     )
     return group
 
@@ -47,16 +47,16 @@ def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dop
 def add_test_solver_arguments(parser):
     """Add the flags of TEST_SOLVER."""
     parser.add_argument(
-        "--method", type=method_name, metavar="NAME", help=f"one of {', '.join(METHODS)} (without it: as in training)"
+        "--method", type=method_name, metavar="NAME", help=f"one of {', '.join(METHODS)}; the default is training's"
     )
-    _add_sizes(parser, " (without it: as in training)")
+    _add_sizes(parser, "; the default is that of training")
 
 
 def _add_sizes(parser, otherwise):
     parser.add_argument("--rtol", type=non_negative_float, help="relative tolerance" + otherwise)
     parser.add_argument("--atol", type=non_negative_float, help="absolute tolerance" + otherwise)
     parser.add_argument(
-        "--h", type=positive_float, help="size of fixed steps, or of the first adaptive one (without it: Hairer's rule)"
+        "--h", type=positive_float, help="size of fixed steps, or of the first adaptive one; by default Hairer's rule"
     )
 
 

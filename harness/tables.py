@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+from harness import packed
 from harness.cli import ArgumentParser
 from harness.files import atomic_write, csv_text, write_text
 
@@ -22,11 +23,30 @@ def spread(values, form, unit="", deviation_form=None):
     return f"{mean(values):{form}}{deviation}{unit}"
 
 
-def results_folder(argv, description, default):
-    """The folder of the runs that the command line of a report or of a plot names."""
+def results_folder(argv, description, default, *, packs=False):
+    """The folder of the runs that the command line of a report or of a plot names.
+
+    ``packs``: it has the flag --record, which packs these runs first.
+    """
     parser = ArgumentParser(description)
     parser.add_argument("--results", default=str(default), metavar="DIR", help="folder of the runs")
-    return Path(parser.parse_args(argv).results)
+    if packs:
+        add_record_argument(parser)
+    args = parser.parse_args(argv)
+    if packs and args.record:
+        pack_runs(args.results)
+    return Path(args.results)
+
+
+def add_record_argument(parser):
+    """Add the flag --record, to be followed by `pack_runs`."""
+    about = f"first pack the runs that have ended into {packed.PACK} of their profile, which git keeps"
+    parser.add_argument("--record", action="store_true", help=about)
+
+
+def pack_runs(root):
+    """Pack the runs below a folder, and say how many."""
+    print(f"{packed.pack(root)} runs packed below {root}")
 
 
 def write_runs(path, columns, rows):

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from harness import environment
+from harness import environment, packed
 from harness.cli import FAILED, apply_common_arguments, read_arguments, refuse
 from harness.experiment import BEST, LAST
 from harness.files import atomic_write, write_text
@@ -97,15 +97,14 @@ def own_test(folder, checkpoint):
 
 def runs_tested(root, checkpoint):
     """Of the runs below ``root`` that ended and have an `own_test`, in order: folder, record, the row of that test."""
-    for path in sorted(Path(root).glob(f"**/{RECORD}")):
-        test, folder = own_test(path.parent, checkpoint), path.parent
-        if test and (folder / "summary.json").exists():
-            yield folder, read_run(folder), test
+    for folder in packed.folders(root, RECORD):
+        test = own_test(folder, checkpoint)
+        if test and (run := read_run(folder))["summary"]:
+            yield folder, run, test
 
 
 def _lines(folder):
-    path = folder / RECORD
-    return path.read_text().splitlines() if path.exists() else []
+    return (packed.read(folder, RECORD) or b"").decode().splitlines()
 
 
 def identity(row):

@@ -100,6 +100,14 @@ def load(folder, count):
     return torch.from_numpy(states[:count])
 
 
+def missing():
+    """What lacks for the data in the default folder, as a line; None if nothing."""
+    folder = Path(os.environ.get("HOPPER_DATA") or FOLDER)
+    if _cached(folder, 1)[0] is None and None in _versions().values():
+        return f"no simulated data in {folder}, and mujoco or dm-control is not installed: pip install -e '.[mujoco]'"
+    return None
+
+
 def _cached(folder, count):
     """The cached trajectories, or None and what is wrong with the cache (nothing if there is none)."""
     data, manifest = folder / "trajectories.npy", folder / "manifest.json"

@@ -105,7 +105,7 @@ class LatentODE(Experiment):
         parser.add_argument(
             "--repaired", action="store_true", default=None, help="rnn, rnn-decay: without the oddities of the recipe"
         )
-        sizes = parser.add_argument_group("sizes (without a flag: the profile's)")
+        sizes = parser.add_argument_group("sizes; the defaults are the profile's")
         sizes.add_argument("--trajectories", type=positive_int, metavar="N", help="80 %% to train on, 20 %% to test on")
         sizes.add_argument("--latent", type=positive_int, help="size of the latent state, and of the state of the RNNs")
         sizes.add_argument("--recognition", type=positive_int, help="size of the encoder's state")
@@ -116,7 +116,7 @@ class LatentODE(Experiment):
             "--encoder-steps", type=positive_int, metavar="K", help="Euler steps of the encoder on each gap"
         )
         sizes.add_argument("--samples", type=positive_int, help="samples of the latent state of a latent ODE")
-        schedule = parser.add_argument_group("schedule (without a flag: the profile's)")
+        schedule = parser.add_argument_group("schedule; the defaults are the profile's")
         schedule.add_argument("--test-every", type=positive_int, metavar="N", help="epochs between tests")
         schedule.add_argument("--batch-size", type=positive_int, help="trajectories a step")
         schedule.add_argument(

@@ -2,6 +2,7 @@
 
 from harness.launch import Job, Launch
 from harness.testing import RECORD
+from latent_ode_mujoco.data import missing
 
 # Seed by seed, so that a cut leaves whole rows; the continuous adjoint comes last: with many outputs it is slowest.
 MODELS = (
@@ -49,5 +50,6 @@ LAUNCHES = {
         {"quick": quick, "table": table, "paper": paper},
         machine={"--device": "cpu", "--threads": "1"},  # fastest for models of the scaled-down sizes
         report=(("report.py",), ("plot.py",)),
+        needs=missing,
     )
 }

@@ -1,9 +1,11 @@
 """Figures from the records: test error against epoch and time, and reconstructions with the observed points marked."""
 
+import io
 import textwrap
 
 import numpy as np
 
+from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.record import read_epochs, read_run
@@ -14,6 +16,7 @@ from latent_ode_mujoco.report import LABELS, RESULTS, collect
 
 # Models without a gradient method lend the colours of other recurrent networks and of ResNet
 COLOURS = {"rnn": "rnn", "rnn-decay": "gru", "rnn-vae": "lstm", "latent-ode-rnn": "resnet"}
+RECONSTRUCTIONS = "reconstructions.csv"
 DRAWN = (0, 1, 2, 4, 9, 12)  # features of the reconstructions: positions and velocities of trunk and leg
 
 
@@ -52,7 +55,8 @@ def draw_curves(rows, path, heading):
 
 def read_reconstructions(folder):
     """Trajectory numbers [N], times [N], observed [N] (bool), true and predicted states [N, FEATURES]."""
-    numbers = np.genfromtxt(folder / "reconstructions.csv", delimiter=",", skip_header=1, ndmin=2)
+    content = io.BytesIO(packed.read(folder, RECONSTRUCTIONS))
+    numbers = np.genfromtxt(content, delimiter=",", skip_header=1, ndmin=2)
     states = numbers[:, 3:]
     return numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1, states[:, :FEATURES], states[:, FEATURES:]
 

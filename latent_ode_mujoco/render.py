@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
+from harness import packed
 from harness.cli import ArgumentParser, UsageError, non_negative_int, run_main
 from harness.plots import colour, new_figure
 from harness.testing import read_tests
 from latent_ode_mujoco.data import FEATURES, hopper
-from latent_ode_mujoco.plot import read_reconstructions
+from latent_ode_mujoco.plot import RECONSTRUCTIONS, read_reconstructions
 
 GROUND = "floor"
 
@@ -39,7 +40,7 @@ def skeleton(states):
 
 
 def animate(true, predicted, times, observed, path, heading):
-    """Two panels, one frame for each time; the truth's frame is marked where the model had an observation."""
+    """Two panels, one frame for every second time; the truth's frame is marked where the model had an observation."""
     figure, axes = new_figure(1, 2, width=3.4, height=3.4, sharex=True, sharey=True)
     both = np.concatenate([true, predicted]).reshape(-1, 2)
     lines = []
@@ -58,19 +59,20 @@ def animate(true, predicted, times, observed, path, heading):
         clock.set_text(f"{heading}\nt = {times[frame]:.3f}" + ("  observed" if observed[frame] else ""))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(figure, show, frames=len(times)).save(path, writer=PillowWriter(fps=20), dpi=70)
+    shown = range(0, len(times), 2)  # half of them are enough for the eye
+    FuncAnimation(figure, show, frames=shown).save(path, writer=PillowWriter(fps=10), dpi=70)
 
 
 def main(argv=None):
     parser = ArgumentParser("Animate a reconstruction: the true hopper beside the predicted one.")
     parser.add_argument("run", metavar="DIR", help="folder with the tests.jsonl and reconstructions.csv of test.py")
     parser.add_argument("--trajectory", type=non_negative_int, default=0, metavar="N", help="which of those kept")
-    parser.add_argument("--out", metavar="FILE", help="where it goes (without it: hopper.gif in that folder)")
+    parser.add_argument("--out", metavar="FILE", help="where it goes; the default is hopper.gif in that folder")
     args = parser.parse_args(argv)
     folder = Path(args.run)
     tests = read_tests(folder)
-    if not tests or not (folder / "reconstructions.csv").is_file():
-        raise UsageError(f"{folder} holds no tests.jsonl and reconstructions.csv: run test.py --resume {folder} first")
+    if not tests or packed.read(folder, RECONSTRUCTIONS) is None:
+        raise UsageError(f"{folder} holds no tests.jsonl and {RECONSTRUCTIONS}: run test.py --resume {folder} first")
     test = tests[-1]  # all of them have the same data
     trajectories, times, observed, true, predicted = read_reconstructions(folder)
     chosen = (trajectories == args.trajectory) & np.isfinite(predicted).all(1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
+from harness import packed
 from harness.cli import run_main
 from harness.environment import hardware
 from harness.experiment import LAST
@@ -158,7 +159,7 @@ def _costs(rows):
 
 def collect_speeds(root):
     """Name, record and rows of metrics of each finished measurement of `speed.py`."""
-    folders = [path.parent for path in sorted(Path(root).glob("speed/*/summary.json"))]
+    folders = packed.folders(Path(root) / "speed", "summary.json")
     return [(folder.name, read_run(folder), read_epochs(folder)) for folder in folders]
 
 
@@ -184,7 +185,7 @@ def _counted(values):
 
 def main(argv=None):
     about = "Write runs.csv and tables.md from the records of all runs, and the README's tables."
-    root = results_folder(argv, about, RESULTS)
+    root = results_folder(argv, about, RESULTS, packs=True)
     rows = collect(root)
     rendered = tables(rows, collect_speeds(root))
     write_runs(root / "runs.csv", COLUMNS, rows)

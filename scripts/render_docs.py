@@ -1,4 +1,5 @@
-"""Write the parts of README.md and docs/ that come from the code or from records: tables between marks, and a figure.
+"""Write what comes from the code or from records: tables between marks in README.md and docs/, a figure there, and the
+page results/README.md.
 
 A part stands between ``<!-- NAME: written by scripts/render_docs.py -->`` and ``<!-- end of NAME -->``.
 """
@@ -11,7 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import results_page  # noqa: E402  it lies beside this script
+
 from cifar_classification import report as cifar  # noqa: E402  ROOT has to be known first
+from harness import packed  # noqa: E402
+from harness.files import write_text  # noqa: E402
 from harness.plots import colour, new_figure, save_figure  # noqa: E402
 from harness.tables import spread, table  # noqa: E402
 from latent_ode_mujoco import report as latent_ode  # noqa: E402
@@ -61,7 +66,7 @@ def van_der_pol_rows():
     found = {row["gradient"]: row for row in gradient_errors() if row["rtol"] == RTOL}
     cells = [f"{found[name]['error_start']:.2g}" for name in COMPARED]
     what = f"gradient in y(0), relative error, rtol {RTOL:g}"
-    yield [link("van der Pol", folder), what, *cells, "-", f"T = {found['aca']['horizon']:g}"]
+    yield [link("van der Pol", packed.source(folder)), what, *cells, "-", f"T = {found['aca']['horizon']:g}"]
 
 
 def three_body_rows():
@@ -136,6 +141,7 @@ def figure():
 
 
 PARTS = {"methods": methods, "results": results}
+PAGE = ROOT / "results" / "README.md"  # written as a whole
 
 
 def rendered(text):
@@ -161,6 +167,7 @@ def main():
         if rendered(text) != text:
             page.write_text(rendered(text))
             print(f"written: {page.relative_to(ROOT)}")
+    write_text(PAGE, results_page.page())
     save_figure(figure(), FIGURE)
 
 

@@ -1,5 +1,6 @@
 """README and docs: what is printed runs, what is generated is up to date, what is linked exists."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,11 +11,17 @@ import torch
 from matplotlib import image
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "results/README.md")
+]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 OTHER_PACKAGES = ("torchdiffeq", "torchode", "diffrax", "jax", "TorchDiffEqPack")
 sys.path.insert(0, str(ROOT / "scripts"))
 import render_docs  # noqa: E402  a script, not a module of a package
+import results_page  # noqa: E402
+
+from harness import packed  # noqa: E402
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -98,6 +105,66 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_generated_parts_are_up_to_date(page):
     assert render_docs.rendered(page.read_text()) == page.read_text(), "run scripts/render_docs.py"
+
+
+def test_the_page_of_results_is_up_to_date():
+    assert results_page.page() == render_docs.PAGE.read_text(), "run scripts/render_docs.py"
+
+
+def scaled(content):
+    """JSON with all fractional numbers 3 times as large, but for those that name a case."""
+    if isinstance(content, dict):
+        named = ("rtol", "atol", "sample", "horizon", "start", "shrink", "solver", "settings", "t", "lr")
+        return {name: value if name in named else scaled(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [scaled(value) for value in content]
+    return 3 * content if isinstance(content, float) else content
+
+
+def cells(text, *columns):
+    """Those columns of the tables of a page, by the texts of their header."""
+    found, chosen = [], ()
+    lines = text.splitlines()
+    for line, after in zip(lines, [*lines[1:], ""]):
+        row = line.strip("| ").split(" | ")
+        if after.startswith("| ---"):
+            chosen = [index for index, name in enumerate(row) if name in columns]
+        elif line.startswith("| ") and not line.startswith("| ---"):
+            found += [row[index] for index in chosen if index < len(row)]
+    return found
+
+
+def test_every_number_of_the_pages_comes_from_a_record(monkeypatch):
+    read = packed.read
+
+    def altered(folder, name):
+        content = read(folder, name)
+        if content is None or not name.endswith((".json", ".jsonl")):
+            return content
+        lines = [content] if name.endswith(".json") else content.splitlines()
+        return b"".join(json.dumps(scaled(json.loads(line))).encode() + b"\n" for line in lines)
+
+    pages = {
+        render_docs.results: [f"{name}, here" for name in render_docs.COMPARED],
+        results_page.page: ["here", "difference here"],
+    }
+    papers = ["in the paper"]
+    before = {make: make() for make in pages}
+    monkeypatch.setattr(packed, "read", altered)
+    for make, columns in pages.items():
+        text = make()
+        pairs = list(zip(cells(before[make], *columns), cells(text, *columns), strict=True))
+        kept = [a for a, b in pairs if a == b and re.search(r"\d", a) and "ICC" not in a]
+        # growth factors are ratios, which stay, and intraclass correlations come from predictions.npz
+        kept = [a for a in kept if "-fold" not in a and not re.fullmatch(r"0\.\d{3}", a)]
+        assert len(pairs) > 10 and kept == []
+        assert cells(text, *papers) == cells(before[make], *papers)
+
+
+def test_hand_written_parts_of_the_readme_hold_no_measured_number():
+    text = re.sub(r"<!-- (\w+): written by.*?<!-- end of \1 -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv [\d.]+|(Python|PyTorch) [\d.]+", "", text, flags=re.DOTALL)
+    assert re.findall(r"\d+\.\d+|\d+ ?%", text) == []
 
 
 def test_figure_is_up_to_date(tmp_path):

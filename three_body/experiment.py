@@ -60,7 +60,7 @@ class ThreeBody(Experiment):
             metavar="NAME",
             help="paper, seed of a random system, or JSON file (see README)",
         )
-        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="(without it: the system's own)")
+        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="the default is the system's own")
         parser.add_argument(
             "--until",
             type=float,
@@ -70,7 +70,7 @@ class ThreeBody(Experiment):
             help="ends of training and test",
         )
         parser.add_argument("--points", type=positive_int, default=POINTS_PER_UNIT, help="points per unit of time")
-        schedule = parser.add_argument_group("schedule (without a flag: the profile's)")
+        schedule = parser.add_argument_group("schedule; the defaults are the profile's")
         schedule.add_argument("--lr", type=positive_float, help="initial learning rate of Adam")
         schedule.add_argument("--decay", type=fraction, help="factor of the learning rate per epoch")
         schedule.add_argument("--betas", type=fraction, nargs=2, metavar="BETA", help="of Adam, below 1")

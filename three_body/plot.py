@@ -1,8 +1,11 @@
 """Figures and animations from the records: orbits, errors, masses and losses, one run of each model and system."""
 
+import io
+
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
+from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.record import read_epochs, read_run
@@ -12,12 +15,12 @@ from three_body.report import collect
 
 STYLES = {"adjoint": ":", "naive": "--", "aca": "-", "direct": "-.", "mali": (0, (5, 1, 1, 1))}
 ANIMATED = ("lstm-aug", "node-aca", "ode-aca")
-FRAMES, TAIL = 80, 0.25  # of the animation, and the time that trails behind each body
+FRAMES, TAIL = 50, 0.25  # of the animation, and the time that trails behind each body
 
 
 def trajectory(folder):
     """Times and errors [T], true and predicted positions [T, 3, 3] of a run; NaN where the prediction had failed."""
-    numbers = np.genfromtxt(folder / "trajectory.csv", delimiter=",", skip_header=1)
+    numbers = np.genfromtxt(io.BytesIO(packed.read(folder, "trajectory.csv")), delimiter=",", skip_header=1)
     return numbers[:, 0], numbers[:, 1], numbers[:, 2:11].reshape(-1, 3, 3), numbers[:, 11:].reshape(-1, 3, 3)
 
 
@@ -105,7 +108,7 @@ def animate(rows, path, heading):
         clock.set_text(f"{heading}, t = {now:.2f}" + (" (beyond the training data)" if now > 1 else ""))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(figure, show, frames=FRAMES).save(path, writer=PillowWriter(fps=10), dpi=60)
+    FuncAnimation(figure, show, frames=FRAMES).save(path, writer=PillowWriter(fps=8), dpi=50)
 
 
 def main(argv=None):

@@ -98,7 +98,7 @@ def _table(title, rows):
 
 
 def main(argv=None):
-    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", RESULTS)
+    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", RESULTS, packs=True)
     rows = collect(root)
     write_runs(root / "runs.csv", COLUMNS, rows)
     write_text(root / "tables.md", tables(rows))

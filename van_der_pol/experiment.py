@@ -21,7 +21,7 @@ class VanDerPol(Experiment):
 
     def add_arguments(self, parser):
         parser.add_argument("--problem", choices=PROBLEMS, default="parameter", help="what is fitted")
-        parser.add_argument("--lr", type=positive_float, help="learning rate of Adam (without it: the profile's)")
+        parser.add_argument("--lr", type=positive_float, help="learning rate of Adam; the default is the profile's")
         add_solver_arguments(parser, "of the field")
 
     def complete(self, values, chosen):

@@ -1,10 +1,12 @@
 """Draw the figures and write the tables from the records; what was not run is left out."""
 
+import io
 from statistics import mean
 
 import numpy as np
 from matplotlib.lines import Line2D
 
+from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.tables import results_folder
@@ -19,10 +21,10 @@ FLOOR = 1e-17  # where a logarithmic axis shows exact zeros
 
 
 def main(argv=None):
-    folder = results_folder(argv, __doc__, records.RESULTS)
+    folder = results_folder(argv, __doc__, records.RESULTS, packs=True)
     drawn = []
     for name, draw in FIGURES.items():
-        if any((folder / name).glob("**/summary.json")):
+        if records.there(folder / name):
             save_figure(draw(folder / name), folder / name / f"{name}.png")
             drawn.append(name)
     tables.write(folder)
@@ -200,7 +202,7 @@ def _band(ax, rows, key, value, solver):
 
 def picture(folder):
     """The photograph on its way, solved back and replayed, and the errors."""
-    data = np.load(folder / PICTURES)
+    data = np.load(io.BytesIO(packed.read(folder, PICTURES)))
     times = data["times"]
     figure, axes = new_figure(4, len(times), width=2.1, height=2.2)
     for row, name in enumerate(("forward", "adjoint", "aca")):

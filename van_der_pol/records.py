@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from harness import packed
 from harness.cli import ArgumentParser, positive_int, seed
 from harness.record import Run, read_metrics
 
@@ -24,6 +25,11 @@ def write(args, rows, **summary):
     for number, row in enumerate(rows):
         run.log(number, **row)
     run.finish(summary)
+
+
+def there(folder):
+    """Whether a folder holds the record of a measurement, or of runs, that has ended."""
+    return packed.read(folder, "summary.json") is not None or bool(packed.folders(folder, "summary.json"))
 
 
 def read(folder, **wanted):

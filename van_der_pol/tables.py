@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+from harness import packed
 from harness.files import write_text
 from harness.record import read_epochs, read_run
 from harness.tables import replace_measured, table
@@ -20,7 +21,7 @@ PAPER = {"naive": ("N_f N_t m", "N_f N_t m", "2 N_f N_t m"), "aca": ("N_f N_t", 
 def write(folder):
     """Write all tables that have records to ``folder``/tables.md, the project's results into the README too."""
     folders = {make: folder / make.__name__ for make in (reconstruction, gradient_error, picture, depth, train)}
-    text = "\n".join(make(place) for make, place in folders.items() if any(place.glob("**/summary.json")))
+    text = "\n".join(make(place) for make, place in folders.items() if records.there(place))
     write_text(folder / "tables.md", text)
     if folder.resolve() == records.RESULTS:
         replace_measured(README, "plot.py", f"\n{text}\n")
@@ -127,7 +128,7 @@ def depth(folder):
             lines.append([gradient, *(_spread(v) for v in values.values())])
     head = ["method", "tries per step m", "graph depth", "bytes held", "evaluations + VJPs", "gradient error"]
     text = _table("Growth with the tries per step, mean and standard deviation over fields", head, lines)
-    lines = [[gradient, *formulas, *_growth(rows, gradient)] for gradient, formulas in PAPER.items()]
+    lines = [[gradient, *formulas, *growth(rows, gradient)] for gradient, formulas in PAPER.items()]
     return text + _table(
         "The paper's table 1, and by what factor the means grew between the smallest and the largest m measured",
         ["method", "depth", "memory", "computation", "m grew", "depth grew", "bytes grew", "work grew"],
@@ -135,8 +136,8 @@ def depth(folder):
     )
 
 
-def _growth(rows, gradient):
-    """Factors between the first and the last shrinking factor."""
+def growth(rows, gradient):
+    """By what factors tries, depth, bytes and work grew between the first and the last shrinking factor, as texts."""
     rows = [row for row in rows if row["gradient"] == gradient]
     ends = [[row for row in rows if row["shrink"] == end["shrink"]] for end in (rows[0], rows[-1])]
     values = (
@@ -181,11 +182,11 @@ def train(folder):
 def training_runs(folder):
     """The complete runs in a folder: dicts of settings, problem, gradient, summary and rows."""
     runs = []
-    for path in sorted(folder.glob("*/summary.json")):
-        record = read_run(path.parent)
+    for place in packed.folders(folder, "summary.json"):
+        record = read_run(place)
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
-        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(path.parent)})
+        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)})
     return runs
 
 

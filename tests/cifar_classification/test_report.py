@@ -214,4 +214,14 @@ def test_command_of_a_run_whose_settings_are_not_its_profiles(tmp_path):
     write_run(tmp_path, "longer", [0.5] * 6)
     as_it_is, longer = collect(tmp_path)
     assert report.command_of(as_it_is) == "`python cifar_classification/train.py --profile table`"
-    assert report.command_of(longer).endswith("`, with other settings, see its record")
+    assert report.command_of(longer) == f"{report.command_of(as_it_is)[:-1]} --epochs 6`"
+    assert [report.as_flag(*setting) for setting in (("amp", False), ("milestones", [3, 5]))] == [
+        "--no-amp",
+        "--milestones 3 5",
+    ]
+
+
+def test_holms_correction():
+    assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert claims.holm([0.9, 0.8]) == [1.0, 1.0] and claims.holm([]) == []
+    assert claims.p_value([1.0, 1.0], [1.0, 1.0]) == 1.0

@@ -344,8 +344,8 @@ def settings(*flags):
 
 
 def test_a_profile_may_have_settings_of_its_own_for_the_digits():
-    assert settings("--profile", "quick")["epochs"] > PROFILES["quick"]["settings"]["epochs"]
-    assert settings("--profile", "quick", "--epochs", "2")["epochs"] == 2
+    assert settings("--profile", "quick")["batch_size"] < PROFILES["quick"]["settings"]["batch_size"]
+    assert settings("--profile", "quick", "--batch-size", "64")["batch_size"] == 64
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))

@@ -38,7 +38,7 @@ class Toy(Experiment):
     checkpoint_every = 2
 
     def add_arguments(self, parser):
-        parser.add_argument("--lr", type=positive_float, help="learning rate (without it: the profile's)")
+        parser.add_argument("--lr", type=positive_float, help="learning rate; the default is the profile's")
         add_solver_arguments(parser, "of the field")
 
     def complete(self, values, chosen):

@@ -1,0 +1,123 @@
+"""Packed records: the files of many run folders in one file of JSON lines, compressed by xz.
+
+A line is a run: ``{"run": its folder as seen from the pack's, "files": {name: content}}``. JSON files are kept as what
+they hold, JSON-lines files as a list of rows, texts as they are, other files as ``{"base64": ...}``. Whatever reads a
+record asks `read` and `folders`, so that a run folder and a packed run look alike. Where both are there, the folder
+counts.
+"""
+
+import base64
+import functools
+import json
+import lzma
+import os
+from pathlib import Path, PurePath
+
+from harness.files import atomic_write
+
+PACK = "records.jsonl.xz"
+LEFT_OUT = ("*.pt", "events.out.tfevents.*", "*.png", "*.gif", "*.tmp")  # files of a run folder that can be made anew
+
+
+def read(folder, name):
+    """The bytes of a file in a run's record; None if it has no such file."""
+    folder = Path(folder)
+    if (folder / name).is_file():
+        return (folder / name).read_bytes()
+    _, files = _packed(folder)
+    return _encoded(name, files[name]) if name in files else None
+
+
+def folders(root, name):
+    """The run folders below ``root`` whose record, unpacked or packed, has a file called ``name``, in order."""
+    root = Path(root)
+    found = {path.parent for path in root.glob(f"**/{name}")}
+    for pack in (*root.glob(f"**/{PACK}"), *_above(root)):
+        for run, files in _runs(pack).items():
+            folder = pack.parent / run
+            if name in files and folder.is_relative_to(root) and not _unpacked(folder):
+                found.add(folder)
+    return sorted(found)
+
+
+def source(folder):
+    """Where a run's record lies: its folder, or the pack that holds it."""
+    pack, _ = _packed(Path(folder))
+    return pack or Path(folder)
+
+
+def pack(root):
+    """Pack the runs below ``root`` that have ended: a pack for each folder in it, which is a profile, and one for the
+    runs right below it. Runs packed earlier stay, unless they are there anew. Returns how many were packed.
+    """
+    root, found = Path(root), {}
+    for path in sorted(root.glob("**/summary.json")):
+        folder = path.parent
+        if _unpacked(folder):
+            first, *rest = folder.relative_to(root).parts
+            where = root / first if rest else root
+            files = {file.name: _decoded(file) for file in sorted(folder.iterdir()) if _belongs(file)}
+            found.setdefault(where, {})[folder.relative_to(where).as_posix()] = files
+    for where, new in found.items():
+        runs = {**_runs(where / PACK), **new}
+        lines = (json.dumps({"run": run, "files": runs[run]}) + "\n" for run in sorted(runs))
+        with atomic_write(where / PACK) as file:
+            file.write(lzma.compress("".join(lines).encode(), preset=9))
+    return sum(map(len, found.values()))
+
+
+def _unpacked(folder):
+    return (folder / "run.json").is_file()
+
+
+def _packed(folder):
+    """The pack that holds the run of a folder, and the run's files by name; (None, {}) if the folder has its record, or
+    no pack has it."""
+    if not _unpacked(folder):
+        for pack in _above(folder):
+            run = Path(os.path.abspath(folder)).relative_to(os.path.abspath(pack.parent)).as_posix()
+            if run in (runs := _runs(pack)):
+                return pack, runs[run]
+    return None, {}
+
+
+def _above(folder):
+    """The packs in the folders above one, from the nearest on."""
+    return [parent / PACK for parent in folder.parents if (parent / PACK).is_file()]
+
+
+def _runs(path):
+    """{run: its files by name} of a pack; nothing where there is none."""
+    return _parsed(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@functools.lru_cache
+def _parsed(path, changed):
+    """As `_runs`, of the pack as it was when it was ``changed`` last."""
+    lines = map(json.loads, lzma.decompress(path.read_bytes()).splitlines())
+    return {line["run"]: line["files"] for line in lines}
+
+
+def _belongs(file):
+    return file.is_file() and not any(file.match(pattern) for pattern in LEFT_OUT)
+
+
+def _decoded(file):
+    content = file.read_bytes()
+    if file.suffix == ".json":
+        return json.loads(content)
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in content.splitlines()]
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(content).decode()}
+
+
+def _encoded(name, content):
+    suffix = PurePath(name).suffix
+    if suffix == ".json":
+        return json.dumps(content).encode()
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row) + "\n" for row in content).encode()
+    return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"])

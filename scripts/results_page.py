@@ -1,0 +1,304 @@
+"""The page results/README.md: the papers' tables and figures beside what was measured here. Written by render_docs.py.
+
+What a paper says comes from the files of the experiments (paper.json, QUOTED), what was measured from the records.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import chain
+from statistics import mean
+
+from cifar_classification import claims
+from cifar_classification import report as cifar
+from cifar_classification.data import TITLES
+from harness import packed
+from harness.environment import ROOT
+from harness.tables import spread, table
+from latent_ode_mujoco import report as latent_ode
+from three_body import report as three_body
+from van_der_pol import records
+from van_der_pol import tables as van_der_pol
+
+RESULTS = ROOT / "results"
+SCRIPT = "scripts/render_docs.py"
+FIGURE, SUPPLEMENT, MEMORY, UNKNOWN = "read off a figure", "supplement", "from memory", "-"
+TABLE_2 = (0.2, 1e-2)  # step size and tolerance of its solvers
+LATENT_PROFILES = ("paper", "table", "quick")  # the largest that was run counts
+HEADER = ["what", "in the paper", "source", "here", "runs", "record"]
+INTRODUCTION = f"""# Results beside the papers
+
+Written by `python {SCRIPT}` from the records of the runs; nothing here is typed. "Here" is the mean ± the standard
+deviation over the runs. Compare the rows of a table with each other first: where it says "scaled down", the runs were
+smaller than the paper's, and only their order can be compared.
+
+Sources of the paper's numbers: "{SUPPLEMENT}": read in the paper's supplement. "{FIGURE}": estimated by eye.
+"{MEMORY}": from memory of the published table, not checked against it. "{UNKNOWN}": the paper gives no number, or it is
+not known here.
+
+"""
+RULE = f"""When a difference counts: both sides have at least {claims.LEAST_SEEDS} seeds, and Welch's t-test
+(two-sided) gives p < {claims.SIGNIFICANCE:g} after Holm's correction for all {{count}} such comparisons on this page.
+A claim about solves without random seeds holds if it does so in every case.
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That ``ours`` has the larger mean (``sign`` 1) or the smaller one (-1); both are values, one a seed."""
+
+    text: str
+    ours: list
+    theirs: list
+    sign: int
+    form: str
+    unit: str = ""
+
+    @property
+    def judged(self):
+        return min(len(self.ours), len(self.theirs)) >= claims.LEAST_SEEDS
+
+
+def page():
+    """The text of the page."""
+    parts = [reverse_time(), classification(), time_series(), three_bodies()]
+    found = [claim for _, own in parts for claim in own]
+    judged = [claim for claim in found if claim.judged]
+    corrected = claims.holm([claims.p_value(claim.ours, claim.theirs) for claim in judged])
+    p_values = dict(zip(map(id, judged), corrected))
+    texts = [INTRODUCTION + RULE.format(count=len(judged))]
+    for text, own in parts:
+        texts.append(text)
+        if own:
+            rows = [claim_row(claim, p_values.get(id(claim))) for claim in own]
+            texts.append(table(["claim", "difference here", "p, corrected", "verdict"], rows))
+    return "\n".join(texts)
+
+
+def claim_row(claim, p):
+    if not claim.ours or not claim.theirs:
+        return [claim.text, "", "", "not run"]
+    difference = mean(claim.ours) - mean(claim.theirs)
+    text = f"{difference:+{claim.form}}{claim.unit} ({len(claim.ours)} and {len(claim.theirs)} seeds)"
+    if p is None:
+        return [claim.text, text, "", f"not judged: fewer than {claims.LEAST_SEEDS} seeds"]
+    verdict = "not decided: within the spread of the seeds"
+    if p < claims.SIGNIFICANCE:
+        verdict = "holds" if claim.sign * difference > 0 else "does not hold: the opposite"
+    return [claim.text, text, f"{p:.2g}", verdict]
+
+
+def link(folders):
+    """A link to the record of the runs in ``folders``: a pack, or the folder that has all of them."""
+    places = {packed.source(folder) for folder in folders}
+    if not places:
+        return ""
+    path = os.path.relpath(os.path.commonpath(places), RESULTS)
+    return f"[record]({path})"
+
+
+def in_how_many(ours, theirs):
+    """Of how many pairs the first is smaller, and what follows from that."""
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    won = sum(a < b for a, b in pairs)
+    return f"{'holds' if won == len(pairs) else 'does not hold'}: in {won} of {len(pairs)}"
+
+
+# Why reverse time goes wrong
+
+
+def reverse_time():
+    """Van der Pol, the photograph, the toy and the costs: solved without random seeds."""
+    place = {name: records.RESULTS / name for name in ("reconstruction", "picture", "gradient_error", "depth")}
+    rows = []
+
+    def row(name, what, paper, source, here, verdict):
+        rows.append([what, paper, source, here, verdict, link([place[name]])])
+
+    found = records.read(place["reconstruction"], kind="error", sweep="horizon")
+    errors = {name: {(r["start"], r["horizon"]): r["error"] for r in found if r["label"] == name}
+              for name in ("aca", "adjoint")}  # fmt: skip
+    shared = sorted(errors["aca"].keys() & errors["adjoint"].keys())
+    end = max(horizon for _, horizon in shared)
+    here = ", ".join(f"{name} {errors[name][0, end]:.2g}" for name in errors)
+    verdict = in_how_many(*([errors[name][key] for key in shared] for name in ("aca", "adjoint")))
+    row("reconstruction", f"van der Pol: distance of the rebuilt y(0) from the true one, T = {end:g}",
+        "a figure: the curves disagree", UNKNOWN, here, f"{verdict} starts and horizons")  # fmt: skip
+
+    kernels = records.read(place["picture"], sweep="kernel")
+    starts = {name: [r["error"][0] for r in kernels if r["label"] == name] for name in ("aca", "adjoint")}
+    here = ", ".join(f"{name} {spread(starts[name], '.2g') if any(starts[name]) else 0}" for name in starts)
+    verdict = f"{in_how_many(starts['aca'], starts['adjoint'])} kernels"
+    row("picture", "photograph along a convolution ODE: relative error of the rebuilt one",
+        "a figure: it is not the same", UNKNOWN, here, verdict)  # fmt: skip
+
+    toy = records.read(place["gradient_error"], problem="toy", library="torch_ACA", flow="contracting")
+    end = max(r["horizon"] for r in toy)
+    of = {name: [r["error_start"] for r in toy if (r["gradient"], r["horizon"]) == (name, end)]
+          for name in ("aca", "naive", "adjoint")}  # fmt: skip
+    here = ", ".join(f"{name} {spread(values, '.2g')}" for name, values in of.items())
+    verdict = f"{in_how_many(of['aca'], of['adjoint'])} starts, than the adjoint's"
+    row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), contracting, T = {end:g}",
+        "a figure: aca least", MEMORY, here, verdict)  # fmt: skip
+
+    rows_of_depth = records.read(place["depth"])
+    grown = {name: van_der_pol.growth(rows_of_depth, name) for name in van_der_pol.PAPER}
+    verdict = f"{in_how_many(*(map(float, grown[name][1:]) for name in ('aca', 'naive')))} growths"
+    for name, formulas in van_der_pol.PAPER.items():
+        here = "m {}-fold: depth {}-fold, bytes {}-fold, work {}-fold".format(*grown[name])
+        row("depth", f"table 1, {name}: depth, memory, computation", "; ".join(formulas), MEMORY, here, verdict)
+    header = ["what", "in the paper", "source", "here", "verdict: aca's is smaller", "record"]
+    figures = [("rebuilt trajectories", "reconstruction"), ("gradient errors", "gradient_error"),
+               ("the photograph", "picture"), ("graph depth and memory", "depth"), ("training", "train")]  # fmt: skip
+    images = "".join(f"\n![{text}](van_der_pol/{name}/{name}.png)\n" for text, name in figures)
+    text = f"## Reverse time, gradients and costs\n\n{table(header, rows)}\n"
+    return f"{text}All numbers: [tables](van_der_pol/tables.md).\n{images}", []
+
+
+# CIFAR
+
+
+def classification():
+    runs = cifar.collect(cifar.RESULTS)
+    scale = next(scale for scale in reversed(cifar.SCALES) if any(run.place and run.place[0] == scale for run in runs))
+
+    def of(label, dataset="cifar10"):
+        return cifar.of_place(runs, scale, dataset, label)
+
+    rows, found = [], []
+    paper = cifar.PAPER
+    for label in ("aca", "adjoint", "naive"):
+        quoted = f"{paper['methods'][label]['accuracy']:g} %"
+        rows.append(cifar_row(f"figure 7(a, b): {label}, like for like", quoted, of(label)))
+    for label in cifar.OWN[scale][1:]:
+        name = label.removesuffix("-own")
+        quoted = f"{paper['methods'][name]['accuracy']:g} %"
+        rows.append(cifar_row(f"figure 7(a, b): {name}, the paper's solver and batch", quoted, of(label)))
+    for dataset, label in ((dataset, label) for dataset in ("cifar10", "cifar100") for label in cifar.NETWORKS):
+        quoted = f"median {paper['networks'][dataset][label]['med']:g} %"
+        what = f"figure 7(c, d): {TITLES[dataset]}, {cifar.NETWORKS[label]}"
+        rows.append(cifar_row(what, quoted, of(label, dataset)))
+    for label, words in cifar.ROBUST.items():
+        run, tests = cifar.solver_tests(runs, scale, label)
+        grown = cifar.increases(run, tests, label) if run else []
+        theirs = paper["solvers"][label]
+        quoted = f"{max(chain.from_iterable(theirs[m] for m in (*cifar.FIXED, *cifar.ADAPTIVE))):.2f} points"
+        what = f"supplement table {theirs['table']}: {words}, largest increase of the error by another test solver"
+        here = f"{max(grown):.2f} points" if grown else ""
+        proof = ["1" if run else "", link([run.folder] if run else [])]
+        rows.append([what, quoted, SUPPLEMENT, here, *proof])
+        own = tests.get(cifar.cell(cifar.BASES[label]))
+        what = f"supplement table {theirs['table']}: {words}, error with that solver{trained(run)}"
+        rows.append([what, f"{theirs['error']:g} %", SUPPLEMENT, own and error_of(own) or "", *proof])
+    for solver in cifar.ALL_SOLVERS:
+        cell = cifar.cell(solver)
+        if cell[1] in TABLE_2:  # the last network is the one that table 2 tests
+            sizes = [other for other in cifar.ALL_SOLVERS if other["method"] == cell[0]]
+            increase = theirs[cell[0]][sizes.index(solver)]
+            what = f"table 2: NODE-18 tested with {cifar.solver_text(solver)}, error{trained(run)}"
+            here = error_of(tests[cell]) if cell in tests else ""
+            rows.append([what, f"{theirs['error'] + increase:.2f} %", SUPPLEMENT, here, *proof])
+    for dataset in ("cifar10", "cifar100"):
+        for label, name in cifar.NETWORKS.items():
+            own = of(label, dataset)
+            matrix = cifar.ratings(own)
+            here = f"{cifar.icc(matrix['correctness'])['ICC(2,1)']:.3f}" if matrix else ""
+            what = f"table 3: {TITLES[dataset]}, {name}, ICC(2,1) of correctness"
+            rows.append([what, UNKNOWN, UNKNOWN, here, str(len(own)), link(run.folder for run in own)])
+    for other in ("adjoint", "naive"):
+        pair = map(cifar.accuracies, (of("aca"), of(other)))
+        found.append(Claim(f"aca is more accurate than {other}, like for like", *pair, 1, ".2f", " points"))
+    for label in cifar.OWN[scale][1:]:
+        pair = map(cifar.accuracies, (of(cifar.OWN[scale][0]), of(label)))
+        what = f"aca is more accurate than {label.removesuffix('-own')}, each with the paper's solver and batch"
+        found.append(Claim(what, *pair, 1, ".2f", " points"))
+    for dataset in ("cifar10", "cifar100"):
+        pair = (cifar.accuracies(of(label, dataset)) for label in ("aca", "resnet"))
+        found.append(Claim(f"NODE-18 is more accurate than ResNet-18 on {TITLES[dataset]}", *pair, 1, ".2f", " points"))
+    title = of("aca")[0].title.partition(", ")[2] or "the paper's settings"
+    images = "".join(f"\n![{text}](cifar_classification/{scale}/{name}.png)\n"
+                     for text, name in (("gradient methods", "methods"), ("networks", "networks")))  # fmt: skip
+    text = f"## Images: NODE-18 on CIFAR\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
+    text += f"{table(HEADER, rows)}\nAll numbers: [tables](cifar_classification/tables.md).\n{images}"
+    return text, found
+
+
+def trained(run):
+    """How far the training of a run went, which is not that of the other rows."""
+    return f", after {run.chosen.epochs} epochs" if run else ""
+
+
+def error_of(test):
+    return f"{1 - test['test_accuracy']:.2%}".replace("%", " %")
+
+
+def cifar_row(what, quoted, runs):
+    cell = spread(cifar.accuracies(runs), ".2f", " %")
+    return [what, quoted, FIGURE, cell, str(len(runs) or ""), link(run.folder for run in runs)]
+
+
+# Latent ODE
+
+
+def time_series():
+    rows = latent_ode.collect(latent_ode.RESULTS)
+    rows = [row for row in rows if row["task"] == "interpolation"]
+    profile = next(name for name in LATENT_PROFILES if any(row["profile"] == name for row in rows))
+    rows = [row for row in rows if row["profile"] == profile]
+
+    def of(label, fraction):
+        return [row for row in rows if (row["label"], row["sample"]) == (label, fraction)]
+
+    def errors(label, fraction):
+        return [100 * row["mse"] for row in of(label, fraction)]
+
+    lines, found = [], []
+    labels = dict.fromkeys((*latent_ode.LABELS, *chain.from_iterable(latent_ode.QUOTED.values())))
+    for label in labels:
+        for index, fraction in enumerate(latent_ode.FRACTIONS):
+            quoted = [f"{values[label][index]:g} ({source})" for source, values in latent_ode.QUOTED.items()
+                      if label in values]  # fmt: skip
+            own = of(label, fraction)
+            if quoted or own:
+                source = MEMORY if quoted else UNKNOWN
+                cells = [", ".join(quoted) or UNKNOWN, source, spread(errors(label, fraction), ".3f")]
+                counted = [str(len(own) or "not run"), link(row["folder"] for row in own)]
+                lines.append([f"{label}, {fraction:.0%} observed", *cells, *counted])
+    for other in ("latent-ode-adjoint", "latent-ode-naive", "rnn", "rnn-decay"):
+        for fraction in latent_ode.FRACTIONS:
+            pair = (errors(label, fraction) for label in (latent_ode.OURS, other))
+            found.append(Claim(f"{latent_ode.OURS} has less error than {other}, {fraction:.0%}", *pair, -1, ".3f"))
+    scale = latent_ode.joint_words(rows) or "the paper's settings"
+    name = f"latent_ode_mujoco/{profile}/figures"
+    images = [
+        ("test error against epoch and time", "interpolation-10-curves.png"),
+        ("reconstructions", "interpolation-10-latent-ode-aca.png"),
+        ("the hopper's motion", "hopper.gif"),
+    ]
+    text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"
+    text += f"{table(HEADER, lines)}\nAll numbers: [tables](latent_ode_mujoco/tables.md).\n"
+    return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), found
+
+
+# Three bodies
+
+
+def three_bodies():
+    rows = three_body.collect(three_body.RESULTS)
+    rows = [row for row in rows if (row["profile"], row["system"]) == ("paper", three_body.PAPER.name)]
+
+    def of(label):
+        return [row for row in rows if row["label"] == label and row["mse"] is not None]
+
+    lines = [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
+              link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
+    pairs = [(f"{model}-aca", f"{model}-{other}") for model in ("node", "ode") for other in ("adjoint", "naive")]
+    pairs += [("ode-aca", "node-aca"), ("node-aca", "lstm-aug"), ("node-aca", "lstm")]
+    found = []
+    for pair in pairs:
+        errors = ([row["mse"] for row in of(name)] for name in pair)
+        found.append(Claim(" has less error than ".join(pair), *errors, -1, ".2g"))
+    text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
+    text += f"{table(HEADER, lines)}\nAll numbers: [tables](three_body/tables.md).\n"
+    folder = f"three_body/paper/{three_body.PAPER.name}/figures"
+    images = [("errors, losses and masses", "comparison.png"), ("orbits", "orbits.gif")]
+    return text + "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images), found
