@@ -15,6 +15,8 @@ from harness.environment import ROOT
 from latent_ode_mujoco import test as latent_test
 from latent_ode_mujoco import train as latent_train
 from latent_ode_mujoco.data import _store
+from neural_ode_2018.spirals import test as spirals_test
+from neural_ode_2018.spirals import train as spirals_train
 from tests.comparing import assert_equal, outcome
 from tests.latent_ode_mujoco.conftest import swinging
 from three_body import test as three_body_test
@@ -37,6 +39,12 @@ EXPERIMENTS = {
         "--trajectories 30 --batch-size 10 --latent 3 --recognition 4 --units 6 --layers 0 --gru-units 5 --samples 1 "
         "--targets 5 --epochs 2 --data {data}",
         "--data {data}",
+    ),
+    "neural_ode_2018/spirals": (
+        spirals_train.main,
+        spirals_test.main,
+        "--profile quick --spirals 20 --batch-size 10 --points 5 --epochs 2",
+        "",
     ),
     "three_body": (
         three_body_train.main,
@@ -98,7 +106,7 @@ def experiment(request, data):
 @pytest.fixture(scope="module")
 def whole(experiment, tmp_path_factory):
     """A run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp(experiment.name) / "whole"
+    folder = tmp_path_factory.mktemp(experiment.name.replace("/", "-")) / "whole"
     assert experiment.train("--out", folder) == 0
     return folder
 
