@@ -15,6 +15,8 @@ from harness.environment import ROOT
 from latent_ode_mujoco import test as latent_test
 from latent_ode_mujoco import train as latent_train
 from latent_ode_mujoco.data import _store
+from neural_ode_2018.cnf import test as cnf_test
+from neural_ode_2018.cnf import train as cnf_train
 from neural_ode_2018.spirals import test as spirals_test
 from neural_ode_2018.spirals import train as spirals_train
 from tests.comparing import assert_equal, outcome
@@ -39,6 +41,12 @@ EXPERIMENTS = {
         "--trajectories 30 --batch-size 10 --latent 3 --recognition 4 --units 6 --layers 0 --gru-units 5 --samples 1 "
         "--targets 5 --epochs 2 --data {data}",
         "--data {data}",
+    ),
+    "neural_ode_2018/cnf": (
+        cnf_train.main,
+        cnf_test.main,
+        "--profile quick --width 2 --batch-size 8 --epochs 2",
+        "",
     ),
     "neural_ode_2018/spirals": (
         spirals_train.main,
