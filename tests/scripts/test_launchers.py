@@ -14,6 +14,7 @@ from harness.environment import ROOT
 from latent_ode_mujoco import report as latent_report
 from latent_ode_mujoco.experiment import LatentODE
 from neural_ode_2018.cnf.experiment import CNF
+from neural_ode_2018.mnist.experiment import MNIST
 from neural_ode_2018.spirals.experiment import SPIRALS
 from three_body import report as three_body_report
 from three_body.experiment import ThreeBody
@@ -92,6 +93,8 @@ def test_every_cifar_run_is_one_that_the_report_knows(scale):
         ("van_der_pol", "train", VanDerPol(), None),
         ("neural_ode_2018/cnf", "quick", CNF, None),
         ("neural_ode_2018/cnf", "paper", CNF, None),
+        ("neural_ode_2018/mnist", "quick", MNIST, None),
+        ("neural_ode_2018/mnist", "paper", MNIST, None),
         ("neural_ode_2018/spirals", "quick", SPIRALS, None),
         ("neural_ode_2018/spirals", "paper", SPIRALS, None),
     ],
@@ -218,7 +221,7 @@ def test_bad_flags_are_one_line_and_start_nothing(stand, capsys, arguments, said
     assert stand.commands == []
 
 
-@pytest.mark.parametrize("part", ["spirals", "cnf"])
+@pytest.mark.parametrize("part", ["spirals", "cnf", "mnist"])
 def test_the_launcher_of_several_experiments(part, capsys):
     script = ROOT / "scripts" / "run_neural_ode_2018.sh"
     assert part in script.read_text()
