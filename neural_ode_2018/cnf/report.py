@@ -17,7 +17,7 @@ HEADINGS = {
 NOTES = (
     "NLL: negative log-likelihood of new samples, nats; KL: of the flow from the target, nats. Total probability: the "
     "midpoint rule over the square. Errors: the largest after forward and inverse, of a point and of its log-density. "
-    "NFE: of one solve. The paper draws its losses and gives no numbers."
+    "They shrink with the tolerance of the solve. NFE: of one solve. The paper draws its losses and gives no numbers."
 )
 
 
