@@ -54,13 +54,13 @@ EXPERIMENTS = {
     "neural_ode_2018/mnist": (
         mnist_train.main,
         mnist_test.main,
-        "--profile quick --train-images 8 --test-images 4 --batch-size 4 --epochs 2 --data {data}",
+        "--profile quick --train-images 12 --test-images 4 --batch-size 4 --epochs 2 --data {data}",
         "--data {data}",
     ),
     "neural_ode_2018/spirals": (
         spirals_train.main,
         spirals_test.main,
-        "--profile quick --spirals 20 --batch-size 10 --points 5 --epochs 2",
+        "--profile quick --spirals 30 --batch-size 10 --points 5 --epochs 2",
         "",
     ),
     "three_body": (
