@@ -88,13 +88,13 @@ class MNISTNetworks(Part):
                 for pictures, labels in images.test_batches(TESTED_AT_A_TIME):
                     wrong += int((network(pictures).argmax(1) != labels).sum())
                     evaluations, batches = evaluations + (network.stats.n_f_evals if network.stats else 0), batches + 1
-            row = {"test_error": wrong / len(images.test), "images": len(images.test)}
+            row = {"test_error": wrong / len(images.test)}
             if solver is None:
                 return row, {}
             row["evaluations"] = evaluations / batches
             return row | one_batch(network, images, own["gradient"], solver, device), {}
 
-        return {}, measure
+        return {"images": len(images.test)}, measure
 
     def test_line(self, row):
         evaluations = f", NFE {row['evaluations']:.1f}" if "evaluations" in row else ""

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from harness.cli import UsageError
-from harness.testing import read_tests
+from harness.experiment import BEST
+from harness.testing import own_test, read_tests
 from neural_ode_2018.mnist import memory, test, train
 from neural_ode_2018.mnist.data import load
 from neural_ode_2018.mnist.experiment import MNIST, SWEEP
 from neural_ode_2018.mnist.models import MODELS, Field, Network, ResidualBlock
+from neural_ode_2018.mnist.plot import swept
 
 SOLVER = {"method": "Dopri5", "rtol": 1e-2, "atol": 1e-2}
 
@@ -65,10 +67,12 @@ def trained(mnist_folder, tmp_path_factory):
 @pytest.mark.parametrize("model", ["rk-net", "ode-net"])
 def test_tighter_tolerances_take_more_evaluations_and_err_less(trained, mnist_folder, model):
     words = ["--resume", str(trained[model]), "--data", str(mnist_folder), "--device", "cpu"]
-    for _ in range(2):  # what is recorded is not measured again
-        assert test.main([*words, "--sweep"]) == 0
-        rows = read_tests(trained[model])
-        assert [row["solver"]["rtol"] for row in rows] == list(SWEEP)
+    for flags in ([], ["--sweep"], ["--sweep"]):  # what is recorded is not measured again
+        assert test.main([*words, *flags]) == 0
+    assert len((trained[model] / "tests.jsonl").read_text().splitlines()) == len(SWEEP)
+    assert own_test(trained[model], BEST)["solver"]["rtol"] in SWEEP  # so that one of them was measured before
+    rows = swept(trained[model])
+    assert [row["solver"]["rtol"] for row in rows] == list(SWEEP)
     evaluations, errors = ([row[name] for row in rows] for name in ("forward_of_batch", "solution_error"))
     assert evaluations == sorted(evaluations) and evaluations[0] < evaluations[-1] and errors[0] > errors[-1]
     assert all((row["backward_of_batch"] == 0) == (model == "rk-net") for row in rows)
