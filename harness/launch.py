@@ -99,7 +99,7 @@ def make_parser(launch):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     name, _, which = argv[0].partition(":")
-    launch = importlib.import_module(f"{name}.launches").LAUNCHES[which]
+    launch = importlib.import_module(f"{name.replace('/', '.')}.launches").LAUNCHES[which]
     args, flags = make_parser(launch).parse_known_args(argv[1:])
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # large memory pages: PyTorch spends less time on page faults
     if launch.several:

@@ -21,7 +21,7 @@ pages=build/site
 rm -rf "$pages"
 mkdir -p "$pages"
 for path in README.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff docs examples results benchmarks \
-    cifar_classification latent_ode_mujoco three_body van_der_pol; do
+    cifar_classification latent_ode_mujoco neural_ode_2018 three_body van_der_pol; do
     ln -s "../../$path" "$pages/$path"
 done
 NO_MKDOCS_2_WARNING=1 exec "$python" -m mkdocs "${command[@]}"

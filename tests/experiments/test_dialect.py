@@ -15,15 +15,22 @@ from harness.environment import ROOT
 from latent_ode_mujoco import test as latent_test
 from latent_ode_mujoco import train as latent_train
 from latent_ode_mujoco.data import _store
+from neural_ode_2018.cnf import test as cnf_test
+from neural_ode_2018.cnf import train as cnf_train
+from neural_ode_2018.mnist import test as mnist_test
+from neural_ode_2018.mnist import train as mnist_train
+from neural_ode_2018.spirals import test as spirals_test
+from neural_ode_2018.spirals import train as spirals_train
 from tests.comparing import assert_equal, outcome
 from tests.latent_ode_mujoco.conftest import swinging
+from tests.neural_ode_2018.mnist_files import write_mnist
 from three_body import test as three_body_test
 from three_body import train as three_body_train
 from van_der_pol import test as van_der_pol_test
 from van_der_pol import train as van_der_pol_train
 
 MACHINE = "--device cpu --threads 1 "
-# a few steps each; {data} is a folder of synthetic trajectories
+# a few steps each; {data} is a folder of synthetic trajectories and images
 EXPERIMENTS = {
     "cifar_classification": (
         cifar_train.main,
@@ -37,6 +44,24 @@ EXPERIMENTS = {
         "--trajectories 30 --batch-size 10 --latent 3 --recognition 4 --units 6 --layers 0 --gru-units 5 --samples 1 "
         "--targets 5 --epochs 2 --data {data}",
         "--data {data}",
+    ),
+    "neural_ode_2018/cnf": (
+        cnf_train.main,
+        cnf_test.main,
+        "--profile quick --width 2 --batch-size 8 --epochs 2",
+        "",
+    ),
+    "neural_ode_2018/mnist": (
+        mnist_train.main,
+        mnist_test.main,
+        "--profile quick --train-images 12 --test-images 4 --batch-size 4 --epochs 2 --data {data}",
+        "--data {data}",
+    ),
+    "neural_ode_2018/spirals": (
+        spirals_train.main,
+        spirals_test.main,
+        "--profile quick --spirals 30 --batch-size 10 --points 5 --epochs 2",
+        "",
     ),
     "three_body": (
         three_body_train.main,
@@ -87,7 +112,7 @@ def exit_code(main, argv):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hopper")
     _store(folder, swinging(40))
-    return folder
+    return write_mnist(folder)
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
@@ -98,7 +123,7 @@ def experiment(request, data):
 @pytest.fixture(scope="module")
 def whole(experiment, tmp_path_factory):
     """A run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp(experiment.name) / "whole"
+    folder = tmp_path_factory.mktemp(experiment.name.replace("/", "-")) / "whole"
     assert experiment.train("--out", folder) == 0
     return folder
 

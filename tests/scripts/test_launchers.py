@@ -13,6 +13,9 @@ from harness.cli import UsageError
 from harness.environment import ROOT
 from latent_ode_mujoco import report as latent_report
 from latent_ode_mujoco.experiment import LatentODE
+from neural_ode_2018.cnf.experiment import CNF
+from neural_ode_2018.mnist.experiment import MNIST
+from neural_ode_2018.spirals.experiment import SPIRALS
 from three_body import report as three_body_report
 from three_body.experiment import ThreeBody
 from van_der_pol.experiment import VanDerPol
@@ -60,7 +63,7 @@ def stand(tmp_path, monkeypatch):
 
 def jobs(name, profile):
     experiment, _, which = name.partition(":")
-    return launch.importlib.import_module(f"{experiment}.launches").LAUNCHES[which].lists[profile]()
+    return launch.importlib.import_module(f"{experiment.replace('/', '.')}.launches").LAUNCHES[which].lists[profile]()
 
 
 @pytest.mark.parametrize("scale", ["table", "paper"])
@@ -88,6 +91,12 @@ def test_every_cifar_run_is_one_that_the_report_knows(scale):
         ("latent_ode_mujoco", "quick", LatentODE(), latent_report.LABELS),
         ("latent_ode_mujoco", "paper", LatentODE(), latent_report.LABELS),
         ("van_der_pol", "train", VanDerPol(), None),
+        ("neural_ode_2018/cnf", "quick", CNF, None),
+        ("neural_ode_2018/cnf", "paper", CNF, None),
+        ("neural_ode_2018/mnist", "quick", MNIST, None),
+        ("neural_ode_2018/mnist", "paper", MNIST, None),
+        ("neural_ode_2018/spirals", "quick", SPIRALS, None),
+        ("neural_ode_2018/spirals", "paper", SPIRALS, None),
     ],
 )
 def test_runs_lie_where_their_settings_put_them(name, profile, experiment, labels):
@@ -210,6 +219,17 @@ def test_bad_flags_are_one_line_and_start_nothing(stand, capsys, arguments, said
     assert said in message and message.count("\n") == 1
     assert refusal.type is UsageError or refusal.value.code == 2
     assert stand.commands == []
+
+
+@pytest.mark.parametrize("part", ["spirals", "cnf", "mnist"])
+def test_the_launcher_of_several_experiments(part, capsys):
+    script = ROOT / "scripts" / "run_neural_ode_2018.sh"
+    assert part in script.read_text()
+    with pytest.raises(SystemExit) as end:
+        launch.main([f"neural_ode_2018/{part}", "--help"])
+    assert end.value.code == 0 and "None" not in capsys.readouterr().out
+    done = subprocess.run(["bash", script, "cifar"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and part in done.stderr
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)

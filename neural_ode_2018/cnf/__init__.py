@@ -1,0 +1,1 @@
+"""Continuous normalising flow against planar normalising flow, in the plane."""

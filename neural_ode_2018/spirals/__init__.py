@@ -1,0 +1,1 @@
+"""Latent ODE on bi-directional spirals, against recurrent networks."""

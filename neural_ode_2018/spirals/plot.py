@@ -1,0 +1,57 @@
+"""Figures of the spirals: what each model predicts forward and backward in time, one run of each."""
+
+import csv
+
+from harness.cli import run_main
+from harness.plots import colour, new_figure, save_figure
+from harness.tables import results_folder
+from neural_ode_2018.spirals.experiment import SHOWN, SPIRALS
+
+SHADES = {"seen": colour("aca"), "ahead": colour("adjoint"), "behind": colour("mali")}
+
+
+def read(folder):
+    """Rows of a run's predictions, numbers as floats, None where blank."""
+    with open(folder / "predictions.csv", newline="") as file:
+        return [{name: text if name == "part" else float(text) if text else None for name, text in row.items()}
+                for row in csv.DictReader(file)]  # fmt: skip
+
+
+def columns(points, prefix=""):
+    """x and y of rows."""
+    return zip(*((point[f"{prefix}x"], point[f"{prefix}y"]) for point in points))
+
+
+def draw(rows, path, heading):
+    """A row of panels for each of the runs ``rows``, a column for each spiral."""
+    figure, panels = new_figure(len(rows), SHOWN, width=2.6, height=2.7, squeeze=False)
+    for row, axes in zip(rows, panels):
+        points = read(row["folder"])
+        for i, ax in enumerate(axes):
+            own = sorted((p for p in points if p["spiral"] == i), key=lambda p: p["t"])
+            ax.plot(*columns(own, "true_"), color=colour("truth"), lw=0.8, label="truth")
+            seen = [p for p in own if p["seen_x"] is not None]
+            ax.plot(*columns(seen, "seen_"), ".", color="grey", ms=3, label="observed")
+            for part, shade in SHADES.items():
+                guess = [p for p in own if p["part"] == part and p["x"] is not None]
+                if guess:
+                    ax.plot(*columns(guess), color=shade, lw=1.6, label=part)
+            ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+        axes[0].set_ylabel(row["label"])
+        axes[0].legend(fontsize=6, loc="lower left")
+    figure.suptitle(f"{heading}\nnew spirals: predicted at the times trained on, ahead of them and behind", fontsize=9)
+    save_figure(figure, path)
+
+
+def main(argv=None):
+    root, groups = results_folder(argv, "Draw what the models of the spirals predict.", SPIRALS.results), {}
+    for row in SPIRALS.runs(root):
+        groups.setdefault((row["profile"], row["what"]), {}).setdefault(row["label"], row)
+    for (profile, what), rows in groups.items():
+        scaled = ", scaled down" if any("scaled down" in row["title"] for row in rows.values()) else ""
+        draw(list(rows.values()), root / profile / what / "predictions.png", f"{what}, {profile} profile{scaled}")
+    print(f"{len(groups)} figures -> {root}")
+
+
+if __name__ == "__main__":
+    run_main(main)
