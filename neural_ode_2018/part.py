@@ -113,7 +113,7 @@ def scales(rows):
 
 def write_report(part, argv, headings, notes, readme):
     """Write runs.csv and tables.md from the records of all runs, and the same table into the part of a README."""
-    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", part.results)
+    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", part.results, packs=True)
     rows = sorted(part.runs(root), key=lambda row: (row["profile"], row[part.task]))
     columns = ("profile", "what", "label", "seed", "status", *headings, "seconds", "parameters", "forward", "backward")
     write_runs(root / "runs.csv", dict.fromkeys(columns), rows)

@@ -1,8 +1,11 @@
 """Pictures of the flows: densities, samples, and the continuous flow over time, also as an animation."""
 
+import io
+
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
+from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.tables import results_folder
@@ -14,13 +17,14 @@ SHOWN = 4.0  # half the side of what is drawn
 SHOWN_TIMES = (0, 3, 6, 9, FRAMES - 1)  # of the flow over time
 
 
-def numbers(path):
-    return np.genfromtxt(path, delimiter=",", skip_header=1)
+def numbers(folder, name):
+    """The table in a CSV file of a run's record."""
+    return np.genfromtxt(io.BytesIO(packed.read(folder, name)), delimiter=",", skip_header=1)
 
 
 def positions(folder):
     """Where samples are at the frames of the flow [FRAMES, samples, 2]."""
-    return numbers(folder / "flow.csv").reshape(FRAMES, -1, 2)
+    return numbers(folder, "flow.csv").reshape(FRAMES, -1, 2)
 
 
 def scatter(ax, points, title):
@@ -34,11 +38,11 @@ def draw_densities(rows, path, heading):
     figure, panels = new_figure(2, len(rows), width=2.4, height=2.5, squeeze=False)
     for row, (density, drawn) in zip(rows, panels.T):
         extent = (-HALF_WIDTH, HALF_WIDTH) * 2
-        density.imshow(numbers(row["folder"] / "density.csv").T, origin="lower", extent=extent, cmap="viridis")
+        density.imshow(numbers(row["folder"], "density.csv").T, origin="lower", extent=extent, cmap="viridis")
         density.set(xlim=(-SHOWN, SHOWN), ylim=(-SHOWN, SHOWN), title=row["label"])
         density.grid(False)
         solved = row["model"] in SOLVED
-        scatter(drawn, positions(row["folder"])[-1] if solved else numbers(row["folder"] / "samples.csv"), "samples")
+        scatter(drawn, positions(row["folder"])[-1] if solved else numbers(row["folder"], "samples.csv"), "samples")
     figure.suptitle(heading, fontsize=9)
     save_figure(figure, path)
 

@@ -2,6 +2,7 @@
 
 import csv
 
+from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
 from harness.tables import results_folder
@@ -12,9 +13,9 @@ SHADES = {"seen": colour("aca"), "ahead": colour("adjoint"), "behind": colour("m
 
 def read(folder):
     """Rows of a run's predictions, numbers as floats, None where blank."""
-    with open(folder / "predictions.csv", newline="") as file:
-        return [{name: text if name == "part" else float(text) if text else None for name, text in row.items()}
-                for row in csv.DictReader(file)]  # fmt: skip
+    lines = packed.read(folder, "predictions.csv").decode().splitlines()
+    return [{name: text if name == "part" else float(text) if text else None for name, text in row.items()}
+            for row in csv.DictReader(lines)]  # fmt: skip
 
 
 def columns(points, prefix=""):
