@@ -98,11 +98,11 @@ def test_an_added_method_is_known_by_name():
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
 def test_solution_and_dense_output(method, gradient):
     w, y0, t = tensors()
-    found = solve(func_of(w), y0, t, method=method, rtol=1e-6, atol=1e-8, gradient=gradient)
+    found = solve(func_of(w), y0, t, method=method, rtol=1e-5, atol=1e-6, gradient=gradient)
     exact = solve(func_of(w), y0, t, rtol=1e-11, atol=1e-12)
     assert float((found.ys - exact.ys).abs().max().detach()) < 1e-4
     if gradient != "naive":
-        dense = solve(func_of(w), y0, t, method=method, rtol=1e-6, atol=1e-8, gradient=gradient, dense=True)
+        dense = solve(func_of(w), y0, t, method=method, rtol=1e-5, atol=1e-6, gradient=gradient, dense=True)
         assert float((dense(torch.tensor([0.37])) - exact.ys[1]).abs().max().detach()) < 1e-4
 
 
@@ -137,4 +137,4 @@ def test_first_and_second_order_by_differences(method, gradient):
 
     w, y0, t = tensors()
     assert gradcheck(end, (w, y0, 0.1 * t.detach()))
-    assert gradgradcheck(end, (w, y0, 0.1 * t.detach()))
+    assert gradgradcheck(end, (w, y0, 0.1 * t.detach()), fast_mode=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import torch_ACA
-from tests.torch_ACA.programs import KINDS, assert_close, keywords_of, tolerance_of
+from tests.torch_ACA.programs import assert_close, keywords_of, tolerance_of
 from torch_ACA import private_torch, solve, transforms, vector_field
 
 
@@ -17,13 +17,13 @@ def gradients(kind):
     field.double()
     encoder = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
     context = encoder.sin() * torch.ones(4, 1, dtype=torch.float64)
-    y0, t = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    y0, t = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0.0, 0.1, 0.2], dtype=torch.float64)
     ys = solve(lambda s, y: field(y) * s.cos() + context, y0, t, **keywords_of(kind)).ys
     ys.sin().sum().backward()
     return [encoder.grad, *(p.grad for p in field.parameters()), *field.buffers()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["aca", "direct", "adjoint", "mali"])
 @pytest.mark.parametrize("name", ["_run_backward", "set_grad_enabled", "_dispatch_keys", "_are_transforms_active"])
 def test_without_a_name_the_gradients_are_the_same(kind, name, monkeypatch):
     expected = gradients(kind)
