@@ -202,3 +202,26 @@ def test_mixed_second_derivatives_with_a_time_that_func_detaches(gradient):
     (found,) = torch.autograd.grad(rate[1], w)
     grown = (math.sin(3.0) - math.sin(0.6)) / 3
     assert float(found) == pytest.approx(math.cos(3.0) * math.exp(0.7 * grown) * (1 + 0.7 * grown), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"dense": True}, {"memory": 2}, {"options": {"jump_t": [0.7]}}, {"options": {"land_on_t": True}},
+        {"method": "RK4", "h": 0.05}, {"method": "Rodas5P"}, {"gradient": "direct", "record": True},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:func changes with its time")  # Rodas5P says what that costs
+def test_a_detached_time_with_other_options(keywords):
+    """The slope at each time, whatever else is asked for; a nested state."""
+    t = torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True), torch.ones(1, 3, dtype=torch.float64)
+
+    def func(t, y):
+        return torch.cos(3 * t.detach()) + 0 * y[0], -y[1] * t.detach()
+
+    ys, _ = solve(func, y0, t, rtol=1e-6, atol=1e-6, **keywords).ys
+    (found,) = torch.autograd.grad(ys[1:].sum(), t)
+    expected = torch.tensor([-4 * math.cos(0.6), 2 * math.cos(2.1), 2 * math.cos(3.0)], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
