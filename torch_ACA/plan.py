@@ -7,6 +7,7 @@ from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
 from .march import Callbacks, Limits
 from .notices import shown
+from .rows.options import check_per_sample
 from .scipy_solver import Scipy
 from .settings import (
     SCIPY_OPTIONS,
@@ -57,6 +58,8 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
+    if asked.per_sample:
+        check_per_sample(asked, settings)
     return Plan(
         settings,
         memory,
