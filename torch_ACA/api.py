@@ -19,6 +19,8 @@ from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
+from .rows.problem import problem_of_rows
+from .rows.solve import aca_of_rows
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
@@ -38,7 +40,7 @@ def solve(func, y0, t, **keywords):
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
     :param y0: initial state: a tensor of any shape, or a tuple, list or dict of tensors; floating point or complex
     :param t: output times [m], m >= 2, strictly increasing or decreasing: tensor, array or sequence of floats and 0-d
-        tensors
+        tensors; with per_sample also a tensor [b, m]
     :param keywords: options as in `SolverOptions`
     :returns: `Solution` with ts [m], ys (leaves [m, *shape]) and stats
     :raises ValueError: an argument that cannot be used
@@ -53,7 +55,8 @@ def solve(func, y0, t, **keywords):
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
-    solution = Solution(problem.given_times[: len(ys)], layout.unflatten(ys), problem.stats, error=problem.failure)
+    ts = problem.given_times if problem.failure is None else problem.given_times[: len(ys)]
+    solution = Solution(ts, layout.unflatten(ys), problem.stats, error=problem.failure)
     if problem.recorder is not None:
         solution.record = problem.recorder.record(problem, layout, ys[1:])
         problem.recorder = None  # it knows how to replay, and so holds the problem
@@ -72,13 +75,14 @@ def _unsolved(y0, t, error):
 
 @takes_options(without=("dense", "on_failure", "record"))
 def solve_endtime(func, y0, t0, t1, **keywords):
-    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors.
+    """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors, with per_sample also [b].
 
     :param keywords: options as in `SolverOptions`
     """
     times = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
-        times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
+        times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64) for t in times))
+        times = torch.stack(times, -1)
     problem, layout, (ys, _) = _solved(func, y0, times, SolverOptions(**keywords))
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
@@ -108,11 +112,12 @@ def _solve(func, y0, t, asked, integrate):
     autocast = ambient_autocast(device_type)
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:
-            problem, layout = problem_of(func, y0, t, asked, autocast=autocast, stream=stream)
+            set_up = problem_of_rows if asked.per_sample else problem_of
+            problem, layout = set_up(func, y0, t, asked, autocast=autocast, stream=stream)
             try:
                 if integrate is not None:
                     return problem, layout, integrate(problem)
-                ys, trajectory = GRADIENT_METHODS[asked.gradient](problem)
+                ys, trajectory = aca_of_rows(problem) if asked.per_sample else GRADIENT_METHODS[asked.gradient](problem)
                 return problem, layout, (problem.moved_to_times(ys), trajectory)
             except DrawsLate as late:
                 stream = late.start

@@ -27,7 +27,7 @@ class Comparison:
     failure: str | None = None
 
 
-@takes_options(without=("gradient", "dense", "on_failure", "record"))
+@takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample"))
 def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.

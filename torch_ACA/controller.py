@@ -88,6 +88,10 @@ class Controller:
             return torch.linalg.vector_norm(x).item() / math.sqrt(max(len(x), 1))
         return float(self.norm(x))
 
+    def scale(self, magnitude):
+        """Tolerance of every entry of a flat vector; overwrites the magnitudes."""
+        return _scale(magnitude, self.rtol, self.atol)
+
     def limit(self, size):
         """A step size (positive) within min_step and max_step."""
         if isinstance(size, torch.Tensor):
@@ -123,7 +127,7 @@ class Controller:
         :param evaluate: evaluate(t, y) -> slope; called once, a short explicit Euler step away from (t0, y0)
         """
         span = abs(t1 - t0)
-        scale = _scale(y0.abs(), self.rtol, self.atol)
+        scale = self.scale(y0.abs())
         d0, d1 = self._norm(y0 / scale), self._norm(k1 / scale)
         tiny = 1e-6 * min(span, 1.0)
         size = tiny if d0 < 1e-5 or d1 < 1e-5 or not math.isfinite(d0 + d1) else 0.01 * d0 / d1
@@ -161,7 +165,7 @@ class _ErrorRatios:
             self._start = y0
         self._end, self._end_magnitude = y1, y1.abs()
         magnitude = torch.maximum(self._start_magnitude, self._end_magnitude)
-        scale = _scale(magnitude, controller.rtol, controller.atol)
+        scale = controller.scale(magnitude)
         return controller._norm(torch.div(error, scale, out=scale))
 
 

@@ -25,7 +25,7 @@ _FAR = 1e10  # no event lies farther away: the search ends at max_evals long bef
 _HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
-@takes_options(without=("dense", "on_failure", "record"))
+@takes_options(without=("dense", "on_failure", "record", "per_sample"))
 def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     """Solve from t0 until event_fn(t, y) crosses zero.
 

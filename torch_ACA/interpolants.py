@@ -29,7 +29,7 @@ class Polynomials:
         return theta[:, None] ** (self._exponents - 1) * self._exponents @ self._matrix
 
     def traced_weights(self, theta):
-        """The weights as a list, for a 0-d tensor theta; differentiable."""
+        """The weights as a list, for a tensor theta, entry by entry; differentiable."""
         return [theta * _horner(r, theta) for r in self.rows]
 
     def exact(self, theta):

@@ -19,7 +19,8 @@ _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no 
 @dataclass
 class Stats:
     """Counts of one solve. ``n_backward_f_evals`` is filled by the backward pass; ``n_jacobians`` and
-    ``n_factorizations`` (of matrices) are those of Rosenbrock methods."""
+    ``n_factorizations`` (of matrices) are those of Rosenbrock methods. With per_sample=True ``n_accepted`` and
+    ``n_rejected`` are tensors [b], int64, on the CPU."""
 
     n_f_evals: int = 0
     n_accepted: int = 0

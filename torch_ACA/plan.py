@@ -9,6 +9,7 @@ from .gradients.storage import Budget
 from .march import Callbacks, Limits
 from .methods import methods
 from .notices import shown
+from .rows.options import check_per_sample
 from .scipy_solver import Scipy
 from .settings import (
     SCIPY_OPTIONS,
@@ -72,6 +73,8 @@ def _checked(asked, layout):
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
+    if asked.per_sample:
+        check_per_sample(asked, settings)
     return Plan(
         settings,
         memory,

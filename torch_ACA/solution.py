@@ -19,7 +19,8 @@ from .state import StateLayout
 class Solution:
     """Result of a solve.
 
-    ``ts`` [m]: the times asked for; ``ys``: the states there, each leaf [m, *shape], ``ys[0]`` the initial one;
+    ``ts`` [m]: the times asked for, with per_sample=True perhaps [b, m]; ``ys``: the states there, each leaf
+    [m, *shape], ``ys[0]`` the initial one;
     ``stats``: `Stats` of the solve (its backward counts are filled in by the backward pass); ``error``: None, or, with
     on_failure="return", the `SolverError` that ended the solve early (``ts`` and ``ys`` are then the outputs before
     it). Calling the solution gives the state at any time inside the interval (only with dense=True), differentiable.

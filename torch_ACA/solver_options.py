@@ -65,6 +65,10 @@ class SolverOptions:
     with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where func
     is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs
     are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled, with a warning"""
+    per_sample: bool = False
+    """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
+    gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
+    or [b, m], a row each. For gradient="aca" and adaptive explicit Runge-Kutta methods"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.

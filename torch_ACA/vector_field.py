@@ -70,8 +70,13 @@ class VectorField:
             except RuntimeError as failure:
                 outputs = self._after_failure(failure, t, y, side)
             if self._counts_writes and y._version != version:
+                t = self._shown(t)
                 raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
         layout.write(outputs, out)
+
+    def _shown(self, t):
+        """A time as messages name it: a float."""
+        return t
 
     def traced(self, t, y, *, side=0):
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
@@ -95,7 +100,7 @@ class VectorField:
     def _look_at(self, evaluation, t):
         self._n_recorded += 1
         if self._n_recorded % LOOKED_AT_EVERY == 0:
-            self.captured.check(evaluation, t)
+            self.captured.check(evaluation, self._shown(t))
 
     def linearise(self, t, y, side=0):
         """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""

@@ -36,16 +36,17 @@ SMALL = 2**13  # numbers in a buffer that is rather kept than made again
 def aca(problem):
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
-    return _integrate(problem, problem.memory)
+    return integrate(problem, DiscreteSolve(problem, problem.memory))
 
 
 def direct(problem):
     """As `aca`, with the graphs of the accepted steps kept."""
-    return _integrate(problem, UNLIMITED)
+    return integrate(problem, DiscreteSolve(problem, UNLIMITED))
 
 
-def _integrate(problem, memory):
-    run = DiscreteSolve(problem, memory)
+def integrate(problem, run):
+    """What `aca` returns, by a run: a `DiscreteSolve`, or what has its members ``storage``, ``forward``, ``backward``
+    and ``traced``."""
     remember = problem.differentiable or problem.transformed
     with torch.no_grad(), forward_ad_disabled():
         results = run.forward(remember=remember)

@@ -1,0 +1,52 @@
+"""func as the solver sees it, where every row of the state has a time of its own."""
+
+import torch
+
+from ..evaluation import GradientSum
+from ..vector_field import VectorField
+
+_SHOWN = "per_sample needs a func whose rows do not depend on each other, but row {} of its slope depends on {}"
+_HINT = ". BatchNorm in training, attention over the batch and means over it tie rows together: solve them jointly"
+
+
+class RowField(VectorField):
+    """A `VectorField` whose times are float64 tensors [b]; func gets them as [b, 1, ..., 1].
+
+    :param rows: `RowLayout`
+    """
+
+    def __init__(self, func, layout, rows, **settings):
+        super().__init__(func, layout, **settings)
+        self.rows = rows
+
+    def time(self, t, side=0):
+        return self.rows.time(t.to(self.layout.dtype))
+
+    def traced(self, t, y, *, side=0):
+        return super().traced(self.rows.time(t), y)
+
+    def _shown(self, t):
+        return float(t[0])
+
+    def check_rows(self, evaluation):
+        """Refuse a func that mixes rows, as far as its graph shows it: the slope of one row must not depend on the
+        state or the time of another. The graph is used up.
+
+        :param evaluation: `Evaluation` with a time
+        :raises ValueError: func mixes rows
+        """
+        rows = self.rows
+        if rows.count == 1:
+            return
+        row = rows.count // 2
+        cotangent = torch.zeros(rows.count, rows.width, dtype=self.layout.dtype, device=self.layout.device)
+        cotangent[row] = torch.cos(torch.arange(1, rows.width + 1))  # BatchNorm has no gradient of a plain sum
+        state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
+        for bar, what in ((state_bar, "the state of"), (time_bar, "the time of")):
+            if bar is None:
+                continue
+            bar = (rows.rows(bar) if what.endswith("state of") else bar.view(rows.count, 1)).abs().amax(1)
+            bar[row] = 0.0
+            others = (bar > 0.0).nonzero()  # NaN is 0 times infinity, and says nothing
+            if len(others):
+                raise ValueError(_SHOWN.format(row, f"{what} row {int(others[0])}") + _HINT)

@@ -1,0 +1,65 @@
+"""Which entries of a flat state belong to which row of the batch."""
+
+import torch
+
+from ..private_torch import pytree
+
+
+def with_rows_outermost(y0):
+    """y0 with leaves whose first axis is the outermost in memory, where a view of a row is one piece.
+
+    :raises ValueError: leaves without a first axis of the same length, at least 1
+    """
+    leaves, structure = pytree.tree_flatten(y0)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    shapes = [tuple(leaf.shape) for leaf in tensors]
+    if any(not shape or shape[0] == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"per_sample needs a first axis of the same length in all of y0, got shapes {shapes}")
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor) and leaf.stride(0) * leaf.shape[0] < leaf.numel():
+            leaves[i] = leaf.contiguous()
+    return pytree.tree_unflatten(leaves, structure)
+
+
+class RowLayout:
+    """Flat states [size] as rows [b, n], and back.
+
+    :param layout: `StateLayout` of leaves [b, ...]
+    """
+
+    def __init__(self, layout):
+        self.count = b = layout.leaves[0].shape[0]
+        self.width = layout.size // b
+        parts = [torch.arange(b).repeat_interleave((leaf.stop - leaf.start) // b) for leaf in layout.leaves]
+        self._row_of = torch.cat(parts).to(layout.device)
+        self._order = self._place = None  # of one leaf the rows lie one after the other
+        if len(parts) > 1:
+            self._order = torch.argsort(self._row_of, stable=True)
+            self._place = torch.argsort(self._order)
+        self._time_shape = (b, *[1] * (len(layout.leaves[0].shape) - 1))
+
+    def rows(self, flat):
+        """[..., size] to [..., b, n]."""
+        flat = flat if self._order is None else flat[..., self._order]
+        return flat.reshape(*flat.shape[:-1], self.count, self.width)
+
+    def flat(self, rows):
+        """[..., b, n] to [..., size]."""
+        flat = rows.reshape(*rows.shape[:-2], self.count * self.width)
+        return flat if self._place is None else flat[..., self._place]
+
+    def spread(self, values):
+        """A number for each row [b], for each entry of the flat state: [size]."""
+        return values[self._row_of]
+
+    def norm(self, flat):
+        """Root mean square of every row: [b], float64."""
+        return torch.linalg.vector_norm(self.rows(flat), dim=-1).double() / max(self.width, 1) ** 0.5
+
+    def dot(self, one, other):
+        """Scalar products row by row: [b], float64."""
+        return self.rows(one * other).sum(-1, dtype=torch.float64)
+
+    def time(self, t):
+        """Times [b] in the shape that func gets: as many axes as the first leaf of the state."""
+        return t.view(self._time_shape)

@@ -1,0 +1,98 @@
+"""An explicit Runge-Kutta step of all rows at once, each from its own time with its own size, and its VJP.
+
+Every sum is made entry by entry (`combine`), so that a row's bits do not depend on where in the batch it stands.
+"""
+
+import torch
+
+from ..steppers.base import combine
+
+
+class RowStepper:
+    """Steps of one tableau; times and sizes are float64 tensors [b], states [size].
+
+    ``own``: stages that an accepted step pays for; ``uses_end``: dense output takes the slope at the end of the step.
+
+    :param tableau: `Tableau`
+    :param field: `RowField`
+    :param time_grad: let `vjp` return cotangents of times and sizes
+    """
+
+    def __init__(self, tableau, field, *, time_grad=False):
+        self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
+        self.own = tableau.stages - 1 if tableau.fsal else tableau.stages
+        self.uses_end = tableau.interpolant.slopes > self.own
+        self._c = [float(c) for c in tableau.c]
+
+    def sizes(self, h):
+        """Step sizes for each entry of the state: [size]."""
+        return self.rows.spread(h.to(self.field.layout.dtype))
+
+    def slope(self, t, y):
+        """f(t, y) [size]; no graph."""
+        k = torch.empty_like(y)
+        self.field(t, y, k)
+        return k
+
+    def step(self, t, h, y, first, evaluate=None):
+        """The state at the end and the slopes of all stages.
+
+        :param first: slope at the start
+        :param evaluate: evaluate(t, y) -> slope (None: `slope`)
+        """
+        tableau, sizes, slopes = self.tableau, self.sizes(h), [first]
+        evaluate = evaluate or self.slope
+        for i in range(1, tableau.stages):
+            stage = y + sizes * combine(tableau.a[i], slopes)
+            slopes.append(evaluate(t + self._c[i] * h, stage))
+        return stage if tableau.fsal else y + sizes * combine(tableau.b, slopes), slopes
+
+    def error(self, h, slopes):
+        return self.sizes(h) * combine(self.tableau.b_error, slopes)
+
+    def inside(self, h, y, slopes, row, theta):
+        """Dense output at fractions theta [p] of the steps of rows [p]: [p, n].
+
+        :param slopes: as the interpolant weighs them, list of [size]
+        """
+        weights = [w.to(y)[:, None] for w in self.tableau.interpolant.traced_weights(theta)]
+        parts = [self.rows.rows(k)[row] for k in slopes]
+        return self.rows.rows(y)[row] + h.to(y)[row, None] * combine(weights, parts)
+
+    def replay(self, t, h, y):
+        """The `Evaluation`s and slopes of a step's own stages, and the state at its end."""
+        evaluations, slopes, sizes = [], [], self.sizes(h)
+        for i in range(self.own):
+            stage = y + sizes * combine(self.tableau.a[i], slopes) if i else y
+            slopes.append(torch.empty_like(y))
+            evaluations.append(
+                self.field.record(t + self._c[i] * h, stage, slopes[-1], time_grad=self.time_grad)
+            )
+        return evaluations, slopes, y + sizes * combine(self.tableau.b[: self.own], slopes)
+
+    def vjp(self, h, evaluations, slopes, y_bar, slope_bars, gradients):
+        """Discrete adjoint of a step.
+
+        :param evaluations: used up
+        :param y_bar: cotangent of the state at the end [size]
+        :param slope_bars: further cotangents of the own slopes, list of [size] or None
+        :param gradients: `GradientSum`, added to
+        :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
+        """
+        tableau, sizes, stage_bars = self.tableau, self.sizes(h), {}
+        t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
+        for j in range(self.own - 1, -1, -1):
+            later = sorted(stage_bars)
+            mixed = combine([tableau.b[j], *(tableau.a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
+            k_bar = sizes * mixed
+            if slope_bars[j] is not None:
+                k_bar = k_bar + slope_bars[j]
+            state_bar, time_bar = evaluations[j].vjp(torch.as_tensor(k_bar).expand_as(y_bar), gradients)
+            evaluations[j] = None
+            stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
+            if self.time_grad:
+                h_bar = h_bar + self.rows.dot(torch.as_tensor(mixed).expand_as(y_bar), slopes[j])
+                if time_bar is not None:
+                    time_bar = time_bar.reshape(-1).double()
+                    t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
+        return sum(stage_bars.values(), y_bar), t_bar, h_bar
