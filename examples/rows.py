@@ -18,7 +18,7 @@ def trajectories(stiffness):
         x, v = y[:, :1], y[:, 1:]
         return torch.cat([v, stiffness * (1 - x * x) * v - x], 1)
 
-    return solve(func, y0, times, per_sample=True, rtol=1e-5, atol=1e-5)
+    return solve(func, y0, times, per_sample=True, rtol=1e-4, atol=1e-4)
 
 
 solution = trajectories(truth)

@@ -457,7 +457,7 @@ def test_func_is_called_as_in_a_solve():
 def test_every_evaluation_is_counted(monkeypatch):
     """func is called by the vector field and nobody else."""
     counted, calls = [0], [0]
-    original = torch_ACA.vector_field.VectorField._call
+    original = torch_ACA.vector_field.VectorField.call
 
     def counting(self, t, state):
         counted[0] += 1
@@ -467,7 +467,7 @@ def test_every_evaluation_is_counted(monkeypatch):
         calls[0] += 1
         return -y
 
-    monkeypatch.setattr(torch_ACA.vector_field.VectorField, "_call", counting)
+    monkeypatch.setattr(torch_ACA.vector_field.VectorField, "call", counting)
     solve_event(func, torch.ones(1, requires_grad=True), 0.0, lambda t, y: y - 0.5)[0].backward()
     assert calls[0] == counted[0] > 0
 
