@@ -22,7 +22,13 @@ SAYS = {  # the last line of what a program prints, up to its numbers, and wheth
 }
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def marked(example):
+    """An example, marked where it takes ten seconds."""
+    slow = [pytest.mark.slow] if example.stem in ("normalising_flow", "rows") else []
+    return pytest.param(example, marks=slow, id=example.stem)
+
+
+@pytest.mark.parametrize("example", map(marked, EXAMPLES))
 def test_example_runs_and_is_short(example, tmp_path):
     if example.stem == "lightning_module":
         pytest.importorskip("lightning")
