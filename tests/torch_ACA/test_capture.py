@@ -570,8 +570,8 @@ def test_hooks_of_a_module_that_two_threads_use(kind):
         return torch.autograd.grad(y.sum(), w)[0]
 
     expected = once()
-    # PyTorch makes a leaf's node of the graph with the leaf locked, and waits for Python's lock meanwhile; another thread
-    # may have that one and wait for the leaf. A node that is there already is not made again.
+    # PyTorch makes a leaf's node of the graph with the leaf locked, and waits for Python's lock meanwhile; another
+    # thread may have that one and wait for the leaf. A node that is there already is not made again.
     node = torch.autograd.graph.get_gradient_edge(w)
     in_two_threads(lambda: found.extend(once() for _ in range(25)))
     assert node.output_nr == 0 and len(found) == 50 and all(torch.equal(g, expected) for g in found)
