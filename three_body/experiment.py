@@ -17,7 +17,8 @@ from three_body.training import ThreeBodyTraining, masses_of
 ADAM = {"betas": [0.9, 0.999], "loss_weight": 1.0}
 TIGHT, LOOSE = {"rtol": 1e-7, "atol": 1e-7}, {"rtol": 1e-5, "atol": 1e-5}
 # The learning rate of epoch 1, 2, ... is lr * decay**epoch. The paper's: section D.4 of its supplement; the released:
-# the authors' three_body_problem.py; quick: fewer epochs, the decay such that the last learning rate stays the paper's.
+# the authors' three_body_problem.py; quick: fewer epochs, the decay such that the last learning rate stays the paper's;
+# valley, valley-tight: the paper's first epochs, for valley.py, the latter with the tolerance of the authors' script.
 PROFILES = {
     "paper": {
         "recurrent": {"epochs": 5000, "lr": 0.01, "decay": 0.999, **ADAM},
@@ -30,6 +31,8 @@ PROFILES = {
         "recurrent": {"epochs": 500, "lr": 0.01, "decay": 0.999**10, **ADAM},
         "ode": {"epochs": 20, "lr": 0.1, "decay": 0.99**5, **ADAM, **LOOSE},
     },
+    "valley": {"ode": {"epochs": 15, "lr": 0.1, "decay": 0.99, **ADAM, **LOOSE}},
+    "valley-tight": {"ode": {"epochs": 15, "lr": 0.1, "decay": 0.99, **ADAM, **TIGHT}},
 }
 SCHEDULE = ("epochs", "lr", "decay", "betas", "loss_weight")
 DRAWN_POINTS = 400  # of the trajectory, kept for the figures
