@@ -111,7 +111,7 @@ class Run:
                 self._curves.add_scalar(tag, value, row["step"], walltime=date)
 
     def finish(self, summary):
-        """Write summary.json: ``summary``, wall time over all resumed parts, processor time and peak memory of the last.
+        """Write summary.json: ``summary``, wall time of all parts, processor time and peak memory of the last one.
 
         On a shared machine only the processor time, which counts all threads of this process, can be compared.
         """

@@ -1,11 +1,13 @@
 """Tables over all runs, rendered from their records: runs.csv, one row a run, and tables.md, one row a model."""
 
 from harness.cli import run_main
+from harness.environment import origins
 from harness.experiment import BEST
 from harness.files import write_text
 from harness.tables import results_folder, spread, table, write_runs
 from harness.testing import runs_tested
 from harness.training import FINISHED
+from harness.verdicts import Means, hours_each, verdict_table
 from three_body.data import PAPER
 from three_body.experiment import PROFILES, ThreeBody, label
 from three_body.models import RECURRENT
@@ -57,7 +59,7 @@ def _row(folder, run, test):
         "label": label(settings),
         "seed": settings["seed"],
         "last_mass_error": last and max(abs(m - t) for m, t in zip(last, true)),
-        "cpu": run["environment"]["cpu"],
+        "environment": run["environment"],
         "folder": folder,
     }
 
@@ -73,14 +75,32 @@ def tables(rows):
         ):
             if chosen:
                 parts.append(_table(f"{title}: {systems}", chosen))
-    cpus = sorted({row["cpu"] for row in rows})
+    if found := comparisons(rows):
+        parts.append(f"## The paper's claims, at its settings and on its system\n\n{verdict_table(found)}")
     parts.append(
         "Mean ± standard deviation over the runs. MSE: over time, bodies and axes, for the weights of "
         "least training error. Mass error: the largest of the three. Drifts: largest deviation of the prediction from "
         "the true energy (relative) and momentum (relative to the bodies' momenta). Blank: not run, or no number. "
-        f"Times: one thread of {', '.join(cpus)}, shared with other work.\n"
+        "Times: of a machine that was shared with other work.\n"
     )
     return "\n".join(parts)
+
+
+def comparisons(rows):
+    """The paper's claims on the error over [0, 2], at its settings and on its system."""
+    rows = [row for row in rows if (row["profile"], row["system"]) == ("paper", PAPER.name)]
+    pairs = [(f"{model}-aca", f"{model}-{other}") for model in ("node", "ode") for other in ("adjoint", "naive")]
+    pairs += [("ode-aca", "node-aca"), ("node-aca", "lstm-aug"), ("node-aca", "lstm")]
+    return [_comparison(rows, ours, theirs) for ours, theirs in pairs] if rows else []
+
+
+def _comparison(rows, ours, theirs):
+    """Errors range over orders of magnitude, so their logarithms are compared; paired where the weights begin alike."""
+    sides = [[row for row in rows if row["label"] == name and row["mse"] is not None] for name in (ours, theirs)]
+    errors = ({row["seed"]: row["mse"] for row in side} for side in sides)
+    same_model = ours.partition("-")[0] == theirs.partition("-")[0]
+    hours = hours_each(*([row["seconds"] for row in side] for side in sides))
+    return Means(f"{ours} has less error than {theirs}", *errors, -1, same_model, hours, logs=True)
 
 
 def _table(title, rows):
@@ -93,7 +113,8 @@ def _table(title, rows):
             for stage, outcome in (("training", row["status"]), ("prediction", row["prediction"])):
                 if outcome != FINISHED:
                     failures.append(f"- {name}, {row['system']} system, seed {row['seed']}, {stage}: {outcome}\n")
-    text = f"## {title}\n\n{table(['model', 'runs', *HEADINGS.values()], lines)}"
+    kinds = origins([(row["label"], row["environment"]) for row in rows])
+    text = f"## {title}\n\n{table(['model', 'runs', *HEADINGS.values()], lines)}\n{kinds}\n"
     return text + ("\nFailures (means leave out what has no number):\n\n" + "".join(failures) if failures else "")
 
 

@@ -5,23 +5,29 @@ Runs that are on record are skipped, interrupted ones go on; `report.py --record
 """
 
 from harness import packed
-from harness.cli import ArgumentParser, positive_int, run_main
+from harness.cli import ArgumentParser, non_negative_int, positive_int, run_main
 from harness.training import train
 from three_body.experiment import ThreeBody
 
 FAR = 0.5
 PROFILES = ("valley", "valley-tight")
 # what decides most for its time comes first: the continuous adjoint solves back between any two of 1,000 points
-ORDER = tuple((profile, gradient) for gradient in ("aca", "naive", "direct", "adjoint") for profile in PROFILES)
+GRADIENTS = ("aca", "naive", "direct", "adjoint")
+ORDER = tuple((profile, gradient) for gradient in GRADIENTS for profile in PROFILES)
 
 
 def main(argv=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("--seeds", type=positive_int, default=40, metavar="N", help="seeds 0 to N - 1")
+    parser.add_argument("--from-seed", type=non_negative_int, default=0, metavar="N", help="leave out those before")
+    parser.add_argument("--profile", choices=PROFILES, help="one of them; the default is all, in turn")
+    parser.add_argument("--gradient", choices=GRADIENTS, help="one of them; the default is all, in turn")
     args = parser.parse_args(argv)
     experiment, worst = ThreeBody(), 0
     for profile, gradient in ORDER:
-        for seed in range(args.seeds):
+        if args.profile not in (None, profile) or args.gradient not in (None, gradient):
+            continue
+        for seed in range(args.from_seed, args.seeds):
             flags = ["--profile", profile, "--gradient", gradient, "--seed", str(seed), "--checkpoint-every", "0"]
             if packed.read(experiment.folder(experiment.new_settings(*flags)), "summary.json") is None:
                 worst = max(worst, train(experiment, [*flags, "--resume", "auto", "--device", "cpu", "--threads", "1"]))
