@@ -26,7 +26,7 @@ def trajectory(folder):
 
 def model_of(name):
     """Model and gradient method of a label such as ode-aca; the method is None for a recurrent network."""
-    return (name, None) if name.startswith("lstm") else tuple(name.split("-"))
+    return (name, None) if name.startswith("lstm") else tuple(name.split("-", 1))
 
 
 def draw_orbits(row, path):

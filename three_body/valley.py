@@ -10,10 +10,11 @@ from harness.training import train
 from three_body.experiment import ThreeBody
 
 FAR = 0.5
+RUN = ("--resume", "auto", "--device", "cpu", "--threads", "1", "--checkpoint-every", "0")
 PROFILES = ("valley", "valley-tight")
 # what decides most for its time comes first: the continuous adjoint solves back between any two of 1,000 points
-GRADIENTS = ("aca", "naive", "direct", "adjoint")
-ORDER = tuple((profile, gradient) for gradient in GRADIENTS for profile in PROFILES)
+METHODS = ("aca", "aca-own-time", "naive", "direct", "adjoint")
+ORDER = tuple((profile, method) for method in METHODS for profile in PROFILES)
 
 
 def main(argv=None):
@@ -21,16 +22,17 @@ def main(argv=None):
     parser.add_argument("--seeds", type=positive_int, default=40, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--from-seed", type=non_negative_int, default=0, metavar="N", help="leave out those before")
     parser.add_argument("--profile", choices=PROFILES, help="one of them; the default is all, in turn")
-    parser.add_argument("--gradient", choices=GRADIENTS, help="one of them; the default is all, in turn")
+    parser.add_argument("--method", choices=METHODS, help="one of them; the default is all, in turn")
     args = parser.parse_args(argv)
     experiment, worst = ThreeBody(), 0
-    for profile, gradient in ORDER:
-        if args.profile not in (None, profile) or args.gradient not in (None, gradient):
+    for profile, method in ORDER:
+        if args.profile not in (None, profile) or args.method not in (None, method):
             continue
         for seed in range(args.from_seed, args.seeds):
-            flags = ["--profile", profile, "--gradient", gradient, "--seed", str(seed), "--checkpoint-every", "0"]
+            flags = ["--profile", profile, "--seed", str(seed), "--gradient", method.partition("-")[0]]
+            flags += ["--own-time"] if method.endswith("own-time") else []
             if packed.read(experiment.folder(experiment.new_settings(*flags)), "summary.json") is None:
-                worst = max(worst, train(experiment, [*flags, "--resume", "auto", "--device", "cpu", "--threads", "1"]))
+                worst = max(worst, train(experiment, [*flags, *RUN]))
             if worst > 1:  # wrong usage or an interruption; a run that fails is a result
                 return worst
     return worst
