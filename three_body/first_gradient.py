@@ -4,12 +4,13 @@ All at the masses that a training starts from, with the training's own loss. Exa
 1e-13, checked by central differences of scipy's solution. Rows by ``kind``:
 
 tolerance    relative error of each method's gradient, and of the loss
-horizon      for some seeds: the same at the paper's tolerance where the loss ends earlier, with the distance of the closest pair there
+horizon      for some seeds: the same at the paper's tolerance where the loss ends earlier, with the distance of the
+             closest pair there
 correction   the same for aca with other settings, and what they cost
 differences  how far each gradient is from central differences of the loss that the solver computes: with step sizes
              that it chooses anew, and on the grid of the first solve
-step         for these seeds: what each step adds to the difference of naive and aca: the derivative of the loss in the step's end, times
-             that of this end in the masses, both by differences
+step         for these seeds: what each step adds to the difference of naive and aca: the derivative of the loss in
+             the step's end, times that of this end in the masses, both by differences
 """
 
 from functools import partial

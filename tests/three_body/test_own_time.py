@@ -1,4 +1,4 @@
-"""Solving in a time of its own: the same trajectory and gradient as an ordinary tight solve, and a flag that says so."""
+"""Solving in a time of its own: the trajectory and gradient of an ordinary tight solve, and a flag that says so."""
 
 import pytest
 import torch
