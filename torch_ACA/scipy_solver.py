@@ -5,12 +5,20 @@ be evaluated again: of the gradient methods only the continuous adjoint goes wit
 float64.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
 from .errors import NonFiniteError, SolverError, TooManyEvaluationsError
+
+if TYPE_CHECKING:
+    from .march import Limits
+    from .problem import Problem
+    from .vector_field import VectorField
 
 
 @dataclass(frozen=True)
@@ -23,14 +31,16 @@ class Scipy:
     """
 
     name = "scipy_solver"
-    abilities = frozenset()
+    abilities: ClassVar[frozenset[str]] = frozenset()
 
     rtol: float | torch.Tensor
     atol: float | torch.Tensor
     solver: str = "LSODA"
     options: dict = field(default_factory=dict)
 
-    def states(self, vector_field, y0, ts, limits):
+    def states(
+        self, vector_field: VectorField, y0: torch.Tensor, ts: list[float], limits: Limits
+    ) -> tuple[torch.Tensor, SolverError | None]:
         """Solve from y0 [n] at ts[0]. To be called with gradients off.
 
         :param vector_field: called as vector_field(t, y, out); counts its calls in ``n_evals``
@@ -42,7 +52,7 @@ class Scipy:
 
         out = torch.empty_like(y0)
 
-        def slope(t, y):
+        def slope(t: float, y: np.ndarray) -> np.ndarray:
             if vector_field.n_evals >= limits.max_evals:
                 what = f"max_evals = {limits.max_evals} was reached"
                 raise TooManyEvaluationsError(t, 0.0, 0, vector_field.n_evals, what=what)
@@ -68,14 +78,15 @@ class ScipySolve:
 
     end_slope = None
 
-    def __init__(self, problem):
+    def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
-    def forward(self, *, remember=False):
+    def forward(self, *, remember: bool = False) -> tuple[torch.Tensor]:
         """The outputs [m - 1, n], as a tuple of one."""
         problem = self.problem
         problem.slope = problem.evaluation = None
-        ys, failure = problem.method.states(problem.field, problem.y0.detach(), problem.ts, problem.limits)
+        method: Any = problem.method  # a `Scipy`
+        ys, failure = method.states(problem.field, problem.y0.detach(), problem.ts, problem.limits)
         problem.stats.n_f_evals = problem.field.n_evals
         if failure is not None and not problem.return_on_failure:
             raise failure
@@ -83,6 +94,6 @@ class ScipySolve:
         return (ys,)
 
 
-def _array(value):
+def _array(value: Any) -> Any:
     """A number as it is, a tensor as an array in float64."""
     return value.detach().double().cpu().numpy() if isinstance(value, torch.Tensor) else value
