@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .api import solve_endtime
+from .march import Stats
 from .solver_options import SolverOptions, takes_options
 
 _WITHOUT = ("dense", "on_failure", "record")  # a layer returns the state at t1 alone
@@ -34,7 +35,7 @@ class ODEBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.func, self.t0, self.t1 = func, t0, t1
-        self.stats = None
+        self.stats: Stats | None = None
         asked = SolverOptions(**settings)
         self._settings: dict[str, Any] = {}
         self.configure(**{name: getattr(asked, name) for name in self.SETTINGS})

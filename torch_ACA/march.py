@@ -44,8 +44,8 @@ class Stop:
 class Limits:
     """When to give up."""
 
-    max_evals: int = 500_000
-    max_steps: int = 2**31 - 1
+    max_evals: float = 500_000
+    max_steps: float = 2**31 - 1
 
 
 @dataclass(slots=True)

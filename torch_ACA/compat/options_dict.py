@@ -95,7 +95,8 @@ class Solver:
         """end_only: the state at t1 alone is wanted."""
         self.func, self.options = func, _checked(options, end_only=end_only)
         self.neval = 0
-        self._gradient, self._end_only, self._trajectory = gradient, end_only, None
+        self._gradient, self._end_only = gradient, end_only
+        self._trajectory: Callable | None = None
 
     def integrate(
         self, y0: Any, t0: Any = None, *, predefine_steps: Any = None, return_steps: bool = False, t_eval: Any = None

@@ -70,7 +70,7 @@ class Carry:
     t: float
     y: torch.Tensor
     slope: torch.Tensor | None = None
-    evaluation: object = None
+    evaluation: Any = None
     after_jump: bool = False
 
 

@@ -189,7 +189,8 @@ class RungeKutta(Stepper):
         """Evaluate f into row i of the buffer."""
         if self.keep_graphs:
             return self.record(t, y, self._target[i], side)
-        return self.field(t, y, self._target[i], side)
+        self.field(t, y, self._target[i], side)
+        return None
 
 
 def taken(
