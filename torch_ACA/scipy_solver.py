@@ -7,6 +7,7 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from .march import Limits
     from .problem import Problem
     from .vector_field import VectorField
+
+
+def solve_ivp_of_scipy() -> Callable:
+    """`scipy.integrate.solve_ivp`, imported when it is wanted, which is seldom.
+
+    :raises ImportError: scipy is not installed
+    """
+    try:
+        from scipy.integrate import solve_ivp
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "scipy":  # of scipy's own
+            raise
+        raise ImportError("method 'scipy_solver' needs scipy, which is not installed: pip install scipy") from None
+    return solve_ivp
 
 
 @dataclass(frozen=True)
@@ -48,8 +63,6 @@ class Scipy:
         :returns: the states at ts[1:], as many as were reached, [k, n], and the `SolverError` that ended the solve
             early (None: it did not)
         """
-        from scipy.integrate import solve_ivp  # here, since it is seldom wanted
-
         out = torch.empty_like(y0)
 
         def slope(t: float, y: np.ndarray) -> np.ndarray:
@@ -59,7 +72,7 @@ class Scipy:
             vector_field(float(t), torch.tensor(y, dtype=y0.dtype, device=y0.device), out)
             return out.double().cpu().numpy().copy()
 
-        result = solve_ivp(
+        result = solve_ivp_of_scipy()(
             slope, (ts[0], ts[-1]), _array(y0), self.solver, ts[1:], rtol=_array(self.rtol), atol=_array(self.atol),
             **self.options,
         )  # fmt: skip

@@ -26,7 +26,7 @@ from .option_checks import (
     whole_number,
 )
 from .private_torch import pytree
-from .scipy_solver import Scipy
+from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.alf import ALF
 from .steppers.base import INVERT, REPLAY, TRACE, Method
@@ -173,6 +173,7 @@ def checked_options(options: Any) -> dict[str, Any]:
 
 
 def _scipy_settings(rtol: Any, atol: Any, h: Any, options: Any, layout: StateLayout | None) -> Settings:
+    solve_ivp_of_scipy()  # refused before any work starts
     options = dict(options or {})
     solver = options.pop("solver", Scipy.solver)
     if not isinstance(solver, str):
