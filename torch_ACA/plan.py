@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
@@ -52,6 +53,7 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     """
     values = vars(asked)
     options = asked.options
+    kinds: Any
     if type(options) is dict:
         given = tuple(options.items())
         values, kinds = {**values, "options": None}, tuple((type(name), type(value)) for name, value in given)
@@ -65,13 +67,13 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
 
 
 @functools.lru_cache(256)  # checking takes as long as two evaluations, and most solves are asked for again and again
-def _known(values, options, kinds, version):
+def _known(values: tuple[Any, ...], options: tuple[Any, ...] | None, kinds: tuple[Any, ...], version: int) -> Plan:
     """The plan of plain options, in which there is nothing of one state or caller."""
     asked = SolverOptions(**dict(zip(_NAMES, values)))
     return _checked(asked if options is None else replace(asked, options=dict(options)), None)
 
 
-def _checked(asked, layout):
+def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     gradient = asked.gradient
     settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
     method, options = settings.method, settings.options
@@ -97,7 +99,9 @@ def _checked(asked, layout):
     )
 
 
-def _adjoint_settings(asked, options, layout):
+def _adjoint_settings(
+    asked: SolverOptions, options: dict[str, Any], layout: StateLayout | None
+) -> AdjointSettings | None:
     """`AdjointSettings`, or None; options: the checked ones of the forward solve."""
     adjoint, gradient, method = asked.adjoint, asked.gradient, asked.method
     if not isinstance(adjoint, Mapping | None):

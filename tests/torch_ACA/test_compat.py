@@ -29,8 +29,9 @@ def test_values_and_gradients_of_torchdiffeq(field, method):
     if method in FIXED:  # the same steps: equal up to rounding, with their interpolant
         options, tolerance, keywords = {"step_size": 0.07, "interp": "linear"}, 1e-12, {}
     else:  # their dopri8 and adaptive_heun stand out by their low-order dense output
-        options, keywords = {}, {"rtol": 1e-8, "atol": 1e-10}
-        tolerance = 1e-4 if method in ("dopri8", "bosh3") else 1e-6
+        loose = 100 if method == "adaptive_heun" else 1  # of second order: it would take thousands of steps
+        options, keywords = {}, {"rtol": loose * 1e-8, "atol": loose * 1e-10}
+        tolerance = loose * (1e-4 if method in ("dopri8", "bosh3") else 1e-6)
     results = []
     for library in (torch_ACA, torchdiffeq):
         ys = library.odeint(field, y0, t, method=method, options=dict(options), **keywords)
