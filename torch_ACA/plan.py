@@ -12,6 +12,7 @@ from .notices import shown
 from .rows.options import check_per_sample
 from .scipy_solver import Scipy
 from .settings import (
+    ADAMS_OPTIONS,
     SCIPY_OPTIONS,
     Settings,
     checked_callbacks,
@@ -106,6 +107,8 @@ def _adjoint_settings(asked, options, layout):
         chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
             chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+        elif method != chosen["method"]:
+            chosen["options"] = {name: value for name, value in chosen["options"].items() if name not in ADAMS_OPTIONS}
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])

@@ -27,7 +27,8 @@ class Method(Protocol):
 
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
-    ``dense_order``; ``abilities``: those of this module's constants that it has.
+    ``dense_order``; ``abilities``: those of this module's constants that it has. A multistep method also has
+    ``kept_rows``: how many vectors [n] are kept of a step, at most.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Carry:
     """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it.
 
     ``evaluation`` is the `Evaluation` behind the slope where its graph is kept; ``after_jump`` says that f jumped at
-    t, so that the slope is to be taken just behind it.
+    t, so that the slope is to be taken just behind it; ``past`` is what a multistep method knows of earlier steps.
     """
 
     t: float
@@ -61,16 +62,19 @@ class Carry:
     slope: torch.Tensor | None = None
     evaluation: object = None
     after_jump: bool = False
+    past: Any = None
 
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were)."""
+    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), and what else it decided that a step taken again
+    is to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
+    decided: Any = None
 
 
 class TracedStep(NamedTuple):
@@ -150,6 +154,24 @@ class Stepper:
     def is_finite_state(carry: Carry) -> bool:
         return carry.y.numel() == 0 or bool(torch.isfinite(torch.linalg.vector_norm(carry.y, float("inf"))))
 
+    # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
+
+    def kept(self, carry):
+        """One vector, for `replay` and `resumed`, which begins with the state [n]."""
+        return carry.y
+
+    def state_of(self, kept):
+        """The state in what was `kept` (None: None)."""
+        return kept
+
+    def resumed(self, step, kept) -> Carry:
+        """The carry at the start of a `discrete.AcceptedStep`, from what was `kept` there."""
+        return self.start(step.t, kept, after_jump=step.after_jump)
+
+    def kept_behind(self, y):
+        """What `kept` returns at the end y [n] of the step that was replayed last."""
+        return y
+
     # Dense output: linear in the slopes, by the method's interpolant
 
     def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
@@ -207,7 +229,7 @@ class Stepper:
         return self.field.record(t, y, out, time_grad=self.time_grad, side=side, every=every)
 
     def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
-        """Take an accepted step from y [n] again with a graph, bit for bit as it was; returns what `vjp` needs.
+        """Take an accepted step from y (as `kept`) again with a graph, bit for bit as it was; returns what `vjp` needs.
 
         :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
         """
@@ -221,6 +243,9 @@ class Stepper:
         """The state at the end of a replayed step from y [n]; or every so-manieth entry, and the sum of all (float64).
         """
         raise NotImplementedError
+
+    def start_back(self) -> None:
+        """To be called before `vjp` is called for the steps, from the last one to the first."""
 
     def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
         """Discrete adjoint of a step.
