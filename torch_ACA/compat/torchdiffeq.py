@@ -16,11 +16,11 @@ from ..march import Callbacks
 from ..notices import warn_caller
 from ..private_torch import pytree
 from ..scipy_solver import Scipy
-from ..steppers.adams import ADAMS
 from ..settings import ADAMS_OPTIONS, OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of
 from ..solver_options import takes_options
 from ..state import StateLayout
+from ..steppers.adams import ADAMS
 
 METHODS = (
     *("euler", "midpoint", "heun2", "heun3", "rk4"),
@@ -57,8 +57,9 @@ def odeint(
     :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
         scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
-        jump_t, norm, safety, ifactor, dfactor, perturb, interp, max_order, max_iters, solver; and those of `torch_ACA.solve`. As there, one
-        that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
+        jump_t, norm, safety, ifactor, dfactor, perturb, interp, max_order, max_iters, solver; and those of
+        `torch_ACA.solve`. As there, one that the method has no use for (step_size with an adaptive one) or that nobody
+        knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: options as in `SolverOptions`

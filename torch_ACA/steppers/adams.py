@@ -71,10 +71,8 @@ class Adams:
         return AdamsStepper(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
 
 
-ADAMS = {
-    name: Adams(name, implicit)
-    for name, implicit in (("explicit_adams", False), ("implicit_adams", True), ("fixed_adams", True))
-}
+_IMPLICIT = Adams("implicit_adams", True)
+ADAMS = {"explicit_adams": Adams("explicit_adams", False), _IMPLICIT.name: _IMPLICIT, "fixed_adams": _IMPLICIT}
 
 
 class Past(NamedTuple):
@@ -96,8 +94,8 @@ class Decided(NamedTuple):
 
 
 class _Recorded(NamedTuple):
-    """A step with its graph: what it starts from, its times (start, size, end, then those of the slopes before) and what
-    it made."""
+    """A step with its graph: what it starts from, its times (start, size, end, then those of the slopes before), and
+    what it made."""
 
     y: torch.Tensor
     slopes: tuple
