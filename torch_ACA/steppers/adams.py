@@ -16,16 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..adams_weights import MAX_ORDER, MIN_ORDER, weights_of
+from ..adams_weights import HERMITE, LINEAR, MAX_ORDER, MIN_ORDER, weighed, weights_of
 from ..interpolants import Polynomials
 from ..notices import warn_caller
 from ..tableaus import RK4_THREE_EIGHTHS as STARTER
 from .base import JUMPS, PLAIN, REPLAY, TRACE, Carry, TracedStep, Trial, combine
 from .traced import TracedStepper
-
-# of the slope at the start, of the chord's and, in the cubic Hermite, of the slope at the end
-LINEAR = Polynomials(((0,), (1,)))
-HERMITE = Polynomials(((1, -2, 1), (0, 3, -2), (0, -1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +217,7 @@ class AdamsStepper(TracedStepper):
         if len(slopes) < MIN_ORDER - 1:
             change = self._start_up(evaluate, t, h, y, t_end, slopes[0], side)
         else:
-            change = combine(weights_of(t, h, past.times), slopes)
+            change = weighed(weights_of(t, h, past.times), slopes)
             if self.method.implicit:
                 change, corrections, goes_on = self._corrected(
                     evaluate, change, t, h, y, t_end, past.times, slopes, side, decided and decided.corrections
@@ -248,7 +244,7 @@ class AdamsStepper(TracedStepper):
         :param corrections: how many to make (None: until one is small)
         """
         of_end, *weights = weights_of(t, h, times, with_end=True)
-        known, most = combine(weights, slopes), self.method.max_iters if corrections is None else corrections
+        known, most = weighed(weights, slopes), self.method.max_iters if corrections is None else corrections
         for i in range(most):
             before, change = change, of_end * evaluate(t_end, y + change, side) + known
             if corrections is None and self._agree(before.detach(), change.detach()):
