@@ -1,5 +1,6 @@
 """Adams methods: weights, order, gradients and options, against exact fractions, torchdiffeq and plain autograd."""
 
+import copy
 import math
 import warnings
 from dataclasses import replace
@@ -427,3 +428,25 @@ def test_high_orders_need_small_steps():
         ys = solve(field, y0, [0.0, 2.0], method="explicit_adams", h=1 / 40, options=options).ys
         errors[max_order] = abs(float(ys[-1]) - math.exp(-math.sin(2.0)))
     assert errors[5] < 1e-6 and errors[12] > 1e-2
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3)], ids=["statistics", "draws"])
+def test_side_effects_are_those_of_one_pass_through_the_steps(layer):
+    """Each evaluation counts once, also where dense output made it before the step that begins with it."""
+    results = []
+    for gradient in ("aca", "direct", "naive"):
+        torch.manual_seed(1)
+        layers = torch.nn.Linear(3, 8, bias=False), copy.deepcopy(layer), torch.nn.Linear(8, 3)
+        net = torch.nn.Sequential(*layers).double()
+        y0 = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+        solution = solve(lambda t, y: net(y).tanh(), y0, [0.0, 0.33, 1.0], method="implicit_adams", h=0.1,
+                         gradient=gradient, options=ENOUGH)  # fmt: skip
+        grads = torch.autograd.grad(weighed(solution.ys), [y0, *net.parameters()])
+        results.append((solution.ys, grads, [*net.buffers(), torch.rand(1)], solution.stats.n_f_evals))
+    (ys, grads, effects, n_evals), *others = results
+    if len(effects) > 1:
+        assert int(effects[2]) == n_evals
+    for other_ys, other_grads, other_effects, _ in others:
+        torch.testing.assert_close(other_ys, ys, rtol=0, atol=1e-14)
+        assert difference(other_grads, grads) < 1e-12
+        torch.testing.assert_close(other_effects, effects, rtol=1e-12, atol=0)
