@@ -32,6 +32,7 @@ class BackwardPass:
         self.compared_every = 1 if problem.field.side_effects.draws else -(-COMPARED // stepper.own_stages)
         self.y_bar, self.times.now = self.inside.of_end(problem.y0)
         self.following = self.end = self.end_slope = None  # the step behind, the state there and its slope
+        self.replays = self.reached_all = False
 
     def walk(self):
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors."""
@@ -92,19 +93,31 @@ class BackwardPass:
         """Those of step i, kept or made again; and the state that it must end in, if that is to be compared."""
         stepper, every = self.stepper, self.run.replay.every
         graphs, step.evaluations = step.evaluations, None
-        if graphs is not None:
+        if graphs is not None and self._fits_what_was_replayed():
             if self.time_grad:
                 stepper.reload(graphs)
             return graphs, None
         remembered = None
         if self.following is None:
             remembered = self.run.end_sample
-        elif i % self.compared_every == 0:
+        elif i % self.compared_every == self.compared_every // 2:
             remembered = self.end
+        self.replays = True
+        if i == 0 and self.run.known_start is not None:
+            if self._fits_what_was_replayed():
+                stepper.know_start(*self.run.known_start)
+            self.run.known_start = None
         made = stepper.replay(
             step.t, step.h, start, step.t_end, every=None if remembered is None else every, **step.keywords
         )
         return made, remembered
+
+    def _fits_what_was_replayed(self):
+        """Whether graphs of the forward pass may be used beside those made since: where these did not come to all that
+        func used at first, it may have changed, which graphs from before would hide."""
+        if self.replays and not self.reached_all:
+            self.reached_all = not self.problem.field.captured.not_reached(self.gradients.totals)
+        return self.reached_all or not self.replays
 
     def _through_times(self, i, step, t_bar, h_bar, slope_bars):
         if slope_bars is not None:
