@@ -1,8 +1,8 @@
 """How far the gradients of the methods are from the exact one, in the latent ODE's decoder before training.
 
 Of a random linear functional of the latent states at the grid's times, in the field's weights and the first state,
-which is drawn from the prior; no data is needed. In the recipe's single precision at its tolerances, at looser ones, and over
-longer horizons. Exact: dopri8 at 1e-12 in double precision.
+which is drawn from the prior; no data is needed. In the recipe's single precision at its tolerances, at looser ones,
+and over longer horizons. Exact: dopri8 at 1e-12 in double precision.
 """
 
 import copy
