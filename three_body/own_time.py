@@ -53,8 +53,8 @@ def solve_in_own_time(func, start, times, end, **solver):
         solution = solve(field, state, [0.0, end], dense=True, **solver)
     else:
         reached, stats = float(solution.ys[1][-1].detach()), solution.stats
-        text = f"time {float(times[-1]):g} is not reached by s = {end:g}: two bodies have all but collided"
-        raise SolverError(text, reached, 0.0, stats.n_accepted, stats.n_f_evals)
+        what = f"two bodies have all but collided, and time stands still up to s = {end:g}"
+        raise SolverError(reached, 0.0, stats.n_accepted, stats.n_f_evals, what=what)
     y, t = solution(_where(solution, times, end))
     # the marks are constants; what their times lack in derivatives, the step back along the slope has
     return SimpleNamespace(ys=y - func(t, y) * (t - times[:, None])[..., None, None], stats=solution.stats)
