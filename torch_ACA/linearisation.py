@@ -91,6 +91,14 @@ def traced_linearisation(
     return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
 
 
+def bound_of_eigenvalues(matrix: torch.Tensor) -> float:
+    """A number that no eigenvalue of a square matrix exceeds: the smaller of its largest column and row sums."""
+    if matrix.numel() == 0:
+        return 0.0
+    sizes = matrix.abs()
+    return min(float(sizes.sum(dim).max()) for dim in (0, 1))
+
+
 def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.

@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 from .rosenbrock_tableaus import RODAS5P
 from .steppers.alf import ALF
 from .steppers.base import Method
+from .switching import AUTO
 from .tableaus import TABLEAUS
 
 
@@ -49,6 +50,6 @@ class Methods(MutableMapping):
         return f"Methods({', '.join(self)})"
 
 
-methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, ALF.name: ALF})
+methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, AUTO.name: AUTO, ALF.name: ALF})
 METHODS = tuple(methods)  # those that come with the package
 FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

@@ -122,7 +122,7 @@ class Problem:
     def march(self, stepper, carry):
         """The accepted steps; where failures are returned, they end early."""
         try:
-            yield from march(
+            for step in march(
                 stepper,
                 self.controller,
                 carry,
@@ -133,7 +133,10 @@ class Problem:
                 limits=self.limits,
                 stats=self.stats,
                 callbacks=self.callbacks,
-            )
+            ):
+                if self.recorder is not None:
+                    self.recorder.methods.append(step.method)
+                yield step
         except SolverError as error:
             explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all

@@ -15,13 +15,15 @@ class Record:
     """The accepted steps and the rejected tries of a solve.
 
     ``times`` [N + 1], float64: where the N accepted steps begin, and where the last one ends; ``states``: the states
-    there, leaves [N + 1, *shape], without a graph; ``rejected`` [R, 2], float64: start and size of every rejected try.
+    there, leaves [N + 1, *shape], without a graph; ``rejected`` [R, 2], float64: start and size of every rejected try;
+    ``methods`` [N]: names of the methods that took the steps.
     After a failure times and states end where the last step begins.
     """
 
     times: torch.Tensor
     states: Any
     rejected: torch.Tensor
+    methods: tuple[str, ...]
     _flat: torch.Tensor = field(repr=False)
     _layout: StateLayout = field(repr=False)
     _replay: Callable | None = field(repr=False)
@@ -61,7 +63,7 @@ class Recorder:
     """Collects a `Record` while a solve runs. ``replay`` and ``graph`` are set by the gradient method."""
 
     def __init__(self):
-        self.starts, self.states, self.rejected = [], [], []
+        self.starts, self.states, self.rejected, self.methods = [], [], [], []
         self.replay = self.graph = None
 
     def around(self, callbacks: Callbacks) -> Callbacks:
@@ -89,4 +91,5 @@ class Recorder:
         flat = torch.stack(states) if states else problem.y0.new_empty(0, layout.size)
         rejected = torch.tensor(self.rejected, dtype=torch.float64).reshape(-1, 2)
         times = torch.tensor(times, dtype=torch.float64)
-        return Record(times, layout.unflatten(flat), rejected, flat, layout, self.replay, self.graph)
+        names = tuple(method.name for method in self.methods)
+        return Record(times, layout.unflatten(flat), rejected, names, flat, layout, self.replay, self.graph)

@@ -27,7 +27,7 @@ from .option_checks import (
 from .private_torch import pytree
 from .scipy_solver import Scipy
 from .steppers.alf import ALF
-from .steppers.base import INVERT, REPLAY, TRACE, Method
+from .steppers.base import INVERT, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
@@ -229,9 +229,11 @@ def _step_size(h, options, method):
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
+    fixed = not method.adaptive or "step_size" in given or "grid" in given
+    if fixed and SWITCH in method.abilities:
+        raise ValueError(f"{method.name} chooses the method by how steps go, and takes none of a given size")
     if "grid" in given:
         return True, math.inf
-    fixed = not method.adaptive or "step_size" in given
     if fixed and not given:
         raise ValueError(f"{method.name} takes fixed steps: give the step size h")
     return fixed, next(iter(given.values()), None)

@@ -17,6 +17,7 @@ where it starts; an output inside a step contributes the time derivative of the 
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -72,6 +73,8 @@ class AcceptedStep:
     stop: Stop | None
     after_jump: bool
     before_jump: bool
+    method: Any  # that took it
+    needs_end_slope: bool  # for its dense output
     outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
@@ -121,9 +124,12 @@ class DiscreteSolve:
         ys = problem.new_outputs()
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
-            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
+            record = AcceptedStep(
+                step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump, step.method,
+                stepper.needs_end_slope,
+            )  # fmt: skip
             record.outputs = problem.outputs_within(step.t_end)
-            if (record.outputs or dense) and stepper.needs_end_slope:
+            if (record.outputs or dense) and record.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
@@ -167,6 +173,7 @@ class DiscreteSolve:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else times[given]
                 h = t_end - t
+            stepper.turn_to(step.method)
             made = stepper.traced(t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
@@ -195,6 +202,7 @@ class DiscreteSolve:
         stepper, ends = self.problem.method.stepper(self.problem.field), [states[0]]
         with self.problem.backward_pass():
             for step, y in zip(self.storage.steps, states):
+                stepper.turn_to(step.method)
                 stepper.replay(
                     step.t, step.h, y, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
                 )
@@ -207,6 +215,7 @@ class DiscreteSolve:
         carry.after_jump = self.storage.steps[first].after_jump
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
+                stepper.turn_to(step.method)
                 stepper.prepare(carry)
                 carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:

@@ -54,6 +54,7 @@ class Rosenbrock(Stepper):
         self.tableau = tableau
         self.own_stages = s = tableau.stages
         self.n_jacobians = self.n_factorizations = 0
+        self._start_slope = None
         layout = vector_field.layout
         like = {"dtype": layout.dtype, "device": layout.device}
         self.slopes = torch.empty(s, layout.size, **like)
@@ -92,6 +93,7 @@ class Rosenbrock(Stepper):
 
     def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
         start = self._linearised(t, y, after_jump, with_graphs=True)
+        self._start_slope = start.slope
         factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
         return _Record(start, evaluations, self.slopes, factors)
 
@@ -101,6 +103,11 @@ class Rosenbrock(Stepper):
 
     def reload(self, record):
         self.slopes.copy_(record.slopes)
+        self._start_slope = record.start.slope
+
+    @property
+    def start_slope(self):
+        return self._start_slope
 
     def vjp(self, h, record, y_bar, slope_bars, first_bar, gradients):
         tableau, slopes = self.tableau, record.slopes
@@ -135,7 +142,8 @@ class Rosenbrock(Stepper):
                 products, products_bar = at.products(lambdas, create_graph=True), along
         if self.time_grad:
             h_bar = h_bar + y_bar @ (slopes.T @ self._b) + (products.detach() * products_bar).sum() / h
-        state_bar, time_bar = at.vjp(lambdas[0], products, products_bar, gradients)
+        value_bar = lambdas[0] if first_bar is None else lambdas[0] + first_bar
+        state_bar, time_bar = at.vjp(value_bar, products, products_bar, gradients)
         if state_bar is not None:
             start_bar += state_bar
         return start_bar, t_bar if time_bar is None or not self.time_grad else t_bar + time_bar, h_bar
