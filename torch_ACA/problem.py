@@ -83,7 +83,7 @@ class Problem:
     def graph_bytes(self):
         """What the graphs of a step take, and the matrices beside them."""
         n, stages = self.y0.numel(), self.method.stages
-        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        beside = n * (2 * (self.field.jacobian.blocks.width + 1) + stages) if LINEARISE in self.method.abilities else 0
         return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property

@@ -27,7 +27,7 @@ from .option_checks import (
 from .private_torch import pytree
 from .scipy_solver import Scipy
 from .steppers.alf import ALF
-from .steppers.base import INVERT, REPLAY, SWITCH, TRACE, Method
+from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
@@ -98,6 +98,16 @@ def checked_params(params):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"params must hold tensors, got {type(tensor).__name__}")
     return params
+
+
+def checked_jacobian(jac, structure, method):
+    """Refuse what `Jacobian` does not take, and a method that has no use for it."""
+    if jac is not None and not callable(jac):
+        raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
+    if structure not in ("dense", "rows"):
+        raise ValueError(f"jac_structure must be 'dense' or 'rows', got {shown(structure)}")
+    if (jac is not None or structure != "dense") and LINEARISE not in method.abilities:
+        raise ValueError(f"jac and jac_structure are for methods that solve with the Jacobian, got {method.name}")
 
 
 def checked_compile(compile, gradient):

@@ -10,6 +10,7 @@ from .cut import outer_cuts
 from .errors import SolverError
 from .evaluation import Evaluation
 from .graph import age_mark
+from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
 from .private_torch import pytree, set_grad_enabled
@@ -29,13 +30,14 @@ class VectorField:
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
+    :param jacobian: `Jacobian` (None: from func, one block)
     """
 
-    def __init__(self, func, layout, direction=1, params=None, autocast=None):
+    def __init__(self, func, layout, direction=1, params=None, autocast=None, jacobian=None):
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-        self.func, self.layout = func, layout
-        self.direction = direction
+        self.func, self.layout, self.direction = func, layout, direction
+        self.jacobian = Jacobian(layout) if jacobian is None else jacobian
         self.n_evals = self.evaluation_bytes = self._n_recorded = 0
         found = reach(func)
         self._outer_cuts = outer_cuts()
@@ -239,6 +241,7 @@ class VectorField:
         self.captured.seal()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        self.jacobian.finish(self.captured.uses)
 
     @contextlib.contextmanager
     def again(self):

@@ -13,7 +13,6 @@ who took it.
 
 import torch
 
-from ..linearisation import bound_of_eigenvalues
 from .base import Stepper
 
 BORDER = 0.9  # of the interval of stability: stiffness shows in steps beyond
@@ -96,7 +95,7 @@ class Switching(Stepper):
     def _reach(self, h, found):
         """h |lambda| of a step of size h, by its slopes or its derivative; 0 where they say nothing."""
         if self._now is self.stiff:
-            return abs(float(torch.as_tensor(h).detach())) * bound_of_eigenvalues(found.detach()[:, :-1])
+            return abs(float(torch.as_tensor(h).detach())) * found.bound()
         slopes = torch.stack(found).detach() if isinstance(found, list) else found
         slopes = slopes[: len(self._between)]
         of_f, of_y = (float(torch.linalg.vector_norm(x)) for x in (slopes[-1] - slopes[-2], self._between @ slopes))
