@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
@@ -27,7 +27,8 @@ from .state import StateLayout
 from .steppers.base import COMPILE, JUMPS, PLAIN
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_NAMES = tuple(option.name for option in fields(SolverOptions))
+_PLAIN = frozenset({str, int, float, bool, type(None), Budget})
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 
 
@@ -50,15 +51,25 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     :param layout: of its state (None: not known yet, and what depends on it is not checked)
     :raises ValueError, TypeError: an option or a combination that cannot be used
     """
-    kinds = tuple(map(type, vars(asked).values()))
-    if _PLAIN.issuperset(kinds) and type(asked.rtol) is type(asked.atol) is float:  # nothing of one state or caller
-        return _known(asked, kinds, methods.version)
+    values = vars(asked)
+    options = asked.options
+    if type(options) is dict:
+        given = tuple(options.items())
+        values, kinds = {**values, "options": None}, tuple((type(name), type(value)) for name, value in given)
+        plain = all(name is str and value in _PLAIN for name, value in kinds)
+    else:
+        given, kinds, plain = None, (), True
+    kinds += tuple(map(type, values.values()))
+    if plain and _PLAIN.issuperset(kinds[-len(values) :]) and type(asked.rtol) is type(asked.atol) is float:
+        return _known(tuple(values.values()), given, kinds, methods.version)
     return _checked(asked, layout)
 
 
 @functools.lru_cache(256)  # checking takes as long as two evaluations, and most solves are asked for again and again
-def _known(asked, kinds, version):
-    return _checked(asked, None)
+def _known(values, options, kinds, version):
+    """The plan of plain options, in which there is nothing of one state or caller."""
+    asked = SolverOptions(**dict(zip(_NAMES, values)))
+    return _checked(asked if options is None else replace(asked, options=dict(options)), None)
 
 
 def _checked(asked, layout):
