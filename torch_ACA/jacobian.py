@@ -14,7 +14,6 @@ from .errors import JacobianError, SecondDerivativeError
 from .kept_func import KeptFunc
 from .rows.layout import RowLayout
 
-
 NO_TIME_DERIVATIVE = (
     "df/dt could not be found: func's own backward pass has no derivative. Write the backward of its custom "
     "autograd.Function with differentiable operations of PyTorch, or leave jac and jac_structure out"
@@ -59,10 +58,10 @@ class Jacobian:
 
     def __init__(self, layout, function: Callable | None = None, *, by_rows: bool = False):
         if function is not None and not layout.is_a_tensor:
-            raise ValueError("jac needs a state that is one real tensor, in the order of its axes: not nested, not half")
+            raise ValueError("jac needs a state that is one real tensor, not nested, not of half precision")
         self.layout, self._function, self._kept = layout, function, None
         self.blocks = RowLayout(layout) if by_rows else OneBlock(layout)
-        self.by_rows = by_rows
+        self.by_rows, self._n_found = by_rows, 0
 
     @property
     def is_given(self):
@@ -82,10 +81,14 @@ class Jacobian:
         """At a `Linearisation`; create_graph: differentiable in what f depends on, which the user's function may not
         be: then from f."""
         if self.is_users and not create_graph:
-            return Derivative(self._by_user(at), at.of_time())
-        products = at.products(self.units(at.leaf), create_graph=create_graph)
-        of_time = at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
-        return Derivative(self.matrices(products[:, :-1]), of_time)
+            found = Derivative(self._by_user(at), at.of_time())
+        else:
+            products = at.products(self.units(at.leaf), create_graph=create_graph)
+            of_time = at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
+            found = Derivative(self.matrices(products[:, :-1]), of_time)
+        with torch.no_grad():
+            self.check(at.products, at.leaf, at.time, found)
+        return found
 
     def units(self, like):
         """Unit vectors, the same in every row: [m, n]."""
@@ -105,28 +108,34 @@ class Jacobian:
         left, right = (self.blocks.rows(x) for x in (lambdas, slopes))
         return Derivative(left.movedim(0, -1) @ right.movedim(0, -2), weights @ lambdas)
 
-    def check(self, at, found: Derivative) -> None:
-        """Compare with VJPs of func; what is infinite or NaN there is left to the solver.
+    def check(self, products, y, t, found: Derivative) -> None:
+        """Compare with VJPs of func, the first time and then ever more rarely; what is infinite or NaN there is left
+        to the solver.
 
+        :param products: cotangents [k, n] -> their products with df/dy and, last, df/dt at t, y: [k, n + 1]
         :raises JacobianError: the user's function is not its Jacobian, or func does not act row by row
         """
-        cotangents, inside = self._probes(at.leaf)
-        expected, (made, sizes) = at.products(cotangents), (
+        self._n_found += 1
+        if not self.is_given or self._n_found & (self._n_found - 1) or not y.numel():
+            return
+        found = Derivative(*(part.detach() for part in found))
+        cotangents, inside = self._probes(y)
+        expected, (made, sizes) = products(cotangents).detach(), (
             torch.cat([self.blocks.flat((self.blocks.rows(c)[..., None, :] @ m).squeeze(-2)), (c @ f_t)[:, None]], 1)
             for c, m, f_t in ((cotangents, *found), (cotangents.abs(), *map(torch.abs, found)))
         )  # fmt: skip
-        eps = torch.finfo(at.leaf.dtype).eps
+        eps = torch.finfo(y.dtype).eps
         largest = torch.maximum(expected, made).nan_to_num(0.0, 0.0, 0.0).abs().max()
         excess = (expected - made).abs() - eps**0.5 * sizes - 1e3 * eps * largest
         excess = torch.where(expected.isfinite(), excess, torch.zeros_like(excess))
         if bool(excess.max() <= 0):
             return
-        wrong, t = ~(excess <= 0), f"at t = {float(at.time):.6g}"
+        wrong, t = ~(excess <= 0), f"at t = {float(t.detach()):.6g}"
         outside = wrong[:, :-1] & ~inside
         if bool(outside.any()):
             raise JacobianError(f"jac_structure='rows', but {t} func couples rows: {_first(outside)}")
         if self.is_users and bool(wrong[:, :-1].any()):
-            raise JacobianError(f"jac(t, y) is not the derivative of func by y {t}: {_first(wrong[:, :-1])}")
+            raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {t}: {_first(wrong[:, :-1])}")
         raise SecondDerivativeError(NO_TIME_DERIVATIVE)
 
     def _probes(self, like):

@@ -1,7 +1,7 @@
 """f at one point together with its derivative, for methods that solve with the Jacobian.
 
-The derivative is D = [df/dy | df/dt], of shape [n, n + 1]: the time is one more variable. Products w^T D are VJPs of one
-recorded evaluation, many at once (`torch.vmap` over the backward pass) or, where func does not go through that, one
+The derivative is D = [df/dy | df/dt], of shape [n, n + 1]: the time is one more variable. Products w^T D are VJPs of
+one recorded evaluation, many at once (`torch.vmap` over the backward pass) or, where func does not go through that, one
 after the other. They are differentiated by a second backward pass through the same evaluation. What of D is needed,
 and where from, `jacobian` knows.
 """
@@ -115,8 +115,14 @@ def _linearisation_under_transform(field, t, y, side):
         )(y, t)  # fmt: skip
         return value, Derivative(of_y, of_t.to(y))
     value, pull = torch.func.vjp(f, y, t)
-    products = torch.stack([pull(unit)[0] for unit in jacobian.units(y)])
-    return value, Derivative(jacobian.matrices(products), torch.func.grad(lambda w: pull(w)[1])(torch.ones_like(value)))
+
+    def products(cotangents):
+        return torch.stack([torch.cat([of_y, of_t.reshape(1).to(y)]) for of_y, of_t in map(pull, cotangents)])
+
+    matrices = jacobian.matrices(products(jacobian.units(y))[:, :-1])
+    found = Derivative(matrices, torch.func.grad(lambda w: pull(w)[1])(torch.ones_like(value)))
+    jacobian.check(products, y, t, found)
+    return value, found
 
 
 def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:

@@ -68,7 +68,7 @@ class SolverOptions:
     jac: Callable | None = None
     """for methods that solve with the Jacobian (Rodas5P, auto): jac(t, y) -> df/dy of func, a tensor [n, n] for a state
     of n numbers, counted as in y.reshape(-1), or [*y.shape, *y.shape]; y0 is one real tensor. Compared with func now
-    and then, the first time at the first Jacobian. The gradient takes nothing from it: jac need not be differentiable"""
+    and then, the first time at the first Jacobian. The gradient needs no derivative of jac: it has that of func"""
     jac_structure: str = "dense"
     """for the same methods. "rows": the first axis of every leaf of y0 is a batch of b independent systems, which func
     keeps apart: Jacobians are b blocks of m x m numbers (jac returns [b, m, m] or [b, *row, *row]). The steps are still

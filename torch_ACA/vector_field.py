@@ -43,10 +43,8 @@ class VectorField:
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
-        self.side_effects = SideEffects(found.modules, layout.device)
-        self.autocast = autocast
-        self._cut = None
-        self._as_it_is = False  # whether there is nothing to do around a call
+        self.side_effects, self.autocast = SideEffects(found.modules, layout.device), autocast
+        self._cut, self._as_it_is = None, False  # the latter: whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._first_output = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
