@@ -27,7 +27,7 @@ class RungeKutta(Stepper):
     :param time_grad: let `vjp` return cotangents of the time and the step size
     """
 
-    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there."
+    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there, 'auto' finds out."
 
     def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
         super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
