@@ -15,20 +15,22 @@ TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "aca, CUDA graphs", "na
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
+STIFF = ("Rodas5P", "auto", "diffrax Kvaerno5, jitted", "scipy Radau, forward")
 TOLERANCES = tuple(10.0**-i for i in range(3, 10))
 EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit` does in the rounds
 
 
 @dataclass(frozen=True)
 class Case:
-    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS`, or of programs
-    in `clients`."""
+    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS` or
+    `stiff.PROBLEMS`, or of programs in `clients`; ``tolerances``: of a diagram."""
 
     title: str
     rows: Callable
     problems: tuple
     solvers: tuple
     memory: bool = False
+    tolerances: tuple = TOLERANCES
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def diagram_rows(case, options):
     """Errors and times over tolerances: a row per solver and tolerance, then a row per round of that tolerance."""
     (name,) = case.problems
     reference = options.build(name).reference_solution()
-    tolerances = TOLERANCES[::2][:3] if options.quick else TOLERANCES
+    tolerances = case.tolerances[::2][:3] if options.quick else case.tolerances
     for tolerance in progress(tolerances, desc=name):
         problem = options.build(name, tolerance=tolerance)
         calls = {}
@@ -160,4 +162,18 @@ CASES = {
     "short_solves": Case("Short solves, one behind the other", client_rows, tuple(clients.SHORT), tuple(DROP_INS)),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),
+    **{
+        name: Case(f"Work and precision, {title}", diagram_rows, (name,), STIFF, tolerances=TOLERANCES[:-1])
+        for name, title in {
+            "stiff_robertson": "Robertson",
+            "stiff_robertson_rows": "256 rows of Robertson's equations",
+            "stiff_hires": "HIRES",
+            "stiff_pollu": "POLLU",
+            "stiff_van_der_pol": "van der Pol at mu = 1000",
+        }.items()
+    },
+    "stiff_reaction_diffusion": Case(  # the one that an explicit method ends on in less than a minute
+        "Work and precision, reaction and diffusion on 64 points", diagram_rows, ("stiff_reaction_diffusion",),
+        (*STIFF, "Dopri5"), tolerances=TOLERANCES[:-1],
+    ),
 }

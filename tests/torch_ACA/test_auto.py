@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from tests.torch_ACA.stiff_problems import ROBERTSON_SCALE, ROBERTSON_START, ROBERTSON_TIMES, robertson, van_der_pol
+from benchmarks.stiff_fields import ROBERTSON_SCALE, ROBERTSON_START, ROBERTSON_TIMES, robertson, van_der_pol
 from torch_ACA import TooManyEvaluationsError, methods, solve, solve_event
 from torch_ACA.errors import SecondDerivativeError
 from torch_ACA.rosenbrock_tableaus import RODAS5P

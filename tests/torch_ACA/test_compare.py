@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.torch_ACA.stiff_problems import ROBERTSON_SCALE, ROBERTSON_START, robertson
+from benchmarks.stiff_fields import ROBERTSON_SCALE, ROBERTSON_START, robertson
 from torch_ACA import GRADIENTS, compare_gradients
 from torch_ACA.rosenbrock_tableaus import RODAS5P
 

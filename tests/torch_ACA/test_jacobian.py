@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.torch_ACA.stiff_problems import ROBERTSON_START, robertson
+from benchmarks.stiff_fields import ROBERTSON_START, robertson
 from torch_ACA import JacobianError, solve, solve_event
 from torch_ACA.errors import SecondDerivativeError
 

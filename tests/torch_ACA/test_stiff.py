@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from tests.torch_ACA.stiff_problems import (
+from benchmarks.stiff_fields import (
     POLLU_START,
     ROBERTSON_SCALE,
     ROBERTSON_START,
