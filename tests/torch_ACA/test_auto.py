@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from benchmarks.stiff_fields import ROBERTSON_SCALE, ROBERTSON_START, ROBERTSON_TIMES, robertson, van_der_pol
-from torch_ACA import TooManyEvaluationsError, methods, solve, solve_event
+from torch_ACA import ODEBlock, TooManyEvaluationsError, methods, solve, solve_event
 from torch_ACA.errors import SecondDerivativeError
 from torch_ACA.rosenbrock_tableaus import RODAS5P
 from torch_ACA.switching import SwitchingMethod
@@ -298,3 +298,52 @@ def test_too_many_evaluations_say_what_helps():
 def test_what_it_does_not_go_with(keywords, message):
     with pytest.raises(ValueError, match=message):
         solve(lambda t, y: -y, torch.ones(2, requires_grad=True), [0.0, 1.0], **AUTO | keywords)
+
+
+# other ways to solve
+
+
+def test_what_was_solved_before_a_failure():
+    solution = solve(
+        stiff_for_a_while(torch.eye(3)), torch.ones(3, requires_grad=True), TIMES, rtol=1e-3, max_evals=250, dense=True,
+        record=True, on_failure="return", **AUTO,
+    )  # fmt: skip
+    stats, names = solution.stats, solution.record.methods
+    assert isinstance(solution.error, TooManyEvaluationsError) and 1 < len(solution.ys) < len(TIMES)
+    assert len(names) == stats.n_accepted == len(solution.record.sizes) + 1 and names.count("Rodas5P") > 0
+    assert stats.n_stiff_steps == names.count("Rodas5P")
+    assert_same([solution(solution.ts)], [solution.ys])
+
+
+def test_as_a_layer():
+    net = torch.nn.Linear(3, 3, dtype=torch.float64)
+    func = lambda t, z: torch.tanh(net(z)) - 2000 * (z - torch.sin(t))  # noqa: E731
+    z, found = torch.ones(1, 3), []
+    for method in ("auto", "Rodas5P"):
+        block = ODEBlock(func, method=method, rtol=1e-7, atol=1e-7)
+        found.append(torch.autograd.grad(block(z).sum(), net.weight))
+        assert block.stats.n_jacobians > 0
+    assert_same(*found, tolerance=1e-6)
+
+
+def test_adjoint_with_an_explicit_method_backwards():
+    """On a problem that contracts little, where the backward solve is good."""
+    w, found = torch.randn(3, 3, requires_grad=True), []
+    for keywords in ({}, {"gradient": "adjoint", "adjoint": {"method": "Dopri5"}}):
+        end = solve(lambda t, y: torch.tanh(w @ y), torch.ones(3), [0.0, 1.0], rtol=1e-9, atol=1e-9, **AUTO, **keywords)
+        found.append(torch.autograd.grad(end.ys[-1].sum(), w))
+    assert_same(*found, tolerance=1e-7)
+
+
+def test_by_rows():
+    """Blocks for the rows, of which the stiffest decides."""
+    rates, found = torch.logspace(0, 4, 4)[:, None], []
+    for structure in ("dense", "rows"):
+        y0 = torch.ones(4, 2, requires_grad=True)
+        solution = solve(
+            lambda t, y: -rates * (y - torch.cos(t)) * y, y0, [0.0, 0.3, 1.0], rtol=1e-4, atol=1e-4, record=True,
+            jac_structure=structure, **AUTO,
+        )  # fmt: skip
+        found.append([solution.ys, *torch.autograd.grad((solution.ys**2).sum(), y0)])
+        assert [name for name, _ in turns(solution.record)] == ["Dopri5", "Rodas5P"]
+    assert_same(*found, tolerance=1e-10)
