@@ -115,8 +115,8 @@ def _adjoint_settings(
     if unknown:
         accepted = ", ".join(_ADJOINT_SETTINGS)
         raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    chosen: dict[str, Any] = {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
-    chosen["options"] = None
+    chosen: dict[str, Any] = {"options": None}
+    chosen |= {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
     chosen |= adjoint or {}
     callbacks = checked_callbacks(chosen.get("callbacks"))
     if chosen["options"] is None:
@@ -124,8 +124,8 @@ def _adjoint_settings(
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
             chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
         elif method != chosen["method"]:
-            own = chosen["options"]
-            chosen["options"] = {name: own[name] for name in own if name not in ADAMS_OPTIONS}
+            for name in ADAMS_OPTIONS:
+                chosen["options"].pop(name, None)
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])
