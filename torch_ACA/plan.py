@@ -120,12 +120,12 @@ def _adjoint_settings(
     chosen |= adjoint or {}
     callbacks = checked_callbacks(chosen.get("callbacks"))
     if chosen["options"] is None:
-        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        own = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
-            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+            own = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
         elif method != chosen["method"]:
-            for name in ADAMS_OPTIONS:
-                chosen["options"].pop(name, None)
+            own = {name: value for name, value in own.items() if name not in ADAMS_OPTIONS}
+        chosen["options"] = own
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])
