@@ -115,9 +115,18 @@ class Captured:
         :param gradients: of ``leaves``, None for those that no graph led to
         :raises ReplayError: func has changed
         """
-        for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients):
-            if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored:
-                raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
+        for tensor in self.not_reached(gradients):
+            raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
+
+    def not_reached(self, gradients: Sequence[Any]) -> list[Tensor]:
+        """The tensors that the first evaluation used, and that no graph since has led to.
+
+        :param gradients: as for `check_reached`
+        """
+        return [
+            tensor for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients)
+            if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored
+        ]  # fmt: skip
 
     def uses(self, tensor: Tensor) -> bool:
         """Whether this tensor, which has a history, was handed to an operation by func."""

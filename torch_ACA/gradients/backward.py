@@ -46,6 +46,7 @@ class BackwardPass:
         self.following: AcceptedStep | None = None  # the step behind
         self.end: Tensor | None = None  # the state there
         self.end_slope: Tensor | None = None
+        self.replays = self.reached_all = False
 
     def walk(self) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors."""
@@ -105,20 +106,32 @@ class BackwardPass:
         """Those of step i, kept or made again; and the state that it must end in, if that is to be compared."""
         stepper, every = self.stepper, self.run.replay.every
         kept, step.evaluations = step.evaluations, None
-        if kept is not None:
+        if kept is not None and self._fits_what_was_replayed():
             if self.time_grad:
                 stepper.reload(kept)
             return kept, None
         remembered = None
         if self.following is None:
             remembered = self.run.end_sample
-        elif i % self.compared_every == 0:
+        elif i % self.compared_every == self.compared_every // 2:
             remembered = self.end
+        self.replays = True
+        if i == 0 and self.run.known_start is not None:
+            if self._fits_what_was_replayed():
+                stepper.know_start(*self.run.known_start)
+            self.run.known_start = None
         made = stepper.replay(
             step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
             every=None if remembered is None else every,
         )  # fmt: skip
         return made, remembered
+
+    def _fits_what_was_replayed(self) -> bool:
+        """Whether graphs of the forward pass may be used beside those made since: where these did not come to all that
+        func used at first, it may have changed, which graphs from before would hide."""
+        if self.replays and not self.reached_all:
+            self.reached_all = not self.problem.field.captured.not_reached(self.gradients.totals)
+        return self.reached_all or not self.replays
 
     def _through_times(self, i: int, step: AcceptedStep, t_bar: float, h_bar: float, slope_bars: Tensor | None) -> None:
         if slope_bars is not None:

@@ -7,7 +7,7 @@ memory (`storage`) makes it anything between the two, or less than a state per s
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
 cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
-VJPs (`direct`: VJPs only).
+VJPs (`direct`: VJPs only), one evaluation less for a small state, whose first graph is kept.
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
 
@@ -37,11 +37,13 @@ from .storage import UNLIMITED, Storage
 
 if TYPE_CHECKING:
     from ..capture import Captured
+    from ..evaluation import Evaluation
     from ..problem import Problem
     from ..steppers.base import Stepper
     from .storage import Budget
 
-SMALL = 2**13  # numbers in a buffer that is rather kept than made again
+SMALL = 2**16  # numbers in a buffer that is rather kept than made again
+_SMALL_STATE = 2**13  # numbers in a state whose first evaluation is kept with its graph
 
 
 def aca(problem: Problem) -> tuple[Tensor, Trajectory | None]:
@@ -110,9 +112,9 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.graph_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
-        self._kept_stepper: Stepper | None = (
-            None  # of the forward pass, for the backward pass, where its buffer is small
-        )
+        self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
+        # of the forward pass, for the backward pass, where its buffer is small
+        self._kept_stepper: Stepper | None = None
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
@@ -127,6 +129,9 @@ class DiscreteSolve:
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper
         evaluation = problem.evaluation if stepper.keep_graphs else None
+        small = len(problem.y0) <= _SMALL_STATE and problem.compile_options is None
+        if problem.evaluation is not None and keeps and small and not stepper.keep_graphs:
+            self.known_start = problem.slope, problem.evaluation
         carry = stepper.start(
             problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
         )

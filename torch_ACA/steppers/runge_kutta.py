@@ -57,6 +57,7 @@ class RungeKutta(Stepper):
         self._c = self._weights.c
         self._cotangents: _Cotangents | None = None
         self._last_sample: tuple[Tensor, Tensor] | None = None
+        self._known_start: tuple[Tensor, Evaluation] | None = None
 
     def prepare(self, carry: Carry) -> None:
         """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
@@ -90,13 +91,21 @@ class RungeKutta(Stepper):
         if carry.slope is None:
             self._evaluate(carry, -1, side=-1 if before_jump else 0)
 
+    def know_start(self, slope: Tensor, evaluation: Evaluation) -> None:
+        self._known_start = slope, evaluation
+
     def replay(
         self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
         every: int | None = 1,
     ) -> list[Evaluation]:  # fmt: skip
         """The `Evaluation`s of an accepted step's own stages."""
-        evaluations = []
-        for i in range(self.own_stages):
+        evaluations, sampled = [], None
+        if self._known_start is not None:
+            slope, evaluation = self._known_start
+            self._known_start = None
+            self._row[0].copy_(slope)
+            evaluations.append(evaluation)
+        for i in range(len(evaluations), self.own_stages):
             stage = y if i == 0 else self._stage(y, h, i)
             at_end = self._c[i] == 1.0
             side = int(after_jump) if i == 0 else -int(before_jump and at_end)
