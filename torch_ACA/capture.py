@@ -118,7 +118,7 @@ class Captured:
         for tensor in self.not_reached(gradients):
             raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
 
-    def not_reached(self, gradients: Sequence[Any]) -> list[Tensor]:
+    def not_reached(self, gradients: Iterable[Tensor | None]) -> list[Tensor]:
         """The tensors that the first evaluation used, and that no graph since has led to.
 
         :param gradients: as for `check_reached`

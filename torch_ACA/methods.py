@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from .rosenbrock_tableaus import RODAS5P
+from .steppers.adams import ADAMS
 from .steppers.alf import ALF
 from .steppers.base import Method
 from .tableaus import TABLEAUS
@@ -50,6 +51,6 @@ class Methods(MutableMapping):
         return f"Methods({', '.join(self)})"
 
 
-methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, ALF.name: ALF})
+methods = Methods({**TABLEAUS, **ADAMS, RODAS5P.name: RODAS5P, ALF.name: ALF})
 METHODS = tuple(methods)  # those that come with the package
 FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

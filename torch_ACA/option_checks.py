@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .adams_weights import MAX_ORDER, MIN_ORDER
 from .notices import shown
 
 
@@ -48,6 +49,20 @@ def _times(name: str, value: Any) -> list[float]:
     if not all(math.isfinite(time) for time in found):
         raise ValueError(f"{name} must hold finite times, got {shown(value)}")
     return found
+
+
+def _adams_order(name: str, value: Any) -> int:
+    number = as_float(name, value)
+    if number is None or number % 1 or not MIN_ORDER <= number <= MAX_ORDER:
+        raise ValueError(f"{name} must be a whole number from {MIN_ORDER} to {MAX_ORDER}, got {shown(value)}")
+    return int(number)
+
+
+def _corrections(name: str, value: Any) -> int:
+    number = whole_number(name, value)
+    if number == math.inf:
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
+    return int(number)
 
 
 def _monotone_times(name: str, value: Any) -> list[float]:
@@ -99,7 +114,10 @@ OPTIONS = {  # names, each with its check
     "perturb": _flag,
     "check_finite": _flag,
     "interp": _interpolant_name,
+    "max_order": _adams_order,
+    "max_iters": _corrections,
 }
+ADAMS_OPTIONS = ("max_order", "max_iters")
 SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
 
 

@@ -13,6 +13,7 @@ from .notices import shown
 from .rows.options import check_per_sample
 from .scipy_solver import Scipy
 from .settings import (
+    ADAMS_OPTIONS,
     SCIPY_OPTIONS,
     Settings,
     checked_callbacks,
@@ -114,13 +115,17 @@ def _adjoint_settings(
     if unknown:
         accepted = ", ".join(_ADJOINT_SETTINGS)
         raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    chosen = {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")} | {"options": None}
+    chosen: dict[str, Any] = {"options": None}
+    chosen |= {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
     chosen |= adjoint or {}
     callbacks = checked_callbacks(chosen.get("callbacks"))
     if chosen["options"] is None:
-        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        own = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
-            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+            own = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+        elif method != chosen["method"]:
+            own = {name: value for name, value in own.items() if name not in ADAMS_OPTIONS}
+        chosen["options"] = own
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])

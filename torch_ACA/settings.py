@@ -16,6 +16,7 @@ from .march import Callbacks
 from .methods import methods
 from .notices import shown, warn_caller
 from .option_checks import (
+    ADAMS_OPTIONS,
     OPTIONS,
     SCIPY_OPTIONS,
     as_float,
@@ -28,6 +29,7 @@ from .option_checks import (
 from .private_torch import pytree
 from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
+from .steppers.adams import Adams
 from .steppers.alf import ALF
 from .steppers.base import INVERT, REPLAY, TRACE, Method
 from .tableau import Tableau
@@ -64,13 +66,16 @@ def checked_settings(
         return _scipy_settings(rtol, atol, h, options, layout)
     options = checked_options(options)
     if "interp" in options:
-        if not isinstance(method, Tableau):
-            raise ValueError(f"interp is for explicit Runge-Kutta methods; {method.name} has its own dense output")
+        if not isinstance(method, Tableau | Adams):
+            raise ValueError(
+                f"interp is for explicit Runge-Kutta and Adams methods; {method.name} has its own dense output"
+            )
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
     rtol, atol = _tolerances(rtol, atol, layout)
+    method = _as_adams(method, rtol, atol, options)
     if fixed:
         return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
     keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
@@ -150,9 +155,21 @@ def checked_method(method: Any, gradient: str) -> Any:
     return found
 
 
+def _as_adams(method: Any, rtol: Any, atol: Any, options: Mapping[str, Any]) -> Any:
+    """An Adams method with its options, and tolerances for its corrections; any other one as it is, without them."""
+    own = {name: options[name] for name in ADAMS_OPTIONS if name in options}
+    if isinstance(method, Adams):
+        return replace(method, rtol=rtol, atol=atol, **own)
+    if own:
+        raise ValueError(f"{' and '.join(own)}: for Adams methods, not for {method.name}")
+    return method
+
+
 @functools.cache  # the same tableau every time: what is made for it, compiled steps above all, is made once
-def _with_interpolant(method: Tableau, name: str) -> Tableau:
-    """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
+def _with_interpolant(method: Any, name: str) -> Any:
+    """The method with the interpolant that torchdiffeq calls linear or cubic."""
+    if isinstance(method, Adams):
+        return method.with_interpolant(name)
     if name == "linear":
         return replace(method, interpolant=linear_between(method.b), dense_order=1)
     return replace(method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3)

@@ -40,7 +40,8 @@ class SolverOptions:
     func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps between these
     times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite (fixed steps: False
     carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the method's own dense
-    output). Sizes are positive: t gives the direction"""
+    output), max_order and max_iters (Adams methods: 4 to 12; corrections of a step). Sizes are positive: t gives the
+    direction"""
     max_evals: int = 500_000
     """evaluations of func after which the solve gives up"""
     dense: bool = False

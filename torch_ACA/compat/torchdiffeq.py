@@ -20,16 +20,18 @@ from ..march import Callbacks
 from ..notices import warn_caller
 from ..private_torch import pytree
 from ..scipy_solver import Scipy
-from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
+from ..settings import ADAMS_OPTIONS, OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of
 from ..solver_options import takes_options
 from ..state import StateLayout
+from ..steppers.adams import ADAMS
 
 METHODS = (
     *("euler", "midpoint", "heun2", "heun3", "rk4"),
     *("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
+    *ADAMS,
 )
-INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "dopri5 or dopri8") | dict.fromkeys(
+INSTEAD = dict.fromkeys(
     (
         *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
         "trbdf2",
@@ -60,8 +62,9 @@ def odeint(
     :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
         scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
-        jump_t, norm, safety, ifactor, dfactor, perturb, interp, solver; and those of `torch_ACA.solve`. As there, one
-        that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
+        jump_t, norm, safety, ifactor, dfactor, perturb, interp, max_order, max_iters, solver; and those of
+        `torch_ACA.solve`. As there, one that the method has no use for (step_size with an adaptive one) or that nobody
+        knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: options as in `SolverOptions`; memory, if not given: all states, and the graphs of as many steps as
@@ -118,7 +121,7 @@ def odeint_adjoint(
     backward_method, backward_kind = _checked_method(adjoint_method or method, "adjoint")
     t = times_of("t", t)
     if adjoint_options is None:  # with what there is a use for: nobody asked for the rest
-        unused = {"norm", *_unused(options, backward_kind)}
+        unused = {"norm", *_unused(options, backward_method, backward_kind)}
         adjoint_options = {name: value for name, value in (options or {}).items() if name not in unused}
     options = _translated(func, y0, t, options, method, kind, event_fn)
     adjoint = {
@@ -184,14 +187,15 @@ def _checked_method(method: Any, gradient: str) -> tuple[Any, str]:
     return method, "adaptive" if checked_method(method, gradient).adaptive else "fixed"
 
 
-def _unused(options: Mapping[str, Any] | None, kind: str) -> list[str]:
-    """Names of options that are unknown, or of no use to methods of a kind."""
+def _unused(options: Mapping[str, Any] | None, method: Any, kind: str) -> list[str]:
+    """Names of options that are unknown, or of no use to a method."""
     known = {
         "adaptive": {*OPTIONS} - {"step_size", "perturb"},
         "fixed": {*OPTIONS, "grid_constructor"} - _OF_ADAPTIVE_STEPS,
         "scipy": {*SCIPY_OPTIONS},
     }
-    return [name for name in options or {} if name not in known[kind] and name != "norm"]
+    useful = (known[kind] | {"norm"}) - ({*ADAMS_OPTIONS} if method not in ADAMS else set())
+    return [name for name in options or {} if name not in useful]
 
 
 def _translated(
@@ -238,7 +242,7 @@ def _translated_backward(
 def _used(options: Mapping[str, Any] | None, method: Any, kind: str) -> dict[str, Any]:
     """The options that were given (None: not given) and have a use; a warning names the others."""
     options = {name: value for name, value in (options or {}).items() if value is not None}
-    unused = _unused(options, kind)
+    unused = _unused(options, method, kind)
     warned = [str(name) for name in unused if (name, options[name]) != ("dtype", torch.float64)]
     if warned:
         warn_caller(f"options that have no effect with method {method!r}: {', '.join(warned)}")

@@ -22,6 +22,7 @@ from ..evaluation import GradientSum
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
+from ..steppers.adams import Adams
 from ..steppers.base import Method
 from ..transforms import check_cotangents
 from .discrete import DiscreteSolve
@@ -147,7 +148,7 @@ class _ByMarching:
         settings = problem.adjoint
         self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
         self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
-        self.stepper = settings.method.stepper(augmented)
+        self.stepper = augmented.widened(settings.method).stepper(augmented)
         self.controller, self.size = settings.controller, settings.first_step
         if isinstance(self.controller, Controller):
             of_state = problem.controller.norm if isinstance(problem.controller, Controller) else rms_norm
@@ -189,9 +190,8 @@ class _ByScipy:
     """Integrates the augmented state by scipy, which steps across jumps as its error control allows."""
 
     def __init__(self, problem: Problem, augmented: _AugmentedField, jumps: set[float]) -> None:
-        method = problem.adjoint.method
         self.augmented, self.limits = augmented, problem.limits
-        self.method = replace(method, rtol=augmented.tolerance(method.rtol), atol=augmented.tolerance(method.atol))
+        self.method = augmented.widened(problem.adjoint.method)
 
     def through(self, state: Tensor, t: float, t_end: float) -> Tensor:
         states, failure = self.method.states(self.augmented, state, (t, t_end), self.limits)
@@ -301,6 +301,12 @@ class _AugmentedField:
             torch.view_as_complex(piece.view(*tensor.shape, 2)) if tensor.is_complex() else piece.view(tensor.shape)
             for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured.tensors)
         ]
+
+    def widened(self, method: Any) -> Any:
+        """The method, its tolerances those of the augmented vector where it has some of its own."""
+        if not isinstance(method, Scipy | Adams):
+            return method
+        return replace(method, rtol=self.tolerance(method.rtol), atol=self.tolerance(method.atol))
 
     def tolerance(self, value: Any) -> Any:
         """A tolerance of the state as one of the augmented vector: the captured tensors get the least of it."""

@@ -34,6 +34,7 @@ class BackwardPass:
     ) -> None:  # fmt: skip
         problem = run.problem
         stepper.keep_graphs = False
+        stepper.start_back()
         self.run, self.problem, self.stepper, self.ys_bar = run, problem, stepper, ys_bar
         self.steps, self.time_grad = run.storage.steps, problem.time_grad
         self.gradients = GradientSum(len(problem.field.captured.tensors))
@@ -51,15 +52,16 @@ class BackwardPass:
     def walk(self) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors."""
         problem, steps, stepper = self.problem, self.steps, self.stepper
-        before, self.end = problem.field.n_evals, next(self.states)
+        before, self.end = problem.field.n_evals, stepper.state_of(next(self.states))
         bars = self.inside.of_step(len(steps) - 1, steps[-1]) if steps else (None, None)
-        for i, step, start in zip(range(len(steps) - 1, -1, -1), reversed(steps), self.states):
+        for i, step, kept in zip(range(len(steps) - 1, -1, -1), reversed(steps), self.states):
+            start = stepper.state_of(kept)
             if step.given_end is not None:
                 self.y_bar = self.y_bar + self.ys_bar[step.given_end - 1]
             start_bar, slope_bars = bars
             if slope_bars is not None:
                 self._through_end_slope(step, slope_bars)
-            evaluations, remembered = self._evaluations(i, step, start)
+            evaluations, remembered = self._evaluations(i, step, kept)
             bars = self.inside.of_step(i - 1, steps[i - 1]) if i else (None, None)
             first_bar = None
             if bars[1] is not None and stepper.needs_end_slope and not step.after_jump:
@@ -105,11 +107,11 @@ class BackwardPass:
     def _evaluations(self, i: int, step: AcceptedStep, start: Tensor) -> tuple[Any, Any]:
         """Those of step i, kept or made again; and the state that it must end in, if that is to be compared."""
         stepper, every = self.stepper, self.run.replay.every
-        kept, step.evaluations = step.evaluations, None
-        if kept is not None and self._fits_what_was_replayed():
+        graphs, step.evaluations = step.evaluations, None
+        if graphs is not None and self._fits_what_was_replayed():
             if self.time_grad:
-                stepper.reload(kept)
-            return kept, None
+                stepper.reload(graphs)
+            return graphs, None
         remembered = None
         if self.following is None:
             remembered = self.run.end_sample
@@ -121,9 +123,8 @@ class BackwardPass:
                 stepper.know_start(*self.run.known_start)
             self.run.known_start = None
         made = stepper.replay(
-            step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
-            every=None if remembered is None else every,
-        )  # fmt: skip
+            step.t, step.h, start, step.t_end, every=None if remembered is None else every, **step.keywords
+        )
         return made, remembered
 
     def _fits_what_was_replayed(self) -> bool:

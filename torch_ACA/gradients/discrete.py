@@ -89,11 +89,18 @@ class AcceptedStep:
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
     evaluations: list | None = None  # kept graphs
+    decided: Any = None  # see `steppers.base.Trial`
 
     @property
     def given_end(self) -> int | None:
         """Index of the time of the caller that the step ends on, or None."""
         return None if self.stop is None else self.stop.index
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Of `Stepper.replay` and `Stepper.traced`."""
+        known = {"after_jump": self.after_jump, "before_jump": self.before_jump}
+        return known if self.decided is None else known | {"decided": self.decided}
 
     @property
     def output_rows(self) -> slice:
@@ -110,7 +117,8 @@ class DiscreteSolve:
         self.problem = problem
         compiled = problem.compile_options is not None
         graph_bytes = math.inf if compiled else problem.graph_bytes
-        self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
+        rows = getattr(problem.method, "kept_rows", 1)
+        self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
         self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
         # of the forward pass, for the backward pass, where its buffer is small
@@ -140,6 +148,7 @@ class DiscreteSolve:
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
             record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
+            record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
             if (record.outputs or dense) and stepper.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
@@ -151,13 +160,13 @@ class DiscreteSolve:
             if dense:
                 dense.add(step, stepper.slopes)
             if remember:
-                storage.add(record, step.start.y, step.trial.evaluations)
+                storage.add(record, stepper.kept(step.start), step.trial.evaluations)
                 stepper.keep_graphs = keeps and storage.wants_graph
         if not remember and problem.failure is None:
             self.end_slope = step.trial.end.slope
         if remember:
             # the last state matters to dense output in the last step alone
-            storage.close(step.trial.end.y if storage.steps and (record.outputs or dense) else None)
+            storage.close(stepper.kept(step.trial.end) if storage.steps and (record.outputs or dense) else None)
         if remember and storage.steps:
             if problem.failure is None:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
@@ -188,7 +197,7 @@ class DiscreteSolve:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]
                 h = t_end - t
-            made = stepper.traced(t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump)
+            made = stepper.traced(t, h, y, t_end, slope, **step.keywords)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
             for i in step.outputs:
@@ -215,22 +224,23 @@ class DiscreteSolve:
         """The states [N + 1, n]: the first, and the ends of all steps, each taken again from the state at its start."""
         stepper, ends = self.problem.method.stepper(self.problem.field), [states[0]]
         with self.problem.backward_pass():
-            for step, y in zip(self.storage.steps, states):
-                stepper.replay(step.t, step.h, y, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump)
+            kept = states[0]
+            for step, y, y_end in zip(self.storage.steps, states, states[1:]):
+                stepper.replay(step.t, step.h, kept, step.t_end, **step.keywords)
                 ends.append(stepper.replayed_end(y, step.h))
+                kept = y_end if step.before_jump else stepper.kept_behind(y_end)
         return torch.stack(ends)
 
-    def advance(self, stepper: Stepper, y: Tensor, first: int, last: int) -> Tensor:
-        """The state after the steps first to last - 1 from y, bit for bit as before."""
-        carry = stepper.start(self.storage.steps[first].t, y)
-        carry.after_jump = self.storage.steps[first].after_jump
+    def advance(self, stepper: Stepper, kept: Tensor, first: int, last: int) -> Tensor:
+        """What was kept behind the steps first to last - 1, from what was kept before them, bit for bit."""
+        carry = stepper.resumed(self.storage.steps[first], kept)
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
                 stepper.prepare(carry)
                 carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:
                     stepper.refresh(carry)
-        return carry.y
+        return stepper.kept(carry)
 
     def _stepper(self, keep_graphs: bool = False) -> Stepper:
         problem = self.problem

@@ -39,7 +39,8 @@ class Method(Protocol):
 
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
-    ``dense_order``; ``abilities``: those of this module's constants that it has.
+    ``dense_order``; ``abilities``: those of this module's constants that it has. A multistep method also has
+    ``kept_rows``: how many vectors [n] are kept of a step, at most.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Carry:
     """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it.
 
     ``evaluation`` is the `Evaluation` behind the slope where its graph is kept; ``after_jump`` says that f jumped at
-    t, so that the slope is to be taken just behind it.
+    t, so that the slope is to be taken just behind it; ``past`` is what a multistep method knows of earlier steps.
     """
 
     t: float
@@ -73,16 +74,19 @@ class Carry:
     slope: torch.Tensor | None = None
     evaluation: Any = None
     after_jump: bool = False
+    past: Any = None
 
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were)."""
+    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), and what else it decided that a step taken again
+    is to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
+    decided: Any = None
 
 
 class TracedStep(NamedTuple):
@@ -166,6 +170,24 @@ class Stepper:
     def is_finite_state(carry: Carry) -> bool:
         return carry.y.numel() == 0 or math.isfinite(torch.linalg.vector_norm(carry.y, math.inf).item())
 
+    # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
+
+    def kept(self, carry: Carry) -> Tensor:
+        """One vector, for `replay` and `resumed`, which begins with the state [n]."""
+        return carry.y
+
+    def state_of(self, kept: Any) -> Any:
+        """The state in what was `kept` (None: None)."""
+        return kept
+
+    def resumed(self, step: Any, kept: Tensor) -> Carry:
+        """The carry at the start of a `discrete.AcceptedStep`, from what was `kept` there."""
+        return self.start(step.t, kept, after_jump=step.after_jump)
+
+    def kept_behind(self, y: Tensor) -> Tensor:
+        """What `kept` returns at the end y [n] of the step that was replayed last."""
+        return y
+
     # Dense output: linear in the slopes, by the method's interpolant
 
     def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
@@ -228,7 +250,7 @@ class Stepper:
         self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
         every: int | None = 1,
     ) -> Any:  # fmt: skip
-        """Take an accepted step from y [n] again with a graph, bit for bit as it was; returns what `vjp` needs.
+        """Take an accepted step from y (as `kept`) again with a graph, bit for bit as it was; returns what `vjp` needs.
 
         :param every: what `replayed_end` will be asked for: one entry in so many (None: nothing)
         """
@@ -245,6 +267,9 @@ class Stepper:
     def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
         """The state at the end of a replayed step from y [n]; or one entry in `every`, and the sum of all (float64)."""
         raise NotImplementedError
+
+    def start_back(self) -> None:
+        """To be called before `vjp` is called for the steps, from the last one to the first."""
 
     def vjp(
         self, h: float, evaluations: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
