@@ -22,7 +22,8 @@ class RowStepper:
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
         self.own = tableau.stages - 1 if tableau.fsal else tableau.stages
         self.uses_end = tableau.interpolant.slopes > self.own
-        self._c = [float(c) for c in tableau.c]
+        self._c, self._a, self._b = tableau.floats
+        self._b_error = tuple(map(float, tableau.b_error))
 
     def sizes(self, h):
         """Step sizes for each entry of the state: [size]."""
@@ -40,15 +41,15 @@ class RowStepper:
         :param first: slope at the start
         :param evaluate: evaluate(t, y) -> slope (None: `slope`)
         """
-        tableau, sizes, slopes = self.tableau, self.sizes(h), [first]
+        sizes, slopes = self.sizes(h), [first]
         evaluate = evaluate or self.slope
-        for i in range(1, tableau.stages):
-            stage = y + sizes * combine(tableau.a[i], slopes)
+        for i in range(1, self.tableau.stages):
+            stage = y + sizes * combine(self._a[i], slopes)
             slopes.append(evaluate(t + self._c[i] * h, stage))
-        return stage if tableau.fsal else y + sizes * combine(tableau.b, slopes), slopes
+        return stage if self.tableau.fsal else y + sizes * combine(self._b, slopes), slopes
 
     def error(self, h, slopes):
-        return self.sizes(h) * combine(self.tableau.b_error, slopes)
+        return self.sizes(h) * combine(self._b_error, slopes)
 
     def inside(self, h, y, slopes, row, theta):
         """Dense output at fractions theta [p] of the steps of rows [p]: [p, n].
@@ -63,12 +64,12 @@ class RowStepper:
         """The `Evaluation`s and slopes of a step's own stages, and the state at its end."""
         evaluations, slopes, sizes = [], [], self.sizes(h)
         for i in range(self.own):
-            stage = y + sizes * combine(self.tableau.a[i], slopes) if i else y
+            stage = y + sizes * combine(self._a[i], slopes) if i else y
             slopes.append(torch.empty_like(y))
             evaluations.append(
                 self.field.record(t + self._c[i] * h, stage, slopes[-1], time_grad=self.time_grad)
             )
-        return evaluations, slopes, y + sizes * combine(self.tableau.b[: self.own], slopes)
+        return evaluations, slopes, y + sizes * combine(self._b[: self.own], slopes)
 
     def vjp(self, h, evaluations, slopes, y_bar, slope_bars, gradients):
         """Discrete adjoint of a step.
@@ -79,11 +80,11 @@ class RowStepper:
         :param gradients: `GradientSum`, added to
         :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
         """
-        tableau, sizes, stage_bars = self.tableau, self.sizes(h), {}
+        sizes, stage_bars = self.sizes(h), {}
         t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
         for j in range(self.own - 1, -1, -1):
             later = sorted(stage_bars)
-            mixed = combine([tableau.b[j], *(tableau.a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
+            mixed = combine([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
             k_bar = sizes * mixed
             if slope_bars[j] is not None:
                 k_bar = k_bar + slope_bars[j]
