@@ -60,6 +60,9 @@ def solve(func, y0, t, **keywords):
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
+    if asked.per_sample:
+        error, errors = problem.failures.error(), tuple(problem.failures.errors)
+        return Solution(problem.given_times, layout.unflatten(ys), problem.stats, error=error, row_errors=errors)
     ts = problem.given_times if problem.failure is None else problem.given_times[: len(ys)]
     solution = Solution(ts, layout.unflatten(ys), problem.stats, error=problem.failure)
     if problem.recorder is not None:

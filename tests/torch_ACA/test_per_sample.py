@@ -217,9 +217,8 @@ def test_a_func_that_mixes_rows_is_refused(mode):
         {"dense": True},
         {"record": True},
         {"callbacks": Callbacks(step=print)},
-        {"on_failure": "return"},
         *({"options": {name: value}} for name, value in [
-            ("jump_t", [0.5]), ("step_t", [0.5]), ("land_on_t", True), ("norm", torch.norm), ("step_size", 0.1),
+            ("norm", torch.norm), ("step_size", 0.1),
             ("grid", [0.0, 1.0]), ("check_finite", True),
         ]),
     ],
@@ -238,7 +237,7 @@ def test_bad_input():
         (torch.ones(()), [0.0, 1.0], "first axis"),
         ((torch.ones(2, 1), torch.ones(3)), [0.0, 1.0], "first axis"),
         (torch.ones(2, 1), torch.zeros(3, 2), "b = 2 rows"),
-        (torch.ones(2, 1), torch.zeros(2, 2), "strictly"),
+        (torch.ones(2, 1), torch.zeros(2, 1), "m >= 2"),
         (torch.ones(2, 1), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "same direction"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -1,5 +1,7 @@
 """func as the solver sees it, where every row of the state has a time of its own."""
 
+import math
+
 import torch
 
 from ..evaluation import GradientSum
@@ -20,10 +22,29 @@ class RowField(VectorField):
         self.rows = rows
 
     def time(self, t, side=0):
-        return self.rows.time(t.to(self.layout.dtype))
+        """Times as func gets them.
+
+        :param side: 0, or a tensor [b]: 1 or -1 for a row at whose time func jumps (the next time in or against the
+            direction of integration), 0 for the others
+        """
+        time = t.to(self.layout.dtype)
+        return self.rows.time(self._beside(time, side) if isinstance(side, torch.Tensor) else time)
 
     def traced(self, t, y, *, side=0):
+        t = t.to(self.layout.dtype)
+        if isinstance(side, torch.Tensor):
+            t = t + (self._beside(t.detach(), side) - t.detach())
         return super().traced(self.rows.time(t), y)
+
+    def slope(self, t, y, side=0):
+        """f(t, y) [size]; no graph."""
+        k = torch.empty_like(y)
+        self(t, y, k, side)
+        return k
+
+    def _beside(self, time, side):
+        towards = torch.where(side == 0, time, torch.copysign(torch.full_like(time, math.inf), side * self.direction))
+        return torch.nextafter(time, towards)
 
     def _shown(self, t):
         return float(t[0])

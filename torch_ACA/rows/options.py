@@ -2,7 +2,10 @@
 
 from ..march import Callbacks
 
-_CONTROLLED = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp")
+_TAKEN = frozenset({
+    "safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp", "step_t",
+    "jump_t", "land_on_t",
+})  # fmt: skip
 
 
 def check_per_sample(asked, settings):
@@ -25,8 +28,7 @@ def check_per_sample(asked, settings):
         "dense": asked.dense,
         "record": asked.record,
         "callbacks": asked.callbacks not in (None, Callbacks()),
-        "on_failure='return'": asked.on_failure != "raise",
-    } | {f"options={{{name!r}: ...}}": name not in _CONTROLLED for name in settings.options}
+    } | {f"options={{{name!r}: ...}}": name not in _TAKEN for name in settings.options}
     for name, refused in given.items():
         if refused:
             raise ValueError(f"per_sample cannot be combined with {name}")
