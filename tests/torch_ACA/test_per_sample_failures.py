@@ -119,9 +119,11 @@ def test_more_rows_than_a_line_holds():
 def test_failures_of_nested_float32_states_backwards_in_time():
     rates = torch.tensor([-1.0, 1.0], dtype=torch.float32, requires_grad=True)
     y0 = (torch.ones(2, 2, dtype=torch.float32), torch.zeros(2, dtype=torch.float32))
-    solution = solve(
-        lambda t, y: (rates[:, None] * y[0] ** 2, t[:, 0] + 0 * y[1]), y0, -TIMES, per_sample=True, on_failure="return"
-    )
+
+    def func(t, y):
+        return squared(rates[:, None])(t, y[0]), t[:, 0] + 0 * y[1]
+
+    solution = solve(func, y0, -TIMES, per_sample=True, on_failure="return")
     assert not solution.success and bool(solution.ys[0][3:, 0].isnan().all()) and bool(solution.ys[1][3:, 0].isnan().all())
     assert_close(solution.ys[0][:, 1, 0].double(), 1 / (1 + TIMES), 1e-4)
     solution.ys[0].nansum().backward()

@@ -52,7 +52,10 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
         slope, evaluation = field.first_evaluation(
             row_times.start, start, differentiable=differentiable, time_grad=times.requires_grad, side=side
         )
-        if not torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled():
+            with field.side_effects.replay():
+                field.check_rows_by_values(row_times.start, start, slope)
+        else:
             _check_func(field, row_times, start, slope, side, hides=differentiable and times.requires_grad)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":

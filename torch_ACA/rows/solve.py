@@ -78,7 +78,7 @@ class RowSolve:
         ys = [[y0.new_full((rows.width,), math.nan)] * rows.count for _ in range(columns.shape[1] - 1)]
         t, y, slope = columns[:, 0], y0, None
         stuck = packed.counts == 0
-        if packed.most and bool(stuck.any()):  # rows that failed at once are taken along elsewhere: func may be infinite
+        if packed.most and bool(stuck.any()):  # elsewhere: func may be infinite at their starts
             elsewhere = int(packed.counts.argmax())
             there = rows.rows(y0.detach())[elsewhere].expand(rows.count, -1)
             t = torch.where(stuck, t[elsewhere].detach(), t)
