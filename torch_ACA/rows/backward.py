@@ -35,16 +35,19 @@ class RowBackwardPass:
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         before, last = self.field.n_evals, packed.counts - 1
         y_bar, now = torch.zeros_like(self.end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
-        end, end_slope, outputs = self.end, None, packed.outputs_in(last)
+        end, end_slope, t, outputs = self.end, None, packed.ends, packed.outputs_in(last)
+        lands_inside = self.problem.row_times.lands_inside
         for k in range(packed.most):
-            exists, at = packed.of(last - k)
-            t, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
-            t_end = torch.where(exists, packed.end_of(last - k), t)
-            ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
+            exists, at = packed.from_end(k)
+            start, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
+            t, t_end = start, torch.where(exists, t, start)
+            ends_on = None
+            if k == 0 or lands_inside:
+                ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
             after_jump, before_jump = packed.jumps(last - k, at, self.problem.row_times.starts_at_jump)
             y = rows.flat(packed.states.at(self.chunks, at))
             end = torch.where(rows.spread(exists), end, y)
-            y_bar = self._landed(y_bar, ends_on, everywhere=k == 0)
+            y_bar = self._landed(y_bar, ends_on)
             slope_bars, end_bar, start_bar = self._inside(outputs)
             closed = torch.full_like(exists, k == 0) if before_jump is None or k == 0 else before_jump & exists
             if end_bar is not None and bool(closed.any()):
@@ -81,25 +84,22 @@ class RowBackwardPass:
         self.problem.stats.n_backward_f_evals = self.field.n_evals - before
         return y_bar, self._times_bar(now), self.gradients.totals
 
-    def _landed(self, y_bar, ends_on, *, everywhere):
-        """Cotangents of the states at the ends of steps, with those of the outputs that these are.
-
-        :param everywhere: most rows may end on an output
-        """
-        given = ends_on > 0
-        if not everywhere and (not self.problem.row_times.lands_inside or not bool(given.any())):
+    def _landed(self, y_bar, ends_on):
+        """Cotangents of the states at the ends of steps, with those of the outputs that these are."""
+        landed = () if ends_on is None else (ends_on > 0).nonzero()[:, 0]
+        if not len(landed):
             return y_bar
-        landed = given.nonzero()[:, 0]
         bars = torch.zeros_like(self.bars[0])
         bars[landed] = self.bars[ends_on[landed] - 1, landed]
         return y_bar + self.rows.flat(bars)
 
     def _through_size(self, ends_on, now, t_bar, h_bar):
         """Cotangents of the times at the starts of steps. The size of one that ends on a stop is what is left to it."""
-        fixed, given = ends_on >= 0, ends_on > 0
-        at_stop = torch.where(given, now + h_bar, 0.0)
+        if ends_on is None:
+            return now + t_bar
+        at_stop = torch.where(ends_on > 0, now + h_bar, 0.0)
         self.times_bar.scatter_add_(1, ends_on.clamp(min=0)[:, None], at_stop[:, None])
-        return torch.where(fixed, t_bar - h_bar, now + t_bar)
+        return torch.where(ends_on >= 0, t_bar - h_bar, now + t_bar)
 
     def _inside(self, outputs):
         """What outputs inside steps add to the cotangents of the own slopes (list), of the slope at the end and of the

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
-from ..march import lands
+from ..march import Limits, lands
 from .stepper import side_of
 
 _EPS = 2.0**-52
@@ -14,8 +14,9 @@ _EPS = 2.0**-52
 @dataclass(slots=True)
 class RowStep:
     """A try in which rows were ``accepted``; the others stay where they are. States and slopes are [size], the others
-    [b]. ``ends_on``: the number of the time given on which a step ends, 0 for another stop, -1 for none;
-    ``before_jump``: func jumps at its end (None: nowhere). ``finished`` may be set to rows that are to go no farther.
+    [b]. ``ends_on``: the number of the time given on which a step ends, 0 for another stop, -1 for none (None: no step
+    ends on any); ``before_jump``: func jumps at its end (None: nowhere). ``finished`` may be set to rows that are to go
+    no farther.
     """
 
     accepted: torch.Tensor
@@ -25,7 +26,7 @@ class RowStep:
     y: torch.Tensor
     y_end: torch.Tensor
     slopes: list
-    ends_on: torch.Tensor
+    ends_on: torch.Tensor | None
     before_jump: torch.Tensor | None
     finished: torch.Tensor | None = None
 
@@ -41,6 +42,7 @@ def march_rows(problem, stepper):
     failures, limits, effects, fsal = problem.failures, problem.limits, field.side_effects, stepper.tableau.fsal
     t, y, slope, size = times.start, problem.y0.detach(), problem.slope, problem.first_step
     span = (times.end - t).abs().clamp(max=1.0)
+    counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
     previous, place = torch.ones_like(t), torch.zeros_like(t, dtype=torch.long)
     n_accepted, n_rejected, h = torch.zeros_like(place), torch.zeros_like(place), size
@@ -49,25 +51,25 @@ def march_rows(problem, stepper):
         failures.add(kind, failed, t, h, n_accepted, field.n_evals, what=what)
         return running & ~failed
 
-    while True:
+    some_run, some_rejected = bool(running.any()), False
+    while some_run:
         stop, given, jump = times.stop(place)
         landing = running & lands(t, stop, size)
         h = torch.where(landing, stop - t, times.direction * size)
         h = torch.where(running, h, 0.0)
-        exhausted = running & (n_accepted >= limits.max_steps)
-        small = h.abs() <= 10 * _EPS * torch.maximum(t.abs(), span)
-        stuck = running & rejected & ~exhausted & (small | (t + h == t))
-        some_run, some_exhausted, some_stuck = _any(running, exhausted, stuck)
-        if not some_run:
-            break
         if field.n_evals >= limits.max_evals:
-            running = fail(TooManyEvaluationsError, running, f"max_evals = {limits.max_evals} was reached")
-            continue
-        if some_exhausted or some_stuck:
-            running = fail(TooManyEvaluationsError, exhausted, f"max_num_steps = {limits.max_steps} was reached")
-            running = fail(StepSizeUnderflowError, stuck & finite)
-            running = fail(NonFiniteError, stuck & ~finite)
-            continue
+            fail(TooManyEvaluationsError, running, f"max_evals = {limits.max_evals} was reached")
+            break
+        if counts_steps or some_rejected:
+            exhausted = running & (n_accepted >= limits.max_steps)
+            small = h.abs() <= 10 * _EPS * torch.maximum(t.abs(), span)
+            stuck = rejected & ~exhausted & (small | (t + h == t))
+            if any(_any(exhausted, stuck)):
+                running = fail(TooManyEvaluationsError, exhausted, f"max_num_steps = {limits.max_steps} was reached")
+                running = fail(StepSizeUnderflowError, stuck & finite)
+                running = fail(NonFiniteError, stuck & ~finite)
+                some_run, rejected = bool(running.any()), rejected & running
+                continue
         effects.check_stream()
         mark = effects.mark()
         t_end = torch.where(landing, stop, t + h)
@@ -75,38 +77,44 @@ def march_rows(problem, stepper):
         y_end, slopes = stepper.step(t, h, t_end, y, slope, before_jump=before)
         ratio = controller.error_ratio(stepper.error(h, slopes), y, y_end)
         verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
-        accepted, finite = verdict.accepted & running, verdict.finite
+        finite, size, previous = verdict.finite, verdict.proposed, verdict.previous
+        accepted = verdict.accepted & running
         hopeless = running & verdict.at_minimum & ~accepted
-        last = accepted & landing & (place + 1 == times.n_stops)
-        some_hopeless, some_last = _any(hopeless, last)
-        if some_last:
+        some_hopeless, some_landed = _any(hopeless, accepted & landing)
+        if some_landed:
+            last = accepted & landing & (place + 1 == times.n_stops)
             infinite = last & ~torch.isfinite(rows.rows(y_end)).all(1)
             hopeless, accepted = hopeless | infinite, accepted & ~infinite
-        if some_hopeless or some_last:
+        if some_hopeless or some_landed:
             running = fail(NonFiniteError, hopeless)
-        n_accepted, n_rejected = n_accepted + accepted, n_rejected + (running & ~accepted)
         rejected = running & ~accepted
-        size = torch.where(running, verdict.proposed, size)
-        previous = verdict.previous
-        some_accepted, some_jump = _any(accepted, accepted if before is None else accepted & before)
+        some_accepted, some_rejected = _any(accepted, rejected)
+        n_accepted = n_accepted + accepted
+        n_rejected = n_rejected + rejected if some_rejected else n_rejected
         if not some_accepted:
             effects.rewind(mark)
+            some_run = some_rejected
             continue
         moved = rows.spread(accepted)
         t_end, y_end = torch.where(accepted, t_end, t), torch.where(moved, y_end, y)
         if not fsal:  # of the next try, and of dense output in this one
             slopes.append(field.slope(t_end, y_end, side_of(before, -1.0)))
         slope = torch.where(moved, slopes[-1], slope)
-        if before is not None and some_jump:
+        if before is not None and some_landed:
             jumped = accepted & before
-            slope = torch.where(rows.spread(jumped), field.slope(t_end, y_end, side_of(jumped, 1.0)), slope)
-        step = RowStep(accepted, t, h, t_end, y, y_end, slopes, torch.where(landing, given, -1), before)
+            if bool(jumped.any()):
+                slope = torch.where(rows.spread(jumped), field.slope(t_end, y_end, side_of(jumped, 1.0)), slope)
+        ends_on = torch.where(landing, given, -1) if some_landed else None
+        step = RowStep(accepted, t, h, t_end, y, y_end, slopes, ends_on, before)
         yield step
         t, y = t_end, y_end
-        place = place + (accepted & landing)
-        running = running & (place < times.n_stops)
+        if some_landed:
+            place = place + (accepted & landing)
+            running = running & (place < times.n_stops)
         if step.finished is not None:
             running = running & ~step.finished
+        if some_landed or step.finished is not None:
+            some_run = bool(running.any())
     stats = problem.stats
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted.cpu(), n_rejected.cpu(), field.n_evals
 

@@ -50,8 +50,8 @@ class PackedStates:
 
 class PackedSteps:
     """The accepted steps of all rows, in the order of their tries, and the outputs inside them; to be read after
-    `pack`. A step has its row, time, size and what it ends on (as in `RowStep`), an output its row, number (from 0, the
-    first behind the start), the place of its step and the fraction of the step at which it lies.
+    `pack`. A step has its row, time, size and what it ends on (as in `RowStep`; pieces may be None), an output its row,
+    number (from 0, the first behind the start), the place of its step and the fraction of the step at which it lies.
 
     After `pack`, ``counts`` [b] are the numbers of steps of the rows, ``most`` the largest, ``ends`` [b] the times at
     the ends of their last ones.
@@ -84,6 +84,8 @@ class PackedSteps:
         :param failed: rows of which only the steps up to the last output are needed, list
         """
         self.states.close()
+        pieces = zip(self.steps["ends_on"], self.steps["row"])
+        self.steps["ends_on"] = [torch.full_like(row, -1) if piece is None else piece for piece, row in pieces]
         self.steps = {name: torch.cat(pieces) if pieces else None for name, pieces in self.steps.items()}
         self.outputs = {name: torch.cat(pieces) if pieces else None for name, pieces in self.outputs.items()}
         row = self.steps.pop("row")
@@ -101,6 +103,7 @@ class PackedSteps:
         for number in failed:
             y_end = self._cut(number, y_end)
         self.most = int(self.counts.max())
+        self._last = self.first + self.counts - 1
         return y_end
 
     def of(self, number):
@@ -109,6 +112,11 @@ class PackedSteps:
         exists = (number >= 0) & (number < self.counts)
         place = self.first + torch.where(exists, number, 0)
         return exists, self.by_row[place.clamp(max=len(self.by_row) - 1)]
+
+    def from_end(self, k):
+        """As `of` for the k-th last steps of all rows."""
+        exists = self.counts > k
+        return exists, self.by_row[torch.maximum(self._last - k, self.first).clamp(max=len(self.by_row) - 1)]
 
     def end_of(self, number):
         """Times [b] at the ends of the steps with a number in each row."""

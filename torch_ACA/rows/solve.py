@@ -132,11 +132,12 @@ class RowSolve:
         before, row = packed.count, step.accepted.nonzero()[:, 0]
         if remember:
             packed.add(
-                rows.rows(step.y)[row], row=row.int(), t=step.t[row], h=step.h[row], ends_on=step.ends_on[row].int(),
+                rows.rows(step.y)[row], row=row.int(), t=step.t[row], h=step.h[row],
+                ends_on=None if step.ends_on is None else step.ends_on[row].int(),
                 **({} if step.before_jump is None else {"before_jump": step.before_jump[row]}),
             )  # fmt: skip
-        landed = (step.accepted & (step.ends_on > 0)).nonzero()[:, 0]
-        if len(landed):
+        if step.ends_on is not None:
+            landed = (step.accepted & (step.ends_on > 0)).nonzero()[:, 0]
             number = step.ends_on[landed] - 1
             ys[number, landed] = rows.rows(step.y_end)[landed]
             self.solved[number, landed] = True
