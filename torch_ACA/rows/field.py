@@ -18,6 +18,7 @@ class RowField(VectorField):
     """A `VectorField` whose times are float64 tensors [b]; func gets them as [b, 1, ..., 1].
 
     :param rows: `RowLayout`
+    :param settings: as of `VectorField`, but for the direction, a tensor [b]
     """
 
     def __init__(self, func, layout, rows, **settings):
@@ -46,8 +47,8 @@ class RowField(VectorField):
         return k
 
     def _beside(self, time, side):
-        towards = torch.where(side == 0, time, torch.copysign(torch.full_like(time, math.inf), side * self.direction))
-        return torch.nextafter(time, towards)
+        far = torch.copysign(torch.full_like(time, math.inf), (side * self.direction).to(time))
+        return torch.nextafter(time, torch.where(side == 0, time, far))
 
     def _shown(self, t):
         return float(t[0])

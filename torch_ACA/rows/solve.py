@@ -143,7 +143,8 @@ class RowSolve:
             self.solved[number, landed] = True
         if times.outputs.shape[1] == 1:
             return
-        reached = times.direction * times.outputs <= times.direction * step.t_end[:, None]
+        sign = times.direction[:, None]
+        reached = sign * times.outputs <= sign * step.t_end[:, None]
         at, number = (waiting & reached & step.accepted[:, None]).nonzero(as_tuple=True)
         if len(at):
             h = step.h[at]

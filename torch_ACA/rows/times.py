@@ -17,7 +17,8 @@ class RowTimes:
     ``outputs`` [b, m - 1]: the given times behind the first, NaN where a row has no output; ``interpolated``: which of
     the outputs come from dense output. ``stops`` [b, q]: the times to land on, the end last; row r has ``n_stops``[r]
     of them. ``given`` [b, q]: their number among the times given, 0 for none of them. ``jumps`` [b, q]: whether func
-    jumps there, and ``starts_at_jump`` [b]: at the start (both None: nowhere). ``direction``: the sign of time.
+    jumps there, and ``starts_at_jump`` [b]: at the start (both None: nowhere). ``direction`` [b]: the
+    signs in which time runs.
     """
 
     start: torch.Tensor
@@ -28,7 +29,7 @@ class RowTimes:
     n_stops: torch.Tensor
     jumps: torch.Tensor | None
     starts_at_jump: torch.Tensor | None
-    direction: int
+    direction: torch.Tensor
 
     @property
     def lands_inside(self):
@@ -56,16 +57,17 @@ def checked_row_times(t, layout, count, options):
     times = times_of("t", t)
     if times.dim() != 2:
         times, ts = checked_times(times, layout)
-        values, direction = torch.tensor([ts], dtype=torch.float64), 1 if ts[-1] > ts[0] else -1
+        values = torch.tensor([ts], dtype=torch.float64)
     else:
-        times, values, direction = _checked(times, layout, count)
-    stops = _stops(values, options, direction)
-    parts = [part if part is None else part.expand(count, *part.shape[1:]).to(layout.device) for part in stops]
-    return times, RowTimes(*parts, direction)
+        times, values = _checked(times, layout, count)
+    direction = torch.where((values.diff() < 0).any(1), -1.0, 1.0).double()
+    parts = (*_stops(values, options), direction)
+    return times, RowTimes(*(part if part is None else part.expand(count, *part.shape[1:]).to(layout.device)
+                             for part in parts))  # fmt: skip
 
 
 def _checked(times, layout, count):
-    """Times [b, m] as a tensor of floating point, their values, and their direction."""
+    """Times [b, m] as a tensor of floating point, and their values."""
     if len(times) != count or times.shape[1] < 2:
         raise ValueError(
             f"t must be [m] or [b, m] with m >= 2 and b = {count} rows as in y0, got shape {tuple(times.shape)}"
@@ -85,16 +87,13 @@ def _checked(times, layout, count):
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             raise ValueError(f"{text}: row {row} is {shown(values[row].tolist())}")
-    forth, back = (values.diff() > 0).any(1), (values.diff() < 0).any(1)
-    if bool(forth.any()) and bool(back.any()):
-        raise ValueError("t must run in the same direction in all rows")
-    for row in (forth | back).nonzero()[:, 0].tolist():
+    for row in (values.diff().nan_to_num() != 0).any(1).nonzero()[:, 0].tolist():
         ts = values[row][there[row]]
         warn_of_coarse_times(float(ts[0]), float(ts[-1]), layout.dtype)
-    return times, values, -1 if bool(back.any()) else 1
+    return times, values
 
 
-def _stops(values, options, direction):
+def _stops(values, options):
     """What is in `RowTimes` but for the direction, of values [b, m] on the CPU."""
     there = ~values.isnan()
     last = there.sum(1) - 1
