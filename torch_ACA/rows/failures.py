@@ -54,6 +54,11 @@ class RowFailures:
         return error
 
 
+def shown_rows(flags):
+    """Numbers of the rows [b] that are flagged, as a message names them: the first ten."""
+    return _shown(flags.nonzero()[:, 0].tolist())
+
+
 def _shown(rows):
     """Numbers of rows, as a message names them: the first ten."""
     return ", ".join(map(str, sorted(rows)[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
