@@ -240,7 +240,7 @@ def test_normalisation_within_a_row_is_no_mixing():
             ("grid", [0.0, 1.0]), ("check_finite", True),
         ]),
     ],
-    ids=str,
+    ids=lambda asked: "-".join([*asked, *asked.get("options", {}), asked.get("gradient", "")]).strip("-"),
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(asked):
     with pytest.raises(ValueError, match="per_sample (needs|cannot)"):
