@@ -149,11 +149,21 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
+    if compile_options is not None:
+        from .compilation.start import code_of, start  # here, since Dynamo takes a second to import
+
+        field.code = code_of(field, ts[0], flat.detach(), compile_options)
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    if gradient == "naive" and (differentiable or transformed):
+    started = None
+    if field.code is not None and not (starts_at_jump or times.requires_grad or plan.params is not None):
+        with torch.no_grad():
+            started = start(field, settings, ts, flat.detach())
+    if started is not None:
+        slope, evaluation = started[0], None
+    elif gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
         with torch.no_grad(), forward_ad_disabled():
@@ -184,7 +194,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     check_finite = options.get("check_finite", True)
     if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
-    size = settings.first_step
+    size = settings.first_step if started is None else started[1]
     if size is None:
         size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
@@ -203,6 +213,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         adjoint=plan.adjoint,
         memory=plan.memory,
         compile_options=compile_options,
+        compile_loop=plan.compile_loop,
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,

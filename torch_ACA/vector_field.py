@@ -43,6 +43,7 @@ class VectorField:
         self._side_outputs = SideOutputs(found, self.captured)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
+        self.code = None  # `compilation.code.Code`, where steps are compiled
         self._cut = None
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
@@ -157,6 +158,12 @@ class VectorField:
             evaluation = self._recorded(t, y, k, time_grad, side)
             self.evaluation_bytes = math.inf
         return evaluation
+
+    def depends_on(self, tensors):
+        """In the place of `first_evaluation`, where it is known what that would find: func changes nothing, and these
+        are the tensors that require grad which it uses."""
+        self.captured.meet_known(tensors)
+        self._cut, self._as_it_is = self.captured.cut(), False
 
     def first_traced(self, t, y, side=0):
         """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""

@@ -36,6 +36,12 @@ SMALL = 2**13  # numbers in a buffer that is rather kept than made again
 def aca(problem):
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
+    if problem.compile_loop and problem.field.code is not None:
+        from ..compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+
+        run = loop_solve(problem)
+        if run is not None:
+            return integrate(problem, run)
     return integrate(problem, DiscreteSolve(problem, problem.memory))
 
 

@@ -65,12 +65,14 @@ class Carry:
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were)."""
+    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), and the estimate in units of the tolerance, where
+    the stepper knows it (None: it does not)."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
+    ratio: float | None = None
 
 
 class TracedStep(NamedTuple):

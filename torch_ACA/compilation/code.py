@@ -1,0 +1,153 @@
+"""Generated code by func: made once, kept as long as func, and found again in every solve."""
+
+import collections
+import weakref
+
+import torch
+
+from ..controller import Controller, rms_norm
+from ..notices import warn_caller
+from .func_graph import NotCompilable, Tracer
+from .generate import Stopwatch, generated
+from .steps import Steps
+
+MOST = 16  # kinds of states and options that code is kept for, by func: those used last
+
+_KNOWN = weakref.WeakKeyDictionary()  # by what func is made of: {kind of state and options: _Compiler}
+
+
+def code_for(field, t, y, options):
+    """`Code` for func as it is now; None, with a warning once, where there can be none.
+
+    :param field: `VectorField`
+    :param t, y: a time (float) and the flat state there, without a history
+    :param options: of Inductor, a dict
+    """
+    compiler = _compiler_for(field, options)
+    if not compiler.usable:
+        return None
+    try:
+        with compiler.stopwatch.running():
+            graph, inputs = compiler.tracer(field.func, field.time(t), y)
+        return Code(compiler, graph, inputs)
+    except NotCompilable as failure:
+        compiler.give_up(failure)
+        return None
+
+
+class _Compiler:
+    """Of one func, for one kind of state. ``usable`` until func turns out not to be."""
+
+    def __init__(self, field, options):
+        self.name = getattr(field.func, "__name__", type(field.func).__name__)
+        self.options, self.usable = options, True
+        self.tracer = Tracer(field.layout, field.autocast)
+        self.stopwatch = Stopwatch(self.name)
+        self._told = set()
+
+    def give_up(self, reason):
+        self.usable = False
+        self.warn(f"compile=True: {self.name} cannot be compiled and runs as it is ({reason})")
+
+    def warn(self, message):
+        if message not in self._told:
+            self._told.add(message)
+            warn_caller(message)
+
+
+def is_plain(controller):
+    """Whether a controller is one that `choice` knows."""
+    return (
+        isinstance(controller, Controller)
+        and controller.norm is rms_norm
+        and not isinstance(controller.rtol, torch.Tensor)
+        and not isinstance(controller.atol, torch.Tensor)
+    )
+
+
+class Code:
+    """What is generated around the graph of func, in one solve.
+
+    ``tensors``: those that func depends on, as it holds them; ``others`` the same without histories; ``sources`` those
+    that require grad.
+    """
+
+    def __init__(self, compiler, graph, inputs):
+        self.compiler, self.graph = compiler, graph
+        self.tensors = graph.others(inputs)
+        self.others = [x.detach() for x in self.tensors]
+        self.sources = [self.tensors[i] for i in graph.wanted]
+
+    @property
+    def usable(self):
+        return self.compiler.usable
+
+    def steps(self, tableau):
+        """The `Steps` of a tableau."""
+        return self._kept(tableau, lambda: Steps(self.graph, tableau))
+
+    def function(self, key, function, inputs, *, bare=False, options=None):
+        """Generated code of function(*inputs, *others): a callable of the list of all of these.
+
+        :param key: by which it is found again
+        :param bare: as for `generate.generated`
+        :raises NotCompilable: no code can be generated
+        """
+
+        def make():
+            try:
+                with self.compiler.stopwatch.running():
+                    every = [*inputs(), *self.others]
+                    return generated(function, every, self.compiler.options | (options or {}), bare=bare)
+            except Exception as failure:  # whatever PyTorch's compiler runs into
+                lines = str(failure).strip().splitlines()
+                raise NotCompilable(f"{type(failure).__name__}: {lines[0] if lines else ''}") from failure
+
+        return self._kept(key, make)
+
+    def start(self, tableau, controller_settings, times, y):
+        """Slope at the start, and first step size (float)."""
+        steps = self.steps(tableau)
+        given = [torch.tensor(times, dtype=torch.float64), controller_settings, y]
+
+        def start(times, settings, y, *others):
+            return steps.start(times, settings, y, others)
+
+        slope, size = self.function(("start", tableau), start, lambda: given, bare=True)([*given, *self.others])
+        return slope, size.item()
+
+    def gradients(self, sources, totals, reached):
+        """Of the tensors that a solve gives gradients to: those found, None for what func does not depend on."""
+        found = {id(tensor): total for tensor, total, is_reached in zip(self.sources, totals, reached) if is_reached}
+        return [found.get(id(tensor)) for tensor in sources]
+
+    def zeros(self):
+        """Gradients of ``sources`` to begin with."""
+        return [torch.zeros_like(self.others[i]) for i in self.graph.wanted]
+
+    def _kept(self, key, make):
+        functions = self.graph.functions
+        found = functions.get(key)
+        if found is None:
+            found = functions[key] = make()
+        return found
+
+
+def _compiler_for(field, options):
+    autocast = field.autocast and field.autocast.keywords["dtype"]
+    key = (field.layout.signature, autocast, repr(sorted(options.items())))
+    known = _KNOWN.setdefault(_owner(field.func), collections.OrderedDict())
+    if key in known:
+        known.move_to_end(key)
+        return known[key]
+    if len(known) >= MOST:
+        known.popitem(last=False)
+    compiler = known[key] = _Compiler(field, options)
+    return compiler
+
+
+def _owner(func):
+    """What code belongs to: a module, the code of a function or method, the class of another callable."""
+    if isinstance(func, torch.nn.Module):
+        return func
+    return getattr(getattr(func, "__func__", func), "__code__", type(func))
