@@ -7,6 +7,7 @@ import torch
 
 from .autocast import ambient_autocast, without_autocast
 from .errors import NonFiniteError, SolverError
+from .few_steps import few_steps
 from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
@@ -47,10 +48,14 @@ def solve(func, y0, t, **keywords):
     :raises TypeError: an argument of the wrong type
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
+    asked = SolverOptions(**keywords)
+    few = few_steps(func, y0, t, asked)
+    if few is not None:
+        return Solution(few.times, few.ys, few.stats)
     try:
-        problem, layout, (ys, trajectory) = _solved(func, y0, t, SolverOptions(**keywords))
+        problem, layout, (ys, trajectory) = _solved(func, y0, t, asked)
     except SolverError as error:
-        if keywords.get("on_failure", "raise") == "raise":
+        if asked.on_failure == "raise":
             raise
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
@@ -83,7 +88,11 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64) for t in times))
         times = torch.stack(times, -1)
-    problem, layout, (ys, _) = _solved(func, y0, times, SolverOptions(**keywords))
+    asked = SolverOptions(**keywords)
+    few = few_steps(func, y0, times, asked)
+    if few is not None:
+        return few.end, few.stats
+    problem, layout, (ys, _) = _solved(func, y0, times, asked)
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 

@@ -78,8 +78,21 @@ class Callbacks:
 
 
 def lands(t, stop, size):
-    """Whether a step of this size from t goes to the stop."""
-    return abs(stop.t - t) <= size * _NEARLY
+    """Whether a step of this size from t goes to a stop, the time to land on."""
+    return abs(stop - t) <= size * _NEARLY
+
+
+def next_step(t, stop, size, origin=None, n_fixed=0):
+    """Whether the step of this size from t lands on the stop; its h, and its end.
+
+    :param stop: time to land on
+    :param origin: fixed steps are counted from here (n_fixed before this one): adding up their sizes would add up
+        rounding. None: steps are not fixed
+    """
+    if lands(t, stop, size):
+        return True, stop - t, stop
+    h = math.copysign(size, stop - t)
+    return False, h, t + h if origin is None else origin + (n_fixed + 1) * h
 
 
 def check_limits(t, h, span, n_f_evals, stats, limits, *, rejected=False, finite=True):
@@ -120,16 +133,14 @@ def march(
     error_ratio = None if fixed else controller.error_ratios()
     span = abs(stops[-1].t - t0)
     t, size, previous = t0, first_step, 1.0
-    origin, n_fixed = t0, 0  # fixed steps are counted from here: adding up their sizes would add up rounding
+    origin, n_fixed = t0 if fixed else None, 0
     for stop in stops:
         while t != stop.t:
             stepper.prepare(carry)
             mark = stepper.mark()
             rejected, finite = False, True
             while True:
-                landing = lands(t, stop, size)
-                h = stop.t - t if landing else math.copysign(size, stop.t - t)
-                t_end = stop.t if landing else origin + (n_fixed + 1) * h if fixed else t + h
+                landing, h, t_end = next_step(t, stop.t, size, origin, n_fixed)
                 jump = perturb or (landing and stop.jump)
                 check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 callbacks.step(t, carry.y, h)
@@ -154,7 +165,7 @@ def march(
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)
             n_fixed += 1
-            if landing:
+            if landing and fixed:
                 origin, n_fixed = stop.t, 0
             yield Step(t, h, t_end, carry, trial, stop if landing else None, jump, size)
             t, carry = t_end, trial.end

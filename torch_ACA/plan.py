@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+from .controller import FixedSteps
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
 from .march import Callbacks, Limits
@@ -24,9 +25,13 @@ from .settings import (
 from .solver_options import SolverOptions
 from .state import StateLayout
 from .steppers.base import COMPILE, JUMPS, PLAIN
+from .tableau import Tableau
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
+_NAMES = tuple(option.name for option in fields(SolverOptions))
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_FEW_STEPS = frozenset({"step_size", "grid", "land_on_t", "check_finite"})
+_NOT_OF_FEW_STEPS = ("dense", "record", "callbacks", "compile", "per_sample", "params")
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 
 
@@ -42,6 +47,7 @@ class Plan:
     callbacks: Callbacks
     adjoint: AdjointSettings | None
     params: tuple | None
+    few_steps: bool = False  # whether it may be a solve of `few_steps`, as far as its options go
 
 
 def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
@@ -50,15 +56,25 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     :param layout: of its state (None: not known yet, and what depends on it is not checked)
     :raises ValueError, TypeError: an option or a combination that cannot be used
     """
-    kinds = tuple(map(type, vars(asked).values()))
-    if _PLAIN.issuperset(kinds) and type(asked.rtol) is type(asked.atol) is float:  # nothing of one state or caller
-        return _known(asked, kinds, methods.version)
+    values = vars(asked)
+    options = asked.options
+    if type(options) is dict:
+        given = tuple(options.items())
+        values, kinds = {**values, "options": None}, tuple((type(name), type(value)) for name, value in given)
+        plain = all(name is str and value in _PLAIN for name, value in kinds)
+    else:
+        given, kinds, plain = None, (), True
+    kinds += tuple(map(type, values.values()))
+    if plain and _PLAIN.issuperset(kinds[-len(values) :]) and type(asked.rtol) is type(asked.atol) is float:
+        return _known(tuple(values.values()), given, kinds, methods.version)
     return _checked(asked, layout)
 
 
 @functools.lru_cache(256)  # checking takes as long as two evaluations, and most solves are asked for again and again
-def _known(asked, kinds, version):
-    return _checked(asked, None)
+def _known(values, options, kinds, version):
+    """The plan of plain options, in which there is nothing of one state or caller."""
+    asked = SolverOptions(**dict(zip(_NAMES, values)))
+    return _checked(asked if options is None else replace(asked, options=dict(options)), None)
 
 
 def _checked(asked, layout):
@@ -86,7 +102,15 @@ def _checked(asked, layout):
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),
         None if asked.params is None else checked_params(asked.params),
+        _may_take_few_steps(asked, settings),
     )
+
+
+def _may_take_few_steps(asked, settings):
+    known = isinstance(settings.method, Tableau) and isinstance(settings.controller, FixedSteps)
+    if not known or asked.gradient not in ("aca", "direct", "naive") or not _FEW_STEPS.issuperset(settings.options):
+        return False
+    return asked.on_failure == "raise" and not any(getattr(asked, name) for name in _NOT_OF_FEW_STEPS)
 
 
 def _adjoint_settings(asked, options, layout):

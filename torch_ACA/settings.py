@@ -212,7 +212,7 @@ def checked_times(t, layout):
         raise TypeError(f"t must be real, got {times.dtype}")
     if not times.is_floating_point():
         times = times.to(layout.dtype)
-    ts = times.detach().double().tolist()
+    ts = times.tolist()
     if not all(math.isfinite(value) for value in ts):
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not is_monotone(ts):

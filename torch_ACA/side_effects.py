@@ -177,6 +177,32 @@ def _alone():
             _DRAWING.release()
 
 
+class SameNumbers:
+    """Context of a few evaluations that are all to draw the same random numbers, if they draw any; behind it the
+    streams stand behind whatever an evaluation drew."""
+
+    def __init__(self, device):
+        self._streams = RandomStreams(device)
+        self._start = self._end = None
+
+    def __enter__(self):
+        self._start = self._streams.state()
+        return self
+
+    def evaluate(self, func, *arguments):
+        """What func returns; noticed if it draws."""
+        if self._end is not None:
+            self._streams.set(self._start)
+        result, state = func(*arguments), self._streams.state()
+        if not _same(state, self._start):
+            self._end = state if self._end is None else self._streams.furthest(self._start, self._end, state)
+        return result
+
+    def __exit__(self, *exception):
+        if self._end is not None:
+            self._streams.set(self._end)
+
+
 class RandomStreams:
     """The default random streams of PyTorch that a func on this device may draw from."""
 

@@ -120,6 +120,7 @@ class StateLayout:
         only = self.leaves[0]
         plain = len(leaves) == 1 and only.to_stored is None and only.dtype == self.dtype and self.structure.is_leaf()
         self._shape = only.shape if plain else None  # of a state that is one tensor, stored as the vector is
+        self.is_a_tensor = plain
         self.is_a_vector = self._shape is not None and len(self._shape) == 1
 
     @functools.cached_property

@@ -46,6 +46,11 @@ class Tableau:
         return self.b_embedded is not None
 
     @cached_property
+    def floats(self):
+        """c, a and b as floats."""
+        return tuple(map(float, self.c)), tuple(tuple(map(float, row)) for row in self.a), tuple(map(float, self.b))
+
+    @cached_property
     def fsal(self):
         """First same as last: the last stage is the slope at the new point, hence the next step's first stage."""
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1

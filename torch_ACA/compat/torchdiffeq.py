@@ -201,7 +201,7 @@ def _translated(func, y0, t, options, method, kind, event_fn=None):
     elif not {"step_size", "grid"} & set(options):
         if event_fn is not None:
             raise ValueError(f"events with {method!r} need options={{'step_size': ...}}")
-        options["grid"] = t.detach()
+        options |= {"step_size": math.inf, "land_on_t": True}
     return options
 
 

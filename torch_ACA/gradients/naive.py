@@ -53,7 +53,7 @@ def _march(problem, stepper, ys):
             mark = stepper.mark()
             rejected, finite = False, True
             while True:
-                landing = lands(t.item(), stop, size.item())
+                landing = lands(t.item(), stop.t, size.item())
                 h = target - t if landing else field.direction * size
                 t_end = target if landing else origin + (n_fixed + 1) * h if fixed else t + h
                 jump = problem.perturb or (landing and stop.jump)

@@ -265,5 +265,17 @@ class Stepper:
 
 def combine(weights, slopes):
     """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
-    numbers = [w if isinstance(w, torch.Tensor) else float(w) for w in weights]
-    return sum(w * k for w, k in zip(numbers, slopes) if isinstance(w, torch.Tensor) or w != 0.0)
+    total = None
+    for weight, slope in zip(weights, slopes):
+        if isinstance(weight, torch.Tensor):
+            part = weight * slope
+            total = part if total is None else total + part
+            continue
+        weight = float(weight)
+        if weight == 0.0:
+            continue
+        if total is None:
+            total = slope if weight == 1.0 else slope * weight
+        else:
+            total = torch.add(total, slope, alpha=weight)
+    return 0 if total is None else total

@@ -142,13 +142,11 @@ class RungeKutta(Stepper):
         return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
     def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
-        slopes = [self.traced_start(t, y, slope, after_jump=after_jump)]
-        for i in range(1, self.tableau.stages):
-            stage = y + h * combine(self.tableau.a[i], slopes)
-            at_end = self._c[i] == 1.0
-            time = t_end if at_end else t + self._c[i] * h
-            slopes.append(self.field.traced(time, stage, side=-int(before_jump and at_end)))
-        y1 = stage if self.tableau.fsal else y + h * combine(self.tableau.b, slopes)
+        def evaluate(time, stage, at_end):
+            return self.field.traced(time, stage, side=-int(before_jump and at_end))
+
+        slope = self.traced_start(t, y, slope, after_jump=after_jump)
+        y1, slopes = taken(self.tableau, evaluate, t, h, y, t_end, slope)
         error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return TracedStep(y1, slopes, error, slopes[-1] if self.tableau.fsal else None)
 
@@ -169,6 +167,27 @@ class RungeKutta(Stepper):
         if self.keep_graphs:
             return self.record(t, y, self._target[i], side)
         return self.field(t, y, self._target[i], side)
+
+
+def taken(tableau, evaluate, t, h, y, t_end, slope=None):
+    """A step of size h from y at t to t_end, out of place: the state at its end, and its slopes.
+
+    :param evaluate: evaluate(t, y, at_end) -> slope; at_end: t is the end of the step
+    :param h: float, or 0-d tensor that the result depends on
+    :param slope: the one at the start, if it is known
+    """
+    c, a, b = tableau.floats
+    slopes = [evaluate(t, y, False) if slope is None else slope]
+    for i in range(1, tableau.stages):
+        stage = _moved(y, h, a[i], slopes)
+        at_end = c[i] == 1.0
+        slopes.append(evaluate(t_end if at_end else t + c[i] * h, stage, at_end))
+    return stage if tableau.fsal else _moved(y, h, b, slopes), slopes
+
+
+def _moved(y, h, weights, slopes):
+    increment = combine(weights, slopes)
+    return torch.add(y, increment, alpha=h) if isinstance(h, float) else y + h * increment
 
 
 def _stepped(y, h, columns, weights):

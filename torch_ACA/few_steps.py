@@ -1,0 +1,173 @@
+"""Solves of a few fixed steps on a small state, as ordinary operations.
+
+Where the sizes of the steps are given, `aca`, `direct` and `naive` differentiate one and the same thing. A solve of a
+handful of evaluations leaves its graph to autograd: it takes about what the graph of one step of a method of high order
+takes, which the backward pass needs anyway, and the solver need not know what func depends on. Solves between the
+observations of a recurrent model are like that, and there are thousands of them.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .autocast import ambient_autocast, without_autocast
+from .errors import NonFiniteError, SolverError
+from .march import Stats, next_step
+from .plan import Plan, checked
+from .private_torch import pytree
+from .settings import checked_times
+from .side_effects import SameNumbers
+from .solver_options import SolverOptions
+from .state import StateLayout
+from .steppers.runge_kutta import taken
+from .transforms import under_transform
+
+MOST_EVALUATIONS = 8
+LARGEST = 2**13  # numbers in a state
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """What came out: the state at every one of ``times``, as vectors or as tensors shaped like y0."""
+
+    times: torch.Tensor
+    states: list
+    stats: Stats
+    nested: Callable
+
+    @property
+    def ys(self):
+        """The states, nested like y0; leaves [m, *shape]."""
+        return self.nested(torch.stack(self.states))
+
+    @property
+    def end(self):
+        """The last state, nested like y0."""
+        return self.nested(self.states[-1])
+
+
+def few_steps(func, y0, t, asked: SolverOptions) -> FewSteps | None:
+    """The solve, if it is one of a few fixed steps. None: it is not, and nothing was evaluated that counts."""
+    if not _may_be_few(asked) or under_transform() or torch.compiler.is_dynamo_compiling() or not callable(func):
+        return None
+    layout = StateLayout(y0)
+    plan = checked(asked, layout)
+    if not plan.few_steps or layout.size > LARGEST:
+        return None
+    times, ts = checked_times(t, layout)
+    steps = None if times.requires_grad else _steps(ts, plan)
+    if steps is None:
+        return None
+    device_type = layout.device.type
+    autocast = ambient_autocast(device_type)
+    with without_autocast(device_type):
+        try:
+            return _Run(func, layout, plan, autocast).solve(y0, times, steps)
+        except _FirstEvaluationFailed:  # func may need what this way does not give it, such as gradients of its own
+            return None
+
+
+def _may_be_few(asked):
+    return asked.h is not None or bool(asked.options)
+
+
+def _steps(ts, plan: Plan):
+    """The steps as (t, h, end, whether there is an output); None: there are too many, or an output inside of one."""
+    options, size = plan.settings.options, plan.settings.controller.size
+    stops = options.get("grid") or (ts if options.get("land_on_t") else (ts[0], ts[-1]))
+    outputs = set(ts[1:])
+    if (stops[0], stops[-1]) != (ts[0], ts[-1]) or not outputs.issubset(stops):
+        return None
+    tableau = plan.settings.method
+    own_stages = tableau.stages - 1 if tableau.fsal else tableau.stages
+    most = min((MOST_EVALUATIONS - tableau.fsal) // own_stages, plan.limits.max_steps)
+    if MOST_EVALUATIONS > plan.limits.max_evals:
+        return None
+    steps = []
+    for origin, stop in zip(stops, stops[1:]):
+        t, n = origin, 0
+        while t != stop:
+            if len(steps) == most:
+                return None
+            landing, h, t_end = next_step(t, stop, size, origin, n)
+            steps.append((t, h, t_end, landing and stop in outputs))
+            t, n = t_end, n + 1
+    return steps
+
+
+class _FirstEvaluationFailed(Exception):
+    pass
+
+
+class _Run:
+    """One solve: func, how it is called, and how often it was."""
+
+    def __init__(self, func, layout, plan, autocast):
+        self._func, self._layout, self._autocast = func, layout, autocast
+        self._tableau, self._check_finite = plan.settings.method, plan.settings.controller.check_finite
+        self._n_evals, self._copies, self._numbers = 0, False, None
+        self._counts_writes = not torch.is_inference_mode_enabled()
+
+    def solve(self, y0, times, steps):
+        layout, tableau = self._layout, self._tableau
+        y = y0 if layout.is_a_tensor else layout.flatten(y0)
+        states, slope, t0 = [y], None, steps[0][0]
+        if len(steps) * tableau.stages > 1:
+            self._numbers = SameNumbers(layout.device)
+        with contextlib.nullcontext() if self._numbers is None else self._numbers:
+            for n_accepted, (t, h, t_end, is_output) in enumerate(steps):
+                y, slopes = taken(tableau, self._evaluate, t, h, y, t_end, slope)
+                if self._check_finite and not _is_finite(y):
+                    if t == t0 and not _is_finite(slopes[0]):
+                        what = "func returned infinity or NaN for the initial state"
+                        raise NonFiniteError(t, 0.0, 0, self._n_evals, what=what)
+                    raise NonFiniteError(t, h, n_accepted, self._n_evals)
+                slope = slopes[-1] if tableau.fsal else None
+                if is_output:
+                    states.append(y)
+        stats = Stats(n_f_evals=self._n_evals, n_accepted=len(steps))
+        return FewSteps(times, states, stats, _as_it_is if layout.is_a_tensor else layout.unflatten)
+
+    def _evaluate(self, t, y, at_end):
+        """f(t, y), t a float; shaped as y is."""
+        layout = self._layout
+        time = torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device)
+        first, self._n_evals = self._n_evals == 0, self._n_evals + 1
+        # the first one is the caller's, and func may change what it is given
+        given = y.clone() if first or self._copies else y
+        version = self._counts_writes and given._version
+        state = given if layout.is_a_tensor else layout.unflatten(given)
+        try:
+            returned = self._called(time, state)
+        except RuntimeError as failure:
+            if first and not isinstance(failure, SolverError):
+                raise _FirstEvaluationFailed from failure
+            raise
+        if self._counts_writes and given._version != version:
+            if not first and not self._copies:
+                raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
+            self._copies = True
+        leaves = layout.tensors(returned)
+        slope = leaves[0] if layout.is_a_tensor else layout.join(leaves)
+        # it may be memory that func fills anew, or the caller's own
+        return slope if self._numbers is None else slope.clone()
+
+    def _called(self, time, state):
+        call = self._func if self._autocast is None else functools.partial(self._under_autocast, self._func)
+        return call(time, state) if self._numbers is None else self._numbers.evaluate(call, time, state)
+
+    def _under_autocast(self, func, time, state):
+        with self._autocast():
+            return func(time, state)
+
+
+def _as_it_is(states):
+    return states
+
+
+def _is_finite(y):
+    return math.isfinite(y.detach().sum()) or bool(torch.isfinite(y).all())
