@@ -14,7 +14,7 @@ from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
-from .march import Stats
+from .march import Callbacks, Stats
 from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
@@ -159,9 +159,11 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
     if compile_options is not None:
-        from .compilation.start import code_of, start  # here, since Dynamo takes a second to import
+        from .compilation.start import check, code_of, start  # here, since Dynamo takes a second to import
 
-        field.code = code_of(field, ts[0], flat.detach(), compile_options)
+        field.code = code_of(
+            field, ts[0], flat.detach(), compile_options, settings.controller, plan.callbacks != Callbacks()
+        )
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
@@ -185,6 +187,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
+        if field.code is not None:
+            check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()
     if (times.requires_grad and differentiable) or (linearises and has_graphs):

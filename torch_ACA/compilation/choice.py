@@ -5,18 +5,30 @@ numbers (`Controller.judge`, `Controller.initial_step`, `march.next_step`, `marc
 the tests hold both together.
 """
 
+import functools
 import math
 
 import torch
 
-from ..controller import Controller, Verdict
+from ..controller import Controller, Verdict, rms_norm
 from ..march import EPS, lands
 
 SETTINGS = ("rtol", "atol", "safety", "ifactor", "dfactor", "beta", "min_step", "max_step")
 
 
+def is_plain(controller):
+    """Whether a controller is one that this module knows."""
+    return (
+        isinstance(controller, Controller)
+        and controller.norm is rms_norm
+        and not isinstance(controller.rtol, torch.Tensor)
+        and not isinstance(controller.atol, torch.Tensor)
+    )
+
+
+@functools.lru_cache(64)
 def settings_of(controller):
-    """A `Controller`'s numbers as a tensor [8]."""
+    """A `Controller`'s numbers as a tensor [8], which nobody writes to."""
     return torch.tensor([getattr(controller, name) for name in SETTINGS], dtype=torch.float64)
 
 

@@ -5,7 +5,6 @@ import weakref
 
 import torch
 
-from ..controller import Controller, rms_norm
 from ..notices import warn_caller
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
@@ -16,12 +15,13 @@ MOST = 16  # kinds of states and options that code is kept for, by func: those u
 _KNOWN = weakref.WeakKeyDictionary()  # by what func is made of: {kind of state and options: _Compiler}
 
 
-def code_for(field, t, y, options):
+def code_for(field, t, y, options, controller, watched):
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
     :param field: `VectorField`
     :param t, y: a time (float) and the flat state there, without a history
     :param options: of Inductor, a dict
+    :param controller, watched: as `Code` has them
     """
     compiler = _compiler_for(field, options)
     if not compiler.usable:
@@ -29,7 +29,7 @@ def code_for(field, t, y, options):
     try:
         with compiler.stopwatch.running():
             graph, inputs = compiler.tracer(field.func, field.time(t), y)
-        return Code(compiler, graph, inputs)
+        return Code(compiler, graph, inputs, controller, watched)
     except NotCompilable as failure:
         compiler.give_up(failure)
         return None
@@ -55,28 +55,20 @@ class _Compiler:
             warn_caller(message)
 
 
-def is_plain(controller):
-    """Whether a controller is one that `choice` knows."""
-    return (
-        isinstance(controller, Controller)
-        and controller.norm is rms_norm
-        and not isinstance(controller.rtol, torch.Tensor)
-        and not isinstance(controller.atol, torch.Tensor)
-    )
-
-
 class Code:
     """What is generated around the graph of func, in one solve.
 
-    ``tensors``: those that func depends on, as it holds them; ``others`` the same without histories; ``sources`` those
-    that require grad.
+    ``others``: the tensors that func depends on, without histories; ``sources``: those that require grad, as func holds
+    them; ``controller``: of the solve; ``watched``: func may change from step to step.
     """
 
-    def __init__(self, compiler, graph, inputs):
+    def __init__(self, compiler, graph, inputs, controller, watched):
         self.compiler, self.graph = compiler, graph
-        self.tensors = graph.others(inputs)
-        self.others = [x.detach() for x in self.tensors]
-        self.sources = [self.tensors[i] for i in graph.wanted]
+        self.controller, self.watched = controller, watched
+        tensors = graph.others(inputs)
+        self.others = [x.detach() for x in tensors]
+        self.sources = [tensors[i] for i in graph.wanted]
+        self._places = None, ()
 
     @property
     def usable(self):
@@ -116,14 +108,32 @@ class Code:
         slope, size = self.function(("start", tableau), start, lambda: given, bare=True)([*given, *self.others])
         return slope, size.item()
 
-    def gradients(self, sources, totals, reached):
-        """Of the tensors that a solve gives gradients to: those found, None for what func does not depend on."""
-        found = {id(tensor): total for tensor, total, is_reached in zip(self.sources, totals, reached) if is_reached}
-        return [found.get(id(tensor)) for tensor in sources]
-
     def zeros(self):
         """Gradients of ``sources`` to begin with."""
         return [torch.zeros_like(self.others[i]) for i in self.graph.wanted]
+
+    def totals(self, captured, totals):
+        """Gradients of ``sources`` so far, from those of the tensors that a solve gives gradients to (None: zero)."""
+        found = [None if place is None else totals[place] for place in self._places_in(captured)]
+        others = (self.others[i] for i in self.graph.wanted)
+        return [torch.zeros_like(other) if total is None else total for total, other in zip(found, others)]
+
+    def gradients(self, captured, totals, reached):
+        """The way back: gradients of the captured tensors, None for what no graph led to."""
+        found = [None] * len(captured)
+        for place, total, is_reached in zip(self._places_in(captured), totals, reached):
+            if place is not None and is_reached:
+                found[place] = total
+        return found
+
+    def _places_in(self, captured):
+        """Where each of ``sources`` stands among the captured tensors; None: not among them."""
+        known, places = self._places
+        if known is not captured:
+            by_id = {id(tensor): i for i, tensor in enumerate(captured)}
+            places = [by_id.get(id(tensor)) for tensor in self.sources]
+            self._places = captured, places
+        return places
 
     def _kept(self, key, make):
         functions = self.graph.functions

@@ -38,6 +38,7 @@ class Tracer:
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
 
+        layout.leaves_of(None)  # lets the layout make what Dynamo cannot trace the making of
         # a code object of its own, which Dynamo's limit of recompilations is for
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
         self._traced = torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)

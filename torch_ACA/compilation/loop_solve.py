@@ -15,7 +15,6 @@ from ..problem import explain
 from ..steppers.base import Carry, Stepper
 from ..steppers.runge_kutta import RungeKutta
 from . import choice
-from .code import is_plain
 from .loops import Loops
 from .private_compiler import loops_may_write
 
@@ -38,7 +37,7 @@ def reason_against(problem):
         return f"loops are compiled for CPUs, and the state is on {problem.y0.device.type}"
     if not isinstance(controller, Controller):
         return "the steps are fixed"
-    if not is_plain(controller):
+    if not choice.is_plain(controller):
         return "the error norm, or a tolerance, is not the default one for all of the state"
     if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
         return "func jumps"
@@ -69,6 +68,10 @@ class Chunk:
     theta: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
+
+    @property
+    def reaches_into_last_step(self):
+        return bool(self.places) and self.places[-1] == self.n - 1
 
     @property
     def output_rows(self):
@@ -209,9 +212,9 @@ class LoopSolve(DiscreteSolve):
         func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
         y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
         inside, end_bar = self._cotangents_inside(ys_bar)
-        if end_bar is not None:
+        if end_bar is not None and self.storage.chunks[-1].reaches_into_last_step:
             bar, totals, t_bar = loops.through_slope(problem.ts[-1], states["end"], end_bar, totals)
-            y_bar, times.now = y_bar + bar, t_bar
+            y_bar, times.now = y_bar + bar, t_bar or 0.0
             func.n_evals += 1
         for k in range(len(self.storage.chunks) - 1, -1, -1):
             chunk = self.storage.chunks[k]

@@ -58,7 +58,7 @@ class Loops:
             t, size and error ratio to go on with [3]; the state, its slope
         """
         given = [torch.tensor(numbers, dtype=torch.float64), torch.tensor(limits), settings, y, slope, *buffers]
-        call = self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
+        call = self.code.function(("forward", *self._key), self._forward, lambda: given, bare=True, options=OPTIONS)
         counts, numbers, y, slope = call([*given, *self.code.others])
         return counts.tolist(), numbers.tolist(), y, slope
 
@@ -119,7 +119,7 @@ class Loops:
         times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64)] if self.time_grad else []
         given = [torch.tensor(n_steps - 1), y_bar, *totals, *times_bar, times, states, *inside]
         key = ("backward", *self._key, len(inside))
-        call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
+        call = self.code.function(key, self._backward, lambda: given, bare=True, options=OPTIONS)
         y_bar, *totals = call([*given, *self.code.others])
         return y_bar, totals, *(times_bar or [None])
 

@@ -1,6 +1,7 @@
 """Parts of PyTorch's compiler that are not public, in one place, and what takes over where one is missing."""
 
 import contextlib
+import functools
 import inspect
 
 import torch
@@ -11,6 +12,7 @@ except ImportError:
     while_loop_op = None
 
 
+@functools.cache
 def loops_may_write():
     """Whether a compiled `while_loop` may write to buffers that it is given (PyTorch 2.14)."""
     return while_loop_op is not None and "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters

@@ -158,7 +158,8 @@ class DiscreteSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
-        return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        with self.problem.backward_pass():
+            return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
@@ -244,11 +245,11 @@ class _Function(torch.autograd.Function):
     def backward(ctx, *bars):
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.backward_pass():
-            if torch.is_grad_enabled() or any(map(is_batched, bars)):
+        if torch.is_grad_enabled() or any(map(is_batched, bars)):
+            with run.problem.backward_pass():
                 return None, None, *_differentiable(run, inputs, bars)
-            states = dict(zip(ctx.states_at, states))
-            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        states = dict(zip(ctx.states_at, states))
+        y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
         return None, None, y_bar, times_bar, *captured_bars
 
 
