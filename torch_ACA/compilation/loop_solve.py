@@ -146,16 +146,16 @@ class LoopSolve(DiscreteSolve):
                     buffers = loops.buffers()
                     tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
                     limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
-                    counts, numbers, y, slope = loops.forward(
-                        (t, stop.t, size, previous, span), limits, settings, y, slope, buffers
+                    now, y, slope = loops.forward(
+                        t, size, previous, stop.t, span, limits, settings, y, slope, buffers
                     )
-                    n, n_tries, *last_try = counts
-                    t, size, previous = numbers
+                    n, n_tries = int(now.n_steps), int(now.n_tries)
+                    t, size, previous = now.t, now.size, now.previous
                     stats.n_accepted += n
                     stats.n_rejected += n_tries - n
                     func.n_evals += n_tries * loops.evaluations
                     if t != stop.t and n < loops.capacity:
-                        self._fail(t, stop.t, size, span, *last_try)
+                        self._fail(now, stop.t, span)
                     chunk = Chunk(n, buffers[0], stop if t == stop.t else None)
                     self._interpolate(ys, t, chunk, *buffers[1:])
                     if remember:
@@ -176,16 +176,17 @@ class LoopSolve(DiscreteSolve):
             self.end_slope = slope
         return (ys,)
 
-    def _fail(self, t, stop, size, span, rejected, finite, hopeless):
-        """Raise what `march` raises where it gives up before the try from t.
+    def _fail(self, now, stop, span):
+        """Raise what `march` raises where it gives up.
 
-        :param rejected, finite, hopeless: how the last one went
+        :param now: `loops.Progress`
         """
-        problem, h = self.problem, next_step(t, stop, size)[1]
+        problem, h = self.problem, next_step(now.t, stop, now.size)[1]
         stats, n_evals = problem.stats, problem.field.n_evals
-        if not hopeless:
-            check_limits(t, h, span, n_evals, stats, problem.limits, rejected=bool(rejected), finite=bool(finite))
-        raise NonFiniteError(t, h, stats.n_accepted, n_evals)
+        rejected, finite = bool(now.rejected), bool(now.finite)
+        if not now.hopeless:
+            check_limits(now.t, h, span, n_evals, stats, problem.limits, rejected=rejected, finite=finite)
+        raise NonFiniteError(now.t, h, stats.n_accepted, n_evals)
 
     def _interpolate(self, ys, t, chunk, states, slopes=None):
         """Fill in the outputs inside the steps of a chunk, which end at t."""

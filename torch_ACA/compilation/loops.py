@@ -6,6 +6,8 @@ to be known beforehand. Every step begins with a slope that is known: methods th
 evaluated behind every try.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from . import choice
@@ -17,8 +19,26 @@ FEWEST, MOST = 4, 256  # steps in a buffer
 OPTIONS = {"cpp_wrapper": True}  # of Inductor: no Python inside the loop
 
 
-def _number(value=0.0):
-    return torch.tensor(value, dtype=torch.float64)
+class Progress(NamedTuple):
+    """Where a loop has come to, as numbers of one tensor: accepted steps and tries of the call, how the last try went
+    (rejected, its error finite, no smaller one will follow: 0 or 1), time, size to try, error ratio to remember."""
+
+    n_steps: float
+    n_tries: float
+    rejected: float
+    finite: float
+    hopeless: float
+    t: float
+    size: float
+    previous: float
+
+
+def _packed(numbers):
+    """0-d tensors as one, float64; a stack would be a tensor more for each of them."""
+    index, found = torch.arange(len(numbers)), torch.zeros((), dtype=torch.float64)
+    for i, number in enumerate(numbers):
+        found = torch.where(index == i, number.double(), found)
+    return found
 
 
 class Loops:
@@ -48,63 +68,60 @@ class Loops:
         slopes = (self.y.new_empty(self.capacity, self.rows, self.y.numel()),) if self.with_slopes else ()
         return times, states, *slopes
 
-    def forward(self, numbers, limits, settings, y, slope, buffers):
+    def forward(self, t, size, previous, stop, span, limits, settings, y, slope, buffers):
         """Go on from a state.
 
-        :param numbers: t, stop, size to try, error ratio to remember, length of the whole solve
+        :param size, previous: step size to try, error ratio to remember
+        :param span: length of the whole solve
         :param limits: most steps and most tries of this call
         :param settings: `choice.settings_of` the controller
-        :returns: how it went [n steps, n tries, last try rejected, its error finite, no smaller try will follow];
-            t, size and error ratio to go on with [3]; the state, its slope
+        :returns: the numbers to go on with (`Progress`), the state, its slope
         """
-        given = [torch.tensor(numbers, dtype=torch.float64), torch.tensor(limits), settings, y, slope, *buffers]
+        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64)
+        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64)
+        given = [numbers, y, slope, bounds, settings, *buffers]
         call = self.code.function(("forward", *self._key), self._forward, lambda: given, bare=True, options=OPTIONS)
-        counts, numbers, y, slope = call([*given, *self.code.others])
-        return counts.tolist(), numbers.tolist(), y, slope
+        numbers, y, slope = call([*given, *self.code.others])
+        return Progress(*numbers.tolist()), y, slope
 
-    def _forward(self, numbers, limits, settings, y, slope, *given):
-        t, stop, size, previous, span = numbers.unbind()
-        zero, no = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.bool)
-        carried = (zero, zero.clone(), no, ~no, no.clone(), t.clone(), size.clone(), previous.clone(), y.clone(), slope.clone())
-        given = (stop.clone(), span.clone(), limits, settings, *given)
+    def _forward(self, numbers, y, slope, *given):
+        carried = numbers.clone(), y.clone(), slope.clone()
         condition, body = graph_of(self._goes_on, (*carried, *given)), graph_of(self._try, (*carried, *given))
-        written = range(4, 6 + self.with_slopes)
-        *counts, t, size, previous, y, slope = while_loop(condition, body, carried, given, written)
-        return torch.stack([count.long() for count in counts]), torch.stack([t, size, previous]), y, slope
+        return while_loop(condition, body, carried, given, range(2, 4 + self.with_slopes))
 
-    def _goes_on(self, n_steps, n_tries, rejected, finite, hopeless, t, size, previous, y, slope, stop, span, limits, *rest):
-        h = choice.next_step(t, stop, size)[1]
-        within = (n_steps < limits[0]) & (n_tries < limits[1])
-        return (t != stop) & within & ~hopeless & ~choice.is_stuck(t, h, span, rejected)
+    def _goes_on(self, numbers, y, slope, bounds, *rest):
+        now, (stop, span, most_steps, most_tries) = Progress(*numbers.unbind()), bounds.unbind()
+        h = choice.next_step(now.t, stop, now.size)[1]
+        within = (now.n_steps < most_steps) & (now.n_tries < most_tries)
+        stuck = choice.is_stuck(now.t, h, span, now.rejected != 0)
+        return (now.t != stop) & within & (now.hopeless == 0) & ~stuck
 
-    def _try(self, n_steps, n_tries, rejected, finite, hopeless, t, size, previous, y, slope, stop, span, limits, settings, *rest):
-        times, states, *kept_slopes = rest[: 2 + self.with_slopes]
-        others = rest[2 + self.with_slopes :]
+    def _try(self, numbers, y, slope, bounds, settings, times, states, *rest):
+        now, stop = Progress(*numbers.unbind()), bounds[0]
+        kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
         controller = choice.controller_of(settings, self.tableau.error_order)
-        landing, h, end = choice.next_step(t, stop, size)
-        y1, slopes, error = self.steps.step((t, h, end), y, slope, others)
+        landing, h, end = choice.next_step(now.t, stop, now.size)
+        y1, slopes, error = self.steps.step((now.t, h, end), y, slope, others)
         if not self.tableau.fsal:
             slopes.append(self.steps.graph(end, y1, others))
-        ratio = choice.error_ratio(controller, error, y, y1)
-        found = choice.verdict(controller, ratio, previous, size, h, landing=landing, rejected=rejected)
-        place = n_steps.reshape(1)
-        times.index_copy_(0, place, torch.stack([t, h, end])[None])
+        ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
+        found = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
+        place, accepted = now.n_steps.long().reshape(1), found.accepted
+        times.index_copy_(0, place, _packed([now.t, h, end])[None])
         states.index_copy_(0, place, y[None])
         for buffer in kept_slopes:
             buffer.index_copy_(0, place, torch.stack(slopes[: self.rows])[None])
-        accepted = found.accepted
-        return (
-            n_steps + accepted.long(),
-            n_tries + 1,
+        numbers = Progress(
+            now.n_steps + accepted,
+            now.n_tries + 1,
             ~accepted,
             found.finite,
             found.at_minimum & ~accepted,
-            torch.where(accepted, end, t),
+            torch.where(accepted, end, now.t),
             found.proposed,
             found.previous,
-            torch.where(accepted, y1, y),
-            torch.where(accepted, slopes[-1], slope),
         )
+        return _packed(numbers), torch.where(accepted, y1, y), torch.where(accepted, slopes[-1], slope)
 
     def backward(self, n_steps, y_bar, totals, times, states, inside):
         """Go back over the first steps in buffers.
@@ -149,7 +166,7 @@ class Loops:
     def through_slope(self, t, y, bar, totals):
         """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
         the cotangent of the time (None unless asked)."""
-        given = [_number(t), y, bar, *totals]
+        given = [torch.tensor(t, dtype=torch.float64), y, bar, *totals]
         call = self.code.function(("slope", *self._key), self._through_slope, lambda: given, bare=True)
         y_bar, *found = call([*given, *self.code.others])
         count = len(totals)
