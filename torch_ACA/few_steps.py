@@ -15,19 +15,22 @@ from dataclasses import dataclass
 import torch
 
 from .autocast import ambient_autocast, without_autocast
+from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
 from .march import Stats, next_step
 from .plan import Plan, checked
-from .private_torch import pytree
 from .settings import checked_times
 from .side_effects import SameNumbers
 from .solver_options import SolverOptions
 from .state import StateLayout
 from .steppers.runge_kutta import taken
+from .tableau import Tableau
 from .transforms import under_transform
 
 MOST_EVALUATIONS = 8
 LARGEST = 2**13  # numbers in a state
+_LEFT_OUT = ("dense", "record", "callbacks", "compile", "per_sample", "params")
+_OPTIONS = frozenset({"step_size", "grid", "land_on_t", "check_finite"})
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def few_steps(func, y0, t, asked: SolverOptions) -> FewSteps | None:
         return None
     layout = StateLayout(y0)
     plan = checked(asked, layout)
-    if not plan.few_steps or layout.size > LARGEST:
+    if not _takes_fixed_steps(plan.settings) or layout.size > LARGEST:
         return None
     times, ts = checked_times(t, layout)
     steps = None if times.requires_grad else _steps(ts, plan)
@@ -72,7 +75,16 @@ def few_steps(func, y0, t, asked: SolverOptions) -> FewSteps | None:
 
 
 def _may_be_few(asked):
-    return asked.h is not None or bool(asked.options)
+    if asked.h is None and not asked.options:
+        return False
+    left_out = (getattr(asked, name) for name in _LEFT_OUT)
+    common = asked.gradient in ("aca", "direct", "naive") and asked.on_failure == "raise"
+    return common and all(value is None or value is False for value in left_out)
+
+
+def _takes_fixed_steps(settings):
+    known = isinstance(settings.method, Tableau) and isinstance(settings.controller, FixedSteps)
+    return known and _OPTIONS.issuperset(settings.options)
 
 
 def _steps(ts, plan: Plan):
@@ -80,12 +92,12 @@ def _steps(ts, plan: Plan):
     options, size = plan.settings.options, plan.settings.controller.size
     stops = options.get("grid") or (ts if options.get("land_on_t") else (ts[0], ts[-1]))
     outputs = set(ts[1:])
-    if (stops[0], stops[-1]) != (ts[0], ts[-1]) or not outputs.issubset(stops):
+    if stops[0] != ts[0] or stops[-1] != ts[-1] or not outputs.issubset(stops):
         return None
     tableau = plan.settings.method
     own_stages = tableau.stages - 1 if tableau.fsal else tableau.stages
     most = min((MOST_EVALUATIONS - tableau.fsal) // own_stages, plan.limits.max_steps)
-    if MOST_EVALUATIONS > plan.limits.max_evals:
+    if plan.limits.max_evals < MOST_EVALUATIONS:
         return None
     steps = []
     for origin, stop in zip(stops, stops[1:]):

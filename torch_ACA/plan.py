@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from .controller import FixedSteps
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
 from .march import Callbacks, Limits
@@ -25,13 +24,10 @@ from .settings import (
 from .solver_options import SolverOptions
 from .state import StateLayout
 from .steppers.base import COMPILE, JUMPS, PLAIN
-from .tableau import Tableau
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
 _NAMES = tuple(option.name for option in fields(SolverOptions))
-_PLAIN = frozenset({str, int, float, bool, type(None)})
-_FEW_STEPS = frozenset({"step_size", "grid", "land_on_t", "check_finite"})
-_NOT_OF_FEW_STEPS = ("dense", "record", "callbacks", "compile", "per_sample", "params")
+_PLAIN = frozenset({str, int, float, bool, type(None), Budget})
 _ADJOINT_SETTINGS = ("rtol", "atol", "method", "h", "options", "callbacks")
 
 
@@ -47,7 +43,6 @@ class Plan:
     callbacks: Callbacks
     adjoint: AdjointSettings | None
     params: tuple | None
-    few_steps: bool = False  # whether it may be a solve of `few_steps`, as far as its options go
 
 
 def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
@@ -102,15 +97,7 @@ def _checked(asked, layout):
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),
         None if asked.params is None else checked_params(asked.params),
-        _may_take_few_steps(asked, settings),
     )
-
-
-def _may_take_few_steps(asked, settings):
-    known = isinstance(settings.method, Tableau) and isinstance(settings.controller, FixedSteps)
-    if not known or asked.gradient not in ("aca", "direct", "naive") or not _FEW_STEPS.issuperset(settings.options):
-        return False
-    return asked.on_failure == "raise" and not any(getattr(asked, name) for name in _NOT_OF_FEW_STEPS)
 
 
 def _adjoint_settings(asked, options, layout):

@@ -23,13 +23,6 @@ class SavedTensors:
     def __exit__(self, *exception):
         self._hooks.__exit__(*exception)
 
-    def held_with(self, tensors, *, without=()):
-        """Bytes of what is held now and of these tensors, without the storages of others."""
-        sizes = dict(map(_storage, tensors))
-        more = sum(size for key, size in sizes.items() if key not in self._users)
-        less = sum(size for key, size in map(_storage, without) if key in self._users)
-        return self.held + more - less
-
     def _pack(self, tensor):
         key, size = _storage(tensor)
         users = self._users.get(key, 0)
@@ -46,6 +39,33 @@ class SavedTensors:
         if not self._users[key]:
             del self._users[key]
             self.held -= size
+
+
+class SavedOnce:
+    """Context manager that finds out what one graph keeps, at little cost; it must not outlive the graph."""
+
+    def __init__(self):
+        self._sizes = {}
+
+    def __enter__(self):
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._hooks.__exit__(*exception)
+
+    def n_bytes(self, tensors, *, without=()):
+        """Bytes of what is kept and of these tensors, without the storages of others."""
+        sizes = self._sizes | dict(map(_storage, tensors))
+        for tensor in without:
+            sizes.pop(_storage(tensor)[0], None)
+        return sum(sizes.values())
+
+    def _pack(self, tensor):
+        key, size = _storage(tensor)
+        self._sizes[key] = size
+        return tensor.detach()  # an output that held on to its own graph would never be freed
 
 
 def _storage(tensor):

@@ -14,7 +14,7 @@ from .kept_func import KeptFunc
 from .linearisation import Linearisation
 from .private_torch import pytree, set_grad_enabled
 from .reach import reach
-from .saved_tensors import SavedTensors
+from .saved_tensors import SavedOnce
 from .side_effects import SideEffects
 from .side_outputs import SideOutputs
 from .transforms import under_transform
@@ -149,11 +149,11 @@ class VectorField:
         if not measure:
             return self._recorded(t, y, k, time_grad, side)
         try:
-            with SavedTensors() as saved:
+            with SavedOnce() as saved:
                 evaluation = self._recorded(t, y, k, time_grad, side)
                 # the state it was taken at stays as well, and its value where that is kept
                 kept = [*evaluation.leaves, *(evaluation.outputs or ())]
-                self.evaluation_bytes = saved.held_with(kept, without=self.captured.candidates)
+                self.evaluation_bytes = saved.n_bytes(kept, without=self.captured.candidates)
         except RuntimeError:  # a func with a transform inside of it cannot be measured, and keeps no graphs
             evaluation = self._recorded(t, y, k, time_grad, side)
             self.evaluation_bytes = math.inf

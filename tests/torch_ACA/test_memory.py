@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from torch_ACA import ODEBlock, odesolve_adjoint, solve
+from torch_ACA import ODEBlock, odeint, odesolve_adjoint, solve
 from torch_ACA.gradients.storage import UNLIMITED, Budget, Storage
 from torch_ACA.saved_tensors import SavedTensors
 
@@ -175,3 +175,26 @@ def test_settings_reach_the_solver():
 def test_budgets_are_read():
     assert Budget.of("1.5GiB").n_bytes == 1.5 * 2**30 and Budget.of("2 gb").n_bytes == 2e9
     assert Budget.of("unlimited") == Budget.of(math.inf) == UNLIMITED
+
+
+def test_the_drop_in_keeps_small_graphs_and_no_large_ones():
+    def backward_calls(rows):
+        calls, y0 = [0], torch.ones(rows, 4, dtype=torch.float64, requires_grad=True)
+
+        def func(t, y):
+            calls[0] += 1
+            return -torch.sin(y) * t
+
+        t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        ys = odeint(func, y0, t)
+        forward = calls[0]
+        (found,) = torch.autograd.grad(ys[-1].sum(), y0)
+        solution = solve(func, y0, t, rtol=1e-7, atol=1e-9)
+        (expected,) = torch.autograd.grad(solution.ys[-1].sum(), y0)
+        assert torch.equal(found, expected)
+        return calls[0] - forward - solution.stats.n_f_evals - solution.stats.n_backward_f_evals, solution.stats
+
+    count, stats = backward_calls(3)
+    assert count == 0 < stats.n_backward_f_evals
+    count, stats = backward_calls(2**15)  # a graph of a step takes more than there is room for
+    assert count == stats.n_backward_f_evals

@@ -1,6 +1,8 @@
+import weakref
+
 import torch
 
-from torch_ACA.saved_tensors import SavedTensors
+from torch_ACA.saved_tensors import SavedOnce, SavedTensors
 
 
 def test_counts_a_storage_once_and_lets_go_of_it():
@@ -24,9 +26,17 @@ def test_a_graph_that_is_never_differentiated_is_freed():
         assert saved.held == 0
 
 
-def test_tensors_beside_those_held():
+def test_what_one_graph_keeps_and_tensors_beside_it():
     x, y, z = (torch.ones(10, requires_grad=True) for _ in range(3))
-    with SavedTensors() as saved:
+    with SavedOnce() as saved:
         product = x * y
-    assert saved.held == 160
-    assert saved.held_with([x.detach(), z], without=[y]) == 160 and product.requires_grad
+    assert saved.n_bytes([]) == 160
+    assert saved.n_bytes([x.detach(), z], without=[y]) == 160 and product.requires_grad
+
+
+def test_a_graph_that_was_measured_is_freed():
+    with SavedOnce():
+        y = torch.ones(10, requires_grad=True).tanh()  # keeps its own result
+    kept = weakref.ref(y.grad_fn)
+    del y
+    assert kept() is None

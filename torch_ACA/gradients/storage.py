@@ -16,16 +16,20 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 @dataclass(frozen=True)
 class Budget:
-    """At most ``states`` states, and ``n_bytes`` bytes for states and graphs together."""
+    """At most ``states`` states, and ``n_bytes`` bytes for states and graphs together; or, with ``spare``, so many
+    bytes for graphs beside the states, which are not counted."""
 
     states: float = math.inf
     n_bytes: float = math.inf
+    spare: float = 0
 
     @classmethod
     def of(cls, memory):
         """None: every state and no graph; a whole number: so many states; "512MiB": so many bytes; "unlimited"."""
         if memory is None:
             return STATES_ONLY
+        if isinstance(memory, Budget):
+            return memory
         if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 2:
             return cls(states=memory, n_bytes=0)
         text = str(memory).strip().lower()
@@ -41,10 +45,16 @@ class Budget:
     @property
     def wants_size_of_graphs(self):
         """Whether it matters how large a graph is."""
+        return self.spare > 0 or self.bounds_bytes
+
+    @property
+    def bounds_bytes(self):
+        """Whether states and graphs share a number of bytes."""
         return 0 < self.n_bytes < math.inf
 
 
 STATES_ONLY = Budget(n_bytes=0)
+SMALL_GRAPHS = Budget(n_bytes=0, spare=2**20)  # states, and graphs where they are small
 UNLIMITED = Budget()
 
 
@@ -57,9 +67,9 @@ class Storage:
 
     def __init__(self, budget, state_bytes, graph_bytes):
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
-        self._n_bytes = budget.n_bytes
+        self._n_bytes, self._spare = budget.n_bytes, budget.spare
         self.max_states = budget.states
-        if budget.wants_size_of_graphs:
+        if budget.bounds_bytes:
             self.max_states = int(budget.n_bytes // max(state_bytes, 1))
             if self.max_states < 2:
                 raise ValueError(f"memory of {budget.n_bytes:.0f} bytes is too little: a state takes {state_bytes}")
@@ -68,7 +78,11 @@ class Storage:
     @property
     def wants_graph(self):
         """Whether there is room for the graph of another step."""
-        if self._n_bytes == 0 or self._graph_bytes == math.inf:
+        if self._graph_bytes == math.inf:
+            return False
+        if self._spare:
+            return (len(self._with_graph) + 1) * self._graph_bytes <= self._spare
+        if self._n_bytes == 0:
             return False
         return self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
@@ -120,7 +134,7 @@ class Storage:
     def _take(self, index, state):
         if index % self._stride == 0:
             self._states[index] = state
-        while self._with_graph and self._used > self._n_bytes:
+        while self._with_graph and not self._spare and self._used > self._n_bytes:
             self._with_graph.pop().evaluations = None
         while len(self._states) > self.max_states:
             self._stride *= 2

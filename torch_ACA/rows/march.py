@@ -40,7 +40,7 @@ def march_rows(stepper, controller, ts, y, slope, *, first_step, limits, stats, 
         raise error
 
     while True:
-        landing = lands(t, end, size)
+        landing = lands(t, end.t, size)
         h = torch.where(landing, end.t - t, torch.copysign(size, end.t - t))
         h = torch.where(running, h, 0.0)
         if field.n_evals >= limits.max_evals:

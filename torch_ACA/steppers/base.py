@@ -274,8 +274,8 @@ def combine(weights, slopes):
         weight = float(weight)
         if weight == 0.0:
             continue
-        if total is None:
-            total = slope if weight == 1.0 else slope * weight
-        else:
+        if total is not None:
             total = torch.add(total, slope, alpha=weight)
+        else:
+            total = slope if weight == 1.0 else slope * weight
     return 0 if total is None else total
