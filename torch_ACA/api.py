@@ -14,7 +14,7 @@ from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
-from .march import Callbacks, Stats
+from .march import Stats
 from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
@@ -153,27 +153,24 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     if transformed:
         check_transform(gradient)
     compile_options = None if transformed else plan.compile_options
-    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=plan.params, autocast=autocast)
-    if stream is not None:
-        field.side_effects.restart(stream)
-    flat = layout.flatten(y0)
-    differentiable = torch.is_grad_enabled() and not transformed
-    if compile_options is not None:
-        from .compilation.start import check, code_of, start  # here, since Dynamo takes a second to import
-
-        field.code = code_of(
-            field, ts[0], flat.detach(), compile_options, settings.controller, plan.callbacks != Callbacks()
-        )
-    linearises = LINEARISE in settings.method.abilities
-    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    started = None
-    if field.code is not None and not (starts_at_jump or times.requires_grad or plan.params is not None):
-        with torch.no_grad():
-            started = start(field, settings, ts, flat.detach())
+    flat, code, started = layout.flatten(y0), None, None
+    if compile_options is not None and callable(func):
+        from .compilation.start import check, start  # here, since Dynamo takes a second to import
+
+        plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
+        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
+    found = None if started is None else code.reach()
+    direction = 1 if ts[-1] > ts[0] else -1
+    field = VectorField(func, layout, direction, plan.params, autocast, found=found, code=code)
+    if stream is not None:
+        field.side_effects.restart(stream)
+    differentiable = torch.is_grad_enabled() and not transformed
+    linearises = LINEARISE in settings.method.abilities
+    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     if started is not None:
-        slope, evaluation = started[0], None
+        slope, evaluation, field.n_evals = started[0], None, 2
     elif gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
@@ -187,7 +184,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
-        if field.code is not None:
+        if code is not None:
             check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()

@@ -135,12 +135,10 @@ class Captured:
         self._met = set(map(id, leaves))
         return bool(self._used or history), history
 
-    def meet_known(self, tensors):
-        """Take in tensors that are known to be used."""
-        for tensor, target in zip(tensors, of_outer_solves(tensors)):
-            self.add(tensor, target)
-            if id(tensor) in self._tracked:
-                self._used[id(tensor)] = None
+    def use_all(self):
+        """All tensors known beforehand are used; returns the `cut`."""
+        self._used.update(dict.fromkeys(self._tracked))
+        return self.cut()
 
     def meet_history(self, history, evaluate):
         """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation.

@@ -29,22 +29,25 @@ class VectorField:
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
+    :param found: `Reach` of func, where it is known what func depends on: all of its tensors, and that func changes
+        nothing. There is no `first_evaluation` then
+    :param code: `compilation.code.Code`, where steps are compiled
     """
 
-    def __init__(self, func, layout, direction=1, params=None, autocast=None):
+    def __init__(self, func, layout, direction=1, params=None, autocast=None, *, found=None, code=None):
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout = func, layout
         self.direction = direction
         self.n_evals = self.evaluation_bytes = self._n_recorded = 0
-        found = reach(func)
+        known, found = found is not None, reach(func) if found is None else found
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast = autocast
-        self.code = None  # `compilation.code.Code`, where steps are compiled
-        self._cut = None
+        self.code = code
+        self._cut = self.captured.use_all() if known else None
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._first_output = None if under_transform() else _NOT_CALLED
@@ -158,12 +161,6 @@ class VectorField:
             evaluation = self._recorded(t, y, k, time_grad, side)
             self.evaluation_bytes = math.inf
         return evaluation
-
-    def depends_on(self, tensors):
-        """In the place of `first_evaluation`, where it is known what that would find: func changes nothing, and these
-        are the tensors that require grad which it uses."""
-        self.captured.meet_known(tensors)
-        self._cut, self._as_it_is = self.captured.cut(), False
 
     def first_traced(self, t, y, side=0):
         """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""

@@ -6,6 +6,7 @@ import weakref
 import torch
 
 from ..notices import warn_caller
+from ..reach import Reach
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
 from .steps import Steps
@@ -15,20 +16,20 @@ MOST = 16  # kinds of states and options that code is kept for, by func: those u
 _KNOWN = weakref.WeakKeyDictionary()  # by what func is made of: {kind of state and options: _Compiler}
 
 
-def code_for(field, t, y, options, controller, watched):
+def code_for(func, layout, autocast, t, y, options, controller, watched):
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
-    :param field: `VectorField`
+    :param layout, autocast: as `VectorField` has them
     :param t, y: a time (float) and the flat state there, without a history
     :param options: of Inductor, a dict
     :param controller, watched: as `Code` has them
     """
-    compiler = _compiler_for(field, options)
+    compiler = _compiler_for(func, layout, autocast, options)
     if not compiler.usable:
         return None
     try:
         with compiler.stopwatch.running():
-            graph, inputs = compiler.tracer(field.func, field.time(t), y)
+            graph, inputs = compiler.tracer(func, torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device), y)
         return Code(compiler, graph, inputs, controller, watched)
     except NotCompilable as failure:
         compiler.give_up(failure)
@@ -38,10 +39,10 @@ def code_for(field, t, y, options, controller, watched):
 class _Compiler:
     """Of one func, for one kind of state. ``usable`` until func turns out not to be."""
 
-    def __init__(self, field, options):
-        self.name = getattr(field.func, "__name__", type(field.func).__name__)
+    def __init__(self, func, layout, autocast, options):
+        self.name = getattr(func, "__name__", type(func).__name__)
         self.options, self.usable = options, True
-        self.tracer = Tracer(field.layout, field.autocast)
+        self.tracer = Tracer(layout, autocast)
         self.stopwatch = Stopwatch(self.name)
         self._told = set()
 
@@ -74,6 +75,10 @@ class Code:
     def usable(self):
         return self.compiler.usable
 
+    def reach(self):
+        """What func depends on, as `reach` finds it."""
+        return Reach([], self.sources, [], None)
+
     def steps(self, tableau):
         """The `Steps` of a tableau."""
         return self._kept(tableau, lambda: Steps(self.graph, tableau))
@@ -100,7 +105,7 @@ class Code:
     def start(self, tableau, controller_settings, times, y):
         """Slope at the start, and first step size (float)."""
         steps = self.steps(tableau)
-        given = [torch.tensor(times, dtype=torch.float64), controller_settings, y]
+        given = [torch.tensor((times[0], times[-1]), dtype=torch.float64), controller_settings, y]
 
         def start(times, settings, y, *others):
             return steps.start(times, settings, y, others)
@@ -143,16 +148,15 @@ class Code:
         return found
 
 
-def _compiler_for(field, options):
-    autocast = field.autocast and field.autocast.keywords["dtype"]
-    key = (field.layout.signature, autocast, repr(sorted(options.items())))
-    known = _KNOWN.setdefault(_owner(field.func), collections.OrderedDict())
+def _compiler_for(func, layout, autocast, options):
+    key = (layout.signature, autocast and autocast.keywords["dtype"], repr(sorted(options.items())))
+    known = _KNOWN.setdefault(_owner(func), collections.OrderedDict())
     if key in known:
         known.move_to_end(key)
         return known[key]
     if len(known) >= MOST:
         known.popitem(last=False)
-    compiler = known[key] = _Compiler(field, options)
+    compiler = known[key] = _Compiler(func, layout, autocast, options)
     return compiler
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..compilation import choice
 from ..compilation.func_graph import NotCompilable
-from ..compilation.start import code_of
+from ..compilation.start import code_again
 from ..private_torch import pytree
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta
@@ -39,7 +39,7 @@ class CompiledRungeKutta(RungeKutta):
         """Look whether func has changed, where it may from step to step."""
         field, before = self.field, self.field.code
         if self._usable and before.watched:
-            field.code = code_of(field, t, y, before.compiler.options, before.controller, True)
+            field.code = code_again(field, t, y)
             if field.code is None or field.code.graph is not before.graph:
                 self._calls = {}
 
