@@ -25,7 +25,7 @@ from .rows.solve import aca_of_rows
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
-from .solver_options import SolverOptions, takes_options
+from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
@@ -104,15 +104,8 @@ def _solved(func, y0, t, asked, integrate=None):
     :param integrate: what to do with the problem (None: what the gradient method does)
     """
     if torch.compiler.is_dynamo_compiling():
-        return _outside_of_graphs(_solved, func, y0, t, asked, integrate)
+        return outside_of_graphs(_solved, func, y0, t, asked, integrate)
     return _solve(func, y0, t, asked, integrate)
-
-
-def _outside_of_graphs(function, *arguments, **keywords):
-    return torch.compiler.disable(function)(*arguments, **keywords)
-
-
-_outside_of_graphs._torchdynamo_disable = True
 
 
 def _solve(func, y0, t, asked, integrate):

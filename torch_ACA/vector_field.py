@@ -241,6 +241,8 @@ class VectorField:
         """
         self.side_effects.finish()
         self.captured.seal()
+        if self.code is not None:
+            self.code.compiler.stopwatch.tell()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
 

@@ -14,11 +14,7 @@ from torch_ACA.compilation import code, generate
 OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}
 
 
-@pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Trace and differentiate as for the real thing, but run the graphs as they are: generating code takes minutes."""
-    monkeypatch.setattr(generate, "BACKEND", "aot_eager")
-    monkeypatch.setattr(code, "_KNOWN", type(code._KNOWN)())
+pytestmark = pytest.mark.usefixtures("ungenerated")
 
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
@@ -108,19 +104,6 @@ def test_autocast_around_the_solve_reaches_func():
     eager, found, exact = end(True), end(True, compile=True), end(False, compile=True)
     assert (found - eager).abs().max() < 2**-8 * eager.abs().max()
     assert 1e-5 < (found - exact).abs().max() < 2**-4
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """What code is generated for, as it is: the names of functions."""
-    names, generated = [], code.generated
-
-    def noted(function, *arguments, **keywords):
-        names.append(function.__name__.strip("_"))
-        return generated(function, *arguments, **keywords)
-
-    monkeypatch.setattr(code, "generated", noted)
-    return names
 
 
 @pytest.mark.parametrize(("compile", "functions"), [("step", ["step", "vjp"]), ("loop", ["forward", "backward"])])

@@ -1,8 +1,8 @@
-"""Step-size control without branches, for compiled loops: every number is a 0-d float64 tensor, every answer a bool one.
+"""Step-size control without branches, for compiled loops: numbers are 0-d float64 tensors, answers are 0-d bool ones.
 
-The formulas are `Controller.factor`, `Controller.limit` and `march.lands` themselves; what branches there on Python's
-numbers (`Controller.judge`, `Controller.initial_step`, `march.next_step`, `march.check_limits`) is chosen from here, and
-the tests hold both together.
+The formulas are `Controller.factor`, `Controller.limit` and `march.lands` themselves. What branches on Python's numbers
+there (`Controller.judge`, `Controller.initial_step`, `march.next_step`, `march.check_limits`) chooses between results
+here; the tests hold both together.
 """
 
 import functools

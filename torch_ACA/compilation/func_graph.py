@@ -58,6 +58,10 @@ class Tracer:
         except _FAILURES as failure:
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
             raise NotCompilable(lines[0] if lines else type(failure).__name__) from None
+        except RuntimeError as failure:
+            if "found no compiled frames" not in str(failure):
+                raise
+            raise NotCompilable("PyTorch compiles nothing here") from None
         finally:
             _now.given = _now.found = None
         if found is None:

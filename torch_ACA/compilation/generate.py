@@ -65,7 +65,7 @@ class Stopwatch:
         if self._seconds > TOLD_FROM and not self._told:
             self._told = True
             _log.warning(
-                "compile: code for %s took %.0f s to make. PyTorch keeps it on disk (TORCHINDUCTOR_CACHE_DIR) for later "
-                "processes; torch.compiler.save_cache_artifacts takes it to other machines",
+                "compile: code for %s took %.0f s to make. PyTorch keeps most of it on disk (TORCHINDUCTOR_CACHE_DIR) "
+                "for later processes; torch.compiler.save_cache_artifacts takes it to other machines",
                 self._name, self._seconds,
             )  # fmt: skip

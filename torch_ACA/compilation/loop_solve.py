@@ -206,7 +206,7 @@ class LoopSolve(DiscreteSolve):
             chunk.slopes = inside
 
     def backward(self, states, ys_bar, dense_bars):
-        if _fingerprint(self.problem.field.code) != self._fingerprint:  # it is noticed, and said, where steps are replayed
+        if _fingerprint(self.problem.field.code) != self._fingerprint:  # said where steps are replayed one by one
             self._unroll()
             return super().backward(self.storage.unrolled(states), ys_bar, dense_bars)
         problem, loops, code = self.problem, self.loops, self.problem.field.code

@@ -4,8 +4,6 @@ import contextlib
 import functools
 import inspect
 
-import torch
-
 try:
     from torch._higher_order_ops.while_loop import while_loop_op
 except ImportError:
@@ -15,7 +13,9 @@ except ImportError:
 @functools.cache
 def loops_may_write():
     """Whether a compiled `while_loop` may write to buffers that it is given (PyTorch 2.14)."""
-    return while_loop_op is not None and "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
+    if while_loop_op is None:
+        return False
+    return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
 
 
 def while_loop(condition, body, carried, given, written):
@@ -35,8 +35,8 @@ def has_effects():
     from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
 
-    effects = InstructionTranslator.current_tx().output.side_effects
-    old = (v for v in effects.id_to_variable.values() if not isinstance(v.mutation_type, (AttributeMutationNew, ValueMutationNew)))
+    effects, new = InstructionTranslator.current_tx().output.side_effects, (AttributeMutationNew, ValueMutationNew)
+    old = [variable for variable in effects.id_to_variable.values() if not isinstance(variable.mutation_type, new)]
     return bool(effects.tensor_hooks) or any(map(effects.is_modified, old))
 
 

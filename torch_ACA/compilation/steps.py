@@ -1,7 +1,7 @@
 """Functions of tensors around the graph of func, for one explicit Runge-Kutta method: what code is generated for.
 
-Times are float64 tensors on the CPU: (t, h, end) of a step. ``others`` are the tensors that func depends on, in the order
-of `FuncGraph.others`; slopes are rows [n].
+Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors that func depends on, in the order of
+`FuncGraph.others`; slopes are rows [n].
 """
 
 import torch

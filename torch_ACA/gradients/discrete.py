@@ -6,7 +6,7 @@ cotangent through. `direct` keeps the graphs of the accepted steps instead, and 
 memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
-cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
+cost N s + R (s - 1) + 2 evaluations forward (compiled, not FSAL: up to R + 1 more); backward N s evaluations and
 VJPs (`direct`: VJPs only).
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
@@ -250,6 +250,8 @@ class _Function(torch.autograd.Function):
                 return None, None, *_differentiable(run, inputs, bars)
         states = dict(zip(ctx.states_at, states))
         y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        if run.problem.field.code is not None:
+            run.problem.field.code.compiler.stopwatch.tell()
         return None, None, y_bar, times_bar, *captured_bars
 
 

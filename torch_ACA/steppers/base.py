@@ -66,8 +66,8 @@ class Carry:
 @dataclass(slots=True, eq=False)
 class Trial:
     """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were), and the estimate in units of the tolerance, where
-    the stepper knows it (None: it does not)."""
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), and the estimate in units of the tolerance
+    (None: the stepper does not know it)."""
 
     end: Carry
     error: torch.Tensor | None

@@ -62,7 +62,7 @@ class CompiledRungeKutta(RungeKutta):
         known = [] if carry.slope is None else [carry.slope]
         settings = [] if self._settings is None else [self._settings]
         try:
-            y1, slopes, *rest = self._call("step", [self._times(carry.t, h, t_end), *settings, y, *known])
+            y1, slopes, *rest = self.call("step", [self._times(carry.t, h, t_end), *settings, y, *known])
         except NotCompilable as failure:
             self._give_up(failure)
             return self._step_as_it_is(carry, h, t_end, before_jump)
@@ -113,7 +113,7 @@ class CompiledRungeKutta(RungeKutta):
         code = self.field.code
         totals = code.totals(self.field.captured.sources, gradients.totals)
         try:
-            found = self._call("vjp", [self._times(t, h, t_end), y, y_bar.contiguous(), *inside, *totals])
+            found = self.call("vjp", [self._times(t, h, t_end), y, y_bar.contiguous(), *inside, *totals])
         except NotCompilable as failure:
             self._give_up(failure)
             return super().vjp(h, super().replay(t, h, y, t_end), y_bar, slope_bars, first_bar, gradients)
@@ -142,7 +142,7 @@ class CompiledRungeKutta(RungeKutta):
             return numbers
         return numbers.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
 
-    def _call(self, what, given):
+    def call(self, what, given):
         """Results of generated code for one of the functions below."""
         key = (what, len(given))
         call = self._calls.get(key)
@@ -150,7 +150,8 @@ class CompiledRungeKutta(RungeKutta):
         if call is None:
             function = self._step if what == "step" else self._vjp
             kind = (what, self.tableau, len(given), self.with_slopes, self._settings is None, self.time_grad)
-            call = self._calls[key] = code.function(kind, function, lambda: given, bare=self.slopes.device.type == "cpu")
+            bare = self.slopes.device.type == "cpu"
+            call = self._calls[key] = code.function(kind, function, lambda: given, bare=bare)
             if code.compiler.options.get("triton.cudagraphs"):
                 call = self._calls[key] = _with_results_kept(call)
         return call([*given, *code.others])
