@@ -256,7 +256,8 @@ class Syncs(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        waits = func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        self.count += waits and args[0].dtype != torch.uint8  # the state of a random stream: on the CPU anyway
         return func(*args, **(kwargs or {}))
 
 
@@ -284,8 +285,8 @@ def test_how_often_a_solve_waits_for_the_device(compile, a_try, monkeypatch):
     generated = code.generated
     monkeypatch.setattr(code, "generated", lambda *a, **k: unseen(unseen(generated)(*a, **k)))
     monkeypatch.setattr(Tracer, "__call__", unseen(Tracer.__call__))
-    (few, n_few), (many, n_many) = syncs(1e-3, compile=compile), syncs(1e-8, compile=compile)
-    assert 20 < n_many - n_few < loops.MOST - n_few
+    (few, n_few), (many, n_many) = syncs(1e-3, compile=compile), syncs(1e-7, compile=compile)
+    assert n_few + 20 < n_many < loops.MOST
     assert many - few == a_try * (n_many - n_few)
 
 
