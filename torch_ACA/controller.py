@@ -158,7 +158,7 @@ class _ErrorRatios:
 
     def __call__(self, error, y0, y1):
         controller = self._controller
-        if controller.norm is not rms_norm or not 0 < len(error) <= _CHUNK:
+        if not 0 < len(error) <= _CHUNK:
             return float(controller.error_ratio(error, y0, y1))
         if y0 is not self._start:
             self._start_magnitude = self._end_magnitude if y0 is self._end else y0.abs()

@@ -3,7 +3,7 @@
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .private_torch import age
+from .private_torch import age, set_grad_enabled
 
 _LEAF = torch.zeros((), requires_grad=True)
 _LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
@@ -11,8 +11,11 @@ _LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
 
 def age_mark():
     """A sequence number: autograd nodes that this thread records later have larger ones."""
-    with torch.enable_grad():
-        return age(_LEAF.view(()).grad_fn)
+    before = torch.is_grad_enabled()
+    set_grad_enabled(True)  # a context of it takes as long as an operation
+    mark = age(_LEAF.view(()).grad_fn)
+    set_grad_enabled(before)
+    return mark
 
 
 def graph_inputs(edges, known, since):

@@ -100,12 +100,26 @@ class Problem:
         """What the result is differentiable in, once the forward pass is over."""
         return of_outer_solves((self.y0, self.times, *self.field.captured.tensors))
 
+    def compiled_run(self):
+        """A `LoopSolve`, where the loop over steps is to be compiled and can be; or None."""
+        if not self.compile_loop or self.field.code is None:
+            return None
+        from .compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+
+        return loop_solve(self)
+
     def finish(self):
         """To be called when the forward pass is over.
 
         :raises DrawsLate: func began to draw random numbers in the middle
         """
         self.field.finish()
+        self.tell_compile_time()
+
+    def tell_compile_time(self):
+        """Once, of generated code that took long to make."""
+        if self.field.code is not None:
+            self.field.code.compiler.stopwatch.tell()
 
     @contextlib.contextmanager
     def backward_pass(self):

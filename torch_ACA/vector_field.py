@@ -29,24 +29,21 @@ class VectorField:
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
-    :param found: `Reach` of func, where it is known what func depends on: all of its tensors, and that func changes
-        nothing. There is no `first_evaluation` then
+    :param found: `Reach` of a func that changes nothing and uses all of these tensors: no `first_evaluation` then
     :param code: `compilation.code.Code`, where steps are compiled
     """
 
     def __init__(self, func, layout, direction=1, params=None, autocast=None, *, found=None, code=None):
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-        self.func, self.layout = func, layout
-        self.direction = direction
+        self.func, self.layout, self.direction = func, layout, direction
         self.n_evals = self.evaluation_bytes = self._n_recorded = 0
         known, found = found is not None, reach(func) if found is None else found
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
         self.side_effects = SideEffects(found.modules, layout.device)
-        self.autocast = autocast
-        self.code = code
+        self.autocast, self.code = autocast, code
         self._cut = self.captured.use_all() if known else None
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
@@ -241,8 +238,6 @@ class VectorField:
         """
         self.side_effects.finish()
         self.captured.seal()
-        if self.code is not None:
-            self.code.compiler.stopwatch.tell()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
 

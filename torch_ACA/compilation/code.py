@@ -38,18 +38,22 @@ def code_for(func, layout, autocast, t, y, options, controller, watched):
 
 
 class _Compiler:
-    """Of one func, for one kind of state. ``usable`` until func turns out not to be."""
+    """Of one func, for one kind of state. ``usable`` until func turns out not to be; ``against_loops``: why there is no
+    code for loops, or None."""
 
     def __init__(self, func, layout, autocast, options):
         self.name = getattr(func, "__name__", type(func).__name__)
         self.options, self.usable = options, True
         self.tracer = Tracer(layout, autocast)
         self.stopwatch = Stopwatch(self.name)
-        self._told = set()
+        self.against_loops, self._told = None, set()
 
     def give_up(self, reason):
         self.usable = False
         self.warn(f"compile=True: {self.name} cannot be compiled and runs as it is ({reason})")
+
+    def warn_of_steps(self, reason):
+        self.warn(f"compile=True: for {self.name} steps are compiled, and the loop over them is not ({reason})")
 
     def warn(self, message):
         if message not in self._told:

@@ -1,30 +1,36 @@
 """`aca` with its loops compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
 
-import math
-from dataclasses import dataclass, field
-
 import torch
 
 from ..controller import Controller
 from ..errors import NonFiniteError, SolverError
-from ..gradients.discrete import AcceptedStep, DiscreteSolve
-from ..gradients.storage import STATES_ONLY, Storage
+from ..gradients.discrete import DiscreteSolve
+from ..gradients.storage import STATES_ONLY
 from ..gradients.times import TimeCotangents
-from ..march import Callbacks, Stop, check_limits, next_step
+from ..march import Callbacks, check_limits, next_step
 from ..problem import explain
 from ..steppers.base import Carry, Stepper
 from ..steppers.runge_kutta import RungeKutta
 from . import choice
+from .chunks import Chunk, LoopStorage
+from .func_graph import NotCompilable
 from .loops import Loops
 from .private_compiler import loops_may_write
 
 
 def loop_solve(problem):
     """`LoopSolve` of a problem, or None, with a warning once, where its loop cannot be compiled."""
-    compiler, reason = problem.field.code.compiler, reason_against(problem)
+    compiler = problem.field.code.compiler
+    reason = compiler.against_loops or reason_against(problem)
     if reason is None:
-        return LoopSolve(problem)
-    compiler.warn(f"compile=True: for {compiler.name} steps are compiled, and the loop over them is not ({reason})")
+        run = LoopSolve(problem)
+        try:
+            y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+            run.loops.prepare(choice.settings_of(problem.controller), problem.ts[0], y, slope)
+            return run
+        except NotCompilable as failure:
+            reason = compiler.against_loops = str(failure)
+    compiler.warn_of_steps(reason)
     return None
 
 
@@ -52,71 +58,6 @@ def reason_against(problem):
         if asked:
             return f"{name} was asked for"
     return None
-
-
-@dataclass(slots=True)
-class Chunk:
-    """The steps of one call: how many, their times [capacity, 3], the stop that they end on (None: the buffers were
-    full). Of the outputs inside of them [m]: their indices, the steps that they lie in, where there, what slopes are
-    weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
-
-    n: int
-    times: torch.Tensor
-    stop: Stop | None
-    outputs: list = field(default_factory=list)
-    places: list = field(default_factory=list)
-    theta: torch.Tensor | None = None
-    weights: torch.Tensor | None = None
-    slopes: torch.Tensor | None = None
-
-    @property
-    def reaches_into_last_step(self):
-        return bool(self.places) and self.places[-1] == self.n - 1
-
-    @property
-    def output_rows(self):
-        return slice(self.outputs[0] - 1, self.outputs[-1])
-
-
-class LoopStorage(Storage):
-    """Steps and states as they stand in the buffers: ``chunks``, and the state behind the last."""
-
-    def __init__(self):
-        super().__init__(STATES_ONLY, 0, math.inf)
-        self.chunks, self._buffers, self._end = [], [], None
-
-    def fill(self, chunk, states):
-        self.chunks.append(chunk)
-        self._buffers.append(states)
-
-    def close(self, state):
-        self._end = state
-
-    def release(self):
-        states = {**dict(enumerate(self._buffers)), "end": self._end}
-        self._buffers = self._end = None
-        return states
-
-    def unroll(self, interpolant, dtype):
-        """Make ``steps`` what a `Storage` has there."""
-        if self.steps:
-            return
-        for chunk in self.chunks:
-            steps = [AcceptedStep(*times, None, False, False) for times in chunk.times[: chunk.n].tolist()]
-            steps[-1].stop = chunk.stop
-            for output, place in zip(chunk.outputs, chunk.places):
-                steps[place].outputs.append(output)
-            for step in steps:
-                if step.outputs:
-                    first = step.outputs[0] - chunk.outputs[0]
-                    step.theta = chunk.theta[first : first + len(step.outputs)]
-                    step.weights = interpolant.weights(step.theta).to(dtype)
-            self.steps += steps
-
-    def unrolled(self, states):
-        """What `release` returned, as a `Storage` returns it."""
-        rows = [row for k, chunk in enumerate(self.chunks) for row in states[k][: chunk.n].unbind()]
-        return dict(enumerate([*rows, states["end"]]))
 
 
 class LoopSolve(DiscreteSolve):
@@ -206,9 +147,17 @@ class LoopSolve(DiscreteSolve):
             chunk.slopes = inside
 
     def backward(self, states, ys_bar, dense_bars):
-        if _fingerprint(self.problem.field.code) != self._fingerprint:  # said where steps are replayed one by one
-            self._unroll()
-            return super().backward(self.storage.unrolled(states), ys_bar, dense_bars)
+        code = self.problem.field.code
+        if _fingerprint(code) == self._fingerprint:
+            try:
+                return self._looped_back(states, ys_bar)
+            except NotCompilable as failure:
+                code.compiler.against_loops = str(failure)
+                code.compiler.warn_of_steps(failure)
+        self._unroll()  # to replay steps one by one: where func is not what it was, that is noticed and said
+        return super().backward(self.storage.unrolled(states), ys_bar, dense_bars)
+
+    def _looped_back(self, states, ys_bar):
         problem, loops, code = self.problem, self.loops, self.problem.field.code
         func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
         y_bar, totals = torch.zeros_like(states["end"]), code.zeros()

@@ -68,6 +68,23 @@ class Loops:
         slopes = (self.y.new_empty(self.capacity, self.rows, self.y.numel()),) if self.with_slopes else ()
         return times, states, *slopes
 
+    def prepare(self, settings, t, y, slope):
+        """Generate the code of `forward`.
+
+        :raises NotCompilable: there can be none
+        """
+        if ("forward", *self._key) not in self.code.graph.functions:
+            self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
+
+    @staticmethod
+    def _given(t, size, previous, stop, span, limits, settings, y, slope, buffers):
+        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64)
+        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64)
+        return [numbers, y, slope, bounds, settings, *buffers]
+
+    def _forward_code(self, given):
+        return self.code.function(("forward", *self._key), self._forward, lambda: given, bare=True, options=OPTIONS)
+
     def forward(self, t, size, previous, stop, span, limits, settings, y, slope, buffers):
         """Go on from a state.
 
@@ -77,11 +94,8 @@ class Loops:
         :param settings: `choice.settings_of` the controller
         :returns: the numbers to go on with (`Progress`), the state, its slope
         """
-        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64)
-        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64)
-        given = [numbers, y, slope, bounds, settings, *buffers]
-        call = self.code.function(("forward", *self._key), self._forward, lambda: given, bare=True, options=OPTIONS)
-        numbers, y, slope = call([*given, *self.code.others])
+        given = self._given(t, size, previous, stop, span, limits, settings, y, slope, buffers)
+        numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
         return Progress(*numbers.tolist()), y, slope
 
     def _forward(self, numbers, y, slope, *given):

@@ -6,6 +6,7 @@ state that is solved backwards drifts off the one that was solved forwards (sect
 outputs and the graph of one f. Cost: like the forward solve, with a VJP at every evaluation, rejected tries included.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -203,6 +204,22 @@ class _FlatLayout:
         return flat
 
 
+class _LargestRMS:
+    """The largest of the RMS norms of parts of a vector, in few operations.
+
+    :param sizes: of the parts; what lies behind them does not count
+    """
+
+    def __init__(self, *sizes):
+        self._sizes, self._weights = sizes, None
+
+    def __call__(self, x):
+        if self._weights is None:
+            self._weights = x.new_tensor([1 / math.sqrt(max(size, 1)) for size in self._sizes])
+        parts = x.split([*self._sizes, len(x) - sum(self._sizes)])[:-1]
+        return (torch.stack([torch.linalg.vector_norm(part) for part in parts]) * self._weights).amax()
+
+
 class _AugmentedField:
     """Derivative of (y, a, theta_bar) with respect to time, as a vector field for the Runge-Kutta stepper."""
 
@@ -261,7 +278,10 @@ class _AugmentedField:
                 norms.append(rms_norm(x[2 * n :]))
             return torch.stack([torch.as_tensor(value, dtype=x.dtype, device=x.device) for value in norms]).amax()
 
-        return of_parts if callable(chosen) else mixed
+        if callable(chosen):
+            return of_parts
+        counted = (n, n, sum(self.sizes)) if chosen is None else (n, n)
+        return _LargestRMS(*counted) if of_state is rms_norm else mixed
 
     def captured_parts(self, x):
         """The part of an augmented vector that belongs to the captured tensors, shaped like them."""

@@ -97,8 +97,11 @@ class BackwardPass:
         remembered = None
         if self.following is None:
             remembered = self.run.end_sample
-        elif i % self.compared_every == 0:
+        elif i % self.compared_every == self.compared_every // 2:
             remembered = self.end
+        if i == 0 and self.run.known_start is not None:
+            stepper.know_start(*self.run.known_start)
+            self.run.known_start = None
         made = stepper.replay(
             step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
             every=None if remembered is None else every,

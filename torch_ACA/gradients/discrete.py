@@ -7,7 +7,7 @@ memory (`storage`) makes it anything between the two, or less than a state per s
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
 cost N s + R (s - 1) + 2 evaluations forward (compiled, not FSAL: up to R + 1 more); backward N s evaluations and
-VJPs (`direct`: VJPs only).
+VJPs (`direct`: VJPs only), one evaluation less for a small state, whose first graph is kept.
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
 
@@ -30,19 +30,14 @@ from .dense import DenseRecord
 from .replay import Replay
 from .storage import UNLIMITED, Storage
 
-SMALL = 2**13  # numbers in a buffer that is rather kept than made again
+SMALL = 2**16  # numbers in a buffer that is rather kept than made again
+_SMALL_STATE = 2**13  # numbers in a state whose first evaluation is kept with its graph
 
 
 def aca(problem):
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
-    if problem.compile_loop and problem.field.code is not None:
-        from ..compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
-
-        run = loop_solve(problem)
-        if run is not None:
-            return integrate(problem, run)
-    return integrate(problem, DiscreteSolve(problem, problem.memory))
+    return integrate(problem, problem.compiled_run() or DiscreteSolve(problem, problem.memory))
 
 
 def direct(problem):
@@ -105,6 +100,7 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.graph_bytes
         self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
+        self.known_start = None  # of the first step: slope and `Evaluation`
         self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
@@ -120,6 +116,9 @@ class DiscreteSolve:
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper
         evaluation = problem.evaluation if stepper.keep_graphs else None
+        small = len(problem.y0) <= _SMALL_STATE and problem.compile_options is None
+        if problem.evaluation is not None and keeps and small and not stepper.keep_graphs:
+            self.known_start = problem.slope, problem.evaluation
         carry = stepper.start(
             problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
         )
@@ -250,8 +249,7 @@ class _Function(torch.autograd.Function):
                 return None, None, *_differentiable(run, inputs, bars)
         states = dict(zip(ctx.states_at, states))
         y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
-        if run.problem.field.code is not None:
-            run.problem.field.code.compiler.stopwatch.tell()
+        run.problem.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars
 
 

@@ -4,6 +4,7 @@ A `Method` says what it is and can, and makes a `Stepper` for one func: that tak
 and pulls cotangents back through them. Nothing else in the package knows what kind of method it deals with.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -150,7 +151,7 @@ class Stepper:
 
     @staticmethod
     def is_finite_state(carry: Carry) -> bool:
-        return carry.y.numel() == 0 or bool(torch.isfinite(torch.linalg.vector_norm(carry.y, float("inf"))))
+        return carry.y.numel() == 0 or math.isfinite(torch.linalg.vector_norm(carry.y, math.inf).item())
 
     # Dense output: linear in the slopes, by the method's interpolant
 
@@ -214,6 +215,10 @@ class Stepper:
         :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
         """
         raise NotImplementedError
+
+    def know_start(self, slope, evaluation) -> None:
+        """The slope [n] at the start of the step that is replayed next, and its `Evaluation`: a stepper may use them
+        instead of evaluating f there."""
 
     def reload(self, evaluations) -> None:
         """Put the slopes of a step whose graphs were kept back into the buffer."""

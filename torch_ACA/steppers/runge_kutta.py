@@ -43,7 +43,7 @@ class RungeKutta(Stepper):
         self._columns = [self.slopes[: i + 1].T for i in range(s)]
         self._weights = _weights_of(tableau, layout.dtype, layout.device)
         self._c = self._weights.c
-        self._cotangents = self._last_sample = None
+        self._cotangents = self._last_sample = self._known_start = None
 
     def prepare(self, carry):
         """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
@@ -77,10 +77,18 @@ class RungeKutta(Stepper):
         if carry.slope is None:
             self._evaluate(carry, -1, side=-1 if before_jump else 0)
 
+    def know_start(self, slope, evaluation):
+        self._known_start = slope, evaluation
+
     def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
         """The `Evaluation`s of an accepted step's own stages."""
-        evaluations = []
-        for i in range(self.own_stages):
+        evaluations, sampled = [], None
+        if self._known_start is not None:
+            slope, evaluation = self._known_start
+            self._known_start = None
+            self._row[0].copy_(slope)
+            evaluations.append(evaluation)
+        for i in range(len(evaluations), self.own_stages):
             stage = y if i == 0 else self._stage(y, h, i)
             at_end = self._c[i] == 1.0
             side = int(after_jump) if i == 0 else -int(before_jump and at_end)
