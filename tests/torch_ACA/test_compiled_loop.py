@@ -357,3 +357,26 @@ def test_generated_loops(field, monkeypatch, looped, options):
     for a, b in zip(eager, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
     assert counts == again and looped.count("forward") > 1
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.filterwarnings("default:compile=True")
+def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, name):
+    """Once: a later solve does not try again."""
+    generated, tried = code.generated, []
+
+    def failing(function, *arguments, **keywords):
+        if function.__name__ == f"_{name}":
+            tried.append(name)
+            raise RuntimeError("no such kernel")
+        return generated(function, *arguments, **keywords)
+
+    monkeypatch.setattr(code, "generated", failing)
+    y0 = torch.ones(3, requires_grad=True)
+    keywords = {"times": [0.0, 0.5, 1.0], "wanted": [y0, *field.parameters()]}
+    with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop over them is not .*no such kernel"):
+        assert_as_eager(field, y0, **keywords)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_as_eager(field, y0, **keywords)
+    assert tried == [name]
