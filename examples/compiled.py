@@ -1,4 +1,4 @@
-"""Compiled solves: code is generated for the whole loop over steps and for its way back, and a solve takes less time."""
+"""Compiled solves: code is generated for the whole loop over steps and its way back, and a solve takes less time."""
 
 import time
 

@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -18,12 +21,14 @@ from torch_ACA import (
     ReplayError,
     StepSizeUnderflowError,
     TooManyEvaluationsError,
+    methods,
     solve,
 )
 from torch_ACA.compilation import choice, code, generate, loops
 from torch_ACA.compilation.func_graph import Tracer
 from torch_ACA.controller import Controller
 from torch_ACA.march import next_step
+from torch_ACA.tableau import Tableau
 
 pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
 
@@ -374,9 +379,45 @@ def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, 
     monkeypatch.setattr(code, "generated", failing)
     y0 = torch.ones(3, requires_grad=True)
     keywords = {"times": [0.0, 0.5, 1.0], "wanted": [y0, *field.parameters()]}
-    with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop over them is not .*no such kernel"):
+    with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop .*no such kernel"):
         assert_as_eager(field, y0, **keywords)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_as_eager(field, y0, **keywords)
     assert tried == [name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in methods if getattr(methods.get(name), "adaptive", False)])
+def test_every_adaptive_explicit_method(field, name, looped):
+    if not isinstance(methods.get(name), Tableau):
+        pytest.skip("not an explicit Runge-Kutta method")
+    y0 = torch.ones(3, requires_grad=True)
+    times = torch.tensor([0.0, 0.3, 1.0], requires_grad=True)
+    loose = {"rtol": 1e-3, "atol": 1e-3}
+    assert_as_eager(field, y0, times, [y0, times, *field.parameters()], method=name, **loose)
+    assert looped == ["forward", "backward"]
+
+
+WARM = """
+import sys
+import torch
+from torch._dynamo.utils import counters
+from torch_ACA import solve
+
+factor, y0 = float(sys.argv[1]), torch.ones(2, dtype=torch.float64, requires_grad=True)
+solve(lambda t, y: factor * t * y, y0, [0.0, 1.0], compile=True).ys[-1].sum().backward()
+assert torch.allclose(y0.grad, torch.full_like(y0, factor / 2).exp(), rtol=1e-4)
+print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+"""
+
+
+@pytest.mark.slow
+def test_code_is_found_on_disk_by_later_processes(tmp_path):
+    """And not for another func, though the loop around it is the same."""
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    counts = []
+    for factor in ("1.0", "1.0", "0.5"):
+        run = [sys.executable, "-c", WARM, factor]
+        counts.append(subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout.split())
+    assert counts == [["0", "3"], ["3", "0"], ["0", "3"]]

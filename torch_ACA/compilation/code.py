@@ -1,6 +1,7 @@
 """Generated code by func: made once, kept as long as func, and found again in every solve."""
 
 import collections
+import time
 import weakref
 
 import torch
@@ -29,8 +30,10 @@ def code_for(func, layout, autocast, t, y, options, controller, watched):
     if not compiler.usable:
         return None
     try:
-        with compiler.stopwatch.running():
-            graph, inputs = compiler.tracer(func, torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device), y)
+        start = time.perf_counter()
+        graph, inputs = compiler.tracer(func, torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device), y)
+        if not graph.functions:  # it was traced now
+            compiler.stopwatch.add(time.perf_counter() - start)
         return Code(compiler, graph, inputs, y, controller, watched)
     except NotCompilable as failure:
         compiler.give_up(failure)
@@ -99,14 +102,15 @@ class Code:
         """
 
         def make():
+            start, every = time.perf_counter(), [*inputs(), *self.others]
             try:
-                with self.compiler.stopwatch.running():
-                    every = [*inputs(), *self.others]
-                    chosen = self._defaults | (options or {}) | self.compiler.options
-                    return generated(function, every, chosen, bare=bare)
+                chosen = self._defaults | (options or {}) | self.compiler.options
+                return generated(function, every, chosen, bare=bare)
             except Exception as failure:  # whatever PyTorch's compiler runs into
                 lines = str(failure).strip().splitlines()
                 raise NotCompilable(f"{type(failure).__name__}: {lines[0] if lines else ''}") from failure
+            finally:
+                self.compiler.stopwatch.add(time.perf_counter() - start)
 
         return self._kept(key, make)
 

@@ -1,8 +1,6 @@
 """Code that Inductor generates for functions of tensors."""
 
-import contextlib
 import logging
-import time
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -52,13 +50,8 @@ class Stopwatch:
     def __init__(self, name):
         self._name, self._seconds, self._told = name, 0.0, False
 
-    @contextlib.contextmanager
-    def running(self):
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds += time.perf_counter() - start
+    def add(self, seconds):
+        self._seconds += seconds
 
     def tell(self):
         """To be called when a solve, or its backward pass, has all its code."""

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import inspect
 
+import torch
+
 try:
     from torch._higher_order_ops.while_loop import while_loop_op
 except ImportError:
@@ -54,8 +56,10 @@ def compiled_below_dynamo(graph, inputs, options):
         made.append(compile_fx.compile_fx_inner(*arguments, **keywords))
         return made[-1]
 
+    # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
+    options = options | {"unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": torch.__version__}}
     with _shape_environment(), aot_config.patch(enable_autograd_cache=False):
-        whole = compile_fx.compile_fx(graph, list(inputs), inner_compile=inner, config_patches=dict(options))
+        whole = compile_fx.compile_fx(graph, list(inputs), inner_compile=inner, config_patches=options)
     code = made[0] if len(made) == 1 else None
     return whole, getattr(code, "current_callable", None)
 
