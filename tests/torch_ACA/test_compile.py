@@ -45,8 +45,10 @@ def assert_as_eager(func, compile="step", **keywords):
 
 
 @pytest.mark.parametrize("times", OUTPUTS.values(), ids=OUTPUTS)
-@pytest.mark.parametrize("method", ["Dopri5", "RK12", "RK23"])
-@pytest.mark.parametrize("compile", ["step", "loop"])
+@pytest.mark.parametrize(("compile", "method"), [
+    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), ("loop", "RK12"), ("loop", "RK23"),
+    pytest.param("loop", "Dopri5", marks=pytest.mark.slow),
+])  # fmt: skip
 @pytest.mark.filterwarnings("error:compile=True")
 def test_agrees_with_eager_steps(field, compile, method, times):
     loose = {"rtol": 1e-3, "atol": 1e-3} if method == "RK12" else {}
