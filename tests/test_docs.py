@@ -146,7 +146,7 @@ def test_every_number_of_the_pages_comes_from_a_record(monkeypatch):
 
     pages = {
         render_docs.results: [f"{name}, here" for name in render_docs.COMPARED],
-        results_page.page: ["here", "difference here"],
+        results_page.page: ["here", "difference (95 %)"],
     }
     papers = ["in the paper"]
     before = {make: make() for make in pages}

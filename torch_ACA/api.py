@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
 from .linearisation import check_differentiable_twice
-from .march import Stats
+from .march import Stats, Stop
 from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
@@ -35,7 +37,7 @@ GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adj
 
 
 @takes_options()
-def solve(func, y0, t, **keywords):
+def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
     """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
@@ -70,7 +72,7 @@ def solve(func, y0, t, **keywords):
     return solution
 
 
-def _unsolved(y0, t, error):
+def _unsolved(y0: Any, t: Any, error: SolverError) -> Solution:
     """What there is of a solution whose first step, or first evaluation, failed."""
     times, _ = checked_times(t, StateLayout(y0))
     return Solution(
@@ -79,12 +81,14 @@ def _unsolved(y0, t, error):
 
 
 @takes_options(without=("dense", "on_failure", "record"))
-def solve_endtime(func, y0, t0, t1, **keywords):
+def solve_endtime(
+    func: Callable, y0: Any, t0: float | torch.Tensor, t1: float | torch.Tensor, **keywords: Any
+) -> tuple[Any, Stats]:
     """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors, with per_sample also [b].
 
     :param keywords: options as in `SolverOptions`
     """
-    times = (t0, t1)
+    times: Any = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64) for t in times))
         times = torch.stack(times, -1)
@@ -96,7 +100,9 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
-def _solved(func, y0, t, asked, integrate=None):
+def _solved(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None = None
+) -> tuple[Problem, StateLayout, Any]:
     """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that
     `torch.compile` makes of what is around it.
 
@@ -108,7 +114,9 @@ def _solved(func, y0, t, asked, integrate=None):
     return _solve(func, y0, t, asked, integrate)
 
 
-def _solve(func, y0, t, asked, integrate):
+def _solve(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None
+) -> tuple[Problem, StateLayout, Any]:
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -129,7 +137,9 @@ def _solve(func, y0, t, asked, integrate):
                 raise
 
 
-def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
+def problem_of(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None
+) -> tuple[Problem, StateLayout]:
     """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
     func has been evaluated at the start, and at a second point where the first step was not given.
@@ -232,17 +242,17 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     return problem, layout
 
 
-def _stops(ts, options):
+def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:
     step_t, jump_t, grid = (options.get(name, []) for name in ("step_t", "jump_t", "grid"))
     if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
         raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
     return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
 
 
-def _initial_step(controller, field, ts, y0, slope):
+def _initial_step(controller: Any, field: VectorField, ts: list[float], y0: torch.Tensor, slope: torch.Tensor) -> float:
     mark = field.side_effects.mark()
 
-    def evaluate(t, y):
+    def evaluate(t: float, y: torch.Tensor) -> torch.Tensor:
         k = torch.empty_like(y)
         field(t, y, k)
         return k

@@ -1,12 +1,15 @@
 """One call that answers "which gradient method should I use": all of them on one problem, side by side."""
 
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .api import problem_of, solve
 from .errors import SolverError
+from .march import Stats
 from .private_torch import pytree
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
@@ -28,7 +31,10 @@ class Comparison:
 
 
 @takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample"))
-def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None, show=True, **keywords):
+def compare_gradients(
+    func: Callable, y0: Any, t: Any, loss: Callable[[Any], torch.Tensor], *, gradients: Sequence[str] = GRADIENTS,
+    reference: Mapping[str, Any] | None = None, show: bool = True, **keywords: Any,
+) -> list[Comparison]:  # fmt: skip
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.
 
@@ -47,7 +53,7 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
         problem, layout = problem_of(func, y0, t, SolverOptions())
         wanted = [*leaves, *problem.field.captured.candidates]
         tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
-        reference = {"method": "dopri8", "rtol": tight, "atol": tight} | (reference or {})
+        reference = {"method": "dopri8", "rtol": tight, "atol": tight, **(reference or {})}
         exact, _ = _gradient(func, y0, t, loss, wanted, reference)
         rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
     if show:
@@ -55,11 +61,11 @@ def compare_gradients(func, y0, t, loss, *, gradients=GRADIENTS, reference=None,
     return rows
 
 
-def table(rows):
+def table(rows: Iterable[Comparison]) -> str:
     """The comparisons as text."""
     lines = [f"{'gradient':<9}{'rel. error':>11}{'NFE fwd':>9}{'NFE bwd':>9}{'ms':>9}{'saved KiB':>11}"]
     for row in rows:
-        if row.failure:
+        if row.error is None or row.seconds is None or row.saved_bytes is None:
             lines.append(f"{row.gradient:<9}{row.failure}")
         else:
             lines.append(
@@ -69,7 +75,10 @@ def table(rows):
     return "\n".join(lines)
 
 
-def _compared(name, exact, func, y0, t, loss, wanted, keywords):
+def _compared(
+    name: str, exact: torch.Tensor, func: Callable, y0: Any, t: Any, loss: Callable, wanted: list[torch.Tensor],
+    keywords: dict[str, Any],
+) -> Comparison:  # fmt: skip
     keywords = keywords | {"gradient": name}
     if name == "mali":
         keywords.pop("method", None)
@@ -84,12 +93,12 @@ def _compared(name, exact, func, y0, t, loss, wanted, keywords):
     except SolverError as error:
         return Comparison(name, failure=f"failed: {error}")
     difference = torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact)
-    return Comparison(
-        name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), saved.peak
-    )
+    return Comparison(name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), saved.peak)
 
 
-def _gradient(func, y0, t, loss, wanted, keywords):
+def _gradient(
+    func: Callable, y0: Any, t: Any, loss: Callable, wanted: list[torch.Tensor], keywords: Mapping[str, Any]
+) -> tuple[torch.Tensor, Stats]:
     """All gradients as one vector of complex or real numbers in double precision, and the statistics."""
     solution = solve(func, y0, t, **keywords)
     found = torch.autograd.grad(loss(solution.ys), wanted, allow_unused=True)

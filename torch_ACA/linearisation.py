@@ -5,14 +5,21 @@ recorded evaluation, all at once (`torch.vmap` over the backward pass) or, where
 after the other. Products with D are differentiated by a second backward pass through the same evaluation.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import SecondDerivativeError
 from .notices import warn_caller
 from .transforms import under_transform
+
+if TYPE_CHECKING:
+    from .evaluation import GradientSum
+    from .vector_field import VectorField
 
 AT_ONCE = 2**28  # bytes that the VJPs which are computed at once may take
 
@@ -26,15 +33,15 @@ class Linearisation:
     :param time: and the time, 0-d
     """
 
-    def __init__(self, field, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor):
+    def __init__(self, field: VectorField, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
         self.field, self.value, self.leaf, self.time = field, value, leaf, time
 
     @property
-    def inputs(self):
+    def inputs(self) -> list[torch.Tensor]:
         """The leaves that func was given."""
         return [self.leaf, self.time]
 
-    def edges(self):
+    def edges(self) -> list[GradientEdge]:
         """Gradient edges of the value, as those of `vector_field.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
@@ -46,7 +53,9 @@ class Linearisation:
         """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
         return _pulled_back(self.field, self.value, self.leaf, self.time, cotangents, create_graph)
 
-    def vjp(self, value_bar, products, products_bar, gradients):
+    def vjp(
+        self, value_bar: torch.Tensor, products: torch.Tensor, products_bar: torch.Tensor, gradients: GradientSum
+    ) -> tuple[Any, Any]:
         """Pull cotangents of the value [n] and of `products` (made with create_graph) [m, n + 1] back; the graph is
         used up.
 
@@ -67,7 +76,7 @@ class Linearisation:
 
 
 def traced_linearisation(
-    field, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
+    field: VectorField, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f(t, y) [n] and D [n, n + 1] for t and y with or without a history, differentiable in everything.
 
@@ -76,7 +85,7 @@ def traced_linearisation(
     """
     if under_transform():  # a graph of autograd's own is not seen there
 
-        def twice(y, t):
+        def twice(y: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             value = field.traced(t, y, side=side)
             return value, value
 
@@ -91,7 +100,7 @@ def traced_linearisation(
     return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
 
 
-def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:
+def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, side: int = 0) -> None:
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.
 
@@ -134,17 +143,24 @@ _NO_SECOND = (
 )
 
 
-def _unit_vectors(y):
+def _unit_vectors(y: torch.Tensor) -> torch.Tensor:
     return torch.eye(len(y), dtype=y.dtype, device=y.device)
 
 
-def _pulled_back(field, value, y, time, cotangents, create_graph):
+def _pulled_back(
+    field: VectorField,
+    value: torch.Tensor,
+    y: torch.Tensor,
+    time: torch.Tensor,
+    cotangents: torch.Tensor,
+    create_graph: bool,
+) -> torch.Tensor:
     """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
     m, n = cotangents.shape
     if not value.requires_grad or n == 0:
         return cotangents.new_zeros(m, n + 1)
 
-    def grad(cotangent, batched):
+    def grad(cotangent: torch.Tensor, batched: bool) -> torch.Tensor:
         of_y, of_time = torch.autograd.grad(
             value, (y, time), cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True,
             is_grads_batched=batched,

@@ -35,15 +35,15 @@ class Solution:
     record: Record | None = field(default=None, repr=False)
 
     @property
-    def success(self):
+    def success(self) -> bool:
         return self.error is None
 
     @property
-    def status(self):
+    def status(self) -> str:
         """"finished", or why and where the solve ended early."""
         return "finished" if self.success else str(self.error)
 
-    def __call__(self, t):
+    def __call__(self, t: float | torch.Tensor) -> Any:
         """State at time t (0-d: shaped like y0) or at times t [k] (leaves [k, *shape])."""
         if self.dense is None:
             raise ValueError("dense output was not kept: solve with dense=True" if self.success else self.status)
@@ -63,7 +63,7 @@ class Trajectory:
     states: torch.Tensor
     slopes: torch.Tensor
 
-    def __call__(self, t):
+    def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """States at times t [k] -> [k, n].
 
         :raises ValueError: a time outside the interval that was solved
@@ -89,7 +89,7 @@ class DenseOutput:
     trajectory: Trajectory
     layout: StateLayout
 
-    def __call__(self, t):
+    def __call__(self, t: float | torch.Tensor) -> Any:
         """As `Solution.__call__`."""
         t = torch.as_tensor(t, dtype=torch.float64)
         with without_autocast(self.layout.device.type):

@@ -223,7 +223,7 @@ def test_a_func_that_mixes_rows_is_refused(mode):
             ("grid", [0.0, 1.0]), ("check_finite", True),
         ]),
     ],
-    ids=str,
+    ids=lambda asked: "-".join([*asked, *asked.get("options", {}), asked.get("gradient", "")]).strip("-"),
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(asked):
     with pytest.raises(ValueError, match="per_sample (needs|cannot)"):
