@@ -11,7 +11,8 @@ from benchmarks.solvers import DROP_INS
 from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
-TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "aca, CUDA graphs", "naive", "adjoint", *PEERS)
+COMPILED = ("aca, compile", "aca, compile steps", "aca, CUDA graphs")
+TIMED = ("aca", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")

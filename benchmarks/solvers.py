@@ -201,6 +201,7 @@ SOLVERS = {
     "aca, memory=unlimited": _ours(gradient="aca", memory=math.inf),
     "aca, memory=50": _ours(gradient="aca", memory=50),
     "aca, compile": _ours(gradient="aca", compile=True),
+    "aca, compile steps": _ours(gradient="aca", compile="step"),
     "aca, CUDA graphs": _ours(gradient="aca", compile="reduce-overhead", gpu=True),
     "naive": _ours(gradient="naive"),
     "adjoint": _ours(gradient="adjoint"),
