@@ -56,9 +56,9 @@ def _stiff(func):
     return lambda t, y, parameters: func.slope(jnp, y, *parameters)
 
 
-def missing(problem):
+def missing(problem, fields=FIELDS):
     """Why diffrax cannot be used on a problem, or None."""
-    if type(problem.func) not in FIELDS and not isinstance(problem, StiffProblem):
+    if type(problem.func) not in fields and not isinstance(problem, StiffProblem):
         return "the vector field was not written in JAX"
     if problem.y0.device.type == "cuda" and jax.default_backend() != "gpu":
         return "jax is installed without CUDA"
@@ -70,8 +70,12 @@ class Prepared:
 
     def __init__(self, problem):
         self.problem = problem
-        self._inputs = [_to_jax(problem.y0), [_to_jax(p) for p in problem.func.parameters()]]
-        self._times = _to_jax(problem.times.to(problem.y0.dtype))
+        self._inputs = [to_jax(problem.y0), [to_jax(p) for p in problem.func.parameters()]]
+        self._times = to_jax(problem.times.to(problem.y0.dtype))
+        self._run = jax.jit(jax.value_and_grad(self._loss(problem), has_aux=True))
+
+    def _loss(self, problem):
+        """loss((y0, parameters), times) -> the loss, and the outputs behind times[0] with the number of tries."""
         stiff = isinstance(problem, StiffProblem)
         field = _stiff(problem.func) if stiff else FIELDS[type(problem.func)]
         controller = diffrax.PIDController(rtol=problem.rtol, atol=problem.atol)
@@ -92,7 +96,7 @@ class Prepared:
             ys, steps = solve(*inputs, times)
             return problem.loss(ys), (ys, steps.max())
 
-        self._run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return loss
 
     def __call__(self):
         return jax.block_until_ready(self._run(self._inputs, self._times))
@@ -101,14 +105,15 @@ class Prepared:
         (_, (ys, steps)), (y0_bar, parameter_bars) = self()
         bars = [*[y0_bar] * self.problem.counts_start, *parameter_bars]
         ys = self.problem.measured(_to_torch(ys))
-        return Check(flat([ys]), flat(map(_to_torch, bars)), None, None, int(steps))
+        return Check(flat([ys]), flat(map(_to_torch, bars)), None, None, None if steps is None else int(steps))
 
     def warm_up(self):
         """A solve over a hundredth of the interval, with the compilation."""
         jax.block_until_ready(self._run(self._inputs, self._times / 100))
 
 
-def _to_jax(tensor):
+def to_jax(tensor):
+    """A tensor as an array of JAX."""
     return jnp.asarray(tensor.detach().cpu().numpy())
 
 

@@ -38,6 +38,10 @@ COLOURS = {
     "Dopri5": "#88CCEE",
     "diffrax Kvaerno5, jitted": "#444444",
     "scipy Radau, forward": "#DDCC77",
+    "aca, per_sample": METHOD_COLOURS["direct"],
+    "aca, rows jointly": METHOD_COLOURS["aca"],
+    "torchode, per row": "#AA4499",
+    "diffrax, vmap": "#444444",
 }
 OURS, PEER = "-", "--"
 

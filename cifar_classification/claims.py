@@ -1,81 +1,116 @@
-"""What the paper claims, and whether the recorded runs bear it out."""
+"""The paper's claims on CIFAR, each with its comparison of recorded runs."""
 
+from itertools import chain
 from statistics import mean
 
 import numpy as np
-from scipy.stats import ttest_ind
 
-from cifar_classification.reliability import resampled
+from cifar_classification import predictions
+from cifar_classification.data import TITLES
+from cifar_classification.reliability import icc
+from cifar_classification.runs import on_gpus
+from harness.verdicts import Means, hours_each, pseudo_values
 
-SIGNIFICANCE = 0.05
-LEAST_SEEDS = 3  # of each side of a comparison that results/README.md decides
-RULE = (
-    f"A comparison of means over seeds is decided by Welch's t-test, two-sided, at p < {SIGNIFICANCE}; one of ICCs if "
-    "the difference keeps its sign in 95 % of resamples of the test images."
-)
-NOT_RUN = ("", "not judged: not run")
+SHARED_PROCESSOR = "the processor was shared, and times are compared in one quiet run of alternating processes only"
 
 
-def larger(ours, theirs, form, factor=1.0, unit=""):
-    """(what was found, verdict) on the claim that ``ours`` has the larger mean; both are values, one a seed.
+def of_scale(chosen, own, robust):
+    """(comparisons, claims with the reason why nothing is compared) of one scale.
 
-    What was found is the difference of the means, times ``factor`` and in ``unit``.
+    ``chosen`` holds the runs by data set and label, ``own`` the labels with the paper's settings, ``robust`` for aca
+    and euler the tested run (None: none) and by how much each test solver increases its error.
     """
-    return _decided(ours, theirs, 1, form, factor, unit)
+    found, others = [], []
+    ten = chosen["cifar10"]
+    for how, ours, labels in (
+        ("like for like", "aca", ("adjoint", "naive")),
+        ("with the paper's settings", own[0], own[1:]),
+    ):
+        for label in labels:
+            pair, name = (ten[ours], ten[label]), label.removesuffix("-own")
+            end = f"than {name}, {how}"
+            # a seed gives both networks the same first weights and, but for another batch size, the same batches
+            found.append(compared(f"ACA is more accurate {end}", pair, accuracy, 1, unit=" points", paired=True))
+            fewer, unit = f"ACA evaluates f less often {end}", " per block and batch"
+            found.append(compared(fewer, pair, evaluations, -1, unit=unit, paired=True))
+            faster = f"ACA takes less time {end}"
+            if all(pair) and on_gpus([*pair[0], *pair[1]]):
+                found.append(compared(faster, pair, minutes, -1, form=".1f", unit=" min", paired=True))
+            else:
+                others.append((faster, SHARED_PROCESSOR))
+    for dataset, labels in chosen.items():
+        what = f"NODE-18 is more accurate than ResNet-18 on {TITLES[dataset]}"
+        pair = (labels["aca"], labels["resnet"])
+        as_run = "" if not all(pair) or scale_of(pair[0][0]) == scale_of(pair[1][0]) else ", unlike at the start"
+        found.append(compared(f"{what}{as_run}", pair, accuracy, 1, unit=" points"))
+        if as_run:
+            for pair in ((labels["aca"], labels["resnet-scale"]), (labels["aca-scale"], labels["resnet"])):
+                size = scale_of(next(run for runs in pair for run in runs))
+                cost = hours(labels["aca"], labels["resnet"])
+                like = f"{what}, second blocks of both begin at {size:g}"
+                found.append(compared(like, pair, accuracy, 1, cost, unit=" points"))
+    for dataset, labels in chosen.items():
+        pair = (labels["aca"], labels["resnet"])
+        for of in ("true-class probability", "correctness"):
+            what = f"NODE-18 is more reliable than ResNet-18 on {TITLES[dataset]}: ICC(2,1) of {of}"
+            found.append(Means(what, *(reliabilities(runs, of) for runs in pair), 1, form=".3f", hours=hours(*pair)))
+    found.append(sturdier(*robust["aca"], *robust["euler"]))
+    scaled = any(", scaled down" in run.title for run in chain(*ten.values()))
+    reason = "not at this scale" if scaled else "see the tables"
+    others += [(claim, reason) for claim in ("NODE-18 has about 5 % error on CIFAR-10", "NODE-18 beats ResNet-101")]
+    return found, others
 
 
-def smaller(ours, theirs, form, factor=1.0, unit=""):
-    """The same on the claim that ``ours`` has the smaller mean."""
-    return _decided(ours, theirs, -1, form, factor, unit)
+def compared(claim, pair, value, sign, cost=None, **keywords):
+    """The comparison of a value of each run, over two lists of runs. ``cost``: hours of a run on each side, where the
+    runs themselves don't tell."""
+    sides = ({run.place[3]: value(run) for run in runs} for runs in pair)
+    return Means(claim, *sides, sign, hours=hours(*pair) or cost, **keywords)
 
 
-def _decided(ours, theirs, sign, form, factor, unit):
-    if not ours or not theirs:
-        return NOT_RUN
-    difference = mean(ours) - mean(theirs)
-    found = f"{factor * difference:+{form}}{unit} ({len(ours)} and {len(theirs)} seeds)"
-    if min(len(ours), len(theirs)) < 2:
-        return found, "not judged: a single seed"
-    if np.ptp(ours) == np.ptp(theirs) == 0:
-        return found, "not judged: no spread between seeds"
-    p = p_value(ours, theirs)
-    found = f"{found}, p = {p:.2g}"
-    if p >= SIGNIFICANCE:
-        return found, "not decided: within the spread of the seeds"
-    return found, "holds" if sign * difference > 0 else "does not hold: the opposite"
+def scale_of(run):
+    """The weight that the last BatchNorm of every second block began with."""
+    return getattr(run.chosen, "field_scale" if run.chosen.model == "ode" else "branch_scale", None) or 1.0
 
 
-def p_value(ours, theirs):
-    """Of Welch's t-test, two-sided, on the means of values that are one a seed; 1 where nothing varies."""
-    if np.ptp(ours) == np.ptp(theirs) == 0:
-        return 1.0
-    return float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+def accuracy(run):
+    return 100 * run.summary["test_accuracy"]
 
 
-def holm(p_values):
-    """Holm's correction for several comparisons: the corrected p-values, in the order given."""
-    order, corrected, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+def evaluations(run):
+    return run.average("Solver/n_f_evals") + run.average("Solver/n_backward_f_evals")
 
 
-def more_reliable(ours, theirs):
-    """The same on ICC(2,1) of two matrices [images, runs] over the same images; either may be None."""
-    if ours is None or theirs is None:
-        return NOT_RUN
-    differences = resampled(ours, theirs)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    found = f"{differences.mean():+.3f} (95 %: {low:+.3f} to {high:+.3f}; {ours.shape[1]} and {theirs.shape[1]} runs)"
-    if low <= 0 <= high:
-        return found, "not decided: within the spread over test images"
-    return found, "holds" if low > 0 else "does not hold: the opposite"
+def minutes(run):
+    return run.summary["seconds"] / 60
 
 
-def more_robust(ours, theirs):
-    """The same on increases of the error by other solvers, in percentage points; a model each."""
-    if not ours or not theirs:
-        return NOT_RUN
-    found = f"{mean(ours):+.2f} against {mean(theirs):+.2f} points; at most {max(ours):+.2f} against {max(theirs):+.2f}"
-    return found, "holds, for one model each" if mean(ours) < mean(theirs) else "does not hold, for one model each"
+def hours(*sides):
+    return hours_each(*([run.summary["seconds"] for run in runs] for runs in sides))
+
+
+def ratings(runs):
+    """[test images, runs] of true-class probability and of correctness; None unless two or more runs kept them."""
+    kept = [found for run in runs if (found := predictions.read(run.folder))]
+    if len(kept) < 2:
+        return None
+    return {
+        "true-class probability": np.stack([one.probability for one in kept], 1),
+        "correctness": np.stack([one.correct for one in kept], 1).astype(np.float64),
+    }
+
+
+def reliabilities(runs, of):
+    """ICC(2,1) as one value a run, by the jackknife; none of fewer than three runs, as it leaves out one of them."""
+    matrix = ratings(runs)
+    if matrix is None or matrix[of].shape[1] < 3:
+        return {}
+    return pseudo_values(lambda columns: icc(columns)["ICC(2,1)"], matrix[of])
+
+
+def sturdier(ours, our_increases, theirs, their_increases):
+    """That other test solvers hurt one trained network less than the other: the mean increase of a network's error."""
+    sides = ({run.place[3]: mean(grown)} if run else {}
+             for run, grown in ((ours, our_increases), (theirs, their_increases)))  # fmt: skip
+    what = "Other test solvers hurt NODE-18 less than the network trained with one Euler step: mean growth of the error"
+    return Means(what, *sides, -1, unit=" points", hours=hours(*([run] if run else [] for run in (ours, theirs))))

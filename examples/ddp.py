@@ -1,4 +1,7 @@
-"""Data-parallel training in two processes. Each solves its half of the batch, with steps of its own."""
+"""Data-parallel training in two processes. Each solves its half of the batch, with steps of its own.
+
+Starts its processes itself, or is started in each of them by torchrun:  torchrun --nproc-per-node 2 examples/ddp.py
+"""
 
 import os
 import socket
@@ -22,12 +25,11 @@ class Field(nn.Module):
         return self.net(z)
 
 
-def train(rank, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+def train(rank):
+    dist.init_process_group("gloo", rank=rank, world_size=int(os.environ["WORLD_SIZE"]))
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    points = torch.randn(256, 2)[rank::PROCESSES]  # the share of this process
+    points = torch.randn(256, 2)[rank :: dist.get_world_size()]  # the share of this process
     rotated = points @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # what the flow shall learn: a quarter turn
     block = ODEBlock(Field(), rtol=1e-3, atol=1e-3)
     model = DistributedDataParallel(block)  # averages the gradients over the processes
@@ -39,6 +41,7 @@ def train(rank, port):
         optimizer.step()
     line = f"process {rank}: loss {loss.item():.3f}, {block.stats.n_f_evals} evaluations in the last solve\n"
     print(line, end="", flush=True)
+    dist.barrier()  # none leaves while another one needs it
     dist.destroy_process_group()
 
 
@@ -49,4 +52,8 @@ def free_port():
 
 
 if __name__ == "__main__":
-    torch.multiprocessing.spawn(train, (free_port(),), nprocs=PROCESSES)
+    if "RANK" in os.environ:  # set by torchrun
+        train(int(os.environ["RANK"]))
+    else:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(PROCESSES)}
+        torch.multiprocessing.spawn(train, nprocs=PROCESSES)

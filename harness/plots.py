@@ -31,6 +31,28 @@ MODEL_COLOURS = {
 }
 
 
+# Line style and marker of each gradient method, in all figures: they tell methods apart in grey print too.
+METHOD_STYLES = {
+    "aca": ("-", "o"),
+    "direct": ((0, (1, 1)), "x"),
+    "naive": ("--", "s"),
+    "adjoint": (":", "^"),
+    "mali": ("-.", "D"),
+    "torchdiffeq": ((0, (5, 1)), "v"),
+    "torchdiffeq-adjoint": ((0, (3, 1, 1, 1, 1, 1)), "<"),
+}
+
+
+def look(method, *, markers=False, **others):
+    """Keywords of matplotlib's ``plot`` for a gradient method: colour, line style and, if asked for, ``markers``.
+
+    ``others`` are added, and win.
+    """
+    style, marker = METHOD_STYLES[method.lower()]
+    keywords = {"color": colour(method), "linestyle": style, "linewidth": 1.4}
+    return keywords | ({"marker": marker, "markersize": 4} if markers else {}) | others
+
+
 def colour(label):
     """The colour of a gradient method or model, whatever the case of its name. ValueError for an unknown one."""
     colours = METHOD_COLOURS | MODEL_COLOURS

@@ -28,6 +28,7 @@ class Run:
     def __init__(self, folder, rows=()):
         self.folder = folder
         self._stopwatch = Stopwatch(rows[-1]["seconds"] if rows else 0.0)
+        self._cpu_start = time.process_time()
         self._curves = SummaryWriter(str(folder), flush_secs=10)
         for row in rows:
             self._draw(row)
@@ -110,13 +111,21 @@ class Run:
                 self._curves.add_scalar(tag, value, row["step"], walltime=date)
 
     def finish(self, summary):
-        """Write summary.json: ``summary``, wall time over all resumed parts, peak memory of the last part."""
+        """Write summary.json: ``summary``, wall time of all parts, processor time and peak memory of the last one.
+
+        On a shared machine only the processor time, which counts all threads of this process, can be compared.
+        """
         memory = {"cpu": peak_memory_bytes("cpu")}
         if torch.cuda.is_initialized():
             memory["cuda"] = peak_memory_bytes("cuda")
         _write_json(
             self.folder / "summary.json",
-            {**summary, "seconds": self._stopwatch.seconds, "peak_memory_bytes": memory},
+            {
+                **summary,
+                "seconds": self._stopwatch.seconds,
+                "cpu_seconds": time.process_time() - self._cpu_start,
+                "peak_memory_bytes": memory,
+            },
         )
         self.close()
 

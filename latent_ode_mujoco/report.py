@@ -1,17 +1,18 @@
 """Tables over all runs, rendered from their records: runs.csv, tables.md, and a part of the README."""
 
 from pathlib import Path
-from statistics import mean
+from statistics import geometric_mean, mean
 
 from harness import packed
 from harness.cli import run_main
-from harness.environment import hardware
+from harness.environment import hardware, origins
 from harness.experiment import LAST
 from harness.files import write_text
 from harness.record import read_epochs, read_run
 from harness.tables import replace_measured, results_folder, spread, table, write_runs
 from harness.testing import runs_tested
 from harness.training import FINISHED
+from harness.verdicts import Means, hours_each, verdict_table
 from latent_ode_mujoco.experiment import PROFILES, LatentODE, joint_words, label, scaled_down
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
 
@@ -73,7 +74,7 @@ def _row(folder, run, test):
         "parameters": summary["parameters"],
         "test_evaluations": test["evaluations"],
         "scaled_down": scaled_down(settings),
-        "machine": hardware(run["environment"]),
+        "environment": run["environment"],
         "folder": folder,
     }
 
@@ -85,9 +86,37 @@ def tables(rows, speeds):
         for task in sorted({row["task"] for row in rows if row["profile"] == profile}, reverse=True):
             own = [row for row in rows if (row["profile"], row["task"]) == (profile, task)]
             parts += [_errors(profile, task, own), _costs(own)]
+            if found := comparisons(own):
+                parts.append(f"**The paper's claims at this scale**\n\n{verdict_table(found)}")
     if speeds:
         parts.append(_speed_table(speeds))
     return "\n".join(parts)
+
+
+def comparisons(rows):
+    """The paper's claims on the test error of interpolation: one comparison each, over all fractions observed."""
+    if rows[0]["task"] != "interpolation" or not _of_all_fractions(rows, OURS):
+        return []
+    others = ("latent-ode-adjoint", "latent-ode-naive", *ONE_STEP_AHEAD, REPAIRED)
+    return [_comparison(rows, other) for other in others]
+
+
+def _comparison(rows, other):
+    """Of the geometric mean of a seed's errors over `FRACTIONS`; paired where the weights begin alike."""
+    sides = [_of_all_fractions(rows, name) for name in (OURS, other)]
+    errors = ({seed: geometric_mean(row["mse"] for row in own) for seed, own in side.items()} for side in sides)
+    hours = hours_each(*([sum(row["seconds"] for row in own) for own in side.values()] for side in sides))
+    claim = f"{OURS} has less error than {other}, over all fractions observed"
+    return Means(claim, *errors, -1, other.startswith("latent-ode-"), hours, logs=True)
+
+
+def _of_all_fractions(rows, name):
+    """{seed: its rows} of the seeds that were run with every fraction."""
+    seeds = {}
+    for row in rows:
+        if row["label"] == name:
+            seeds.setdefault(row["seed"], []).append(row)
+    return {seed: own for seed, own in seeds.items() if len(own) == len(FRACTIONS)}
 
 
 def _heading(profile, task, rows):
@@ -150,10 +179,9 @@ def _costs(rows):
             minutes = mean(row["training_seconds"] for row in own) / 60
             lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells, f"{minutes:.1f}"])
     header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
-    machines = ", ".join(sorted({row["machine"] for row in rows}))
     minutes = sum(row["training_seconds"] for row in rows) / 60
-    note = f"\nOne step is one batch. Processor time on {machines}; tests between the epochs are not counted. All "
-    note += f"these runs together: {minutes:.0f} minutes.\n"
+    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. All these runs "
+    note += f"together: {minutes:.0f} minutes. {origins([(row['label'], row['environment']) for row in rows])}\n"
     return table(header, lines) + note
 
 

@@ -4,16 +4,17 @@ What a paper says comes from the files of the experiments (paper.json, QUOTED), 
 """
 
 import os
-from dataclasses import dataclass
 from itertools import chain
-from statistics import mean
 
 from cifar_classification import claims
 from cifar_classification import report as cifar
 from cifar_classification.data import TITLES
 from harness import packed
 from harness.environment import ROOT
+from harness.record import read_run
 from harness.tables import spread, table
+from harness.verdicts import HEADER as CLAIM_HEADER
+from harness.verdicts import NOTE, in_how_many, verdict_rows
 from latent_ode_mujoco import report as latent_ode
 from three_body import report as three_body
 from van_der_pol import records
@@ -36,55 +37,23 @@ Sources of the paper's numbers: "{SUPPLEMENT}": read in the paper's supplement. 
 not known here.
 
 """
-RULE = f"""When a difference counts: both sides have at least {claims.LEAST_SEEDS} seeds, and Welch's t-test
-(two-sided) gives p < {claims.SIGNIFICANCE:g} after Holm's correction for all {{count}} such comparisons on this page.
-A claim about solves without random seeds holds if it does so in every case.
+RULE = """How a claim is decided: [the rule](../docs/verdicts.md). A claim about solves without random seeds is decided
+if it holds, or fails, in every case.
+
 """
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That ``ours`` has the larger mean (``sign`` 1) or the smaller one (-1); both are values, one a seed."""
-
-    text: str
-    ours: list
-    theirs: list
-    sign: int
-    form: str
-    unit: str = ""
-
-    @property
-    def judged(self):
-        return min(len(self.ours), len(self.theirs)) >= claims.LEAST_SEEDS
 
 
 def page():
     """The text of the page."""
-    parts = [reverse_time(), classification(), time_series(), three_bodies()]
-    found = [claim for _, own in parts for claim in own]
-    judged = [claim for claim in found if claim.judged]
-    corrected = claims.holm([claims.p_value(claim.ours, claim.theirs) for claim in judged])
-    p_values = dict(zip(map(id, judged), corrected))
-    texts = [INTRODUCTION + RULE.format(count=len(judged))]
-    for text, own in parts:
+    parts = [(name, *make()) for name, make in SECTIONS.items()]
+    summary, texts = [], []
+    for name, text, rows in parts:
+        summary += [[name, row[0], row[-1]] for row in rows]
         texts.append(text)
-        if own:
-            rows = [claim_row(claim, p_values.get(id(claim))) for claim in own]
-            texts.append(table(["claim", "difference here", "p, corrected", "verdict"], rows))
-    return "\n".join(texts)
-
-
-def claim_row(claim, p):
-    if not claim.ours or not claim.theirs:
-        return [claim.text, "", "", "not run"]
-    difference = mean(claim.ours) - mean(claim.theirs)
-    text = f"{difference:+{claim.form}}{claim.unit} ({len(claim.ours)} and {len(claim.theirs)} seeds)"
-    if p is None:
-        return [claim.text, text, "", f"not judged: fewer than {claims.LEAST_SEEDS} seeds"]
-    verdict = "not decided: within the spread of the seeds"
-    if p < claims.SIGNIFICANCE:
-        verdict = "holds" if claim.sign * difference > 0 else "does not hold: the opposite"
-    return [claim.text, text, f"{p:.2g}", verdict]
+        if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
+            texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")
+    head = f"{INTRODUCTION}{RULE}## All claims in one minute\n\n{table(['where', 'claim', 'verdict'], summary)}"
+    return "\n".join([head, *texts])
 
 
 def link(folders):
@@ -96,23 +65,18 @@ def link(folders):
     return f"[record]({path})"
 
 
-def in_how_many(ours, theirs):
-    """Of how many pairs the first is smaller, and what follows from that."""
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    won = sum(a < b for a, b in pairs)
-    return f"{'holds' if won == len(pairs) else 'does not hold'}: in {won} of {len(pairs)}"
-
-
 # Why reverse time goes wrong
 
 
 def reverse_time():
     """Van der Pol, the photograph, the toy and the costs: solved without random seeds."""
     place = {name: records.RESULTS / name for name in ("reconstruction", "picture", "gradient_error", "depth")}
-    rows = []
+    rows, found_claims = [], []
 
-    def row(name, what, paper, source, here, verdict):
+    def row(name, what, paper, source, here, verdict, claim=None):
         rows.append([what, paper, source, here, verdict, link([place[name]])])
+        if claim:
+            found_claims.append([claim, verdict])
 
     found = records.read(place["reconstruction"], kind="error", sweep="horizon")
     errors = {name: {(r["start"], r["horizon"]): r["error"] for r in found if r["label"] == name}
@@ -122,36 +86,41 @@ def reverse_time():
     here = ", ".join(f"{name} {errors[name][0, end]:.2g}" for name in errors)
     verdict = in_how_many(*([errors[name][key] for key in shared] for name in ("aca", "adjoint")))
     row("reconstruction", f"van der Pol: distance of the rebuilt y(0) from the true one, T = {end:g}",
-        "a figure: the curves disagree", UNKNOWN, here, f"{verdict} starts and horizons")  # fmt: skip
+        "a figure: the curves disagree", UNKNOWN, here, f"{verdict} starts and horizons",
+        "the backward pass of aca sees a trajectory nearer the forward one than that of the adjoint")  # fmt: skip
 
     kernels = records.read(place["picture"], sweep="kernel")
     starts = {name: [r["error"][0] for r in kernels if r["label"] == name] for name in ("aca", "adjoint")}
     here = ", ".join(f"{name} {spread(starts[name], '.2g') if any(starts[name]) else 0}" for name in starts)
     verdict = f"{in_how_many(starts['aca'], starts['adjoint'])} kernels"
     row("picture", "photograph along a convolution ODE: relative error of the rebuilt one",
-        "a figure: it is not the same", UNKNOWN, here, verdict)  # fmt: skip
+        "a figure: it is not the same", UNKNOWN, here, verdict,
+        "a photograph is rebuilt better with aca than with the adjoint")  # fmt: skip
 
     toy = records.read(place["gradient_error"], problem="toy", library="torch_ACA", flow="contracting")
     end = max(r["horizon"] for r in toy)
     of = {name: [r["error_start"] for r in toy if (r["gradient"], r["horizon"]) == (name, end)]
           for name in ("aca", "naive", "adjoint")}  # fmt: skip
     here = ", ".join(f"{name} {spread(values, '.2g')}" for name, values in of.items())
-    verdict = f"{in_how_many(of['aca'], of['adjoint'])} starts, than the adjoint's"
-    row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), contracting, T = {end:g}",
-        "a figure: aca least", MEMORY, here, verdict)  # fmt: skip
+    for other in ("adjoint", "naive"):
+        row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), contracting, T = {end:g}; aca and {other}",
+            "a figure: aca least", MEMORY, here, f"{in_how_many(of['aca'], of[other])} starts",
+            f"on dz/dt = kz the gradient of aca has less error than that of {other}")  # fmt: skip
 
     rows_of_depth = records.read(place["depth"])
     grown = {name: van_der_pol.growth(rows_of_depth, name) for name in van_der_pol.PAPER}
     verdict = f"{in_how_many(*(map(float, grown[name][1:]) for name in ('aca', 'naive')))} growths"
     for name, formulas in van_der_pol.PAPER.items():
         here = "m {}-fold: depth {}-fold, bytes {}-fold, work {}-fold".format(*grown[name])
-        row("depth", f"table 1, {name}: depth, memory, computation", "; ".join(formulas), MEMORY, here, verdict)
+        claim = "graph depth, memory and work grow less with aca than with naive" if name == "aca" else None
+        row("depth", f"table 1, {name}: depth, memory, computation", "; ".join(formulas), MEMORY, here, verdict, claim)
     header = ["what", "in the paper", "source", "here", "verdict: aca's is smaller", "record"]
     figures = [("rebuilt trajectories", "reconstruction"), ("gradient errors", "gradient_error"),
                ("the photograph", "picture"), ("graph depth and memory", "depth"), ("training", "train")]  # fmt: skip
     images = "".join(f"\n![{text}](van_der_pol/{name}/{name}.png)\n" for text, name in figures)
     text = f"## Reverse time, gradients and costs\n\n{table(header, rows)}\n"
-    return f"{text}All numbers: [tables](van_der_pol/tables.md).\n{images}", []
+    trained = verdict_rows(van_der_pol.comparisons(van_der_pol.training_runs(records.RESULTS / "train")))
+    return f"{text}All numbers: [tables](van_der_pol/tables.md).\n{images}", found_claims + trained
 
 
 # CIFAR
@@ -164,8 +133,7 @@ def classification():
     def of(label, dataset="cifar10"):
         return cifar.of_place(runs, scale, dataset, label)
 
-    rows, found = [], []
-    paper = cifar.PAPER
+    rows, paper = [], cifar.PAPER
     for label in ("aca", "adjoint", "naive"):
         quoted = f"{paper['methods'][label]['accuracy']:g} %"
         rows.append(cifar_row(f"figure 7(a, b): {label}, like for like", quoted, of(label)))
@@ -200,26 +168,16 @@ def classification():
     for dataset in ("cifar10", "cifar100"):
         for label, name in cifar.NETWORKS.items():
             own = of(label, dataset)
-            matrix = cifar.ratings(own)
+            matrix = claims.ratings(own)
             here = f"{cifar.icc(matrix['correctness'])['ICC(2,1)']:.3f}" if matrix else ""
             what = f"table 3: {TITLES[dataset]}, {name}, ICC(2,1) of correctness"
             rows.append([what, UNKNOWN, UNKNOWN, here, str(len(own)), link(run.folder for run in own)])
-    for other in ("adjoint", "naive"):
-        pair = map(cifar.accuracies, (of("aca"), of(other)))
-        found.append(Claim(f"aca is more accurate than {other}, like for like", *pair, 1, ".2f", " points"))
-    for label in cifar.OWN[scale][1:]:
-        pair = map(cifar.accuracies, (of(cifar.OWN[scale][0]), of(label)))
-        what = f"aca is more accurate than {label.removesuffix('-own')}, each with the paper's solver and batch"
-        found.append(Claim(what, *pair, 1, ".2f", " points"))
-    for dataset in ("cifar10", "cifar100"):
-        pair = (cifar.accuracies(of(label, dataset)) for label in ("aca", "resnet"))
-        found.append(Claim(f"NODE-18 is more accurate than ResNet-18 on {TITLES[dataset]}", *pair, 1, ".2f", " points"))
     title = of("aca")[0].title.partition(", ")[2] or "the paper's settings"
     images = "".join(f"\n![{text}](cifar_classification/{scale}/{name}.png)\n"
                      for text, name in (("gradient methods", "methods"), ("networks", "networks")))  # fmt: skip
     text = f"## Images: NODE-18 on CIFAR\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
     text += f"{table(HEADER, rows)}\nAll numbers: [tables](cifar_classification/tables.md).\n{images}"
-    return text, found
+    return text, verdict_rows(*cifar.claims_of(runs, scale))
 
 
 def trained(run):
@@ -251,7 +209,7 @@ def time_series():
     def errors(label, fraction):
         return [100 * row["mse"] for row in of(label, fraction)]
 
-    lines, found = [], []
+    lines = []
     labels = dict.fromkeys((*latent_ode.LABELS, *chain.from_iterable(latent_ode.QUOTED.values())))
     for label in labels:
         for index, fraction in enumerate(latent_ode.FRACTIONS):
@@ -263,10 +221,6 @@ def time_series():
                 cells = [", ".join(quoted) or UNKNOWN, source, spread(errors(label, fraction), ".3f")]
                 counted = [str(len(own) or "not run"), link(row["folder"] for row in own)]
                 lines.append([f"{label}, {fraction:.0%} observed", *cells, *counted])
-    for other in ("latent-ode-adjoint", "latent-ode-naive", "rnn", "rnn-decay"):
-        for fraction in latent_ode.FRACTIONS:
-            pair = (errors(label, fraction) for label in (latent_ode.OURS, other))
-            found.append(Claim(f"{latent_ode.OURS} has less error than {other}, {fraction:.0%}", *pair, -1, ".3f"))
     scale = latent_ode.joint_words(rows) or "the paper's settings"
     name = f"latent_ode_mujoco/{profile}/figures"
     images = [
@@ -276,7 +230,9 @@ def time_series():
     ]
     text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"
     text += f"{table(HEADER, lines)}\nAll numbers: [tables](latent_ode_mujoco/tables.md).\n"
-    return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), found
+    return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), verdict_rows(
+        latent_ode.comparisons(rows)
+    )
 
 
 # Three bodies
@@ -289,16 +245,22 @@ def three_bodies():
     def of(label):
         return [row for row in rows if row["label"] == label and row["mse"] is not None]
 
-    lines = [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
-              link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
-    pairs = [(f"{model}-aca", f"{model}-{other}") for model in ("node", "ode") for other in ("adjoint", "naive")]
-    pairs += [("ode-aca", "node-aca"), ("node-aca", "lstm-aug"), ("node-aca", "lstm")]
-    found = []
-    for pair in pairs:
-        errors = ([row["mse"] for row in of(name)] for name in pair)
-        found.append(Claim(" has less error than ".join(pair), *errors, -1, ".2g"))
+    constant = three_body.constant_error(read_run(rows[0]["folder"]), 2.0)
+    lines = [["constant: the mean positions on [0, 1]", UNKNOWN, UNKNOWN, f"{constant:.2g}", "", ""]]
+    lines += [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
+               link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
     text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
     text += f"{table(HEADER, lines)}\nAll numbers: [tables](three_body/tables.md).\n"
     folder = f"three_body/paper/{three_body.PAPER.name}/figures"
     images = [("errors, losses and masses", "comparison.png"), ("orbits", "orbits.gif")]
-    return text + "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images), found
+    return text + "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images), verdict_rows(
+        three_body.comparisons(rows)
+    )
+
+
+SECTIONS = {
+    "van der Pol and others": reverse_time,
+    "CIFAR": classification,
+    "latent ODE": time_series,
+    "three bodies": three_bodies,
+}

@@ -17,7 +17,8 @@ from three_body.training import ThreeBodyTraining, masses_of
 ADAM = {"betas": [0.9, 0.999], "loss_weight": 1.0}
 TIGHT, LOOSE = {"rtol": 1e-7, "atol": 1e-7}, {"rtol": 1e-5, "atol": 1e-5}
 # The learning rate of epoch 1, 2, ... is lr * decay**epoch. The paper's: section D.4 of its supplement; the released:
-# the authors' three_body_problem.py; quick: fewer epochs, the decay such that the last learning rate stays the paper's.
+# the authors' three_body_problem.py; quick: fewer epochs, the decay such that the last learning rate stays the paper's;
+# valley, valley-tight: the paper's first epochs, for valley.py, the latter with the tolerance of the authors' script.
 PROFILES = {
     "paper": {
         "recurrent": {"epochs": 5000, "lr": 0.01, "decay": 0.999, **ADAM},
@@ -30,7 +31,10 @@ PROFILES = {
         "recurrent": {"epochs": 500, "lr": 0.01, "decay": 0.999**10, **ADAM},
         "ode": {"epochs": 20, "lr": 0.1, "decay": 0.99**5, **ADAM, **LOOSE},
     },
+    "valley": {"ode": {"epochs": 15, "lr": 0.1, "decay": 0.99, **ADAM, **LOOSE}},
+    "valley-tight": {"ode": {"epochs": 15, "lr": 0.1, "decay": 0.99, **ADAM, **TIGHT}},
 }
+OWN_TIME = ("aca", "direct")  # gradient methods with dense output, which it needs
 SCHEDULE = ("epochs", "lr", "decay", "betas", "loss_weight")
 DRAWN_POINTS = 400  # of the trajectory, kept for the figures
 
@@ -42,7 +46,8 @@ def family(model):
 
 def label(settings):
     """Model and gradient method, such as ode-aca."""
-    return "-".join([settings["model"], *([settings["gradient"]] if "gradient" in settings else [])])
+    parts = [settings["model"], *([settings["gradient"]] if "gradient" in settings else [])]
+    return "-".join(parts + (["own-time"] if settings.get("own_time") else []))
 
 
 class ThreeBody(Experiment):
@@ -70,6 +75,8 @@ class ThreeBody(Experiment):
             help="ends of training and test",
         )
         parser.add_argument("--points", type=positive_int, default=POINTS_PER_UNIT, help="points per unit of time")
+        own = "for node and ode: solve in a time that passes slowly in encounters, in training (not the paper's)"
+        parser.add_argument("--own-time", action="store_true", help=own)
         schedule = parser.add_argument_group("schedule; the defaults are the profile's")
         schedule.add_argument("--lr", type=positive_float, help="initial learning rate of Adam")
         schedule.add_argument("--decay", type=fraction, help="factor of the learning rate per epoch")
@@ -86,7 +93,7 @@ class ThreeBody(Experiment):
     def complete(self, values, chosen):
         settings = {name: values[name] for name in ("model", "profile", "seed", "until", "points", *SCHEDULE)}
         if settings["model"] in RECURRENT:
-            refuse(chosen, SOLVER, f"--model {settings['model']} solves no ODE")
+            refuse(chosen, (*SOLVER, "own_time"), f"--model {settings['model']} solves no ODE")
         with usage_errors():
             system = values["system"]
             system = System(**system) if isinstance(system, dict) else find_system(system)
@@ -103,7 +110,12 @@ class ThreeBody(Experiment):
             if max(settings["betas"]) == 1:
                 raise ValueError(f"--betas must be below 1, got {settings['betas']}")
         settings["system"] = as_dict(system)
-        return settings if settings["model"] in RECURRENT else settings | settle_solver(values, chosen)
+        if settings["model"] in RECURRENT:
+            return settings
+        settings |= {"own_time": values["own_time"], **settle_solver(values, chosen)}
+        if settings["own_time"] and settings["gradient"] not in OWN_TIME:
+            raise UsageError(f"--own-time goes with --gradient {' or '.join(OWN_TIME)}, not {settings['gradient']}")
+        return settings
 
     def title(self, settings):
         text = f"{label(settings).upper()}, {settings['system']['name']} system, {settings['profile']} profile"

@@ -7,6 +7,7 @@ from harness.solvers import solver_of
 from harness.training import Training
 from three_body.data import System, simulate, time_grid
 from three_body.models import RECURRENT, build
+from three_body.own_time import extent, solve_in_own_time
 from torch_ACA import solve
 
 SEQUENCE = 20  # points of the sequences that the recurrent networks are trained on
@@ -21,6 +22,7 @@ class ThreeBodyTraining(Training):
     def __init__(self, settings, device):
         self.times = time_grid(settings["until"][0], settings["points"])
         self.truth = simulate(System(**settings["system"]), self.times)[:, None].to(device)
+        self.end = extent(self.truth, self.times)
         seed_everything(settings["seed"])
         model = build(settings["model"]).to(device)
         super().__init__(
@@ -36,7 +38,11 @@ class ThreeBodyTraining(Training):
         return loss, {"Train/Error": error, **{f"Masses/{i}": mass for i, mass in enumerate(masses, 1)}}, stats
 
     def _trajectory(self):
-        solution = solve(self.model, self.truth[0], self.times, **solver_of(self.settings))
+        keywords = solver_of(self.settings)
+        if self.settings.get("own_time"):
+            solution = solve_in_own_time(self.model, self.truth[0], self.times, self.end, **keywords)
+        else:
+            solution = solve(self.model, self.truth[0], self.times, **keywords)
         squared = ((solution.ys - self.truth)[:, :, :3] ** 2).sum((-2, -1)).mean(1)
         weights = self.settings["loss_weight"] ** self.times.to(squared.device)
         return (weights * squared).mean(), squared.detach().mean(), solution.stats

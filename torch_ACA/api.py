@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -15,19 +17,19 @@ from .gradients.naive import naive
 from .hidden_time import hides_time, moved
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
-from .march import Stats
+from .march import Stats, Stop
 from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
 from .rows.layout import with_rows_outermost
-from .rows.problem import problem_of_rows
+from .rows.problem import RowProblem, problem_of_rows
 from .rows.solve import aca_of_rows
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
-from .solver_options import SolverOptions, takes_options
+from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
@@ -37,7 +39,7 @@ GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adj
 
 
 @takes_options()
-def solve(func, y0, t, **keywords):
+def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
     """Solve y' = func(t, y), y(t[0]) = y0, and return y at all of t, differentiable in y0, t and all that func uses.
 
     :param func: func(t, y) -> dy/dt, nested and shaped like y; t is a 0-d tensor. A module, function or any callable
@@ -62,6 +64,9 @@ def solve(func, y0, t, **keywords):
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
+    if isinstance(problem, RowProblem):
+        failure, errors = problem.failures.error(), tuple(problem.failures.errors)
+        return Solution(problem.given_times, layout.unflatten(ys), problem.stats, error=failure, row_errors=errors)
     ts = problem.given_times if problem.failure is None else problem.given_times[: len(ys)]
     solution = Solution(ts, layout.unflatten(ys), problem.stats, error=problem.failure)
     if problem.recorder is not None:
@@ -72,7 +77,7 @@ def solve(func, y0, t, **keywords):
     return solution
 
 
-def _unsolved(y0, t, error):
+def _unsolved(y0: Any, t: Any, error: SolverError) -> Solution:
     """What there is of a solution whose first step, or first evaluation, failed."""
     times, _ = checked_times(t, StateLayout(y0))
     return Solution(
@@ -81,12 +86,14 @@ def _unsolved(y0, t, error):
 
 
 @takes_options(without=("dense", "on_failure", "record"))
-def solve_endtime(func, y0, t0, t1, **keywords):
+def solve_endtime(
+    func: Callable, y0: Any, t0: float | torch.Tensor, t1: float | torch.Tensor, **keywords: Any
+) -> tuple[Any, Stats]:
     """y(t1) alone, shaped like y0, and the `Stats`; t0 and t1 are floats or 0-d tensors, with per_sample also [b].
 
     :param keywords: options as in `SolverOptions`
     """
-    times = (t0, t1)
+    times: Any = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
         times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64) for t in times))
         times = torch.stack(times, -1)
@@ -98,7 +105,9 @@ def solve_endtime(func, y0, t0, t1, **keywords):
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
-def _solved(func, y0, t, asked, integrate=None):
+def _solved(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None = None
+) -> tuple[Problem, StateLayout, Any]:
     """The `Problem`, the `StateLayout` and what the gradient method made of them; a break in a graph that
     `torch.compile` makes of what is around it.
 
@@ -106,18 +115,13 @@ def _solved(func, y0, t, asked, integrate=None):
     :param integrate: what to do with the problem (None: what the gradient method does)
     """
     if torch.compiler.is_dynamo_compiling():
-        return _outside_of_graphs(_solved, func, y0, t, asked, integrate)
+        return outside_of_graphs(_solved, func, y0, t, asked, integrate)
     return _solve(func, y0, t, asked, integrate)
 
 
-def _outside_of_graphs(function, *arguments, **keywords):
-    return torch.compiler.disable(function)(*arguments, **keywords)
-
-
-_outside_of_graphs._torchdynamo_disable = True
-
-
-def _solve(func, y0, t, asked, integrate):
+def _solve(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None
+) -> tuple[Problem, StateLayout, Any]:
     leaves, stream = pytree.tree_leaves(y0), None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
@@ -138,7 +142,9 @@ def _solve(func, y0, t, asked, integrate):
                 raise
 
 
-def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
+def problem_of(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None
+) -> tuple[Problem, StateLayout]:
     """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
     func has been evaluated at the start, and at a second point where the first step was not given.
@@ -156,19 +162,28 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     if transformed:
         check_transform(gradient)
     compile_options = None if transformed else plan.compile_options
+    perturb = bool(options.get("perturb"))
+    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
+    flat, code, started = layout.flatten(y0), None, None
+    if compile_options is not None and callable(func):
+        from .compilation.start import check, start  # here, since Dynamo takes a second to import
+
+        plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
+        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
+    found = None if started is None else code.reach()
+    direction = 1 if ts[-1] > ts[0] else -1
     field = VectorField(
-        func, layout, direction=1 if ts[-1] > ts[0] else -1, params=plan.params, autocast=autocast,
+        func, layout, direction, plan.params, autocast, found=found, code=code,
         jacobian=Jacobian(layout, asked.jac, by_rows=by_rows),
     )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
-    flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
-    perturb = bool(options.get("perturb"))
-    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    if gradient == "naive" and (differentiable or transformed):
+    if started is not None:
+        slope, evaluation, field.n_evals = started[0], None, 2
+    elif gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
         with torch.no_grad(), forward_ad_disabled():
@@ -181,6 +196,8 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
+        if code is not None:
+            check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()
     if (times.requires_grad and differentiable) or (linearises and has_graphs):
@@ -199,7 +216,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     check_finite = options.get("check_finite", True)
     if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
-    size = settings.first_step
+    size = settings.first_step if started is None else started[1]
     if size is None:
         size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
@@ -218,6 +235,7 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
         adjoint=plan.adjoint,
         memory=plan.memory,
         compile_options=compile_options,
+        compile_loop=plan.compile_loop,
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
@@ -233,17 +251,17 @@ def problem_of(func, y0, t, asked, *, autocast=None, stream=None):
     return problem, layout
 
 
-def _stops(ts, options):
+def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:
     step_t, jump_t, grid = (options.get(name, []) for name in ("step_t", "jump_t", "grid"))
     if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
         raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
     return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
 
 
-def _initial_step(controller, field, ts, y0, slope):
+def _initial_step(controller: Any, field: VectorField, ts: list[float], y0: torch.Tensor, slope: torch.Tensor) -> float:
     mark = field.side_effects.mark()
 
-    def evaluate(t, y):
+    def evaluate(t: float, y: torch.Tensor) -> torch.Tensor:
         k = torch.empty_like(y)
         field(t, y, k)
         return k

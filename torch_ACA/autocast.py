@@ -2,18 +2,20 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
 
-def without_autocast(device_type):
+def without_autocast(device_type: str) -> AbstractContextManager:
     """Context without autocast, which is for func alone: the solver's own sums keep their precision."""
     if not torch.is_autocast_enabled(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
-def ambient_autocast(device_type):
+def ambient_autocast(device_type: str) -> Callable[[], torch.autocast] | None:
     """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
     if not torch.is_autocast_enabled(device_type):
         return None

@@ -1,10 +1,14 @@
 """An ODE as a layer."""
 
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
+import torch
 from torch import nn
 
 from .api import solve_endtime
+from .march import Stats
 from .solver_options import SolverOptions, takes_options
 
 _WITHOUT = ("dense", "on_failure", "record")  # a layer returns the state at t1 alone
@@ -26,15 +30,17 @@ class ODEBlock(nn.Module):
     SETTINGS = tuple(field.name for field in fields(SolverOptions) if field.name not in _WITHOUT)
 
     @takes_options(without=_WITHOUT, method="RK12", rtol=1e-2, atol=1e-2, max_evals=50_000)
-    def __init__(self, func, *, t0=0.0, t1=1.0, **settings):
+    def __init__(
+        self, func: Callable, *, t0: float | torch.Tensor = 0.0, t1: float | torch.Tensor = 1.0, **settings: Any
+    ) -> None:
         super().__init__()
         self.func, self.t0, self.t1 = func, t0, t1
-        self.stats = None
+        self.stats: Stats | None = None
         asked = SolverOptions(**settings)
-        self._settings = {}
+        self._settings: dict[str, Any] = {}
         self.configure(**{name: getattr(asked, name) for name in self.SETTINGS})
 
-    def configure(self, **settings):
+    def configure(self, **settings: Any) -> "ODEBlock":
         """Change settings by name; the others stay. Returns the block.
 
         :raises ValueError: a setting that `solve` would refuse; nothing is changed then
@@ -48,15 +54,15 @@ class ODEBlock(nn.Module):
         return self
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """The solver's settings, as a dict."""
         return dict(self._settings)
 
-    def forward(self, z):
+    def forward(self, z: Any) -> Any:
         """z at t0, a tensor or nested state -> the same at t1."""
         z1, self.stats = solve_endtime(self.func, z, self.t0, self.t1, **self._settings)
         return z1
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         shown = {name: value for name, value in self._settings.items() if value is not None}
         return f"[{self.t0}, {self.t1}], " + ", ".join(f"{name}={value}" for name, value in shown.items())

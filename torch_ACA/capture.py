@@ -14,8 +14,12 @@ later are looked at now and then (`Captured.check`), for tensors that were not t
 import contextlib
 import math
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .cut import Cut, of_outer_solves, stand_in_of
 from .errors import CaptureError, ReplayError, SideOutputError
@@ -35,13 +39,17 @@ class Captured:
     :param constants: what f can reach that does not require grad
     """
 
-    def __init__(self, tensors=(), params=None, constants=()):
+    def __init__(
+        self, tensors: Sequence[Tensor] = (), params: Sequence[Tensor] | None = None, constants: Sequence[Tensor] = ()
+    ) -> None:
         self._params = None if params is None else {id(p): p for p in params if p.requires_grad}
         self._leaves, self._tracked = {}, {}
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
-        self.tensors = self.sources = None
-        self.leaves = self._asked_for = ()
+        self.tensors: Any = None
+        self.sources: Any = None
+        self.leaves: Any = ()
+        self._asked_for: Any = ()
         self._met, self._stored = set(), set()
         self.keep_graph = False  # whether graphs go on into a history that others need too
         for tensor, target in zip(tensors, of_outer_solves(tensors)):
@@ -49,12 +57,12 @@ class Captured:
         for tensor in (self._params or {}).values():
             self.add(tensor)
 
-    def add_stored(self, tensor):
+    def add_stored(self, tensor: Tensor) -> None:
         """Take in a tensor that func made and keeps, perhaps not for long: the backward pass need not see it again."""
         self.add(tensor)
         self._stored.add(id(tensor))
 
-    def add(self, tensor, target=None):
+    def add(self, tensor: Tensor, target: Tensor | None = None) -> None:
         """Take another tensor in.
 
         :param target: what gets its gradient, where the solve is inside another one that has a stand-in for it
@@ -67,20 +75,20 @@ class Captured:
         else:
             self._ignored[key] = tensor
 
-    def ignore(self, leaf):
+    def ignore(self, leaf: Tensor) -> None:
         """A leaf of the solver's own, which gets no gradient."""
         self._ignored[id(leaf)] = leaf
 
     @property
-    def candidates(self):
+    def candidates(self) -> tuple[Tensor, ...]:
         """All that may turn out to be used."""
         return (*self._leaves.values(), *(entry[0] for entry in self._tracked.values()))
 
-    def cut(self):
+    def cut(self) -> Cut | None:
         """Context in which f is evaluated: stand-ins for what has a history; None if there is none."""
         return Cut(self._tracked, self._used) if self._tracked else None
 
-    def seal(self):
+    def seal(self) -> None:
         """No more tensors will be used: fix the order of those that were."""
         kept = {key: self._tracked[key] for key in self._used if key in self._tracked}
         used = [] if self._params == {} else list(kept.values())
@@ -95,27 +103,36 @@ class Captured:
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
 
-    def leave_out_frozen(self):
+    def leave_out_frozen(self) -> None:
         """Leaves that have ceased to require grad since the forward pass get no gradient."""
         self.leaves = self._asked_for
         if not all(tensor.requires_grad for tensor in self.leaves):
             self.leaves = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in self.leaves)
 
-    def check_reached(self, gradients):
+    def check_reached(self, gradients: Sequence[Any]) -> None:
         """Refuse a backward pass that did not come to a tensor that the first evaluation used.
 
         :param gradients: of ``leaves``, None for those that no graph led to
         :raises ReplayError: func has changed
         """
-        for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients):
-            if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored:
-                raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
+        for tensor in self.not_reached(gradients):
+            raise ReplayError(f"it no longer depends on a tensor of shape {tuple(tensor.shape)}")
 
-    def uses(self, tensor):
+    def not_reached(self, gradients: Iterable[Tensor | None]) -> list[Tensor]:
+        """The tensors that the first evaluation used, and that no graph since has led to.
+
+        :param gradients: as for `check_reached`
+        """
+        return [
+            tensor for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients)
+            if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored
+        ]  # fmt: skip
+
+    def uses(self, tensor: Tensor) -> bool:
         """Whether this tensor, which has a history, was handed to an operation by func."""
         return id(tensor) in self._used
 
-    def meet(self, edges, known, since):
+    def meet(self, edges: list[GradientEdge], known: Sequence[Tensor], since: int) -> tuple[bool, set]:
         """Look at the graph of an evaluation without a cut.
 
         :param edges: `GradientEdge`s of what it returned
@@ -135,7 +152,12 @@ class Captured:
         self._met = set(map(id, leaves))
         return bool(self._used or history), history
 
-    def meet_history(self, history, evaluate):
+    def use_all(self) -> Cut | None:
+        """All tensors known beforehand are used; returns the `cut`."""
+        self._used.update(dict.fromkeys(self._tracked))
+        return self.cut()
+
+    def meet_history(self, history: set, evaluate: Callable[[], Any]) -> None:
         """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation.
 
         :param evaluate: evaluates f once more
@@ -146,7 +168,7 @@ class Captured:
             self.add(tensor)
             self._used[id(tensor)] = None
 
-    def meet_hidden(self, edges, known, since):
+    def meet_hidden(self, edges: list[GradientEdge], known: Sequence[Tensor], since: int) -> None:
         """Look at the graph of an evaluation with the cut: where that did not reach (in a custom `autograd.Function`,
         in TorchScript), the graph goes on into older history, and the leaves behind that are taken in.
 
@@ -162,7 +184,7 @@ class Captured:
             if id(leaf) not in stand_ins and id(leaf) not in self._leaves and id(leaf) not in self._tracked:
                 self.add(leaf)
 
-    def check(self, evaluation, t):
+    def check(self, evaluation: Any, t: float) -> None:
         """Look at a graph that was recorded later: refuse what was not found beforehand.
 
         :param evaluation: `Evaluation` at time t
@@ -172,11 +194,11 @@ class Captured:
         known = [*evaluation.inputs, *self.leaves, *self._leaves.values(), *stand_ins]
         self.accept(leaves_behind([edge.node for edge in evaluation.edges()]), known, t)
 
-    def stands_in(self, replacements):
+    def stands_in(self, replacements: Sequence[Tensor]) -> Cut:
         """Context in which these take the place of `sources`, leaves too."""
         return Cut({id(tensor): [tensor, new] for tensor, new in zip(self.sources, replacements)}, {})
 
-    def restriction(self):
+    def restriction(self) -> Cut | None:
         """Context in which what is not among the tensors to get gradients is a constant; None if all get them."""
         if self._params is None:
             return None
@@ -186,7 +208,7 @@ class Captured:
             entries[id(tensor)] = [tensor, passed_on]
         return Cut(entries, {})
 
-    def accept(self, leaves, known, t=math.nan):
+    def accept(self, leaves: Iterable[Tensor], known: Iterable[Tensor], t: float = math.nan) -> None:
         """Refuse leaves that a graph depends on and that get no gradient.
 
         :param known: what else may be among them
@@ -197,7 +219,7 @@ class Captured:
             if id(leaf) not in accepted and id(leaf) not in self._ignored:
                 raise CaptureError(leaf, t, replayed=self.tensors is not None)
 
-    def _only_to_params(self, tensors):
+    def _only_to_params(self, tensors: list[Tensor]) -> list[Tensor]:
         params = tuple(self._params.values())
         others = [tensor for tensor in tensors if id(tensor) not in self._params]
         if others:
@@ -212,13 +234,13 @@ class _OnlyTo(torch.autograd.Function):
     """A tensor whose gradient goes on to some tensors of its history alone."""
 
     @staticmethod
-    def forward(ctx, tensors, *params):
+    def forward(ctx: Any, tensors: list[Tensor], *params: Tensor) -> Tensor:
         ctx.tensors = tensors  # in a list: autograd is not to go on from here
         ctx.save_for_backward(*params)
         return tensors[0].detach()
 
     @staticmethod
-    def backward(ctx, bar):
+    def backward(ctx: Any, bar: Tensor) -> Any:
         params = ctx.saved_tensors
         found = torch.autograd.grad(
             ctx.tensors, params, bar, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
@@ -229,14 +251,14 @@ class _OnlyTo(torch.autograd.Function):
 _own = threading.local()  # .backward: whether this thread is in a backward pass of the solver
 
 
-def refuse_gradient(gradient):
+def refuse_gradient(gradient: Tensor) -> None:
     """A hook for tensors that func stored by the way: only the solver may go back through them."""
     if not getattr(_own, "backward", False):
         raise SideOutputError()
 
 
 @contextlib.contextmanager
-def solvers_backward(tensors):
+def solvers_backward(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Context of the solver's own backward pass. Keeps hooks still that leaves have been given since the forward pass:
     they are for the whole gradient, which autograd hands to them afterwards.
 

@@ -1,12 +1,15 @@
 """One call that answers "which gradient method should I use": all of them on one problem, side by side."""
 
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .api import problem_of, solve
 from .errors import SolverError
+from .march import Stats
 from .methods import methods
 from .option_checks import as_float
 from .private_torch import pytree
@@ -15,6 +18,7 @@ from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .side_effects import without_trace
 from .solver_options import SolverOptions, takes_options
+from .state import StateLayout
 from .steppers.base import LINEARISE
 
 
@@ -32,7 +36,10 @@ class Comparison:
 
 
 @takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample"))
-def compare_gradients(func, y0, t, loss, *, gradients=None, reference=None, show=True, **keywords):
+def compare_gradients(
+    func: Callable, y0: Any, t: Any, loss: Callable[[Any], torch.Tensor], *, gradients: Sequence[str] | None = None,
+    reference: Mapping[str, Any] | None = None, show: bool = True, **keywords: Any,
+) -> list[Comparison]:  # fmt: skip
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.
 
@@ -56,19 +63,19 @@ def compare_gradients(func, y0, t, loss, *, gradients=None, reference=None, show
         stiff = _solves_with_jacobian(asked.method)
         if gradients is None:
             gradients = [name for name in GRADIENTS if not (stiff and name in ("adjoint", "mali"))]
-        exact, _ = _gradient(func, y0, t, loss, wanted, _reference(asked, stiff, layout) | (reference or {}))
+        exact, _ = _gradient(func, y0, t, loss, wanted, {**_reference(asked, stiff, layout), **(reference or {})})
         rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
     if show:
         print(table(rows))
     return rows
 
 
-def _solves_with_jacobian(method):
+def _solves_with_jacobian(method: Any) -> bool:
     known = methods.get(method) if isinstance(method, str) else method
     return LINEARISE in getattr(known, "abilities", ())
 
 
-def _reference(asked, stiff, layout):
+def _reference(asked: SolverOptions, stiff: bool, layout: StateLayout) -> dict[str, Any]:
     """Keywords of the reference solve, beside what was asked."""
     least = 10 * torch.finfo(layout.dtype).eps
     if not stiff:
@@ -83,11 +90,11 @@ def _reference(asked, stiff, layout):
     }  # fmt: skip
 
 
-def table(rows):
+def table(rows: Iterable[Comparison]) -> str:
     """The comparisons as text."""
     lines = [f"{'gradient':<9}{'rel. error':>11}{'NFE fwd':>9}{'NFE bwd':>9}{'ms':>9}{'saved KiB':>11}"]
     for row in rows:
-        if row.failure:
+        if row.error is None or row.seconds is None or row.saved_bytes is None:
             lines.append(f"{row.gradient:<9}{row.failure}")
         else:
             saved = "" if row.saved_bytes is None else f"{row.saved_bytes / 1024:.1f}"
@@ -98,7 +105,10 @@ def table(rows):
     return "\n".join(lines)
 
 
-def _compared(name, exact, func, y0, t, loss, wanted, keywords):
+def _compared(
+    name: str, exact: torch.Tensor, func: Callable, y0: Any, t: Any, loss: Callable, wanted: list[torch.Tensor],
+    keywords: dict[str, Any],
+) -> Comparison:  # fmt: skip
     keywords = keywords | {"gradient": name}
     if name == "mali":
         keywords.pop("method", None)
@@ -117,12 +127,12 @@ def _compared(name, exact, func, y0, t, loss, wanted, keywords):
     except RuntimeError:  # transforms of torch.func cannot be watched
         peak = None
     difference = torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact)
-    return Comparison(
-        name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak
-    )
+    return Comparison(name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
 
 
-def _gradient(func, y0, t, loss, wanted, keywords):
+def _gradient(
+    func: Callable, y0: Any, t: Any, loss: Callable, wanted: list[torch.Tensor], keywords: Mapping[str, Any]
+) -> tuple[torch.Tensor, Stats]:
     """All gradients as one vector of complex or real numbers in double precision, and the statistics."""
     solution = solve(func, y0, t, **keywords)
     found = torch.autograd.grad(loss(solution.ys), wanted, allow_unused=True)

@@ -7,13 +7,15 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 _CHUNK = 2**16  # numbers: so many, with what is computed of them, stay in the cache of a processor
 
 
-def rms_norm(x):
+def rms_norm(x: Tensor) -> Tensor:
     """Root mean square over all entries of a flat vector (0 for an empty one): 0-d tensor."""
     return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
 
@@ -52,7 +54,7 @@ class Controller:
     max_step: float = math.inf
     norm: Callable = rms_norm
 
-    def error_ratio(self, error, y0, y1):
+    def error_ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """Error in units of the tolerance, 0-d tensor; differentiable."""
         if self.norm is not rms_norm or error.device.type != "cpu" or len(error) <= _CHUNK:
             return self.norm(_scaled(error, y0, y1, self.rtol, self.atol))
@@ -64,11 +66,11 @@ class Controller:
         norms = torch.stack([torch.linalg.vector_norm(_scaled(*chunk)) for chunk in chunks])
         return torch.linalg.vector_norm(norms) / math.sqrt(len(error))
 
-    def error_ratios(self):
+    def error_ratios(self) -> "_ErrorRatios":
         """`error_ratio` as a float, for the steps of one march in turn."""
         return _ErrorRatios(self)
 
-    def factor(self, ratio, previous=1.0):
+    def factor(self, ratio: Any, previous: Any = 1.0) -> Any:
         """By how much to multiply the step size after an error ratio (and the one of the last accepted step)."""
         exponent = 1.0 / self.error_order
         if isinstance(ratio, torch.Tensor):
@@ -82,23 +84,23 @@ class Controller:
         grown = self.safety * ratio ** (0.75 * self.beta - exponent) * max(previous, 1e-4) ** self.beta
         return min(max(grown, self.dfactor), self.ifactor)
 
-    def _norm(self, x):
+    def _norm(self, x: Tensor) -> float:
         """The norm as a float."""
         if self.norm is rms_norm:  # an operation on a tensor of one number less
             return torch.linalg.vector_norm(x).item() / math.sqrt(max(len(x), 1))
         return float(self.norm(x))
 
-    def scale(self, magnitude):
+    def scale(self, magnitude: Tensor) -> Tensor:
         """Tolerance of every entry of a flat vector; overwrites the magnitudes."""
         return _scale(magnitude, self.rtol, self.atol)
 
-    def limit(self, size):
+    def limit(self, size: Any) -> Any:
         """A step size (positive) within min_step and max_step."""
         if isinstance(size, torch.Tensor):
             return size.clamp(self.min_step, self.max_step)
         return min(max(size, self.min_step), self.max_step)
 
-    def judge(self, ratio, previous, size, h, *, landing, rejected):
+    def judge(self, ratio: Any, previous: Any, size: Any, h: Any, *, landing: bool, rejected: bool) -> Verdict:
         """The `Verdict` on a try.
 
         :param ratio: its error ratio
@@ -121,7 +123,9 @@ class Controller:
                 proposed = max(proposed, size)
         return Verdict(accepted, finite, at_minimum, proposed, previous)
 
-    def initial_step(self, evaluate, t0, t1, y0, k1):
+    def initial_step(
+        self, evaluate: Callable[[float, Tensor], Tensor], t0: float, t1: float, y0: Tensor, k1: Tensor,
+    ) -> float:  # fmt: skip
         """First step size (positive), by the rule of Hairer, Norsett and Wanner I, II.4.
 
         :param evaluate: evaluate(t, y) -> slope; called once, a short explicit Euler step away from (t0, y0)
@@ -142,7 +146,7 @@ class Controller:
         return self.limit(min(100 * size, longer, span))
 
 
-def _at_most(value, bound):
+def _at_most(value: Any, bound: float) -> Any:
     return value.clamp(max=bound) if isinstance(value, torch.Tensor) else min(value, bound)
 
 
@@ -152,13 +156,16 @@ class _ErrorRatios:
     :param controller: `Controller`
     """
 
-    def __init__(self, controller):
+    def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._start = self._end = self._start_magnitude = self._end_magnitude = None
+        self._start: Tensor | None = None
+        self._end: Tensor | None = None
+        self._start_magnitude: Tensor | None = None
+        self._end_magnitude: Tensor | None = None
 
-    def __call__(self, error, y0, y1):
+    def __call__(self, error: Tensor, y0: Tensor, y1: Tensor) -> float:
         controller = self._controller
-        if controller.norm is not rms_norm or not 0 < len(error) <= _CHUNK:
+        if not 0 < len(error) <= _CHUNK:
             return float(controller.error_ratio(error, y0, y1))
         if y0 is not self._start:
             self._start_magnitude = self._end_magnitude if y0 is self._end else y0.abs()
@@ -169,11 +176,11 @@ class _ErrorRatios:
         return controller._norm(torch.div(error, scale, out=scale))
 
 
-def _scaled(error, y0, y1, rtol, atol):
+def _scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     return error / _scale(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
 
 
-def _scale(magnitude, rtol, atol):
+def _scale(magnitude: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     """Tolerance of every entry; overwrites magnitude."""
     return magnitude.mul_(rtol).add_(atol)
 

@@ -2,8 +2,11 @@
 
 import threading
 import types
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _active = threading.local()  # .cuts: those that this thread is inside of, the outermost first
@@ -16,28 +19,28 @@ class Cut(TorchFunctionMode):
     :param used: {id: None}, filled with those that were met
     """
 
-    def __init__(self, entries, used):
+    def __init__(self, entries: dict[int, list], used: dict[int, None]) -> None:
         super().__init__()
         self._entries, self._used = entries, used
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         if not hasattr(_active, "cuts"):
             _active.cuts = []
         _active.cuts.append(self)
         return super().__enter__()
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> Any:
         _active.cuts.pop()
         return super().__exit__(*exception)
 
-    def __torch_function__(self, func, kinds, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _WITHOUT_GRADIENT:
             return func(*args, **(kwargs or {}))
         if kwargs:
             return func(*map(self.of, args), **{name: self.of(value) for name, value in kwargs.items()})
         return func(*map(self.of, args))
 
-    def of(self, value):
+    def of(self, value: Any) -> Any:
         """The value, or what stands in for it; lists and tuples too."""
         entry = self._entries.get(id(value))
         if entry is not None:
@@ -48,30 +51,40 @@ class Cut(TorchFunctionMode):
         return value
 
 
-def stand_in_of(entry):
+def stand_in_of(entry: list) -> Tensor:
     if entry[1] is None:
         entry[1] = entry[0].detach().requires_grad_()
     return entry[1]
 
 
-def outer_cuts():
+def outer_cuts() -> list[Cut]:
     """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
     return [Cut(cut._entries, cut._used) for cut in getattr(_active, "cuts", ())]
 
 
-def of_outer_solves(tensors):
+def of_outer_solves(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """What stands in for tensors in the solves around this one."""
     for cut in outer_cuts():
         tensors = [cut.of(tensor) for tensor in tensors]
     return tuple(tensors)
 
 
-def _made_without_gradient():
+def _made_without_gradient() -> set[Any]:
     """Operations on a tensor that no gradient comes back from."""
     differentiable = ("T", "mT", "H", "mH", "real", "imag")
     attributes = (getattr(torch.Tensor, name) for name in dir(torch.Tensor) if name not in differentiable)
     found = {a.__get__ for a in attributes if isinstance(a, (property, types.GetSetDescriptorType))}
-    names = ("detach", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous")
+    names: tuple[str, ...] = (
+        "detach",
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+    )
     names += ("item", "tolist", "numpy", "register_hook", "retain_grad", "data_ptr", "is_complex", "is_floating_point")
     names += ("__len__", "__bool__", "__float__", "__int__", "__index__", "__hash__", "__repr__", "__format__")
     return found | {getattr(torch.Tensor, name) for name in names} | {torch.detach, torch.numel}

@@ -1,12 +1,13 @@
 """Methods that were published as decimals, with the digits published."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from .interpolants import Polynomials
 from .tableau import Tableau, row
 
 
-def _expanded(factor, lowest, *factors):
+def _expanded(factor: str, lowest: str, *factors: Sequence[str]) -> tuple[Fraction, ...]:
     """Coefficients of theta, ..., theta^4 in theta * factor * lowest(theta) * factors(theta), each given lowest power
     first.
     """

@@ -1,5 +1,12 @@
 """What a solve raises when it cannot reach the end of its interval."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
 
 class SolverError(RuntimeError, AssertionError):
     """A solve that stopped short of its end time. (An AssertionError as well, since that is what torchdiffeq raises.)
@@ -11,7 +18,9 @@ class SolverError(RuntimeError, AssertionError):
     what = "the solve failed"
     hint = ""
 
-    def __init__(self, t, h, n_steps, n_f_evals, *, what=None, hint=None):
+    def __init__(
+        self, t: float, h: float, n_steps: int, n_f_evals: int, *, what: str | None = None, hint: str | None = None
+    ) -> None:
         self.t, self.h, self.n_steps, self.n_f_evals = t, h, n_steps, n_f_evals
         message = (
             f"{what or self.what} at t = {t:.6g} with step size {h:.3g}, after {n_steps} accepted steps and "
@@ -19,15 +28,15 @@ class SolverError(RuntimeError, AssertionError):
         )
         super().__init__(message.rstrip())
 
-    def __reduce__(self):  # pickle would call the class with the message alone
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle would call the class with the message alone
         return _restored, (type(self), self.args, vars(self))
 
-    def add_hint(self, hint):
+    def add_hint(self, hint: str) -> None:
         """Append a sentence to the message."""
         self.args = (f"{self.args[0]} {hint}",)
 
 
-def _restored(kind, args, attributes):
+def _restored(kind: type[SolverError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SolverError:
     error = kind.__new__(kind, *args)
     error.args = args
     vars(error).update(attributes)
@@ -69,7 +78,7 @@ class JacobianError(RuntimeError):
 class CaptureError(RuntimeError):
     """func depends on a tensor that requires grad and that was not found beforehand."""
 
-    def __init__(self, tensor, t, *, replayed):
+    def __init__(self, tensor: torch.Tensor, t: float, *, replayed: bool) -> None:
         since = "since the forward pass func has come to use" if replayed else "func uses"
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
@@ -82,7 +91,7 @@ class CaptureError(RuntimeError):
 class ReplayError(RuntimeError):
     """The backward pass evaluated func again, and func was not what it had been in the forward pass."""
 
-    def __init__(self, what):
+    def __init__(self, what: str) -> None:
         super().__init__(
             f"func is not what it was in the forward pass: {what}. Something that func reads has changed in between: "
             "an attribute, a buffer or parameter put in the place of another, train() or eval(), numbers drawn from "
@@ -94,7 +103,7 @@ class ReplayError(RuntimeError):
 class SideOutputError(RuntimeError):
     """The loss uses a tensor that func stored while it was evaluated: its gradient would be wrong without a word."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             "the loss uses a tensor that func stored while the solver evaluated it; its gradient is not that of the "
             "solution. Make it part of the state (its integral is a further component of y), or use gradient='naive'"

@@ -1,9 +1,18 @@
 """One evaluation of func with its graph, and the sums of what is pulled back through such graphs."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .private_torch import pulled_back
+
+if TYPE_CHECKING:
+    from .vector_field import VectorField
 
 
 class Evaluation:
@@ -15,31 +24,34 @@ class Evaluation:
 
     __slots__ = ("field", "leaves", "time", "roots", "outputs", "sample")
 
-    def __init__(self, field, leaves, time, outputs):
+    def __init__(self, field: VectorField, leaves: list[Tensor], time: Tensor | None, outputs: list[Tensor]) -> None:
         self.field, self.leaves, self.time = field, leaves, time
+        self.sample: Any
         self.outputs = None if time is None else outputs
         self.roots = [(get_gradient_edge(o), o.dtype) if o.requires_grad else None for o in outputs]
 
-    def edges(self):
+    def edges(self) -> list[GradientEdge]:
         """Gradient edges of the outputs that depend on anything."""
         return [root[0] for root in self.roots if root is not None]
 
     @property
-    def inputs(self):
+    def inputs(self) -> list[Tensor]:
         """The leaves that func was given."""
         return self.leaves if self.time is None else [*self.leaves, self.time]
 
-    def write(self, out):
+    def write(self, out: Tensor) -> Tensor:
         """Copy the value into out [size]; returns out. To be called with gradients off."""
         self.field.layout.write(self.outputs, out)
         return out
 
-    def value(self):
+    def value(self) -> Tensor:
         """The value [size]."""
         layout = self.field.layout
         return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
 
-    def vjp(self, cotangent, gradients, out=None):
+    def vjp(
+        self, cotangent: Tensor, gradients: GradientSum, out: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Pull a cotangent [size] of f's value back.
 
         Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
@@ -62,7 +74,8 @@ class Evaluation:
         found = pulled_back(tuple(edges), tuple(cotangents), keep, wanted)
         n = len(self.leaves)
         gradients.add(found[n : n + len(captured)])
-        states, time_cotangent = found[:n], found[-1] if times else None
+        states: Any = found[:n]
+        time_cotangent = found[-1] if times else None
         if any(g is None for g in states):
             if all(g is None for g in states):
                 return None, time_cotangent
@@ -76,12 +89,18 @@ class Evaluation:
 class GradientSum:
     """Sum of gradients with respect to a tuple of tensors, in buffers of its own (never in ``.grad``)."""
 
-    def __init__(self, count):
-        self.totals = [None] * count
+    def __init__(self, count: int) -> None:
+        self.totals: list[Any] = [None] * count
         self._owned = [False] * count
         self._all_owned = False
 
-    def add(self, gradients):
+    def replace(self, totals: Sequence[Any]) -> None:
+        """Take sums that hold the old ones; None where nothing was added."""
+        self.totals = [old if new is None else new for new, old in zip(totals, self.totals)]
+        self._owned = [total is not None for total in self.totals]
+        self._all_owned = bool(self.totals) and all(self._owned)
+
+    def add(self, gradients: Sequence[Any]) -> None:
         if self._all_owned and not any(g is None for g in gradients):
             torch._foreach_add_(self.totals, gradients)
             return

@@ -12,36 +12,49 @@ a value of func: the first derivatives hold for a func that detaches its time as
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .march import Callbacks, Stats, Stop
+from .march import Callbacks, Stats, Step, Stop
+from .plan import checked
+from .problem import Problem
 from .solver_options import SolverOptions, takes_options
+from .state import StateLayout
+from .steppers.base import Stepper
+from .vector_field import VectorField
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
-_HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
+HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
-@takes_options(without=("dense", "on_failure", "record", "per_sample"))
-def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
+@takes_options(without=("dense", "on_failure", "record"))
+def solve_event(
+    func: Callable, y0: Any, t0: float | Tensor, event_fn: Callable, *, reverse_time: bool = False, **keywords: Any,
+) -> tuple[Tensor, Any]:  # fmt: skip
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     The search leaves no trace: BatchNorm statistics, random streams and callbacks see one solve from t0 to the event.
     A crossing is a sign that differs from one end of a step to the other: two of them within one step go unseen, so
     bound the step (``options={"max_step": ...}``) where g oscillates faster than the solution.
 
-    :param t0: float or 0-d tensor; the event time is differentiable in it
+    With per_sample each row has its event, and its event time.
+
+    :param t0: float or 0-d tensor, with per_sample also [b]; the event time is differentiable in it
     :param event_fn: event_fn(t, y) -> tensor (or number) of any shape, real, integer or boolean; the first entry to
         cross, in the direction of integration, ends the solve. An entry that is zero at t0 counts once it has left zero
         and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a constant, and the
-        state at the event is differentiable at that constant time
+        state at the event is differentiable at that constant time. With per_sample values [b, ...], those of a row
+        of its state alone
     :param reverse_time: search backwards from t0
     :param keywords: options as in `SolverOptions`
-    :returns: event time (0-d, float64) and the states (y0 and at the event: leaves [2, *shape]); both differentiable
-        twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
+    :returns: event time (0-d, float64; with per_sample [b]) and the states (y0 and at the event: leaves [2, *shape]);
+        both differentiable twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
     :raises TooManyEvaluationsError: no event within max_evals
     :raises NonFiniteError: event_fn returned NaN
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
@@ -51,18 +64,23 @@ def solve_event(func, y0, t0, event_fn, *, reverse_time=False, **keywords):
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
-    far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
+    t0 = torch.as_tensor(t0, dtype=torch.float64)
+    t0 = t0 if asked.per_sample else t0.reshape(())
+    far = t0.detach() + (-1.0 if reverse_time else 1.0) * t0.detach().abs().clamp(min=_FAR)
 
-    def integrate(problem):
+    def integrate(problem: Problem) -> tuple[Tensor, Tensor]:
+        if asked.per_sample:
+            from .rows.events import to_events  # here, since it needs this module
+
+            return to_events(problem, event_fn, checked(asked, problem.field.layout).settings.options)
         return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
-    times = torch.stack([t0, t0.new_tensor(far)])
+    times = torch.stack([t0, far], -1)
     problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
 
-def _to_event(problem, event_fn, integrate):
+def _to_event(problem: Problem, event_fn: Callable, integrate: Callable) -> tuple[Tensor, Tensor]:
     """Event time and state [n] there.
 
     :param problem: of a solve that would go on for ever
@@ -83,11 +101,11 @@ def _to_event(problem, event_fn, integrate):
 class _Event:
     """The event function on flat states: values [k] in double precision, 1 and -1 for True and False."""
 
-    def __init__(self, event_fn, layout, like):
+    def __init__(self, event_fn: Callable, layout: StateLayout, like: Tensor) -> None:
         self.event_fn, self.layout = event_fn, layout
         self.like = like  # a time as func gets it: the event function gets the same type, on the same device
 
-    def __call__(self, t, flat):
+    def __call__(self, t: float | Tensor, flat: Tensor) -> Tensor:
         """t a float or 0-d tensor; the event function may change its arguments in place."""
         t = t.to(self.like, copy=True) if isinstance(t, torch.Tensor) else torch.full_like(self.like, t)
         values = torch.as_tensor(self.event_fn(t, self.layout.unflatten(flat.clone()))).reshape(-1)
@@ -108,12 +126,12 @@ class _Crossing:
     way: float
 
 
-def _search(problem, event):
+def _search(problem: Problem, event: _Event) -> _Crossing:
     """The first `_Crossing` in the direction of integration. To be called with gradients off."""
     problem = replace(problem, callbacks=Callbacks(), stats=Stats())
     stepper = problem.method.stepper(problem.field)
 
-    def values_at(t, flat):
+    def values_at(t: float, flat: Tensor) -> Tensor:
         values = event(t, flat).cpu()
         if bool(values.isnan().any()):
             stats, n_evals = problem.stats, problem.field.n_evals
@@ -138,13 +156,16 @@ def _search(problem, event):
     raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
 
 
-def _at_fraction(stepper, step):
+def _at_fraction(stepper: Stepper, step: Step) -> Callable[[float], Tensor]:
     """State [n] at a fraction of the step that was just taken."""
     states = stepper.within(step)
     return lambda x: states(torch.tensor([x], dtype=torch.float64))[0]
 
 
-def _first_crossing(step, crossed, signs, start, end, values_at, state_at):
+def _first_crossing(
+    step: Step, crossed: Tensor, signs: Tensor, start: Tensor, end: Tensor,
+    values_at: Callable[[float, Tensor], Tensor], state_at: Callable[[float], Tensor],
+) -> _Crossing:  # fmt: skip
     """The `_Crossing` in a step of the first of the entries that crossed.
 
     :param crossed, signs, start, end: of the entries [k]: whether they crossed, their signs before, their values at
@@ -154,18 +175,18 @@ def _first_crossing(step, crossed, signs, start, end, values_at, state_at):
     """
     found = {1.0: end}
 
-    def smallest(x):  # positive until the first of the entries leaves its sign
+    def smallest(x: float) -> float:  # positive until the first of the entries leaves its sign
         found[x] = values_at(step.t + x * step.h, state_at(x))
         return float((found[x] * signs)[crossed].min())
 
-    at_ends = (float((values * signs)[crossed].min()) for values in (start, end))
+    at_0, at_1 = (float((values * signs)[crossed].min()) for values in (start, end))
     resolution = torch.finfo(step.start.y.dtype).eps  # a finer x tells no two states apart
-    x = _first_not_positive(smallest, *at_ends, resolution)
+    x = _first_not_positive(smallest, at_0, at_1, resolution)
     index = int((crossed & (torch.sign(found[x]) != signs)).nonzero()[0])
     return _Crossing(step.t_end if x == 1.0 else step.t + x * step.h, index, step.h, abs(float(start[index])))
 
 
-def _first_not_positive(f, at_0, at_1, resolution):
+def _first_not_positive(f: Callable[[float], float], at_0: float, at_1: float, resolution: float) -> float:
     """Where in [0, 1] f, positive at 0 and not at 1, changes: a point where it is not positive, no farther than the
     resolution from one where it is.
 
@@ -191,7 +212,7 @@ def _first_not_positive(f, at_0, at_1, resolution):
     return high
 
 
-def _until(problem, times, crossing):
+def _until(problem: Problem, times: Tensor, crossing: _Crossing) -> Problem:
     """The problem of the same solve that ends at the crossing."""
     t, sign = crossing.t, problem.field.direction
     stops = [stop for stop in problem.stops if sign * stop.t < sign * t]
@@ -200,7 +221,7 @@ def _until(problem, times, crossing):
     return replace(problem, times=times, ts=[problem.ts[0], t], stops=stops, limits=limits)
 
 
-def _at_event(field, event, crossing, t, y):
+def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant)."""
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
         return t, y
@@ -211,14 +232,14 @@ def _at_event(field, event, crossing, t, y):
     rate, flat = _rate(event, crossing, y.detach(), slope)
     if flat:
         return _Flat.apply(t, value) if value.requires_grad else t, y
-    if abs(rate * crossing.h) <= _HARDLY * crossing.way:
+    if abs(rate * crossing.h) <= HARDLY * crossing.way:
         if torch.is_grad_enabled():
             raise ValueError("the solution touches the event without a slope there: its time has no gradient")
         return t, y
     # beside a small rate the error of the solution may say nothing of the time: the value of the search stays
     trusted = abs(float(value.detach())) <= abs(rate * crossing.h)
 
-    def newton(value):
+    def newton(value: Tensor) -> Tensor:
         return -(value if trusted else value - value.detach()) / rate
 
     shift = newton(value)
@@ -226,11 +247,11 @@ def _at_event(field, event, crossing, t, y):
     middle = field.traced((t + half.to(t)).to(event.like), y + half.to(y) * slope)
     first = shift
     shift = shift + newton(event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index])
-    shift = shift + _Unknown.apply(first, 2)
+    shift = shift + Unknown.apply(first, 2)
     return t + shift.to(t), y + shift.to(y) * middle
 
 
-def _rate(event, crossing, y, slope):
+def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool]:
     """d(event)/dt along the solution, a number, and whether the event function is flat here or has no graph."""
     with torch.enable_grad():
         t, y = torch.full_like(event.like, crossing.t).requires_grad_(), y.requires_grad_()
@@ -247,30 +268,30 @@ class _Flat(torch.autograd.Function):
     """An event time that depends on something in a way that the event function does not tell."""
 
     @staticmethod
-    def forward(ctx, t, value):
+    def forward(ctx: Any, t: Tensor, value: Tensor) -> Tensor:
         return t.view_as(t)
 
     @staticmethod
-    def backward(ctx, bar):
+    def backward(ctx: Any, bar: Tensor) -> Any:
         raise ValueError(
             "the event function has no slope where it crosses zero (torch.sign, a detached state), so the event time "
             "has no derivative; return a value that crosses zero with a slope, or detach the event function's result"
         )
 
 
-class _Unknown(torch.autograd.Function):
+class Unknown(torch.autograd.Function):
     """A term of higher order in x that nobody knows: zero, as are its first ``orders`` derivatives; the next one is
     refused.
     """
 
     @staticmethod
-    def forward(ctx, x, orders):
+    def forward(ctx: Any, x: Tensor, orders: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.orders = orders
         return torch.zeros_like(x)
 
     @staticmethod
-    def backward(ctx, bar):
+    def backward(ctx: Any, bar: Tensor) -> Any:
         if ctx.orders == 0:
             raise SecondDerivativeError("an event has derivatives of first and second order only")
-        return bar * _Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None
+        return bar * Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None

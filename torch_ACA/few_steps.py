@@ -11,15 +11,16 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .autocast import ambient_autocast, without_autocast
 from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
-from .march import Stats, next_step
+from .march import Callbacks, Stats, next_step
 from .plan import Plan, checked
-from .settings import checked_times
+from .settings import Settings, checked_times
 from .side_effects import SameNumbers
 from .solver_options import SolverOptions
 from .state import StateLayout
@@ -29,7 +30,8 @@ from .transforms import under_transform
 
 MOST_EVALUATIONS = 8
 LARGEST = 2**13  # numbers in a state
-_LEFT_OUT = ("dense", "record", "callbacks", "compile", "per_sample", "params")
+_NO_CALLBACKS = Callbacks()
+_LEFT_OUT = ("dense", "record", "compile", "per_sample", "params")
 _OPTIONS = frozenset({"step_size", "grid", "land_on_t", "check_finite"})
 
 
@@ -43,17 +45,17 @@ class FewSteps:
     nested: Callable
 
     @property
-    def ys(self):
+    def ys(self) -> Any:
         """The states, nested like y0; leaves [m, *shape]."""
         return self.nested(torch.stack(self.states))
 
     @property
-    def end(self):
+    def end(self) -> Any:
         """The last state, nested like y0."""
         return self.nested(self.states[-1])
 
 
-def few_steps(func, y0, t, asked: SolverOptions) -> FewSteps | None:
+def few_steps(func: Callable, y0: Any, t: Any, asked: SolverOptions) -> FewSteps | None:
     """The solve, if it is one of a few fixed steps. None: it is not, and nothing was evaluated that counts."""
     if not _may_be_few(asked) or under_transform() or torch.compiler.is_dynamo_compiling() or not callable(func):
         return None
@@ -74,7 +76,7 @@ def few_steps(func, y0, t, asked: SolverOptions) -> FewSteps | None:
             return None
 
 
-def _may_be_few(asked):
+def _may_be_few(asked: SolverOptions) -> bool:
     if asked.h is None and not asked.options:
         return False
     left_out = (getattr(asked, name) for name in _LEFT_OUT)
@@ -82,14 +84,15 @@ def _may_be_few(asked):
     return common and all(value is None or value is False for value in left_out)
 
 
-def _takes_fixed_steps(settings):
+def _takes_fixed_steps(settings: Settings) -> bool:
     known = isinstance(settings.method, Tableau) and isinstance(settings.controller, FixedSteps)
     return known and _OPTIONS.issuperset(settings.options)
 
 
-def _steps(ts, plan: Plan):
+def _steps(ts: list[float], plan: Plan) -> list[tuple[float, float, float, bool]] | None:
     """The steps as (t, h, end, whether there is an output); None: there are too many, or an output inside of one."""
-    options, size = plan.settings.options, plan.settings.controller.size
+    controller: Any = plan.settings.controller
+    options, size = plan.settings.options, controller.size
     stops = options.get("grid") or (ts if options.get("land_on_t") else (ts[0], ts[-1]))
     outputs = set(ts[1:])
     if stops[0] != ts[0] or stops[-1] != ts[-1] or not outputs.issubset(stops):
@@ -118,13 +121,16 @@ class _FirstEvaluationFailed(Exception):
 class _Run:
     """One solve: func, how it is called, and how often it was."""
 
-    def __init__(self, func, layout, plan, autocast):
+    def __init__(self, func: Callable, layout: StateLayout, plan: Plan, autocast: Callable | None) -> None:
         self._func, self._layout, self._autocast = func, layout, autocast
-        self._tableau, self._check_finite = plan.settings.method, plan.settings.controller.check_finite
-        self._n_evals, self._copies, self._numbers = 0, False, None
+        controller: Any = plan.settings.controller
+        self._tableau, self._check_finite = plan.settings.method, controller.check_finite
+        self._callbacks = None if plan.callbacks == _NO_CALLBACKS else plan.callbacks
+        self._n_evals, self._copies = 0, False
+        self._numbers: SameNumbers | None = None
         self._counts_writes = not torch.is_inference_mode_enabled()
 
-    def solve(self, y0, times, steps):
+    def solve(self, y0: Any, times: torch.Tensor, steps: list[tuple[float, float, float, bool]]) -> FewSteps:
         layout, tableau = self._layout, self._tableau
         y = y0 if layout.is_a_tensor else layout.flatten(y0)
         states, slope, t0 = [y], None, steps[0][0]
@@ -132,19 +138,24 @@ class _Run:
             self._numbers = SameNumbers(layout.device)
         with contextlib.nullcontext() if self._numbers is None else self._numbers:
             for n_accepted, (t, h, t_end, is_output) in enumerate(steps):
+                start = y
+                if self._callbacks is not None:
+                    self._callbacks.step(t, start.detach().reshape(-1), h)
                 y, slopes = taken(tableau, self._evaluate, t, h, y, t_end, slope)
                 if self._check_finite and not _is_finite(y):
                     if t == t0 and not _is_finite(slopes[0]):
                         what = "func returned infinity or NaN for the initial state"
                         raise NonFiniteError(t, 0.0, 0, self._n_evals, what=what)
                     raise NonFiniteError(t, h, n_accepted, self._n_evals)
+                if self._callbacks is not None:
+                    self._callbacks.accept(t, start.detach().reshape(-1), h)
                 slope = slopes[-1] if tableau.fsal else None
                 if is_output:
                     states.append(y)
         stats = Stats(n_f_evals=self._n_evals, n_accepted=len(steps))
         return FewSteps(times, states, stats, _as_it_is if layout.is_a_tensor else layout.unflatten)
 
-    def _evaluate(self, t, y, at_end):
+    def _evaluate(self, t: Any, y: torch.Tensor, at_end: bool) -> torch.Tensor:
         """f(t, y), t a float; shaped as y is."""
         layout = self._layout
         time = torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device)
@@ -168,18 +179,18 @@ class _Run:
         # it may be memory that func fills anew, or the caller's own
         return slope if self._numbers is None else slope.clone()
 
-    def _called(self, time, state):
+    def _called(self, time: torch.Tensor, state: Any) -> Any:
         call = self._func if self._autocast is None else functools.partial(self._under_autocast, self._func)
         return call(time, state) if self._numbers is None else self._numbers.evaluate(call, time, state)
 
-    def _under_autocast(self, func, time, state):
+    def _under_autocast(self, func: Callable, time: torch.Tensor, state: Any) -> Any:
         with self._autocast():
             return func(time, state)
 
 
-def _as_it_is(states):
+def _as_it_is(states: Any) -> Any:
     return states
 
 
-def _is_finite(y):
+def _is_finite(y: torch.Tensor) -> bool:
     return math.isfinite(y.detach().sum()) or bool(torch.isfinite(y).all())

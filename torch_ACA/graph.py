@@ -1,36 +1,46 @@
 """Walks through autograd's graphs: what an evaluation depends on, and what is older than it."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
-from .private_torch import age
+from .private_torch import age, set_grad_enabled
 
 _LEAF = torch.zeros((), requires_grad=True)
-_LEAF_NODE = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
+_LEAF_NODE: Any = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
 
 
-def age_mark():
+def age_mark() -> int:
     """A sequence number: autograd nodes that this thread records later have larger ones."""
-    with torch.enable_grad():
-        return age(_LEAF.view(()).grad_fn)
+    before = torch.is_grad_enabled()
+    set_grad_enabled(True)  # a context of it takes as long as an operation
+    mark = age(_LEAF.view(()).grad_fn)
+    set_grad_enabled(before)
+    return mark
 
 
-def graph_inputs(edges, known, since):
+def graph_inputs(
+    edges: Iterable[GradientEdge], known: Iterable[Tensor], since: int
+) -> tuple[list[Tensor], set[tuple[Any, int]]]:
     """Leaves that a graph depends on, and (node, output number) of older history, both without what is in known.
 
     :param edges: `GradientEdge`s of what the evaluation returned
     :param known: tensors that were handed to it (state, time)
     :param since: `age_mark` taken before it
     """
-    known = {id(t) for t in known}
+    own = {id(t) for t in known}
     leaves, history, seen, stack = {}, set(), set(), []
 
-    def meet(node, number):
+    def meet(node: Any, number: int) -> None:
         if node is None or (node, number) in seen:
             return
         seen.add((node, number))
         if type(node) is _LEAF_NODE:
-            if id(node.variable) not in known:
+            if id(node.variable) not in own:
                 leaves[id(node.variable)] = node.variable
         elif age(node) <= since:
             history.add((node, number))
@@ -49,7 +59,7 @@ def graph_inputs(edges, known, since):
     return list(leaves.values()), history
 
 
-def leaves_behind(nodes, *, until=()):
+def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Tensor]:
     """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
     leaves, seen, stack = {}, set(until), list(nodes)
     while stack:
@@ -68,17 +78,17 @@ def leaves_behind(nodes, *, until=()):
 class ArgumentWatch(TorchFunctionMode):
     """Notes the tensors whose (grad_fn, output number) are in a set, where they are handed to an operation."""
 
-    def __init__(self, history):
+    def __init__(self, history: set[tuple[Any, int]]) -> None:
         super().__init__()
         self.history, self.found = history, {}
 
-    def __torch_function__(self, func, kinds, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._look(args)
         if kwargs:
             self._look(kwargs.values())
         return func(*args, **(kwargs or {}))
 
-    def _look(self, values):
+    def _look(self, values: Iterable[Any]) -> None:
         for value in values:
             if isinstance(value, torch.Tensor):
                 key = (value.grad_fn, value.output_nr)

@@ -6,15 +6,26 @@ needs none: y(t) moves by f(t, y) dt at an output time, and by -f(t0, y0) dt0 at
 the solve takes its times as constants, and state and outputs are moved so.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from .graph import leaves_behind
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+    from .vector_field import VectorField
 
 _PROBES = (0.31, 0.83)  # of the way through the interval
 _ROUNDING = 64
 
 
-def hides_time(field, ts, y, slope, side, evaluation=None):
+def hides_time(
+    field: VectorField, ts: list[float], y: Tensor, slope: Tensor, side: int, evaluation: Evaluation | None = None
+) -> bool:
     """Whether func changes with its time, and autograd does not know. To be called with gradients off.
 
     A func that is constant in time between the times at which it branches has nothing to hide.
@@ -31,12 +42,12 @@ def hides_time(field, ts, y, slope, side, evaluation=None):
             return False
         span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
 
-        def slope_at(t):
+        def slope_at(t: float) -> Tensor:
             found = torch.empty_like(slope)
             field(t, y, found)
             return found
 
-        def differ(one, other):
+        def differ(one: Tensor, other: Tensor) -> bool:
             rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
             return bool(((one - other).abs() > rounding).any())
 
@@ -47,7 +58,7 @@ def hides_time(field, ts, y, slope, side, evaluation=None):
     return True
 
 
-def moved(field, y, time, sign=1, side=0):
+def moved(field: VectorField, y: Tensor, time: Tensor, sign: int = 1, side: int = 0) -> Tensor:
     """The state [n], as large as it is, as a function of its time (0-d, requires grad): a midpoint step of no length,
     so that second derivatives hold as far as func lets them.
 

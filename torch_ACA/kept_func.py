@@ -8,9 +8,11 @@ weight or a noise that is drawn anew for every solve).
 
 import types
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class KeptFunc:
@@ -19,8 +21,8 @@ class KeptFunc:
     :param uses: whether a tensor with a history belongs to what func computes with
     """
 
-    def __init__(self, func, uses):
-        self._func = func
+    def __init__(self, func: Any, uses: Callable[[Tensor], bool]) -> None:
+        self._func: Any = func
         self._owner = self._cells = None
         if _is_module(func):
             self._func, self._owner = None, _Owner(func, uses)
@@ -31,7 +33,7 @@ class KeptFunc:
             self._func = func.__code__, func.__globals__, func.__name__, func.__defaults__
             self._keywords = func.__kwdefaults__
 
-    def __call__(self):
+    def __call__(self) -> Any:
         """The func."""
         if self._owner is not None:
             owner = self._owner()
@@ -39,7 +41,7 @@ class KeptFunc:
         if self._cells is None:
             return self._func
         cells = tuple(types.CellType(c()) if isinstance(c, _Owner) else c for c in self._cells)
-        func = types.FunctionType(*self._func, cells)
+        func = types.FunctionType(*self._func, cells)  # type: ignore[call-arg]
         func.__kwdefaults__ = self._keywords
         return func
 
@@ -47,7 +49,7 @@ class KeptFunc:
 class _Owner:
     """A module, held weakly, and what takes over when it is gone or holds other tensors than it did."""
 
-    def __init__(self, module, uses):
+    def __init__(self, module: Any, uses: Callable[[Tensor], bool]) -> None:
         self._module = weakref.ref(module)
         self._copy = object.__new__(type(module))
         attributes = {
@@ -58,18 +60,18 @@ class _Owner:
         vars(self._copy).update(attributes)
         self._tensors = {name: value for name, value in attributes.items() if isinstance(value, torch.Tensor)}
 
-    def __call__(self):
+    def __call__(self) -> Any:
         module = self._module()
         if module is None or any(vars(module).get(name) is not value for name, value in self._tensors.items()):
             return self._copy
         return module
 
 
-def _is_module(thing):
+def _is_module(thing: object) -> bool:
     return isinstance(thing, nn.Module) and not isinstance(thing, torch.jit.ScriptModule)
 
 
-def _holds_module(cell):
+def _holds_module(cell: types.CellType) -> bool:
     try:
         return _is_module(cell.cell_contents)
     except ValueError:  # a cell that is not filled

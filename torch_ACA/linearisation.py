@@ -6,15 +6,23 @@ after the other. They are differentiated by a second backward pass through the s
 and where from, `jacobian` knows.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import SecondDerivativeError
 from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
 from .transforms import under_transform
+
+if TYPE_CHECKING:
+    from .evaluation import GradientSum
+    from .vector_field import VectorField
 
 AT_ONCE = 2**28  # bytes that the VJPs which are computed at once may take
 
@@ -28,15 +36,15 @@ class Linearisation:
     :param time: and the time, 0-d
     """
 
-    def __init__(self, field, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor):
+    def __init__(self, field: VectorField, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
         self.field, self.value, self.leaf, self.time = field, value, leaf, time
 
     @property
-    def inputs(self):
+    def inputs(self) -> list[torch.Tensor]:
         """The leaves that func was given."""
         return [self.leaf, self.time]
 
-    def edges(self):
+    def edges(self) -> list[GradientEdge]:
         """Gradient edges of the value, as those of `vector_field.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
@@ -66,7 +74,10 @@ class Linearisation:
                 raise SecondDerivativeError(NO_TIME_DERIVATIVE) from failure
         return found
 
-    def vjp(self, value_bar, outputs, bars, gradients):
+    def vjp(
+        self, value_bar: torch.Tensor, outputs: Sequence[torch.Tensor], bars: Sequence[torch.Tensor],
+        gradients: GradientSum,
+    ) -> tuple[Any, Any]:  # fmt: skip
         """Pull cotangents of the value [n] and of outputs that were made with create_graph back; the graph is used up.
 
         :param gradients: `vector_field.GradientSum`
@@ -86,7 +97,7 @@ class Linearisation:
 
 
 def traced_linearisation(
-    field, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
+    field: VectorField, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
 ) -> tuple[torch.Tensor, Derivative]:
     """f(t, y) [n] and D for t and y with or without a history, differentiable in everything.
 
@@ -125,7 +136,7 @@ def _linearisation_under_transform(field, t, y, side):
     return value, found
 
 
-def check_differentiable_twice(field, t: float, y: torch.Tensor, side: int = 0) -> None:
+def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, side: int = 0) -> None:
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.
 
@@ -168,13 +179,20 @@ _NO_SECOND = (
 )
 
 
-def _pulled_back(field, value, y, time, cotangents, create_graph):
+def _pulled_back(
+    field: VectorField,
+    value: torch.Tensor,
+    y: torch.Tensor,
+    time: torch.Tensor,
+    cotangents: torch.Tensor,
+    create_graph: bool,
+) -> torch.Tensor:
     """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
     m, n = cotangents.shape
     if not value.requires_grad or n == 0:
         return cotangents.new_zeros(m, n + 1)
 
-    def grad(cotangent, batched):
+    def grad(cotangent: torch.Tensor, batched: bool) -> torch.Tensor:
         of_y, of_time = torch.autograd.grad(
             value, (y, time), cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True,
             is_grads_batched=batched,

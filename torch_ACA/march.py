@@ -5,14 +5,14 @@ knows steppers and controllers only by what they can do: no autograd and no tabl
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
 
-_EPS = 2.0**-52
+EPS = 2.0**-52
 _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
 
 
@@ -46,8 +46,8 @@ class Stop:
 class Limits:
     """When to give up."""
 
-    max_evals: int = 500_000
-    max_steps: int = 2**31 - 1
+    max_evals: float = 500_000
+    max_steps: float = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class Step:
     method: Any
 
 
-def _ignore(t, y, h):
+def _ignore(t: float, y: Any, h: float) -> None:
     pass
 
 
@@ -80,12 +80,14 @@ class Callbacks:
     reject: Callable = _ignore
 
 
-def lands(t, stop, size):
+def lands(t: float, stop: float, size: float) -> bool:
     """Whether a step of this size from t goes to a stop, the time to land on."""
     return abs(stop - t) <= size * _NEARLY
 
 
-def next_step(t, stop, size, origin=None, n_fixed=0):
+def next_step(
+    t: float, stop: float, size: float, origin: float | None = None, n_fixed: int = 0
+) -> tuple[bool, float, float]:
     """Whether the step of this size from t lands on the stop; its h, and its end.
 
     :param stop: time to land on
@@ -98,30 +100,24 @@ def next_step(t, stop, size, origin=None, n_fixed=0):
     return False, h, t + h if origin is None else origin + (n_fixed + 1) * h
 
 
-def check_limits(t, h, span, n_f_evals, stats, limits, *, rejected=False, finite=True):
+def check_limits(
+    t: float, h: float, span: float, n_f_evals: int, stats: Stats, limits: Limits, *, rejected: bool = False,
+    finite: bool = True,
+) -> None:  # fmt: skip
     """Raise the `SolverError` that forbids another try of size h from t; rejected, finite: how the last one went."""
     failure = (t, h, stats.n_accepted, n_f_evals)
     if n_f_evals >= limits.max_evals:
         raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
     if stats.n_accepted >= limits.max_steps:
         raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
-    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), min(span, 1.0)) or t + h == t):
+    if rejected and (abs(h) <= 10 * EPS * max(abs(t), min(span, 1.0)) or t + h == t):
         raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
 
 
 def march(
-    stepper,
-    controller,
-    carry,
-    t0,
-    stops,
-    *,
-    first_step,
-    perturb=False,
-    limits=Limits(),
-    stats=None,
-    callbacks=Callbacks(),
-):
+    stepper: Any, controller: Any, carry: Any, t0: float, stops: Sequence[Stop], *, first_step: float,
+    perturb: bool = False, limits: Limits = Limits(), stats: Stats | None = None, callbacks: Callbacks = Callbacks(),
+) -> Iterator[Step]:  # fmt: skip
     """Yield the accepted `Step`s from t0 through every stop in turn.
 
     :param stepper: `prepare`, `step`, `accepted`, `current`, `mark`, `rewind`, `refresh`, `n_f_evals` (see
@@ -153,7 +149,9 @@ def march(
                     if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
-                ratio = error_ratio(trial.error, carry.y, trial.end.y)
+                ratio = trial.ratio
+                if ratio is None:
+                    ratio = error_ratio(trial.error, carry.y, trial.end.y)
                 verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
                 if verdict.accepted:
                     size, previous = verdict.proposed, verdict.previous

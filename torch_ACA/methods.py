@@ -1,8 +1,10 @@
 """The methods by name; users' own can be added."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 from .rosenbrock_tableaus import RODAS5P
+from .steppers.adams import ADAMS
 from .steppers.alf import ALF
 from .steppers.base import Method
 from .switching import AUTO
@@ -13,11 +15,11 @@ class Methods(MutableMapping):
     """`Method`s by name, in any case. A name that differs in case alone from another one may stand for another method
     (RK4 is the classic method, rk4 the 3/8 rule)."""
 
-    def __init__(self, methods):
+    def __init__(self, methods: Mapping[str, Any]) -> None:
         self._methods = dict(methods)
         self.version = 0  # grows when a name comes to stand for another method
 
-    def __getitem__(self, name) -> Method:
+    def __getitem__(self, name: str) -> Method:
         if name in self._methods:
             return self._methods[name]
         if isinstance(name, str):
@@ -26,7 +28,7 @@ class Methods(MutableMapping):
                     return method
         raise KeyError(name)
 
-    def __setitem__(self, name: str, method: Method):
+    def __setitem__(self, name: str, method: Any) -> None:
         """Make a method known by a name, which `solve(method=name)` then takes.
 
         :raises TypeError: it is no `Method`
@@ -36,20 +38,20 @@ class Methods(MutableMapping):
         self._methods[name] = method
         self.version += 1
 
-    def __delitem__(self, name):
+    def __delitem__(self, name: str) -> None:
         del self._methods[name]
         self.version += 1
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._methods)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
 
 
-methods = Methods({**TABLEAUS, RODAS5P.name: RODAS5P, AUTO.name: AUTO, ALF.name: ALF})
+methods = Methods({**TABLEAUS, **ADAMS, RODAS5P.name: RODAS5P, AUTO.name: AUTO, ALF.name: ALF})
 METHODS = tuple(methods)  # those that come with the package
 FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

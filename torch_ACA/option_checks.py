@@ -2,17 +2,20 @@
 
 import math
 import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from .adams_weights import MAX_ORDER, MIN_ORDER
 from .notices import shown
 
 
-def _number(accepted, good):
+def _number(accepted: str, good: Callable[[float], bool]) -> Callable[[str, Any], float]:
     """A check of options: a real number (float, int, 0-d tensor or array) for which good(number) holds, as a float."""
 
-    def check(name, value):
+    def check(name: str, value: Any) -> float:
         number = as_float(name, value)
         if number is None or not good(number):
             raise ValueError(f"{name} must be a number {accepted}, got {shown(value)}")
@@ -21,7 +24,7 @@ def _number(accepted, good):
     return check
 
 
-def whole_number(name, value):
+def whole_number(name: str, value: Any) -> int | float:
     """A check of options: a whole number of at least 1, or infinity."""
     number = as_float(name, value)
     if number is None or not number >= 1 or number % 1 > 0:
@@ -29,7 +32,7 @@ def whole_number(name, value):
     return int(number) if math.isfinite(number) else number
 
 
-def as_float(name, value):
+def as_float(name: str, value: Any) -> float | None:
     """A float; None for what is no real number."""
     if isinstance(value, torch.Tensor | np.ndarray):
         refuse_grad(name, value)
@@ -37,43 +40,57 @@ def as_float(name, value):
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
 
 
-def _times(name, value):
+def _times(name: str, value: Any) -> list[float]:
     """A check of options: finite times, as a list of floats."""
     number = as_float(name, value)
     times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64)
     refuse_grad(name, times)
-    times = times.reshape(-1).tolist()
-    if not all(math.isfinite(time) for time in times):
+    found = times.reshape(-1).tolist()
+    if not all(math.isfinite(time) for time in found):
         raise ValueError(f"{name} must hold finite times, got {shown(value)}")
-    return times
+    return found
 
 
-def _monotone_times(name, value):
+def _adams_order(name: str, value: Any) -> int:
+    number = as_float(name, value)
+    if number is None or number % 1 or not MIN_ORDER <= number <= MAX_ORDER:
+        raise ValueError(f"{name} must be a whole number from {MIN_ORDER} to {MAX_ORDER}, got {shown(value)}")
+    return int(number)
+
+
+def _corrections(name: str, value: Any) -> int:
+    number = whole_number(name, value)
+    if number == math.inf:
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
+    return int(number)
+
+
+def _monotone_times(name: str, value: Any) -> list[float]:
     times = _times(name, value)
     if not is_monotone(times):
         raise ValueError(f"{name} must hold times in strict order, got {shown(value)}")
     return times
 
 
-def _flag(name, value):
+def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value
 
 
-def _function(name, value):
+def _function(name: str, value: Any) -> Callable:
     if not callable(value):
         raise ValueError(f"{name} must be a function of the state that returns a 0-d tensor, got {shown(value)}")
     return value
 
 
-def _interpolant_name(name, value):
+def _interpolant_name(name: str, value: Any) -> str:
     if value not in ("linear", "cubic"):
         raise ValueError(f"{name} must be 'linear' or 'cubic' (default: the method's own), got {shown(value)}")
     return value
 
 
-def refuse_grad(name, value):
+def refuse_grad(name: str, value: Any) -> None:
     if getattr(value, "requires_grad", False):
         raise ValueError(f"{name} must not require grad: nothing is differentiated in it, so detach it")
 
@@ -97,11 +114,14 @@ OPTIONS = {  # names, each with its check
     "perturb": _flag,
     "check_finite": _flag,
     "interp": _interpolant_name,
+    "max_order": _adams_order,
+    "max_iters": _corrections,
 }
+ADAMS_OPTIONS = ("max_order", "max_iters")
 SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
 
 
-def times_of(name, value):
+def times_of(name: str, value: Any) -> torch.Tensor:
     """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
     if isinstance(value, torch.Tensor):
         return value
@@ -118,5 +138,5 @@ def times_of(name, value):
     return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
 
 
-def is_monotone(ts):
+def is_monotone(ts: Sequence[float]) -> bool:
     return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))

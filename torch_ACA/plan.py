@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
@@ -12,6 +13,7 @@ from .notices import shown
 from .rows.options import check_per_sample
 from .scipy_solver import Scipy
 from .settings import (
+    ADAMS_OPTIONS,
     SCIPY_OPTIONS,
     Settings,
     checked_callbacks,
@@ -39,6 +41,7 @@ class Plan:
     settings: Settings
     memory: Budget
     compile_options: dict | None
+    compile_loop: bool
     limits: Limits
     callbacks: Callbacks
     adjoint: AdjointSettings | None
@@ -53,6 +56,7 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
     """
     values = vars(asked)
     options = asked.options
+    kinds: Any
     if type(options) is dict:
         given = tuple(options.items())
         values, kinds = {**values, "options": None}, tuple((type(name), type(value)) for name, value in given)
@@ -66,13 +70,13 @@ def checked(asked: SolverOptions, layout: StateLayout | None = None) -> Plan:
 
 
 @functools.lru_cache(256)  # checking takes as long as two evaluations, and most solves are asked for again and again
-def _known(values, options, kinds, version):
+def _known(values: tuple[Any, ...], options: tuple[Any, ...] | None, kinds: tuple[Any, ...], version: int) -> Plan:
     """The plan of plain options, in which there is nothing of one state or caller."""
     asked = SolverOptions(**dict(zip(_NAMES, values)))
     return _checked(asked if options is None else replace(asked, options=dict(options)), None)
 
 
-def _checked(asked, layout):
+def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     gradient = asked.gradient
     settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
     method, options = settings.method, settings.options
@@ -80,7 +84,8 @@ def _checked(asked, layout):
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
-    memory, compile_options = checked_memory(asked.memory, gradient), checked_compile(asked.compile, gradient)
+    memory = checked_memory(asked.memory, gradient)
+    compile_options, compile_loop = checked_compile(asked.compile, gradient)
     if compile_options is not None and COMPILE not in method.abilities:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
@@ -92,6 +97,7 @@ def _checked(asked, layout):
         settings,
         memory,
         compile_options,
+        compile_loop,
         Limits(checked_max_evals(asked.max_evals), options.get("max_num_steps", Limits.max_steps)),
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),
@@ -99,7 +105,9 @@ def _checked(asked, layout):
     )
 
 
-def _adjoint_settings(asked, options, layout):
+def _adjoint_settings(
+    asked: SolverOptions, options: dict[str, Any], layout: StateLayout | None
+) -> AdjointSettings | None:
     """`AdjointSettings`, or None; options: the checked ones of the forward solve."""
     adjoint, gradient, method = asked.adjoint, asked.gradient, asked.method
     if not isinstance(adjoint, Mapping | None):
@@ -112,13 +120,17 @@ def _adjoint_settings(asked, options, layout):
     if unknown:
         accepted = ", ".join(_ADJOINT_SETTINGS)
         raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    chosen = {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")} | {"options": None}
+    chosen: dict[str, Any] = {"options": None}
+    chosen |= {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
     chosen |= adjoint or {}
     callbacks = checked_callbacks(chosen.get("callbacks"))
     if chosen["options"] is None:
-        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        own = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
-            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+            own = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+        elif method != chosen["method"]:
+            own = {name: value for name, value in own.items() if name not in ADAMS_OPTIONS}
+        chosen["options"] = own
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])

@@ -1,5 +1,9 @@
 """Names of PyTorch that are not public, in one place, and what takes over where one is missing: slower, never wrong."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 from torch.nn.modules import batchnorm
@@ -10,9 +14,9 @@ __all__ = ["age", "batch_norms", "forward_ad_level", "is_batched", "is_transform
 __all__ += ["pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
 
 
-def _found(path):
+def _found(path: str) -> Any:
     """What stands at a dotted path below torch; None where nothing does."""
-    thing = torch
+    thing: Any = torch
     for name in path.split("."):
         thing = getattr(thing, name, None)
     return thing
@@ -27,39 +31,41 @@ _dispatch_keys = _found("_C._dispatch_keys")
 batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
 
 
-def pulled_back(edges, cotangents, keep_graph, wanted):
+def pulled_back(
+    edges: Sequence[Any], cotangents: Sequence[torch.Tensor | None], keep_graph: bool, wanted: Sequence[Any]
+) -> tuple[torch.Tensor | None, ...]:
     """Cotangents of ``wanted``, None for those not reached. To be called inside a backward pass, gradients off."""
     if _run_backward is None:
         return torch.autograd.grad(edges, wanted, cotangents, retain_graph=keep_graph, allow_unused=True)
     return _run_backward(edges, cotangents, keep_graph, False, wanted, True, accumulate_grad=False)
 
 
-def age(node):
+def age(node: Any) -> int:
     """The sequence number of a node of autograd's graph: later ones of the same thread have larger numbers."""
     return node._sequence_nr()
 
 
-def forward_ad_level():
+def forward_ad_level() -> int:
     """The level of forward-mode AD that is active; -1: none."""
     return getattr(forward_ad, "_current_level", -1)
 
 
-def without_tangents():
+def without_tangents() -> AbstractContextManager:
     """Context in which forward-mode AD carries no tangents on."""
     return forward_ad._set_fwd_grad_enabled(False)
 
 
-def is_transformed():
+def is_transformed() -> bool:
     """Whether a transform of `torch.func` is active. Where that is not known: yes, as the graph of all steps that a
     solve then makes is right without one too."""
     return _are_transforms_active is None or _are_transforms_active()
 
 
-def is_batched(tensor):
+def is_batched(tensor: torch.Tensor) -> bool:
     """Whether vmap, of either kind that PyTorch has, runs over a tensor."""
     return _dispatch_keys is None or "Batched" in str(_dispatch_keys(tensor))
 
 
-def parametrize_cache():
+def parametrize_cache() -> dict | None:
     """What `torch.nn.utils.parametrize.cached` keeps at this moment; None outside of it."""
     return parametrize._cache if getattr(parametrize, "_cache_enabled", 0) else None

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .autocast import without_autocast
 from .capture import solvers_backward
@@ -15,9 +17,9 @@ from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
-from .march import Callbacks, Limits, Stats, Stop, march
+from .march import Callbacks, Limits, Stats, Step, Stop, march
 from .record import Recorder
-from .steppers.base import LINEARISE, Method
+from .steppers.base import LINEARISE, Carry, Method, Stepper
 from .vector_field import VectorField
 
 
@@ -32,9 +34,10 @@ class Problem:
     backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
     time; ``perturb``: and at both ends of every step. ``given_times``: those of the caller, of which ``times`` is the
     constant value where func hides its time (see `hidden_time`). ``transformed``: under a transform of `torch.func` or
-    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled). ``interpolates``:
-    there will be dense output inside steps. After a failure that is to be returned, ``failure`` says what happened and
-    the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
+    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and
+    for the loop over them, where that can be. ``interpolates``: there will be dense output inside steps. After a
+    failure that is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the
+    first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -51,6 +54,7 @@ class Problem:
     adjoint: Any = None
     memory: Budget = STATES_ONLY
     compile_options: dict | None = None
+    compile_loop: bool = False
     transformed: bool = False
     starts_at_jump: bool = False
     perturb: bool = False
@@ -62,9 +66,9 @@ class Problem:
     failure: SolverError | None = None
     n_solved: int = 0
     n_steps_to_last_output: int = 0
-    stats: Stats = field(default_factory=Stats)
+    stats: Stats = field(default_factory=Stats)  # type: ignore[call-arg, func-returns-value]  # dataclasses.field
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.given_times is None:
             self.given_times = self.times
         landed = {stop.index for stop in self.stops}
@@ -72,41 +76,55 @@ class Problem:
         self.interpolates = self.dense or bool(self._to_interpolate)
 
     @property
-    def time_grad(self):
+    def time_grad(self) -> bool:
         return self.times.requires_grad
 
     @property
-    def times_are_hidden(self):
+    def times_are_hidden(self) -> bool:
         return self.given_times is not self.times
 
     @property
-    def graph_bytes(self):
+    def graph_bytes(self) -> float:
         """What the graphs of a step take, and the matrices beside them."""
         n, stages = self.y0.numel(), self.method.stages
         beside = n * (2 * (self.field.jacobian.blocks.width + 1) + stages) if LINEARISE in self.method.abilities else 0
         return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property
-    def differentiable(self):
+    def differentiable(self) -> bool:
         """Whether there may be a backward pass."""
         if self.transformed or not torch.is_grad_enabled():
             return False
         return any(t.requires_grad for t in (self.y0, self.times, *self.field.captured.candidates))
 
     @property
-    def tensors(self):
+    def tensors(self) -> tuple[Tensor, ...]:
         """What the result is differentiable in, once the forward pass is over."""
         return of_outer_solves((self.y0, self.times, *self.field.captured.tensors))
 
-    def finish(self):
+    def compiled_run(self) -> Any:
+        """A `LoopSolve`, where the loop over steps is to be compiled and can be; or None."""
+        if not self.compile_loop or self.field.code is None:
+            return None
+        from .compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+
+        return loop_solve(self)
+
+    def finish(self) -> None:
         """To be called when the forward pass is over.
 
         :raises DrawsLate: func began to draw random numbers in the middle
         """
         self.field.finish()
+        self.tell_compile_time()
+
+    def tell_compile_time(self) -> None:
+        """Once, of generated code that took long to make."""
+        if self.field.code is not None:
+            self.field.code.compiler.stopwatch.tell()
 
     @contextlib.contextmanager
-    def backward_pass(self):
+    def backward_pass(self) -> Iterator[None]:
         """Context in which func is evaluated again: nothing that it changes stays changed, hooks of captured tensors
         wait for the whole gradient, and autocast is for func alone."""
         field = self.field
@@ -119,7 +137,7 @@ class Problem:
         ):
             yield
 
-    def march(self, stepper, carry):
+    def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
         """The accepted steps; where failures are returned, they end early."""
         try:
             for step in march(
@@ -145,7 +163,7 @@ class Problem:
         finally:
             stepper.report(self.stats)
 
-    def outputs_within(self, t_end):
+    def outputs_within(self, t_end: float) -> list[int]:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
         sign, found = self.field.direction, []
         while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
@@ -154,25 +172,25 @@ class Problem:
             self._solved(len(found))
         return found
 
-    def fractions(self, outputs, step):
+    def fractions(self, outputs: list[int], step: Step) -> Tensor:
         """Where in a step its outputs lie: theta [k]."""
         return torch.tensor([(self.ts[i] - step.t) / step.h for i in outputs], dtype=torch.float64)
 
-    def new_outputs(self):
+    def new_outputs(self) -> Tensor:
         """Room for the outputs [m - 1, n]."""
         return self.y0.new_empty(len(self.ts) - 1, self.y0.numel())
 
-    def land(self, ys, step):
+    def land(self, ys: Tensor, step: Step) -> None:
         """Fill in the output that a step ends on, if it does."""
         if step.stop is not None and step.stop.index is not None:
             ys[step.stop.index - 1] = step.trial.end.y
             self._solved(1)
 
-    def solved(self, ys):
+    def solved(self, ys: Tensor) -> Tensor:
         """The good ones of the outputs; all of them as they are, which the caller may then change in place."""
         return ys if self.failure is None else ys[: self.n_solved]
 
-    def moved_to_times(self, ys):
+    def moved_to_times(self, ys: Tensor) -> Tensor:
         """The outputs [k, n] as functions of their times, where func hides its time; else as they are."""
         if not self.times_are_hidden or not len(ys):
             return ys
@@ -184,18 +202,20 @@ class Problem:
                 for i, (y, time) in enumerate(zip(ys, self.given_times[1:]), 1)
             ])  # fmt: skip
 
-    def _solved(self, count):
+    def _solved(self, count: int) -> None:
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
 
 
-def explain(error, stepper):
+def explain(error: SolverError, stepper: Stepper | type[Stepper]) -> None:
     """Add what the stepper knows to an error that says of too many or too small steps."""
     if stepper.hint and isinstance(error, TooManyEvaluationsError | StepSizeUnderflowError):
         error.add_hint(stepper.hint)
 
 
-def stops_of(ts, *, land_on_outputs=False, step_t=(), jump_t=()):
+def stops_of(
+    ts: list[float], *, land_on_outputs: bool = False, step_t: Iterable[float] = (), jump_t: Iterable[float] = ()
+) -> list[Stop]:
     """`Stop`s of a solve through ts: its end, the extra times inside the interval and, if wanted, every output."""
     sign = 1 if ts[-1] >= ts[0] else -1
     jumps = set(jump_t)

@@ -10,7 +10,9 @@ import functools
 import gc
 import types
 import weakref
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +42,12 @@ class Reach:
     constants: list
     search: "_Search"
 
-    def has_grown(self):
+    def has_grown(self) -> bool:
         """Whether there may be more by now: a place that was looked into holds something else."""
         return self.search.has_grown()
 
 
-def reach(func):
+def reach(func: Any) -> Reach:
     """The `Reach` of a callable."""
     search = _Search()
     search.add((func, parametrize_cache()))
@@ -54,13 +56,13 @@ def reach(func):
 
 
 class _Search:
-    def __init__(self):
+    def __init__(self) -> None:
         self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
         self._places = []  # (how to look, where, the identities of what was found there)
         self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
-    def add(self, things):
+    def add(self, things: Iterable[Any]) -> None:
         """Look at these when their turn comes, if they were not met before."""
         seen, queue, atoms = self._seen, self._queue, _ATOMS
         for thing in things:
@@ -70,13 +72,13 @@ class _Search:
                     seen.add(key)
                     queue.append(thing)
 
-    def look(self, how, place):
+    def look(self, how: Callable[[Any], Any], place: Any) -> None:
         """Add what is found in a place, now and, for `has_grown`, later."""
         found = how(place)
         self._places.append((how, place, tuple(map(id, found))))
         self.add(found)
 
-    def has_grown(self):
+    def has_grown(self) -> bool:
         for how, place, before in self._places:
             found = how(place)
             if tuple(map(id, found)) != before and any(
@@ -85,17 +87,17 @@ class _Search:
                 return True
         return False
 
-    def run(self):
+    def run(self) -> None:
         queue, visits = self._queue, _VISITS
         while queue and len(self._seen) <= MOST:
             thing = queue.popleft()
             visit = visits.get(type(thing)) or _visit_of(thing)
             visit(self, thing)
 
-    def add_tensor(self, tensor):
+    def add_tensor(self, tensor: torch.Tensor) -> None:
         (self.tensors if tensor.requires_grad else self.constants).append(tensor)
 
-    def add_module(self, module):
+    def add_module(self, module: nn.Module) -> None:
         self.modules.append(module)
         if isinstance(module, torch.jit.ScriptModule):  # its attributes live in C++
             self.add([*module.parameters(), *module.buffers()])
@@ -103,52 +105,52 @@ class _Search:
             self.look(_in_module, module)
         self._add_class(type(module))
 
-    def add_dict(self, place):
+    def add_dict(self, place: dict) -> None:
         if len(place) <= MOST:
             self.look(dict.values, place)
 
-    def add_sequence(self, place):
+    def add_sequence(self, place: Any) -> None:
         if len(place) <= MOST:
             self.look(_again, place)
 
-    def add_holder(self, thing):
+    def add_holder(self, thing: Any) -> None:
         (self.add_dict if isinstance(thing, dict) else self.add_sequence)(thing)
         self.add_object(thing)
 
-    def add_method(self, method):
+    def add_method(self, method: types.MethodType) -> None:
         self.add((method.__self__, method.__func__))
 
-    def add_partial(self, partial):
+    def add_partial(self, partial: functools.partial) -> None:
         self.add((partial.func, *partial.args, *partial.keywords.values()))
 
-    def add_cached(self, function):
+    def add_cached(self, function: Any) -> None:
         self.look(gc.get_referents, function)
 
-    def add_reference(self, reference):
+    def add_reference(self, reference: weakref.ref) -> None:
         self.add((reference(),))
 
-    def add_type(self, kind):
+    def add_type(self, kind: type) -> None:
         if not _is_foreign(kind):
             self.add([v for v in vars(kind).values() if not isinstance(v, types.FunctionType)])
 
-    def add_builtin(self, function):
+    def add_builtin(self, function: Any) -> None:
         if not isinstance(function.__self__, types.ModuleType):
             self.add((function.__self__,))
 
-    def add_generator(self, generator):
+    def add_generator(self, generator: types.GeneratorType) -> None:
         if generator.gi_frame is not None:
             self.add(generator.gi_frame.f_locals.values())
 
-    def add_property(self, found):
+    def add_property(self, found: property) -> None:
         self.add((found.fget,))
 
-    def add_wrapper(self, wrapper):
+    def add_wrapper(self, wrapper: Any) -> None:
         self.add((wrapper.__func__,))
 
-    def pass_over(self, thing):
+    def pass_over(self, thing: types.ModuleType) -> None:
         """A Python module: of those, only what code names is looked at."""
 
-    def add_object(self, thing):
+    def add_object(self, thing: Any) -> None:
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
             self.add_dict(attributes)
@@ -157,7 +159,7 @@ class _Search:
             self.look(_in_slots, thing)
         self._add_class(kind)
 
-    def add_function(self, function):
+    def add_function(self, function: types.FunctionType) -> None:
         if function.__closure__:
             self.look(_in_cells, function.__closure__)
         if function.__defaults__:
@@ -170,7 +172,7 @@ class _Search:
         if not _is_foreign_name(namespace.get("__name__")):
             self._add_globals(_names_in(function.__code__), namespace)
 
-    def _add_globals(self, names, namespace):
+    def _add_globals(self, names: frozenset[str], namespace: dict[str, Any]) -> None:
         present = names & namespace.keys()
         if present:
             self.look(_named, (namespace, present))
@@ -183,7 +185,7 @@ class _Search:
                 attributes = value.__dict__
                 self.look(_named, (attributes, names & attributes.keys()))
 
-    def _add_class(self, kind):
+    def _add_class(self, kind: type) -> None:
         """The members of a class that the code seen may use."""
         for parent in _own_classes(kind):
             if id(parent) not in self._seen:
@@ -191,14 +193,16 @@ class _Search:
                 self._classes.append(parent)
                 self._add_members(parent, self._names | _CALLED)
 
-    def _add_members(self, kind, names):
+    def _add_members(self, kind: type, names: Set[str]) -> None:
         members = kind.__dict__
         self.add([members[name] for name in names & members.keys()])
 
 
 # how things are looked into: by their very type, else by the first class that they are of
-_VISITS = {kind: _Search.add_dict if issubclass(kind, dict) else _Search.add_sequence for kind in _PLAIN}
-_BY_CLASS = {
+_VISITS: dict[type, Any] = {
+    kind: _Search.add_dict if issubclass(kind, dict) else _Search.add_sequence for kind in _PLAIN
+}
+_BY_CLASS: dict[type, Any] = {
     nn.Module: _Search.add_module,
     torch.Tensor: _Search.add_tensor,
     types.FunctionType: _Search.add_function,
@@ -218,13 +222,13 @@ _BY_CLASS = {
 _VISITS |= _BY_CLASS | {nn.Parameter: _Search.add_tensor}
 
 
-def _visit_of(thing):
+def _visit_of(thing: Any) -> Callable:
     if isinstance(thing, _PLAIN):
         return _Search.add_holder
     return next((visit for kind, visit in _BY_CLASS.items() if isinstance(thing, kind)), _Search.add_object)
 
 
-def _in_module(module):
+def _in_module(module: nn.Module) -> list[Any]:
     """Parameters, buffers, parts and attributes of a module, and what its hooks hold."""
     attributes = module.__dict__
     found = [*attributes["_parameters"].values(), *attributes["_buffers"].values(), *attributes["_modules"].values()]
@@ -234,12 +238,12 @@ def _in_module(module):
     return found
 
 
-def _again(place):
+def _again(place: Any) -> list | tuple:
     """A sequence, as something that can be gone through twice."""
     return place if isinstance(place, (list, tuple)) else list(place)
 
 
-def _in_cells(cells):
+def _in_cells(cells: Iterable[types.CellType]) -> list[Any]:
     found = []
     for cell in cells:
         try:
@@ -249,7 +253,7 @@ def _in_cells(cells):
     return found
 
 
-def _in_slots(thing):
+def _in_slots(thing: Any) -> list[Any]:
     found = []
     for parent in type(thing).__mro__:
         slots = parent.__dict__.get("__slots__", ())
@@ -261,7 +265,7 @@ def _in_slots(thing):
     return found
 
 
-def _named(place):
+def _named(place: tuple[dict[str, Any], Iterable[str]]) -> list[Any]:
     namespace, names = place
     return [namespace.get(name) for name in names]
 
@@ -269,7 +273,7 @@ def _named(place):
 _NAMES = weakref.WeakKeyDictionary()
 
 
-def _names_in(code):
+def _names_in(code: types.CodeType) -> frozenset[str]:
     """Names of globals and attributes in a code object and those inside it."""
     names = _NAMES.get(code)
     if names is None:
@@ -281,7 +285,7 @@ def _names_in(code):
 _OWN_CLASSES = weakref.WeakKeyDictionary()
 
 
-def _own_classes(kind):
+def _own_classes(kind: type) -> list[type]:
     """A class and its parents, but for those of PyTorch, Python and the like."""
     classes = _OWN_CLASSES.get(kind)
     if classes is None:
@@ -289,9 +293,9 @@ def _own_classes(kind):
     return [found for found in (reference() for reference in classes) if found is not None]
 
 
-def _is_foreign(thing):
+def _is_foreign(thing: Any) -> bool:
     return _is_foreign_name(getattr(thing, "__module__", None))
 
 
-def _is_foreign_name(name):
+def _is_foreign_name(name: Any) -> bool:
     return isinstance(name, str) and name.partition(".")[0] in _FOREIGN

@@ -1,13 +1,19 @@
 """What a solve did: ``solve(..., record=True).record``, for figures, measurements and tests of one's own."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .march import Callbacks
 from .state import StateLayout
+
+if TYPE_CHECKING:
+    from .problem import Problem
+    from .steppers.base import Method
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Record:
         """Sizes of the accepted steps [N], negative where time runs backwards."""
         return self.times.diff()
 
-    def replayed(self):
+    def replayed(self) -> Any:
         """The states as the backward pass finds them again, leaves [N + 1, *shape]: with "aca" and "direct" the end of
         each step from the stored state at its start; with "mali" the leapfrog run backwards from the end.
 
@@ -42,7 +48,7 @@ class Record:
         """
         return self._layout.unflatten(_needed(self._replay, "states to replay")(self._flat))
 
-    def graph(self, y0, t):
+    def graph(self, y0: Any, t: torch.Tensor) -> Any:
         """The outputs at t[1:] as an ordinary graph of the accepted steps, their sizes constant: the function that
         "aca" and "direct" differentiate, leaves [m - 1, *shape].
 
@@ -53,7 +59,7 @@ class Record:
         return self._layout.unflatten(_needed(self._graph, "graph")(self._layout.flatten(y0), t))
 
 
-def _needed(function, what):
+def _needed(function: Callable | None, what: str) -> Callable:
     if function is None:
         raise ValueError(f"this solve keeps no {what}: use gradient='aca' or 'direct', and let y0 require grad")
     return function
@@ -62,25 +68,29 @@ def _needed(function, what):
 class Recorder:
     """Collects a `Record` while a solve runs. ``replay`` and ``graph`` are set by the gradient method."""
 
-    def __init__(self):
-        self.starts, self.states, self.rejected, self.methods = [], [], [], []
-        self.replay = self.graph = None
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+        self.states: list[torch.Tensor] = []
+        self.rejected: list[tuple[float, float]] = []
+        self.replay: Callable | None = None
+        self.graph: Callable | None = None
+        self.methods: list[Method] = []
 
     def around(self, callbacks: Callbacks) -> Callbacks:
         """The callbacks, with those of the recorder before them."""
 
-        def accept(t, y, h):
+        def accept(t: float, y: torch.Tensor, h: float) -> None:
             self.starts.append(t)
             self.states.append(y.detach())
             callbacks.accept(t, y, h)
 
-        def reject(t, y, h):
+        def reject(t: float, y: torch.Tensor, h: float) -> None:
             self.rejected.append((t, h))
             callbacks.reject(t, y, h)
 
         return Callbacks(callbacks.step, accept, reject)
 
-    def record(self, problem, layout, ys) -> Record:
+    def record(self, problem: Problem, layout: StateLayout, ys: torch.Tensor) -> Record:
         """The `Record`, once the solve is over.
 
         :param ys: outputs after the first [k, n]
@@ -90,6 +100,13 @@ class Recorder:
         states = [*self.states, ys[-1].detach()] if finished else self.states
         flat = torch.stack(states) if states else problem.y0.new_empty(0, layout.size)
         rejected = torch.tensor(self.rejected, dtype=torch.float64).reshape(-1, 2)
-        times = torch.tensor(times, dtype=torch.float64)
-        names = tuple(method.name for method in self.methods)
-        return Record(times, layout.unflatten(flat), rejected, names, flat, layout, self.replay, self.graph)
+        return Record(
+            torch.tensor(times, dtype=torch.float64),
+            layout.unflatten(flat),
+            rejected,
+            tuple(method.name for method in self.methods),
+            flat,
+            layout,
+            self.replay,
+            self.graph,
+        )

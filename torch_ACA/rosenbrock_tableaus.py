@@ -9,11 +9,18 @@ A step from (t, y), with J = df/dy and f_t = df/dt there:
 output is a weighted sum of them as it is in Runge-Kutta methods.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .interpolants import Polynomials
 from .steppers.base import JUMPS, LINEARISE, REPLAY, TRACE
 from .steppers.rosenbrock import Rosenbrock
+
+if TYPE_CHECKING:
+    from .vector_field import VectorField
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +36,10 @@ class RosenbrockTableau:
     order: int
     embedded_order: int
     gamma: float
-    a: tuple
-    C: tuple
-    c: tuple
-    d: tuple
+    a: tuple[tuple[float, ...], ...]
+    C: tuple[tuple[float, ...], ...]
+    c: tuple[float, ...]
+    d: tuple[float, ...]
     reference: str
     interpolant: Polynomials
     dense_order: int
@@ -41,25 +48,25 @@ class RosenbrockTableau:
     abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE})
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return len(self.c)
 
     @property
-    def b(self):
+    def b(self) -> tuple[float, ...]:
         """Weights of y1."""
         return (*self.a[-1], 1.0)
 
     @property
-    def error_order(self):
+    def error_order(self) -> int:
         """Order in h of the error estimate."""
         return min(self.order, self.embedded_order) + 1
 
-    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+    def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> Rosenbrock:
         """As `steppers.base.Method.stepper`."""
         return Rosenbrock(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
 
 
-def _dense_output(b, H):
+def _dense_output(b: Sequence[float], H: Sequence[Sequence[float]]) -> Polynomials:
     """theta b_j + theta (1 - theta) (H_1j + theta (H_2j + theta (...))), as powers of theta."""
     rows = []
     for weight, *corrections in zip(b, *H):

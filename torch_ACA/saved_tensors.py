@@ -1,8 +1,11 @@
 """How much autograd keeps for a backward pass."""
 
 import weakref
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class SavedTensors:
@@ -11,19 +14,19 @@ class SavedTensors:
     Tensors that share storage count once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.held = self.peak = 0
         self._users = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "SavedTensors":
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.tensor)
         self._hooks.__enter__()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._hooks.__exit__(*exception)
 
-    def _pack(self, tensor):
+    def _pack(self, tensor: Tensor) -> "_Box":
         key, size = _storage(tensor)
         users = self._users.get(key, 0)
         self._users[key] = users + 1
@@ -34,7 +37,7 @@ class SavedTensors:
         weakref.finalize(box, self._release, key, size)
         return box
 
-    def _release(self, key, size):
+    def _release(self, key: int, size: int) -> None:
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key]
@@ -44,31 +47,31 @@ class SavedTensors:
 class SavedOnce:
     """Context manager that finds out what one graph keeps, at little cost; it must not outlive the graph."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sizes = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "SavedOnce":
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
         self._hooks.__enter__()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._hooks.__exit__(*exception)
 
-    def n_bytes(self, tensors, *, without=()):
+    def n_bytes(self, tensors: Iterable[Tensor], *, without: Iterable[Tensor] = ()) -> int:
         """Bytes of what is kept and of these tensors, without the storages of others."""
         sizes = self._sizes | dict(map(_storage, tensors))
         for tensor in without:
             sizes.pop(_storage(tensor)[0], None)
         return sum(sizes.values())
 
-    def _pack(self, tensor):
+    def _pack(self, tensor: Tensor) -> Any:
         key, size = _storage(tensor)
         self._sizes[key] = size
         return tensor.detach()  # an output that held on to its own graph would never be freed
 
 
-def _storage(tensor):
+def _storage(tensor: Tensor) -> tuple[int, int]:
     """What tells the memory of a tensor from others', and its bytes."""
     if tensor.layout is not torch.strided:
         parts = [tensor._indices(), tensor._values()] if tensor.layout is torch.sparse_coo else []
@@ -78,5 +81,5 @@ def _storage(tensor):
 
 
 class _Box:
-    def __init__(self, tensor):
+    def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor

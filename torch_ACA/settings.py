@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .controller import Controller, FixedSteps
 from .gradients.storage import Budget
@@ -15,6 +16,7 @@ from .march import Callbacks
 from .methods import methods
 from .notices import shown, warn_caller
 from .option_checks import (
+    ADAMS_OPTIONS,
     OPTIONS,
     SCIPY_OPTIONS,
     as_float,
@@ -25,7 +27,9 @@ from .option_checks import (
     whole_number,
 )
 from .private_torch import pytree
-from .scipy_solver import Scipy
+from .scipy_solver import Scipy, solve_ivp_of_scipy
+from .state import StateLayout
+from .steppers.adams import Adams
 from .steppers.alf import ALF
 from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
@@ -48,7 +52,9 @@ class Settings:
     options: dict
 
 
-def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
+def checked_settings(
+    method: Any, gradient: str, rtol: Any, atol: Any, h: Any, options: Any, layout: StateLayout | None = None
+) -> Settings:
     """`Settings` of a solve.
 
     :param layout: `StateLayout`, for tolerances and norms that are given per part of the state
@@ -60,13 +66,16 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
         return _scipy_settings(rtol, atol, h, options, layout)
     options = checked_options(options)
     if "interp" in options:
-        if not isinstance(method, Tableau):
-            raise ValueError(f"interp is for explicit Runge-Kutta methods; {method.name} has its own dense output")
+        if not isinstance(method, Tableau | Adams):
+            raise ValueError(
+                f"interp is for explicit Runge-Kutta and Adams methods; {method.name} has its own dense output"
+            )
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
     rtol, atol = _tolerances(rtol, atol, layout)
+    method = _as_adams(method, rtol, atol, options)
     if fixed:
         return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
     keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
@@ -78,20 +87,20 @@ def checked_settings(method, gradient, rtol, atol, h, options, layout=None):
     return Settings(method, controller, None if size is None else controller.limit(size), options)
 
 
-def checked_gradient(gradient):
+def checked_gradient(gradient: str) -> str:
     if gradient not in GRADIENTS:
         raise ValueError(f"unknown gradient {gradient!r}; accepted: {', '.join(GRADIENTS)}")
     return gradient
 
 
-def checked_memory(memory, gradient):
+def checked_memory(memory: Any, gradient: str) -> Budget:
     """The `Budget` of what the backward pass may keep."""
     if memory is not None and gradient != "aca":
         raise ValueError(f"memory needs gradient='aca', got {gradient!r}")
     return Budget.of(memory)
 
 
-def checked_params(params):
+def checked_params(params: Any) -> tuple[Tensor, ...]:
     """The tensors that alone are to get gradients, as a tuple; one tensor counts as a sequence of one."""
     params = (params,) if isinstance(params, torch.Tensor) else tuple(params)
     for tensor in params:
@@ -100,7 +109,7 @@ def checked_params(params):
     return params
 
 
-def checked_jacobian(jac, structure, method):
+def checked_jacobian(jac: Any, structure: Any, method: Any) -> None:
     """Refuse what `Jacobian` does not take, and a method that has no use for it."""
     if jac is not None and not callable(jac):
         raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
@@ -110,30 +119,34 @@ def checked_jacobian(jac, structure, method):
         raise ValueError(f"jac and jac_structure are for methods that solve with the Jacobian, got {method.name}")
 
 
-def checked_compile(compile, gradient):
-    """Options of `torch.compile` for the steps; None if they are not to be compiled."""
+def checked_compile(compile: Any, gradient: str) -> tuple[dict[str, Any] | None, bool]:
+    """Options of `torch.compile` for the steps (None if they are not to be compiled), and whether the loop over them is
+    to be compiled as well."""
     if compile is False:
-        return None
+        return None, False
     if gradient != "aca":
         raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
-    if compile is True:
-        return {}
+    if compile is True or compile in ("loop", "step"):
+        return {}, compile != "step"
     from torch import _inductor  # here, since it takes a while to import
 
     if isinstance(compile, str):
         modes = _inductor.list_mode_options()
-        if compile in modes:
-            return modes[compile]
-        raise ValueError(f"unknown compile mode {compile!r}; accepted: {', '.join(modes)}")
+        if compile not in modes:
+            raise ValueError(f"unknown compile mode {compile!r}; accepted: loop, step, {', '.join(modes)}")
+        compile = modes[compile]
     if not isinstance(compile, dict):
-        raise ValueError(f"compile must be True, False, a mode of torch.compile or a dict of options, got {compile!r}")
+        raise ValueError(
+            "compile must be True, False, 'loop', 'step', a mode of torch.compile or a dict of options, got "
+            f"{shown(compile)}"
+        )
     unknown = sorted(str(name) for name in set(compile) - set(_inductor.list_options()))
     if unknown:
         raise ValueError(f"unknown compile option {', '.join(unknown)}; torch._inductor.list_options() has all")
-    return dict(compile)
+    return dict(compile), not compile.get("triton.cudagraphs")  # a CUDA graph holds no loop
 
 
-def checked_method(method, gradient):
+def checked_method(method: Any, gradient: str) -> Any:
     """The `Method` behind a name, or `Scipy`; None: what suits the gradient method.
 
     :raises ValueError: an unknown name, or a method that cannot do what the gradient method needs
@@ -156,17 +169,27 @@ def checked_method(method, gradient):
     return found
 
 
+def _as_adams(method: Any, rtol: Any, atol: Any, options: Mapping[str, Any]) -> Any:
+    """An Adams method with its options, and tolerances for its corrections; any other one as it is, without them."""
+    own = {name: options[name] for name in ADAMS_OPTIONS if name in options}
+    if isinstance(method, Adams):
+        return replace(method, rtol=rtol, atol=atol, **own)
+    if own:
+        raise ValueError(f"{' and '.join(own)}: for Adams methods, not for {method.name}")
+    return method
+
+
 @functools.cache  # the same tableau every time: what is made for it, compiled steps above all, is made once
-def _with_interpolant(method, name):
-    """The tableau with the interpolant that torchdiffeq calls linear or cubic."""
+def _with_interpolant(method: Any, name: str) -> Any:
+    """The method with the interpolant that torchdiffeq calls linear or cubic."""
+    if isinstance(method, Adams):
+        return method.with_interpolant(name)
     if name == "linear":
         return replace(method, interpolant=linear_between(method.b), dense_order=1)
-    return replace(
-        method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3
-    )
+    return replace(method, interpolant=cubic_hermite(method.b, end_slope_is_last_stage=method.fsal), dense_order=3)
 
 
-def checked_options(options):
+def checked_options(options: Any) -> dict[str, Any]:
     """The options that were given (None: not given), numbers as floats and times as lists of floats.
 
     :raises ValueError, TypeError: unknown names, values that cannot be used
@@ -180,7 +203,8 @@ def checked_options(options):
     return {name: OPTIONS[name](name, value) for name, value in given.items()}
 
 
-def _scipy_settings(rtol, atol, h, options, layout):
+def _scipy_settings(rtol: Any, atol: Any, h: Any, options: Any, layout: StateLayout | None) -> Settings:
+    solve_ivp_of_scipy()  # refused before any work starts
     options = dict(options or {})
     solver = options.pop("solver", Scipy.solver)
     if not isinstance(solver, str):
@@ -195,18 +219,18 @@ def _scipy_settings(rtol, atol, h, options, layout):
     return Settings(method, None, 0.0, {"solver": solver} | options)
 
 
-def checked_max_evals(max_evals):
+def checked_max_evals(max_evals: Any) -> int | float:
     return whole_number("max_evals", max_evals)
 
 
-def checked_callbacks(callbacks):
+def checked_callbacks(callbacks: Any) -> Callbacks:
     """`Callbacks`; None: none."""
     if not isinstance(callbacks, Callbacks | None):
         raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {shown(callbacks)}")
     return callbacks or Callbacks()
 
 
-def checked_times(t, layout):
+def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
     """Output times as a tensor [m], and as floats.
 
     :raises ValueError, TypeError: not at least two finite times in strict order
@@ -223,17 +247,22 @@ def checked_times(t, layout):
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
-    spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
-    if abs(ts[-1] - ts[0]) < _RESOLVED * spacing:
-        warn_caller(
-            f"func gets the time in the state's precision, {layout.dtype}, which knows times near {ts[0]:g} to within "
-            f"{spacing:.2g}: too coarse for an interval of {abs(ts[-1] - ts[0]):.2g}. Let time start near 0 and add "
-            "the rest inside func, or make the state float64"
-        )
+    warn_of_coarse_times(ts[0], ts[-1], layout.dtype)
     return times, ts
 
 
-def _step_size(h, options, method):
+def warn_of_coarse_times(t0: float, t1: float, dtype: torch.dtype) -> None:
+    """Say so where the state's precision does not tell the times between t0 and t1 apart."""
+    spacing = torch.finfo(dtype).eps * max(abs(t0), abs(t1))
+    if abs(t1 - t0) < _RESOLVED * spacing:
+        warn_caller(
+            f"func gets the time in the state's precision, {dtype}, which knows times near {t0:g} to within "
+            f"{spacing:.2g}: too coarse for an interval of {abs(t1 - t0):.2g}. Let time start near 0 and add "
+            "the rest inside func, or make the state float64"
+        )
+
+
+def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool, float | None]:
     """Whether steps are fixed, and the size given (None: none)."""
     given = {} if h is None else {"h": positive_size("h", h)}
     given |= {name: options[name] for name in _SIZES if name in options}
@@ -249,7 +278,7 @@ def _step_size(h, options, method):
     return fixed, next(iter(given.values()), None)
 
 
-def _tolerances(rtol, atol, layout):
+def _tolerances(rtol: Any, atol: Any, layout: StateLayout | None) -> tuple[Any, Any]:
     """Both as floats, or as flat vectors of what is nested like the state (as given, without a layout)."""
     rtol, atol = _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout)
     plain = isinstance(rtol, float) and isinstance(atol, float)
@@ -258,7 +287,7 @@ def _tolerances(rtol, atol, layout):
     return rtol, atol
 
 
-def _tolerance(name, value, layout):
+def _tolerance(name: str, value: Any, layout: StateLayout | None) -> Any:
     number = as_float(name, value)
     if number is not None:
         if not (math.isfinite(number) and number >= 0):
@@ -275,7 +304,7 @@ def _tolerance(name, value, layout):
     return torch.cat([_spread(name, leaf, part, layout) for leaf, part in zip(layout.leaves, parts)])
 
 
-def _spread(name, leaf, part, layout):
+def _spread(name: str, leaf: Any, part: Any, layout: StateLayout) -> Tensor:
     """One part of a tolerance as a flat vector over a leaf of the state."""
     for entry in pytree.tree_leaves(part):
         refuse_grad(name, entry)

@@ -8,14 +8,17 @@ moves on: after a solve it stands behind whatever an evaluation drew.
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .private_torch import batch_norms
 from .reach import reach
 
 
-def modules_of(func):
+def modules_of(func: Any) -> list[nn.Module]:
     """Every `nn.Module` that a callable can reach."""
     return reach(func).modules
 
@@ -23,7 +26,7 @@ def modules_of(func):
 class DrawsLate(Exception):
     """f began to draw random numbers after its first evaluation; ``start``: where the stream stood at first."""
 
-    def __init__(self, start):
+    def __init__(self, start: list[Tensor]) -> None:
         super().__init__("func began to draw random numbers after its first evaluation")
         self.start = start
 
@@ -35,18 +38,19 @@ class SideEffects:
     :param device: where the state is
     """
 
-    def __init__(self, modules, device):
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
         self._modules = modules
         self._streams = RandomStreams(device)
         self._seen = {}
         self._places = []  # (buffers of a module, name) of those that f changes; the module itself is not held
         self.counts = False  # whether f changes a number that it keeps, such as a count of its calls
         self.draws = False  # whether f draws random numbers
-        self._start = self._end = None
+        self._start: Any = None
+        self._end: Any = None
         self._n_checks, self._next_check = 0, 8
-        self._statistics = (), None
+        self._statistics: tuple[Any, Any] = (), None
 
-    def watch(self, evaluate, *, numbers=False):
+    def watch(self, evaluate: Callable[[], Any], *, numbers: bool = False) -> Any:
         """Run the first evaluation and note what it changed; returns what it returned.
 
         :param numbers: look at Python's numbers too
@@ -68,12 +72,12 @@ class SideEffects:
         self.counts = numbers and self._numbers() != kept
         return result
 
-    def restart(self, start):
+    def restart(self, start: list[Tensor]) -> None:
         """The solve begins anew: f is known to draw random numbers, and the stream stands where it stood."""
         self.draws = True
         self._streams.set(start)
 
-    def check_stream(self, *, last=False):
+    def check_stream(self, *, last: bool = False) -> None:
         """To be called at every step of the forward pass; looks at the 8th, 16th, 32nd ..., and at the last.
 
         :raises DrawsLate: f began to draw after its first evaluation, so that its evaluations do not see the same
@@ -90,7 +94,7 @@ class SideEffects:
             _put_back(places, *mark)
         raise DrawsLate(self._start)
 
-    def finish(self):
+    def finish(self) -> None:
         """To be called when the forward pass is over: notes what only later evaluations changed, and lets the random
         stream stand behind what f drew.
 
@@ -103,20 +107,20 @@ class SideEffects:
                 self._streams.set(self._end if self._end is not None else self._start)
         self._modules, self._seen, self._statistics = (), {}, ((), None)
 
-    def mark(self):
+    def mark(self) -> Any:
         """The buffers that f changes and copies of them, for `rewind`."""
         if not self._places:
             return None
         tensors = [buffers[name] for buffers, name in self._places]
         return tensors, [None if tensor is None else tensor.clone() for tensor in tensors]
 
-    def rewind(self, mark):
+    def rewind(self, mark: Any) -> None:
         """Put the buffers back. Through .data: kept graphs must not see a new version of what they saved."""
         if mark is not None:
             _put_back(self._places, *mark)
 
     @contextlib.contextmanager
-    def same_numbers(self):
+    def same_numbers(self) -> Iterator[None]:
         """Context of an evaluation of an f that draws: the random stream begins where it always begins in this solve,
         and how far it goes is remembered. One thread at a time: the stream belongs to all."""
         with _alone():
@@ -125,7 +129,7 @@ class SideEffects:
             self._note_draws()
 
     @contextlib.contextmanager
-    def replay(self):
+    def replay(self) -> Iterator[None]:
         """Context of a recomputation: buffers and random streams end as they began."""
         self._note_changes()
         mark, end, stream = self.mark(), self._end, self._streams.state()
@@ -136,7 +140,7 @@ class SideEffects:
             self._end = end
             self._streams.set(stream)
 
-    def _note_draws(self):
+    def _note_draws(self) -> None:
         state = self._streams.state()
         if not _same(state, self._start):
             self.draws = True
@@ -145,7 +149,7 @@ class SideEffects:
             elif not _same(state, self._end):
                 self._end = self._streams.furthest(self._start, self._end, state)
 
-    def _note_changes(self):
+    def _note_changes(self) -> None:
         """Take in the buffers that changed since the first evaluation; not one that it made out of nothing."""
         known = {(id(buffers), name) for buffers, name in self._places}
         for _, buffers, name, buffer in self._buffers():
@@ -154,10 +158,10 @@ class SideEffects:
             if before is not None and before != _identity(buffer) and key not in known:
                 self._places.append((buffers, name))
 
-    def _buffers(self):
+    def _buffers(self) -> list[tuple[nn.Module, dict, str, Tensor]]:
         return [(m, m._buffers, name, b) for m in self._modules for name, b in m._buffers.items() if b is not None]
 
-    def _numbers(self):
+    def _numbers(self) -> list[int | float]:
         return [v for module in self._modules for v in vars(module).values() if isinstance(v, (int, float))]
 
 
@@ -165,7 +169,7 @@ _DRAWING = threading.RLock()
 
 
 @contextlib.contextmanager
-def _alone():
+def _alone() -> Iterator[None]:
     """Context in which no other thread has a func draw. One that waits in vain, since func itself waits for it, goes
     on.
     """
@@ -181,15 +185,16 @@ class SameNumbers:
     """Context of a few evaluations that are all to draw the same random numbers, if they draw any; behind it the
     streams stand behind whatever an evaluation drew."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         self._streams = RandomStreams(device)
-        self._start = self._end = None
+        self._start: Any = None
+        self._end: Any = None
 
-    def __enter__(self):
+    def __enter__(self) -> "SameNumbers":
         self._start = self._streams.state()
         return self
 
-    def evaluate(self, func, *arguments):
+    def evaluate(self, func: Callable, *arguments: Any) -> Any:
         """What func returns; noticed if it draws."""
         if self._end is not None:
             self._streams.set(self._start)
@@ -198,7 +203,7 @@ class SameNumbers:
             self._end = state if self._end is None else self._streams.furthest(self._start, self._end, state)
         return result
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         if self._end is not None:
             self._streams.set(self._end)
 
@@ -206,24 +211,24 @@ class SameNumbers:
 class RandomStreams:
     """The default random streams of PyTorch that a func on this device may draw from."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
 
-    def state(self):
+    def state(self) -> list[Tensor]:
         states = [torch.get_rng_state()]
         if self._cuda is not None:
             states.append(torch.cuda.get_rng_state(self._cuda))
         return states
 
-    def set(self, states):
+    def set(self, states: list[Tensor]) -> None:
         torch.set_rng_state(states[0])
         if self._cuda is not None:
             torch.cuda.set_rng_state(states[1], self._cuda)
 
-    def is_at(self, states):
+    def is_at(self, states: list[Tensor]) -> bool:
         return _same(self.state(), states)
 
-    def furthest(self, start, one, other):
+    def furthest(self, start: list[Tensor], one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
         """Of two states that lie behind start, stream by stream the one that is further on."""
         found = [_further_on_cpu(start[0], one[0], other[0])]
         if self._cuda is not None:  # a counter stands in the last eight bytes
@@ -232,7 +237,7 @@ class RandomStreams:
 
 
 @contextlib.contextmanager
-def without_trace(func, device):
+def without_trace(func: Callable, device: torch.device) -> Iterator[None]:
     """Context after which every buffer of the modules behind func, and the random streams, are as before."""
     streams = RandomStreams(device)
     stream = streams.state()
@@ -246,19 +251,19 @@ def without_trace(func, device):
         streams.set(stream)
 
 
-def _put_back(places, tensors, copies):
+def _put_back(places: Any, tensors: Any, copies: Any) -> None:
     for (buffers, name), tensor in zip(places, tensors):
         buffers[name] = tensor
-    pairs = [(tensor.data, copy) for tensor, copy in zip(tensors, copies) if tensor is not None]
+    pairs: list[Any] = [(tensor.data, copy) for tensor, copy in zip(tensors, copies) if tensor is not None]
     if pairs:
-        torch._foreach_copy_(*map(list, zip(*pairs)))
+        torch._foreach_copy_(*map(list, zip(*pairs)))  # type: ignore[arg-type]
 
 
-def _identity(buffer):
+def _identity(buffer: Tensor) -> tuple[int, int | None]:
     return id(buffer), None if buffer.is_inference() else buffer._version
 
 
-def _same(one, other):
+def _same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other))
 
 
@@ -267,7 +272,7 @@ _PLACE, _BLOCK = slice(16, 24), slice(24, 24 + 8 * 624)
 _MOST_BLOCKS = 100_000
 
 
-def _further_on_cpu(start, one, other):
+def _further_on_cpu(start: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """Which of two states a generator that begins at start comes to last."""
     if torch.equal(one[_BLOCK], other[_BLOCK]):
         return max(one, other, key=lambda state: int(state[_PLACE].view(torch.int64)))
@@ -285,13 +290,13 @@ def _further_on_cpu(start, one, other):
 
 
 class _NoSideEffects:
-    def check_stream(self):
+    def check_stream(self) -> None:
         pass
 
-    def mark(self):
+    def mark(self) -> None:
         return None
 
-    def rewind(self, mark):
+    def rewind(self, mark: None) -> None:
         pass
 
 

@@ -1,10 +1,14 @@
 """Tensors with a history that func makes while it is evaluated, and keeps: a weight for its later evaluations, which is
 captured, or an output by the way, which has no gradient."""
 
-from .capture import refuse_gradient
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from .capture import Captured, refuse_gradient
 from .graph import leaves_behind
 from .notices import warn_caller
-from .reach import reach
+from .reach import Reach, reach
 
 
 class SideOutputs:
@@ -14,12 +18,12 @@ class SideOutputs:
     :param captured: `Captured`
     """
 
-    def __init__(self, found, captured):
+    def __init__(self, found: Reach, captured: Captured) -> None:
         self._found, self._captured = found, captured
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
 
-    def meet(self, func, inputs):
+    def meet(self, func: Callable, inputs: Sequence[Tensor]) -> bool:
         """Look at what func holds after its first evaluation, and capture what may be a weight.
 
         :param inputs: the leaves that it was given
@@ -36,7 +40,7 @@ class SideOutputs:
         self._known.update(map(id, self._stored))
         return bool(self._stored)
 
-    def finish(self, func):
+    def finish(self, func: Callable) -> None:
         """To be called when the forward pass is over: what no evaluation used is refused a gradient, with a warning."""
         stored = [tensor for tensor in self._stored if not self._captured.uses(tensor)]
         if stored:
@@ -48,7 +52,7 @@ class SideOutputs:
                 tensor.register_hook(refuse_gradient)
         self._stored = []
 
-    def _since(self, func):
+    def _since(self, func: Callable) -> list[Tensor]:
         """Tensors with a history that func has come to reach since the solve began."""
         found = (tensor for tensor in reach(func).tensors if tensor.grad_fn is not None)
         return [tensor for tensor in found if id(tensor) not in self._known and not self._captured.uses(tensor)]

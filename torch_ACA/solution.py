@@ -23,8 +23,9 @@ class Solution:
     [m, *shape], ``ys[0]`` the initial one;
     ``stats``: `Stats` of the solve (its backward counts are filled in by the backward pass); ``error``: None, or, with
     on_failure="return", the `SolverError` that ended the solve early (``ts`` and ``ys`` are then the outputs before
-    it). Calling the solution gives the state at any time inside the interval (only with dense=True), differentiable.
-    ``record``: what the solve did (only with record=True).
+    it). With per_sample=True ``error`` names all rows that failed, ``ys`` is NaN behind the last good output of each,
+    and ``row_errors`` holds the error of every row, or None. Calling the solution gives the state at any time inside
+    the interval (only with dense=True), differentiable. ``record``: what the solve did (only with record=True).
     """
 
     ts: torch.Tensor
@@ -33,17 +34,18 @@ class Solution:
     error: Exception | None = None
     dense: Callable | None = field(default=None, repr=False)
     record: Record | None = field(default=None, repr=False)
+    row_errors: tuple | None = field(default=None, repr=False)
 
     @property
-    def success(self):
+    def success(self) -> bool:
         return self.error is None
 
     @property
-    def status(self):
+    def status(self) -> str:
         """"finished", or why and where the solve ended early."""
         return "finished" if self.success else str(self.error)
 
-    def __call__(self, t):
+    def __call__(self, t: float | torch.Tensor) -> Any:
         """State at time t (0-d: shaped like y0) or at times t [k] (leaves [k, *shape])."""
         if self.dense is None:
             raise ValueError("dense output was not kept: solve with dense=True" if self.success else self.status)
@@ -63,7 +65,7 @@ class Trajectory:
     states: torch.Tensor
     slopes: torch.Tensor
 
-    def __call__(self, t):
+    def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """States at times t [k] -> [k, n].
 
         :raises ValueError: a time outside the interval that was solved
@@ -89,7 +91,7 @@ class DenseOutput:
     trajectory: Trajectory
     layout: StateLayout
 
-    def __call__(self, t):
+    def __call__(self, t: float | torch.Tensor) -> Any:
         """As `Solution.__call__`."""
         t = torch.as_tensor(t, dtype=torch.float64)
         with without_autocast(self.layout.device.type):

@@ -8,9 +8,13 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import torch
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +42,15 @@ class SolverOptions:
     func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps between these
     times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite (fixed steps: False
     carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the method's own dense
-    output). Sizes are positive: t gives the direction"""
+    output), max_order and max_iters (Adams methods: 4 to 12; corrections of a step). Sizes are positive: t gives the
+    direction"""
     max_evals: int = 500_000
     """evaluations of func after which the solve gives up"""
     dense: bool = False
     """make the solution callable at other times (``aca`` and ``direct``)"""
     on_failure: str = "raise"
-    """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set"""
+    """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set (with
+    per_sample: of all rows, with ``row_errors`` set)"""
     callbacks: Any = None
     """`Callbacks`"""
     adjoint: Mapping | None = None
@@ -61,10 +67,12 @@ class SolverOptions:
     first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
     (less memory, slower)"""
     compile: Any = False
-    """for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`. The first solve
-    with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where func
-    is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs
-    are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled, with a warning"""
+    """for gradient="aca": True, the same as "loop", generates code for the whole adaptive loop, func included, and for
+    the loop back over its steps; "step" for a step and its VJP. The first solve with a func, method, shape and dtype
+    then takes seconds to minutes; later ones are several times faster where func is small. Also a mode of
+    `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs are not kept then,
+    whatever ``memory`` says. Where the loop cannot be compiled its steps are, and a func that cannot be runs
+    uncompiled, with a warning"""
     jac: Callable | None = None
     """for methods that solve with the Jacobian (Rodas5P, auto): jac(t, y) -> df/dy of func, a tensor [n, n] for a state
     of n numbers, counted as in y.reshape(-1), or [*y.shape, *y.shape]; y0 is one real tensor. Compared with func now
@@ -76,7 +84,8 @@ class SolverOptions:
     per_sample: bool = False
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
-    or [b, m], a row each. For gradient="aca" and adaptive explicit Runge-Kutta methods"""
+    or [b, m], a row each, where NaN behind a row's last time are outputs that it does not have. For gradient="aca" and
+    adaptive explicit Runge-Kutta methods"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.
@@ -89,21 +98,29 @@ class SolverOptions:
         checked(self)
 
 
-def _texts():
+def _texts() -> dict[str, str]:
     """What stands below each option in the source of `SolverOptions`, by name; empty where there is no source."""
     try:
-        body = ast.parse(inspect.getsource(SolverOptions)).body[0].body
+        body: Any = ast.parse(inspect.getsource(SolverOptions)).body[0].body  # type: ignore[attr-defined]
     except OSError:
         return {}
     pairs = [(option, text) for option, text in zip(body, body[1:]) if isinstance(option, ast.AnnAssign)]
-    return {option.target.id: " ".join(text.value.value.split()) for option, text in pairs}
+    return {option.target.id: " ".join(text.value.value.split()) for option, text in pairs}  # type: ignore[union-attr]
 
 
 _FIELDS = {option.name: option for option in fields(SolverOptions)}
 _TEXTS = _texts()
 
 
-def takes_options(*, without=(), **defaults) -> Callable:
+def outside_of_graphs(function: Callable, *arguments: Any, **keywords: Any) -> Any:
+    """Call a function; a break in a graph that `torch.compile` makes of what is around it."""
+    return torch.compiler.disable(function)(*arguments, **keywords)
+
+
+outside_of_graphs._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[_F], _F]:
     """Decorator of a function whose last parameter is ``**keywords``: gives it the signature, the checks of names and,
     in the place of a line ``:options:``, the documentation of the keywords.
 
@@ -111,7 +128,7 @@ def takes_options(*, without=(), **defaults) -> Callable:
     :param defaults: where they differ from those of `SolverOptions`
     """
 
-    def decorate(function):
+    def decorate(function: _F) -> _F:
         signature = inspect.signature(function)
         names = [name for name in _FIELDS if name not in without and name not in signature.parameters]
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -125,20 +142,22 @@ def takes_options(*, without=(), **defaults) -> Callable:
         accepted = frozenset(names) | {p.name for p in own}
 
         @functools.wraps(function)
-        def checked(*arguments, **keywords):
+        def checked(*arguments: Any, **keywords: Any) -> Any:
+            if torch.compiler.is_dynamo_compiling():
+                return outside_of_graphs(checked, *arguments, **keywords)
             if not accepted.issuperset(keywords):
                 unknown = ", ".join(sorted(set(keywords) - accepted))
                 raise TypeError(f"{function.__qualname__}() takes no keyword {unknown}; accepted: {', '.join(names)}")
             return function(*arguments, **(defaults | keywords if defaults else keywords))
 
-        checked.__signature__ = signature.replace(parameters=[*own, *added])
+        checked.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         checked.__doc__ = _documented(function.__doc__, names)
-        return checked
+        return cast(_F, checked)
 
     return decorate
 
 
-def _documented(text, names):
+def _documented(text: str | None, names: Sequence[str]) -> str:
     lines = []
     for line in (text or "").split("\n"):
         if not line.strip().startswith(":param keywords:"):

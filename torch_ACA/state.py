@@ -5,10 +5,15 @@ The solver works on a flat vector; users think in tensors, tuples, lists and dic
 memory format (channels-last stays channels-last): it is flattened in the order in which it lies in memory.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .private_torch import pytree
 
@@ -21,7 +26,7 @@ class _Leaf:
 
     __slots__ = ("start", "stop", "shape", "dtype", "stored_shape", "to_stored", "from_stored")
 
-    def __init__(self, tensor, start):
+    def __init__(self, tensor: Any, start: int) -> None:
         identity = tensor.is_contiguous()
         if not identity:
             order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))
@@ -35,10 +40,10 @@ class _Leaf:
         self.stop = start + math.prod(self.stored_shape)
 
     @property
-    def signature(self):
+    def signature(self) -> tuple[Any, ...]:
         return self.dtype, self.shape, tuple(self.to_stored or ())
 
-    def flatten(self, tensor):
+    def flatten(self, tensor: Tensor) -> Tensor:
         """The leaf's entries in the order in which they are stored, as a real vector; differentiable."""
         if self.to_stored is not None:
             tensor = tensor.permute(self.to_stored)
@@ -47,7 +52,7 @@ class _Leaf:
             tensor = torch.stack([tensor.real, tensor.imag], -1)  # the backward of view_as_real needs even offsets
         return tensor.reshape(-1)
 
-    def unflatten(self, flat):
+    def unflatten(self, flat: Tensor) -> Tensor:
         """The leaf from the last dimension of a flat tensor."""
         lead = flat.dim() - 1
         tensor = flat.unflatten(-1, self.stored_shape) if self.stored_shape else flat.squeeze(-1)
@@ -59,7 +64,7 @@ class _Leaf:
             tensor = tensor.permute(*range(lead), *(lead + d for d in self.from_stored))
         return tensor.to(self.dtype)
 
-    def spread(self, value, layout):
+    def spread(self, value: Any, layout: StateLayout) -> Tensor:
         """A number or tensor, broadcast over this leaf's entries: flat vector (tolerances)."""
         full = torch.as_tensor(value, dtype=layout.dtype, device=layout.device).expand(self.shape)
         full = full if self.to_stored is None else full.permute(self.to_stored)
@@ -68,14 +73,14 @@ class _Leaf:
         return full.reshape(-1)
 
 
-def _in_order_of(skeleton, nested):
+def _in_order_of(skeleton: Any, nested: Any) -> list[Any] | None:
     """Leaves of what is nested like a skeleton of numbers, in the skeleton's order; None for what is not."""
     if isinstance(skeleton, int):
         return None if isinstance(nested, (dict, tuple, list)) else [nested]
     if isinstance(skeleton, dict):
         if not isinstance(nested, dict) or nested.keys() != skeleton.keys():
             return None
-        pairs = [(part, nested[key]) for key, part in skeleton.items()]
+        pairs: Any = [(part, nested[key]) for key, part in skeleton.items()]
     elif isinstance(skeleton, (tuple, list)):
         if not isinstance(nested, (tuple, list)) or len(nested) != len(skeleton):
             return None
@@ -98,7 +103,7 @@ class StateLayout:
     Layouts with the same ``signature`` are interchangeable.
     """
 
-    def __init__(self, y0):
+    def __init__(self, y0: Any) -> None:
         leaves, self.structure = pytree.tree_flatten(y0)
         if not leaves:
             raise ValueError("y0 holds no tensor; give a tensor, or a tuple, list or dict of tensors")
@@ -124,32 +129,32 @@ class StateLayout:
         self.is_a_vector = self._shape is not None and len(self._shape) == 1
 
     @functools.cached_property
-    def signature(self):
+    def signature(self) -> tuple[Any, ...]:
         return (self.device, str(self.structure), *(leaf.signature for leaf in self.leaves))
 
     @functools.cached_property
-    def _skeleton(self):
+    def _skeleton(self) -> Any:
         """y0 with numbers for leaves."""
         return pytree.tree_unflatten(list(range(len(self.leaves))), self.structure)
 
-    def flatten(self, state):
+    def flatten(self, state: Any) -> Tensor:
         """[size] vector of a state of this layout; differentiable."""
         return self.join(self.tensors(state))
 
-    def join(self, tensors):
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """[size] vector of leaves; differentiable."""
         if self._shape is not None:
             return tensors[0].reshape(-1).to(self.dtype)
         parts = [leaf.flatten(tensor).to(self.dtype) for leaf, tensor in zip(self.leaves, tensors)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def unflatten(self, flat):
+    def unflatten(self, flat: Tensor) -> Any:
         """State of a vector [..., size]; leading dimensions (output times) go in front of each leaf's own."""
         if self._shape is not None and flat.dim() == 1:
             return flat.view(self._shape)
         return pytree.tree_unflatten(self.unflatten_leaves(flat), self.structure)
 
-    def unflatten_leaves(self, flat):
+    def unflatten_leaves(self, flat: Tensor) -> list[Tensor]:
         """The leaves of `unflatten`, as a list."""
         if self._shape is not None:
             return [flat.view((*flat.shape[:-1], *self._shape) if flat.dim() > 1 else self._shape)]
@@ -157,13 +162,13 @@ class StateLayout:
             return [self.leaves[0].unflatten(flat)]
         return [leaf.unflatten(flat[..., leaf.start : leaf.stop]) for leaf in self.leaves]
 
-    def assemble(self, tensors):
+    def assemble(self, tensors: Sequence[Tensor]) -> Any:
         """State from its leaves."""
         if self._shape is not None:
             return tensors[0]
         return pytree.tree_unflatten(tensors, self.structure)
 
-    def tensors(self, state):
+    def tensors(self, state: Any) -> list[Tensor]:
         """Leaves of a state (what func returned), checked against the layout: dicts are matched by key, lists and
         tuples of any kind by place.
 
@@ -180,28 +185,26 @@ class StateLayout:
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
             if tensor.shape != leaf.shape:
-                raise ValueError(
-                    f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}"
-                )
+                raise ValueError(f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}")
             if tensor.is_complex() and not leaf.dtype.is_complex:
                 raise TypeError("func returned a complex slope for a real state: make y0 complex, or return its .real")
         return tensors
 
-    def leaves_of(self, nested):
+    def leaves_of(self, nested: Any) -> list[Any] | None:
         """Leaves of what is nested like the state, in its order; None for what is not."""
         return _in_order_of(self._skeleton, nested)
 
-    def sample(self, tensors, every):
-        """Of leaves: every so-manieth entry of the flat vector, and the sum of all (0-d, float64); no autograd."""
+    def sample(self, tensors: Sequence[Tensor], every: int) -> tuple[Tensor, Any]:
+        """Of leaves: one entry in `every` of the flat vector, and the sum of all (0-d, float64); no autograd."""
         flats = [leaf.flatten(tensor.detach()) for leaf, tensor in zip(self.leaves, tensors)]
         entries = [flat[-leaf.start % every :: every].to(self.dtype) for leaf, flat in zip(self.leaves, flats)]
         return torch.cat(entries), sum(flat.sum(dtype=torch.float64) for flat in flats)
 
-    def target(self, flat):
+    def target(self, flat: Tensor) -> Tensor:
         """A vector [size] as `write` likes it best: prepare one that is written often."""
         return flat if self._shape is None else flat.view(self._shape)
 
-    def write(self, tensors, out):
+    def write(self, tensors: Sequence[Tensor], out: Tensor) -> None:
         """Copy leaves into a flat vector [size] or its `target`, in place (no autograd)."""
         if self._shape is not None:
             (out if out.shape == self._shape else out.view(self._shape)).copy_(tensors[0])

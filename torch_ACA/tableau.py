@@ -3,16 +3,22 @@
 No tensors and no loops over time here: see `steppers.runge_kutta` for those and `interpolants` for dense output.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .interpolants import Polynomials
 from .steppers.base import COMPILE, JUMPS, PLAIN, REPLAY, TRACE
 from .steppers.runge_kutta import RungeKutta
 
+if TYPE_CHECKING:
+    from .vector_field import VectorField
 
-def row(text):
+
+def row(text: str) -> tuple[Fraction, ...]:
     """Fractions from a line such as ``"3/40 9/40"``."""
     return tuple(Fraction(entry) for entry in text.split())
 
@@ -28,42 +34,42 @@ class Tableau:
 
     name: str
     order: int
-    c: tuple
-    a: tuple
-    b: tuple
+    c: tuple[Fraction, ...]
+    a: tuple[tuple[Fraction, ...], ...]
+    b: tuple[Fraction, ...]
     reference: str
     interpolant: Polynomials
     dense_order: int
-    b_embedded: tuple | None = None
+    b_embedded: tuple[Fraction, ...] | None = None
     embedded_order: int | None = None
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return len(self.b)
 
     @property
-    def adaptive(self):
+    def adaptive(self) -> bool:
         return self.b_embedded is not None
 
     @cached_property
-    def floats(self):
+    def floats(self) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """c, a and b as floats."""
         return tuple(map(float, self.c)), tuple(tuple(map(float, row)) for row in self.a), tuple(map(float, self.b))
 
     @cached_property
-    def fsal(self):
+    def fsal(self) -> bool:
         """First same as last: the last stage is the slope at the new point, hence the next step's first stage."""
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
 
     @cached_property
-    def b_error(self):
+    def b_error(self) -> tuple[Fraction, ...]:
         """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
-        return tuple(b - e for b, e in zip(self.b, self.b_embedded))
+        return tuple(b - e for b, e in zip(self.b, self.b_embedded))  # type: ignore[arg-type]  # asked if adaptive
 
     @cached_property
-    def error_order(self):
+    def error_order(self) -> int | None:
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
-        return min(self.order, self.embedded_order) + 1 if self.adaptive else None
+        return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]
 
     @cached_property
     def real_stability(self):
@@ -78,19 +84,21 @@ class Tableau:
         return x
 
     @property
-    def abilities(self):
+    def abilities(self) -> frozenset[str]:
         return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE})
 
-    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+    def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> RungeKutta:
         """As `steppers.base.Method.stepper`."""
         return RungeKutta(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
 
-    def compiled_stepper(self, vector_field, *, with_slopes, options, time_grad=False):
+    def compiled_stepper(
+        self, vector_field: VectorField, *, with_slopes: bool, options: dict[str, Any], time_grad: bool = False
+    ) -> RungeKutta:
         """The stepper whose steps are compiled.
 
         :param with_slopes: there is dense output
-        :param options: of `torch.compile`, a dict
+        :param options: of `torch.compile`, a dict; what ``vector_field.code`` generates code with
         """
         from .steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
 
-        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, options=options, time_grad=time_grad)
+        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, time_grad=time_grad)

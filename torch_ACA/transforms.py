@@ -6,19 +6,22 @@ through.
 """
 
 import contextlib
+from collections.abc import Iterator
+
+from torch import Tensor
 
 from . import private_torch
 from .errors import TransformError
 from .private_torch import forward_ad_level, is_transformed, without_tangents
 
 
-def under_transform():
+def under_transform() -> bool:
     """Whether a transform of `torch.func`, or a level of forward-mode AD, is active."""
     return forward_ad_level() >= 0 or is_transformed()
 
 
 @contextlib.contextmanager
-def explained():
+def explained() -> Iterator[None]:
     """Context of a solve under a transform.
 
     :raises TransformError: instead of what PyTorch says where the transform does not go through
@@ -34,7 +37,7 @@ def explained():
         ) from failure
 
 
-def check_transform(gradient):
+def check_transform(gradient: str) -> None:
     """Refuse gradient methods that exist as a custom backward pass alone.
 
     :raises TransformError: under a transform, for such a method
@@ -46,7 +49,7 @@ def check_transform(gradient):
         )
 
 
-def check_cotangents(gradient, bar):
+def check_cotangents(gradient: str, bar: Tensor) -> None:
     """Refuse many cotangents at once (is_grads_batched=True, jacobian(vectorize=True)).
 
     :raises TransformError: vmap runs over the cotangents
@@ -57,13 +60,13 @@ def check_cotangents(gradient, bar):
         )
 
 
-def is_batched(tensor):
+def is_batched(tensor: Tensor | None) -> bool:
     """Whether vmap runs over a tensor (as for `torch.autograd.grad(..., is_grads_batched=True)`)."""
     return tensor is not None and private_torch.is_batched(tensor)
 
 
 @contextlib.contextmanager
-def forward_ad_disabled():
+def forward_ad_disabled() -> Iterator[None]:
     """Context in which tangents are not carried on."""
     if forward_ad_level() < 0:
         yield

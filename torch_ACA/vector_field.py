@@ -2,11 +2,15 @@
 
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .capture import LOOKED_AT_EVERY, Captured
-from .cut import outer_cuts
+from .cut import Cut, outer_cuts
 from .errors import SolverError
 from .evaluation import Evaluation
 from .graph import age_mark
@@ -14,10 +18,11 @@ from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
 from .private_torch import pytree, set_grad_enabled
-from .reach import reach
+from .reach import Reach, reach
 from .saved_tensors import SavedOnce
 from .side_effects import SideEffects
 from .side_outputs import SideOutputs
+from .state import StateLayout
 from .transforms import under_transform
 
 
@@ -30,27 +35,36 @@ class VectorField:
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
+    :param found: `Reach` of a func that changes nothing and uses all of these tensors: no `first_evaluation` then
+    :param code: `compilation.code.Code`, where steps are compiled
     :param jacobian: `Jacobian` (None: from func, one block)
     """
 
-    def __init__(self, func, layout, direction=1, params=None, autocast=None, jacobian=None):
+    def __init__(
+        self, func: Any, layout: StateLayout, direction: int = 1, params: Sequence[Tensor] | None = None,
+        autocast: Any = None, *, found: Reach | None = None, code: Any = None,
+        jacobian: Jacobian | None = None,
+    ) -> None:  # fmt: skip
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout, self.direction = func, layout, direction
         self.jacobian = Jacobian(layout) if jacobian is None else jacobian
-        self.n_evals = self.evaluation_bytes = self._n_recorded = 0
-        found = reach(func)
+        self.n_evals = self._n_recorded = 0
+        self.evaluation_bytes: float = 0
+        known, found = found is not None, reach(func) if found is None else found
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
-        self.side_effects, self.autocast = SideEffects(found.modules, layout.device), autocast
-        self._cut, self._as_it_is = None, False  # the latter: whether there is nothing to do around a call
+        self.side_effects = SideEffects(found.modules, layout.device)
+        self.autocast, self.code = autocast, code
+        self._cut: Cut | None = self.captured.use_all() if known else None
+        self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
-        self._first_output = None if under_transform() else _NOT_CALLED
+        self._first_output: Any = None if under_transform() else _NOT_CALLED
         self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
         self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
-    def time(self, t, side=0):
+    def time(self, t: Any, side: int = 0) -> Tensor:
         """0-d tensor of a time given as float, in the state's precision.
 
         :param side: 1 or -1: the next representable time in or against the direction of integration (f jumps at t)
@@ -58,7 +72,7 @@ class VectorField:
         time = torch.scalar_tensor(t, dtype=self.layout.dtype, device=self.layout.device)
         return time if side == 0 else self._nudged(time, side)
 
-    def __call__(self, t, y, out, side=0):
+    def __call__(self, t: Any, y: Tensor, out: Tensor, side: int = 0) -> None:
         """Write f(t, y) into out [size]; t a float. To be called with gradients off."""
         layout = self.layout
         if self._needs_gradients:
@@ -74,11 +88,11 @@ class VectorField:
                 raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
         layout.write(outputs, out)
 
-    def _shown(self, t):
+    def _shown(self, t: Any) -> float:
         """A time as messages name it: a float."""
         return t
 
-    def traced(self, t, y, *, side=0):
+    def traced(self, t: Any, y: Tensor, *, side: int = 0) -> Tensor:
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
         t = t.to(self.layout.dtype)
         if side:
@@ -86,23 +100,26 @@ class VectorField:
         slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))
         return slope.clone() if self._returns_its_own else slope
 
-    def record(self, t, y, out=None, *, time_grad=False, side=0, every=None):
+    def record(
+        self, t: Any, y: Tensor, out: Tensor | None = None, *, time_grad: bool = False, side: int = 0,
+        every: int | None = None,
+    ) -> Evaluation:  # fmt: skip
         """Evaluate f at float t with a graph of its own: an `Evaluation`; the value goes into out. To be called with
         gradients off.
 
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
-        :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
+        :param every: let the evaluation keep one entry in so many of the value, and the sum of all (None: nothing)
         """
         evaluation = self._recorded(t, y, out, time_grad, side, every)
         self._look_at(evaluation, t)
         return evaluation
 
-    def _look_at(self, evaluation, t):
+    def _look_at(self, evaluation: Any, t: Any) -> None:
         self._n_recorded += 1
         if self._n_recorded % LOOKED_AT_EVERY == 0:
             self.captured.check(evaluation, self._shown(t))
 
-    def linearise(self, t, y, side=0):
+    def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
         """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
         time = self.time(t, side)
         with torch.inference_mode(False), torch.enable_grad():
@@ -111,7 +128,10 @@ class VectorField:
         self._look_at(found, t)
         return found
 
-    def first_evaluation(self, t, y, *, differentiable, time_grad=False, measure=False, numbers=False, side=0):
+    def first_evaluation(
+        self, t: Any, y: Tensor, *, differentiable: bool, time_grad: bool = False, measure: bool = False,
+        numbers: bool = False, side: int = 0,
+    ) -> tuple[Tensor, Evaluation | None]:  # fmt: skip
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
         with gradients off.
 
@@ -144,7 +164,7 @@ class VectorField:
                 captured.meet_hidden(evaluation.edges(), evaluation.inputs, since)
         return k, evaluation
 
-    def _first_recorded(self, t, y, k, time_grad, side, measure):
+    def _first_recorded(self, t: Any, y: Tensor, k: Tensor, time_grad: bool, side: int, measure: bool) -> Evaluation:
         if not measure:
             return self._recorded(t, y, k, time_grad, side)
         try:
@@ -158,30 +178,32 @@ class VectorField:
             self.evaluation_bytes = math.inf
         return evaluation
 
-    def first_traced(self, t, y, side=0):
+    def first_traced(self, t: Any, y: Tensor, side: int = 0) -> Tensor:
         """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
         with self.without_cut():
             # a copy: func may return the same memory again, which nobody knows yet
             return self.side_effects.watch(lambda: self.traced(t, y, side=side)).clone()
 
-    def without_cut(self):
+    def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
         ``params`` is a constant."""
         return self._cut_by(self.captured.restriction())
 
-    def standing_in(self, replacements):
+    def standing_in(self, replacements: Sequence[Tensor]) -> AbstractContextManager:
         """Context in which these take the place of the captured tensors."""
         return self._cut_by(self.captured.stands_in(replacements))
 
     @contextlib.contextmanager
-    def _cut_by(self, cut):
+    def _cut_by(self, cut: Cut | None) -> Iterator[None]:
         before, self._cut, self._as_it_is = self._cut, cut, False
         try:
             yield
         finally:
             self._cut, self._as_it_is = before, False
 
-    def _recorded(self, t, y, out, time_grad, side, every=None):
+    def _recorded(
+        self, t: Any, y: Tensor, out: Tensor | None, time_grad: bool, side: int, every: int | None = None
+    ) -> Evaluation:
         layout = self.layout
         leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y)]
         time = self.time(t, side)
@@ -199,13 +221,13 @@ class VectorField:
             evaluation.sample = layout.sample(outputs, every)
         return evaluation
 
-    def _with_gradients(self, t, y, side):
+    def _with_gradients(self, t: Any, y: Tensor, side: int) -> list[Tensor]:
         """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
         layout = self.layout
         with torch.enable_grad():
             return layout.tensors(self.call(self.time(t, side), layout.assemble(layout.unflatten_leaves(y.detach()))))
 
-    def _after_failure(self, failure, t, y, side):
+    def _after_failure(self, failure: RuntimeError, t: Any, y: Tensor, side: int) -> list[Tensor]:
         """Evaluate f once more with gradients on: it may differentiate something itself."""
         if isinstance(failure, SolverError):  # of a solve inside func
             raise failure
@@ -217,7 +239,7 @@ class VectorField:
         self._needs_gradients = True
         return outputs
 
-    def _try_on_a_copy(self, t, y, out, side):
+    def _try_on_a_copy(self, t: Any, y: Tensor, out: Tensor, side: int) -> None:
         """The first evaluation without gradients: func may change its argument, which is the caller's y0."""
         copy = y.clone()
         version = self._counts_writes and copy._version
@@ -230,7 +252,7 @@ class VectorField:
             self(t, y, out, side)
             self.n_evals -= 1
 
-    def finish(self):
+    def finish(self) -> None:
         """To be called when the forward pass is over: no more tensors will be captured.
 
         :raises DrawsLate: as `SideEffects.finish`
@@ -242,7 +264,7 @@ class VectorField:
         self.jacobian.finish(self.captured.uses)
 
     @contextlib.contextmanager
-    def again(self):
+    def again(self) -> Iterator[None]:
         """Context in which f is evaluated again, after `finish`."""
         self.func = self._kept()
         try:
@@ -256,16 +278,16 @@ class VectorField:
         finally:
             self.func = None
 
-    def _nudged(self, time, side):
+    def _nudged(self, time: Tensor, side: int) -> Tensor:
         return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))
 
-    def call(self, t, state):
+    def call(self, t: Tensor, state: Any) -> Any:
         self.n_evals += 1
         if self._as_it_is:
             return self.func(t, state)
         return self._call_with_care(t, state)
 
-    def _call_with_care(self, t, state):
+    def _call_with_care(self, t: Tensor, state: Any) -> Any:
         effects, cut = self.side_effects, self._cut
         if self._changes_its_argument:
             state = pytree.tree_map(torch.clone, state)
@@ -285,7 +307,7 @@ class VectorField:
         self._as_it_is = not special and self.autocast is None and self._cut is None
         return state
 
-    def _compare_with_first_output(self, state):
+    def _compare_with_first_output(self, state: Any) -> None:
         """Find out in the second call whether func returns the same memory again, which it then fills anew."""
         leaves = [state] if isinstance(state, torch.Tensor) else pytree.tree_leaves(state)
         leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

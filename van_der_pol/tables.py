@@ -4,10 +4,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from harness import packed
+from harness.environment import origins
 from harness.files import write_text
 from harness.record import read_epochs, read_run
 from harness.tables import replace_measured, table
 from harness.training import FINISHED
+from harness.verdicts import Counts, Means, hours_each, verdict_table
 from van_der_pol import records
 from van_der_pol.data import MU, START
 
@@ -169,7 +171,7 @@ def train(folder):
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
                 _spread([run["rows"][-1]["seconds"] / len(run["rows"]) for run in complete]),
             ])  # fmt: skip
-    return _table(
+    text = _table(
         "Training: mean and standard deviation over the seeds that finished",
         [
             "problem", "method", "finished", "last loss", "error of the parameter", "RMSE to the truth",
@@ -177,6 +179,44 @@ def train(folder):
         ],  # fmt: skip
         lines,
     )  # fmt: skip
+    kinds = origins((run["gradient"], run["environment"]) for run in runs)
+    return f"{text}{kinds}\n\n{verdict_table(comparisons(runs))}"
+
+
+def comparisons(runs):
+    """That ACA trains the better fields: RMSE to the truth, which ranges over orders of magnitude, paired by seed; and
+    that its runs fail less often."""
+    fails = [
+        Counts(f"runs of aca fail less often than those of {other}, {PROBLEM_TITLES[problem]}", *sides, -1)
+        for problem in PROBLEM_TITLES
+        for other in ("adjoint", "naive")
+        for sides in [[_failed(runs, problem, gradient) for gradient in ("aca", other)]]
+        if any(any(side.values()) for side in sides)
+    ]
+    return fails + [
+        Means(f"aca ends nearer the truth than {other}, {PROBLEM_TITLES[problem]}", *sides, -1, True, hours, logs=True)
+        for problem in PROBLEM_TITLES
+        for other in ("adjoint", "naive")
+        for both in [[_ended(runs, problem, gradient) for gradient in ("aca", other)]]
+        for sides in [[{seed: run["summary"]["test"]["rmse"] for seed, run in side.items()} for side in both]]
+        for hours in [hours_each(*([run["summary"]["seconds"] for run in side.values()] for side in both))]
+    ]
+
+
+def _failed(runs, problem, gradient):
+    """{seed: whether it ended early} of the runs of a problem and method."""
+    own = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
+    return {run["settings"]["seed"]: run["summary"]["status"] != FINISHED for run in own}
+
+
+def _ended(runs, problem, gradient):
+    """{seed: run} of those of a problem and method that finished, and whose test did."""
+    return {
+        run["settings"]["seed"]: run
+        for run in runs
+        if (run["problem"], run["gradient"], run["summary"]["status"]) == (problem, gradient, FINISHED)
+        and run["summary"]["test"]["rmse"] is not None
+    }
 
 
 def training_runs(folder):
@@ -186,7 +226,8 @@ def training_runs(folder):
         record = read_run(place)
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
-        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)})
+        runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)}
+                    | {"environment": record["environment"]})  # fmt: skip
     return runs
 
 

@@ -12,7 +12,8 @@ MEMORY = Job((), script="memory.py")
 def run(profile, seed, model, *gradient):
     flags = ("--profile", profile, "--seed", str(seed), "--model", model)
     job = MNIST.job(*flags, *(("--gradient", *gradient) if gradient else ()))
-    return replace(job, tests=(*job.tests, (("--sweep",), None))) if model in SOLVED else job
+    swept = model in SOLVED and seed == 0  # one network is enough for the figure, and its tests take minutes
+    return replace(job, tests=(*job.tests, (("--sweep",), None))) if swept else job
 
 
 def table(profile, seeds, *gradients):
@@ -21,11 +22,11 @@ def table(profile, seeds, *gradients):
 
 
 def quick():
-    return [MEMORY, *table("quick", 1, "aca", "adjoint")]
+    return [MEMORY, *table("quick", 5, "aca", "adjoint")]
 
 
-def hour():
-    return [run("hour", 0, "ode-net", "aca")]
+def cpu():
+    return [run("cpu", 0, "ode-net", "aca")]
 
 
 def paper():
@@ -35,9 +36,9 @@ def paper():
 LAUNCHES = {
     "": Launch(
         "Train and test ODE-Net and the networks beside it on MNIST, measure memory against depth, then write tables "
-        "and figures. quick: scaled down, one seed, at most 10 minutes on 2 cores; hour: one ODE-Net on all images; "
-        "paper: full settings, 5 seeds, for GPUs.",
-        {"quick": quick, "hour": hour, "paper": paper},
+        "and figures. quick: scaled down, 5 seeds of at most 10 minutes on 2 cores; cpu: one ODE-Net on all images, at "
+        "most an hour on 2 cores; paper: full settings, 5 seeds, for GPUs.",
+        {"quick": quick, "cpu": cpu, "paper": paper},
         report=(("report.py",), ("plot.py",)),
     )
 }

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cifar_classification import claims, plot, report
+from cifar_classification import plot, report
 from cifar_classification.experiment import ALL_SOLVERS, Cifar
 from cifar_classification.predictions import FILE, Collector, read
 from cifar_classification.runs import collect, of_place
@@ -117,21 +117,23 @@ def test_the_claims_are_judged_by_the_records(root):
     report.main(["--results", str(root)])
     text = (root / "tables.md").read_text()
     (row,) = lines(text, "more accurate than adjoint, like for like")
-    assert "+10.00 points (3 and 3 seeds)" in row and "| holds |" in row
+    assert "| +10.00 points" in row and "| undecided: no spread between the seeds |" in row  # each seed differs by 10
     (row,) = lines(text, "evaluates f less often than adjoint, like for like")
     assert "+0.00 per block and batch" in row and "no spread" in row
     (row,) = lines(text, "less time than adjoint, like for like")
-    assert "not judged: the processor was shared" in row
+    assert "undecided: the processor was shared" in row
     (row,) = lines(text, "more accurate than naive, like for like")
-    assert "not judged: not run" in row
-    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10 |")
-    assert "not decided" in row
+    assert "| undecided: not run |" in row
+    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10, unlike at the start |")
+    assert "| Welch t |" in row and "| undecided: needs more than 1000 seeds |" in row
+    (row,) = lines(text, "more accurate than ResNet-18 on CIFAR-10, second blocks of both begin at 0.2 |")
+    assert "| undecided: not run; 3 seeds take" in row
     (row,) = lines(text, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
-    assert "| holds |" in row
+    assert "| decided for |" in row
     (row,) = lines(text, "Other test solvers hurt NODE-18 less")
-    assert "+0.30 against +5.00 points" in row and "holds" in row
+    assert "-4.70 points" in row and "needs at least 3 seeds" in row
     (row,) = lines(text, "NODE-18 has about 5 % error")
-    assert "can't be judged at this scale" in row
+    assert "undecided: not at this scale" in row
 
 
 def test_every_solver_of_the_supplement_stands_beside_the_papers(root):
@@ -193,15 +195,6 @@ def test_predictions_survive_being_written(tmp_path):
     assert read(tmp_path / "elsewhere") is None
 
 
-def test_verdicts():
-    assert claims.larger([], [1.0], ".1f") == claims.NOT_RUN
-    assert "a single seed" in claims.larger([2.0], [1.0, 1.1], ".1f")[1]
-    assert claims.larger([2.0, 2.1], [1.0, 1.1], ".1f")[1] == "holds"
-    assert claims.smaller([2.0, 2.1], [1.0, 1.1], ".1f")[1].startswith("does not hold")
-    assert claims.smaller([60.0, 61.0], [120.0, 121.0], ".1f", 1 / 60, " min")[0].startswith("-1.0 min")
-    assert claims.larger([2.0, 1.0], [1.1, 1.9], ".1f")[1].startswith("not decided")
-
-
 def test_the_lowest_number_of_epochs_is_drawn(root):
     runs = {label: of_place(collect(root), "table", "cifar10", label) for label in ("aca", "adjoint", "naive")}
     figure = plot.draw_methods(runs, ("aca", "adjoint", "naive"), ("aca",), "a title")
@@ -219,9 +212,3 @@ def test_command_of_a_run_whose_settings_are_not_its_profiles(tmp_path):
         "--no-amp",
         "--milestones 3 5",
     ]
-
-
-def test_holms_correction():
-    assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert claims.holm([0.9, 0.8]) == [1.0, 1.0] and claims.holm([]) == []
-    assert claims.p_value([1.0, 1.0], [1.0, 1.0]) == 1.0

@@ -31,3 +31,15 @@ def test_one_switch_chooses_the_gradient(part, gradient, mnist_folder, tmp_path)
     assert summary["evaluations"]["forward"] > 0
     assert (summary["evaluations"]["backward"] > 0) == (gradient in ("aca", "adjoint", "mali"))
     assert test.main(["--resume", str(tmp_path), "--device", "cpu", "--threads", "1", *data]) == 0
+
+
+@pytest.mark.parametrize("gradient", ["aca", "adjoint"])
+def test_the_papers_solver_trains_its_network(gradient, mnist_folder, tmp_path):
+    """Implicit Adams, in fixed steps, with its corrections to the default tolerances."""
+    train, test, flags, data = PARTS["mnist"]
+    machine = ["--device", "cpu", "--threads", "1", *data.format(data=mnist_folder).split()]
+    solver = ["--method", "implicit_adams", "--h", "0.25", "--gradient", gradient]
+    assert train.main(["--profile", "quick", *machine, "--out", str(tmp_path), *flags.split(), *solver]) == 0
+    assert test.main(["--resume", str(tmp_path), *machine]) == 0
+    (row,) = map(json.loads, (tmp_path / "tests.jsonl").read_text().splitlines())
+    assert row["solver"]["method"] == "implicit_adams" and row["evaluations"] >= 2 * 4 + 2 * 2  # steps of RK4, of Adams

@@ -26,7 +26,7 @@ from tests.torch_ACA.programs import (
 )
 from torch_ACA import ODEBlock, odeint_adjoint, odesolve, odesolve_adjoint, odesolve_endtime, solve
 from torch_ACA.errors import CaptureError, ReplayError, SecondDerivativeError
-from torch_ACA.steppers import compiled
+from torch_ACA.gradients.storage import Budget
 
 FIRST_ORDER = [kind for kind in KINDS if kind not in ("two states", "1MiB")]
 SECOND_ORDER = ["aca", "two states", "direct", "naive"]  # a budget of bytes and an unlimited one do what these do
@@ -97,11 +97,10 @@ def test_other_entries(name, entry, order):
 
 @pytest.mark.parametrize("name", [*EVERYDAY, "chain_of_three", "inside_a_custom_function"])
 @pytest.mark.filterwarnings("ignore:compile=True")  # what cannot be compiled is evaluated as it is
-def test_compiled_steps(name, monkeypatch):
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
+@pytest.mark.parametrize("compile", ["step", "loop"])
+def test_compiled_steps(name, compile, ungenerated):
     expected = gradients(PROGRAMS[name], plain("aca"))
-    assert_close(gradients(PROGRAMS[name], ours("aca", compile=True)), expected, 1e-12)
+    assert_close(gradients(PROGRAMS[name], ours("aca", compile=compile)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("kind", FIRST_ORDER)
@@ -523,6 +522,43 @@ def test_a_stop_of_the_gradient_that_comes_between_the_passes(kind):
     except (CaptureError, ReplayError):
         return
     assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_stop_of_the_gradient_with_room_for_some_of_the_graphs(room):
+    """The first steps' graphs are those of the forward pass, and know nothing of it."""
+    w, space, y0 = leaf(3), {"stop": False}, torch.ones(3, dtype=torch.float64)
+
+    def func(t, y):
+        return (w.detach() if space["stop"] else w) * y
+
+    def loss(memory):
+        return square(solve(func, y0, [0.0, 1.0], method="Euler", h=0.05, memory=memory).ys)
+
+    for stop in (False, True):
+        space["stop"] = False
+        found = loss(Budget(n_bytes=0, spare=room * 100))
+        space["stop"] = stop
+        if stop:
+            with pytest.raises(ReplayError, match="no longer depends"):
+                torch.autograd.grad(found, w)
+        else:
+            assert_close(torch.autograd.grad(found, w), torch.autograd.grad(loss("unlimited"), w), 1e-13)
+
+
+def test_graphs_that_are_kept_of_steps_that_alone_use_a_tensor():
+    w, early, y0 = leaf(3), leaf(3), torch.ones(3, dtype=torch.float64)
+
+    def func(t, y):
+        return w * y + (early if t < 0.12 else 0)
+
+    losses = [
+        square(solve(func, y0, [0.0, 1.0], method="Euler", h=0.05, memory=memory).ys)
+        for memory in (None, Budget(n_bytes=0, spare=500), "unlimited")
+    ]
+    found = [torch.autograd.grad(loss, [w, early]) for loss in losses]
+    for one in found[:2]:
+        assert_close(one, found[2], 1e-13)
 
 
 @pytest.mark.parametrize("kind", KINDS)

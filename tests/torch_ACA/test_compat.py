@@ -29,8 +29,9 @@ def test_values_and_gradients_of_torchdiffeq(field, method):
     if method in FIXED:  # the same steps: equal up to rounding, with their interpolant
         options, tolerance, keywords = {"step_size": 0.07, "interp": "linear"}, 1e-12, {}
     else:  # their dopri8 and adaptive_heun stand out by their low-order dense output
-        options, keywords = {}, {"rtol": 1e-8, "atol": 1e-10}
-        tolerance = 1e-4 if method in ("dopri8", "bosh3") else 1e-6
+        loose = 100 if method == "adaptive_heun" else 1  # of second order: it would take thousands of steps
+        options, keywords = {}, {"rtol": loose * 1e-8, "atol": loose * 1e-10}
+        tolerance = loose * (1e-4 if method in ("dopri8", "bosh3") else 1e-6)
     results = []
     for library in (torch_ACA, torchdiffeq):
         ys = library.odeint(field, y0, t, method=method, options=dict(options), **keywords)
@@ -69,8 +70,8 @@ def test_adjoint_params_restrict_the_gradients(field):
 
 
 def test_missing_methods_are_named():
-    with pytest.raises(ValueError, match="'implicit_adams' is not available here; available: euler"):
-        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="implicit_adams")
+    with pytest.raises(ValueError, match="'gl4' is not available here; available: euler"):
+        odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="gl4")
     with pytest.raises(ValueError, match="unknown method 'nonsense'"):
         odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 1.0]), method="nonsense")
 

@@ -116,6 +116,22 @@ def test_number_of_evaluations(method, rejections, gradient):
         assert stats.n_backward_f_evals <= (2 * stats.n_accepted if gradient == "aca" else 0)
 
 
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
+@pytest.mark.parametrize("method", ["Dopri5", "RK12", "RK23", "RK4"])
+@pytest.mark.parametrize("times", [[0.0, 1.0], [0.0, 0.4, 1.0]])
+def test_the_start_is_evaluated_once(gradient, method, times):
+    """The slope that chooses the first step is the first stage: no gradient method pays for it twice."""
+    seen = []
+
+    def f(t, y):
+        seen.append(float(t))
+        return -(1 + t) * y
+
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    solve(f, y0, times, method=method, rtol=1e-3, h=0.1 if method == "RK4" else None, gradient=gradient)
+    assert seen.count(0.0) == 1 and len(seen) > 3
+
+
 @pytest.mark.parametrize("method,extra", [("Dopri5", 0), ("RK23", 0), ("HeunEuler", 0), ("heun3", 1), ("rk4", 1)])
 def test_outputs_cost_no_evaluations(field, method, extra):
     """With FSAL none, otherwise at most one per solve; the backward pass may need the last slope once more."""

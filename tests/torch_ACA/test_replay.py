@@ -513,7 +513,7 @@ def test_no_further_evaluations_to_verify():
     loss = square(solve(f, torch.ones(2), [0.0, 1.0], method="RK4", h=0.25).ys)
     forward = len(calls)
     loss.backward()
-    assert forward == 16 and len(calls) == 32
+    assert forward == 16 and len(calls) == 31  # the first one is kept
     assert math.isfinite(float(loss))
 
 

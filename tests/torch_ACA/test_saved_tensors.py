@@ -37,6 +37,6 @@ def test_what_one_graph_keeps_and_tensors_beside_it():
 def test_a_graph_that_was_measured_is_freed():
     with SavedOnce():
         y = torch.ones(10, requires_grad=True).tanh()  # keeps its own result
-    kept = weakref.ref(y.grad_fn)
+    kept = weakref.ref(y)
     del y
     assert kept() is None

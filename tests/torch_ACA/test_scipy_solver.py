@@ -1,13 +1,23 @@
 """scipy's solvers behind torchdiffeq's method name: detached in odeint, differentiable by the continuous adjoint."""
 
 import math
+import sys
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from torch_ACA import NonFiniteError, SolverError, TooManyEvaluationsError, odeint, odeint_adjoint, solve
+from torch_ACA import (
+    NonFiniteError,
+    ODEBlock,
+    SolverError,
+    TooManyEvaluationsError,
+    odeint,
+    odeint_adjoint,
+    plan,
+    solve,
+)
 
 try:
     import torchdiffeq
@@ -167,3 +177,25 @@ def test_failures_are_typed(solver):
     assert isinstance(solution.error, SolverError) and len(solution.ys) == len(solution.ts)
     if solver == "RK45":  # the others try on until max_evals ends all, and with it what scipy has solved
         assert solution.ts.tolist() == [0.0, 0.5] and float(solution.ys[1]) == pytest.approx(2.0, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    "solve_by_scipy",
+    [
+        lambda func, y0, t: solve(func, y0, t, method="scipy_solver", gradient="adjoint"),
+        lambda func, y0, t: solve(func, y0, t, gradient="adjoint", adjoint={"method": "scipy_solver"}),
+        lambda func, y0, t: odeint(func, y0, t, method="scipy_solver"),
+        lambda func, y0, t: odeint_adjoint(func, y0, t, adjoint_method="scipy_solver"),
+        lambda func, y0, t: ODEBlock(func, method="scipy_solver", gradient="adjoint"),
+    ],
+    ids=["solve", "backward", "odeint", "odeint_adjoint", "ODEBlock"],
+)
+def test_without_scipy_one_line_says_what_needs_it(solve_by_scipy, monkeypatch):
+    for name in ["scipy", "scipy.integrate", *(name for name in sys.modules if name.startswith("scipy."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    plan._known.cache_clear()  # what was checked while there was a scipy
+    calls = []
+    with pytest.raises(ImportError, match=r"^method 'scipy_solver' needs scipy, .*: pip install scipy$"):
+        solve_by_scipy(lambda t, y: calls.append(t) or -y, torch.ones(2, requires_grad=True), torch.tensor([0.0, 1.0]))
+    assert not calls
+    solve(lambda t, y: -y, torch.ones(2), [0.0, 1.0], gradient="adjoint")  # needs no scipy

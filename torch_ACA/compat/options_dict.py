@@ -6,12 +6,13 @@ is the continuous adjoint that ACA improves on.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from ..api import solve, solve_endtime
-from ..march import Callbacks
+from ..march import Callbacks, Stats
 from ..notices import warn_caller
 from ..private_torch import pytree
 from ..settings import times_of
@@ -30,7 +31,9 @@ _BY_NAME_OF_README = {  # in any case. rk4 means the classic method here; torchd
 }
 
 
-def odesolve(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
+def odesolve(
+    func: Callable, z0: Any = None, options: Any = None, return_solver: bool = False, *, y0: Any = None, **further: Any
+) -> Any:
     """Solve z' = func(t, z) from z0 at options["t0"].
 
     :param z0: tensor, or a tuple, list or dict of tensors; also by the name y0
@@ -50,20 +53,26 @@ def odesolve(func, z0=None, options=None, return_solver=False, *, y0=None, **fur
     return solver if return_solver else solver.integrate(_state(z0, y0))
 
 
-def odesolve_endtime(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
+def odesolve_endtime(
+    func: Callable, z0: Any = None, options: Any = None, return_solver: bool = False, *, y0: Any = None, **further: Any
+) -> Any:
     """The state at options["t1"], with the graphs of the accepted steps kept (gradient "direct"): fast. A t_eval is
     ignored. Else as `odesolve`.
     """
     return _endtime(func, _state(z0, y0, needed=not return_solver), _merged(options, further), "direct", return_solver)
 
 
-def odesolve_adjoint(func, z0=None, options=None, return_solver=False, *, y0=None, **further):
+def odesolve_adjoint(
+    func: Callable, z0: Any = None, options: Any = None, return_solver: bool = False, *, y0: Any = None, **further: Any
+) -> Any:
     """The state at options["t1"], by ACA (gradient "aca"): O(N_f + N_t) memory. A t_eval is ignored. Else as
     `odesolve`."""
     return _endtime(func, _state(z0, y0, needed=not return_solver), _merged(options, further), "aca", return_solver)
 
 
-def odesolve_adjoint_sym12(func, y0=None, options=None, *, z0=None, **further):
+def odesolve_adjoint_sym12(
+    func: Callable, y0: Any = None, options: Any = None, *, z0: Any = None, **further: Any
+) -> Any:
     """The state at options["t1"], by MALI (gradient "mali"): memory that does not grow with the steps.
 
     :param options: as for `odesolve`; method sym12async (the default) or, with h, fixedstep_sym12async
@@ -80,13 +89,18 @@ class Solver:
     ``neval``: evaluations of func in the last solve.
     """
 
-    def __init__(self, func, options, *, gradient="direct", end_only=False):
+    def __init__(
+        self, func: Callable, options: Mapping[str, Any], *, gradient: str = "direct", end_only: bool = False
+    ) -> None:
         """end_only: the state at t1 alone is wanted."""
         self.func, self.options = func, _checked(options, end_only=end_only)
         self.neval = 0
-        self._gradient, self._end_only, self._trajectory = gradient, end_only, None
+        self._gradient, self._end_only = gradient, end_only
+        self._trajectory: Callable | None = None
 
-    def integrate(self, y0, t0=None, *, predefine_steps=None, return_steps=False, t_eval=None):
+    def integrate(
+        self, y0: Any, t0: Any = None, *, predefine_steps: Any = None, return_steps: bool = False, t_eval: Any = None
+    ) -> Any:
         """Solve from y0. With dense_output, remembers the trajectory.
 
         :param t0: instead of that of the options
@@ -115,19 +129,19 @@ class Solver:
         )  # fmt: skip
         self._trajectory, self.neval = solution.dense, solution.stats.n_f_evals
         _report(solution.stats, options)
-        rows = rows[1:] if wanted else -1
+        chosen: Any = rows[1:] if wanted else -1
         if len(wanted) == 1 and options.get("squeeze_single_time"):
-            rows = rows[0]
-        ys = pytree.tree_map(lambda leaf: leaf[rows], solution.ys)
+            chosen = chosen[0]
+        ys = pytree.tree_map(lambda leaf: leaf[chosen], solution.ys)
         return (ys, steps.ends(_value(times[-1]))) if return_steps else ys
 
-    def evaluate_dense_mode(self, t_eval):
+    def evaluate_dense_mode(self, t_eval: Any) -> Any:
         """States of the last `integrate` at other times inside its interval: [n, *shape]; differentiable."""
         if self._trajectory is None:
             raise ValueError("nothing to evaluate: set dense_output=True in the options and call integrate first")
         return self._trajectory(torch.as_tensor(t_eval, dtype=torch.float64).reshape(-1))
 
-    def __call__(self, t):
+    def __call__(self, t: float | torch.Tensor) -> Any:
         """State of the last `integrate` at one time inside its interval: [*shape]."""
         return pytree.tree_map(lambda leaf: leaf[0], self.evaluate_dense_mode(t))
 
@@ -135,19 +149,19 @@ class Solver:
 class _Steps:
     """Collects where accepted steps begin."""
 
-    def __init__(self):
-        self.starts = []
+    def __init__(self) -> None:
+        self.starts: list[float] = []
 
-    def accept(self, t, y, h):
+    def accept(self, t: float, y: torch.Tensor, h: float) -> None:
         if self.starts and t == self.starts[0]:  # the solve has begun anew
             self.starts.clear()
         self.starts.append(t)
 
-    def ends(self, t_end):
+    def ends(self, t_end: float) -> list[float]:
         return [*self.starts[1:], t_end]
 
 
-def _endtime(func, z0, options, gradient, return_solver):
+def _endtime(func: Callable, z0: Any, options: Mapping[str, Any], gradient: str, return_solver: bool) -> Any:
     if return_solver:
         return Solver(func, options, gradient=gradient, end_only=True)
     options = _checked(options, end_only=True)
@@ -156,20 +170,20 @@ def _endtime(func, z0, options, gradient, return_solver):
     return z1
 
 
-def _state(z0, y0, needed=True):
+def _state(z0: Any, y0: Any, needed: bool = True) -> Any:
     """The initial state, by either of its names."""
     if needed and (z0 is None) == (y0 is None):
         raise TypeError("give the initial state once, as the second argument or by one of the names z0 and y0")
     return y0 if z0 is None else z0
 
 
-def _merged(options, further):
+def _merged(options: Any, further: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise TypeError(f"options must be a dict, got {options!r}")
     return {**options, **further}
 
 
-def _checked(options, *, end_only=False):
+def _checked(options: Mapping[str, Any], *, end_only: bool = False) -> dict[str, Any]:
     options = {name: value for name, value in options.items() if value is not None}
     known = (*_SOLVER_KEYS, *_CONTROL_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
     unknown = sorted(str(name) for name in set(options) - set(known))
@@ -182,7 +196,7 @@ def _checked(options, *, end_only=False):
     return options
 
 
-def _keywords(options, gradient):
+def _keywords(options: Mapping[str, Any], gradient: str) -> dict[str, Any]:
     """Keywords of `solve`."""
     keywords = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
     keywords |= {name: options[name] for name in _SOLVER_KEYS if name in options}
@@ -199,7 +213,7 @@ def _keywords(options, gradient):
     return keywords | {"options": inner}
 
 
-def _times_inside(t_eval, t0, t1):
+def _times_inside(t_eval: Any, t0: float | torch.Tensor, t1: float | torch.Tensor) -> list[torch.Tensor]:
     """Times as a list of 0-d tensors, none of them before t0."""
     times = list(times_of("t_eval", t_eval).reshape(-1).unbind())
     t0, t1 = _value(t0), _value(t1)
@@ -214,10 +228,11 @@ def _times_inside(t_eval, t0, t1):
     return times
 
 
-def _distinct(times, t1, through_end):
+def _distinct(times: list[Any], t1: Any, through_end: bool) -> tuple[torch.Tensor, list[int]]:
     """Times [m] without repetitions of the one before, on to t1 if through_end or if there would be only one; and the
     row of each time that was given."""
-    entries, rows = [], []
+    entries: list[Any] = []
+    rows: list[int] = []
     for t in times:
         if not entries or _value(t) != _value(entries[-1]):
             entries.append(t)
@@ -228,10 +243,10 @@ def _distinct(times, t1, through_end):
     return times_of("t", entries), rows
 
 
-def _value(t):
+def _value(t: float | torch.Tensor) -> float:
     return t.detach().item() if isinstance(t, torch.Tensor) else float(t)
 
 
-def _report(stats, options):
+def _report(stats: Stats, options: Mapping[str, Any]) -> None:
     if options.get("print_neval"):
         print(f"Number of evaluations: {stats.n_f_evals}")

@@ -7,8 +7,11 @@ AssertionError too.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..api import solve
 from ..events import solve_event
@@ -17,16 +20,18 @@ from ..march import Callbacks
 from ..notices import warn_caller
 from ..private_torch import pytree
 from ..scipy_solver import Scipy
-from ..settings import OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
+from ..settings import ADAMS_OPTIONS, OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
 from ..side_effects import modules_of
 from ..solver_options import takes_options
 from ..state import StateLayout
+from ..steppers.adams import ADAMS
 
 METHODS = (
     *("euler", "midpoint", "heun2", "heun3", "rk4"),
     *("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
+    *ADAMS,
 )
-INSTEAD = dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), "dopri5 or dopri8") | dict.fromkeys(
+INSTEAD = dict.fromkeys(
     (
         *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2"),
         "trbdf2",
@@ -42,8 +47,9 @@ _OF_ADAPTIVE_STEPS = {
 
 @takes_options(without=("dense", "on_failure", "record"))
 def odeint(
-    func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None, gradient="aca", **keywords
-):
+    func: Callable, y0: Any, t: Any, *, rtol: Any = 1e-7, atol: Any = 1e-9, method: Any = None,
+    options: Mapping[str, Any] | None = None, event_fn: Callable | None = None, gradient: str = "aca", **keywords: Any,
+) -> Any:  # fmt: skip
     """Solve dy/dt = func(t, y) from y(t[0]) = y0 and return y at all of t.
 
     :param func: func(t, y), t a 0-d tensor, y like y0. Its ``callback_step``, ``callback_accept_step`` and
@@ -56,8 +62,9 @@ def odeint(
     :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
         scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
-        jump_t, norm, safety, ifactor, dfactor, perturb, interp, solver; and those of `torch_ACA.solve`. As there, one
-        that the method has no use for (step_size with an adaptive one) or that nobody knows is left out with a warning
+        jump_t, norm, safety, ifactor, dfactor, perturb, interp, max_order, max_iters, solver; and those of
+        `torch_ACA.solve`. As there, one that the method has no use for (step_size with an adaptive one) or that nobody
+        knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
     :param keywords: options as in `SolverOptions`; memory, if not given: all states, and the graphs of as many steps as
@@ -75,7 +82,10 @@ def odeint(
     return _odeint(func, y0, t, event_fn, kind, options, keywords)
 
 
-def _odeint(func, y0, t, event_fn, kind, options, keywords):
+def _odeint(
+    func: Callable, y0: Any, t: torch.Tensor, event_fn: Callable | None, kind: str, options: dict[str, Any],
+    keywords: dict[str, Any],
+) -> Any:  # fmt: skip
     """`odeint`, with options and keywords in the terms of `solve`."""
     keywords = {"options": options, "callbacks": _callbacks(func, y0, keywords["method"], kind)} | keywords
     if event_fn is not None and kind == "scipy":
@@ -92,21 +102,11 @@ def _odeint(func, y0, t, event_fn, kind, options, keywords):
 
 
 def odeint_adjoint(
-    func,
-    y0,
-    t,
-    *,
-    rtol=1e-7,
-    atol=1e-9,
-    method=None,
-    options=None,
-    event_fn=None,
-    adjoint_rtol=None,
-    adjoint_atol=None,
-    adjoint_method=None,
-    adjoint_options=None,
-    adjoint_params=None,
-):
+    func: Callable, y0: Any, t: Any, *, rtol: Any = 1e-7, atol: Any = 1e-9, method: Any = None,
+    options: Mapping[str, Any] | None = None, event_fn: Callable | None = None, adjoint_rtol: Any = None,
+    adjoint_atol: Any = None, adjoint_method: Any = None, adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Any = None,
+) -> Any:  # fmt: skip
     """`odeint` differentiated by the continuous adjoint (not ACA: that is `odeint` here, and `odesolve_adjoint`).
 
     :param adjoint_rtol: of the backward solve, as are the next three. Default: as forward
@@ -121,7 +121,7 @@ def odeint_adjoint(
     backward_method, backward_kind = _checked_method(adjoint_method or method, "adjoint")
     t = times_of("t", t)
     if adjoint_options is None:  # with what there is a use for: nobody asked for the rest
-        unused = {"norm", *_unused(options, backward_kind)}
+        unused = {"norm", *_unused(options, backward_method, backward_kind)}
         adjoint_options = {name: value for name, value in (options or {}).items() if name not in unused}
     options = _translated(func, y0, t, options, method, kind, event_fn)
     adjoint = {
@@ -142,7 +142,10 @@ def odeint_adjoint(
     return _odeint(func, y0, t, event_fn, kind, options, keywords)
 
 
-def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface=odeint, **keywords):
+def odeint_event(
+    func: Callable, y0: Any, t0: float | torch.Tensor, *, event_fn: Callable, reverse_time: bool = False,
+    odeint_interface: Callable = odeint, **keywords: Any,
+) -> tuple[torch.Tensor, Any]:  # fmt: skip
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     :param odeint_interface: `odeint` or `odeint_adjoint`
@@ -150,13 +153,16 @@ def odeint_event(func, y0, t0, *, event_fn, reverse_time=False, odeint_interface
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
     known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
-    t0 = t0.reshape(()) if known else torch.as_tensor(t0, dtype=torch.float64).reshape(())
+    t0 = torch.as_tensor(t0, dtype=None if known else torch.float64).reshape(())
     beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
     t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
 
 
-def odeint_dense(func, y0, t0, t1, *, rtol=1e-7, atol=1e-9, method=None, options=None, gradient="aca"):
+def odeint_dense(
+    func: Callable, y0: Any, t0: float | torch.Tensor, t1: float | torch.Tensor, *, rtol: Any = 1e-7, atol: Any = 1e-9,
+    method: Any = None, options: Mapping[str, Any] | None = None, gradient: str = "aca",
+) -> Any:  # fmt: skip
     """Solve from t0 to t1 and return a function of time, differentiable: t (0-d or [k]) -> state(s)."""
     method, kind = _checked_method(method, gradient)
     times = times_of("t", (t0, t1))
@@ -166,7 +172,7 @@ def odeint_dense(func, y0, t0, t1, *, rtol=1e-7, atol=1e-9, method=None, options
     ).dense
 
 
-def _checked_method(method, gradient):
+def _checked_method(method: Any, gradient: str) -> tuple[Any, str]:
     """The method's name, and what kind it is: "adaptive", "fixed" or "scipy"."""
     checked_gradient(gradient)
     if method in INSTEAD:
@@ -181,17 +187,21 @@ def _checked_method(method, gradient):
     return method, "adaptive" if checked_method(method, gradient).adaptive else "fixed"
 
 
-def _unused(options, kind):
-    """Names of options that are unknown, or of no use to methods of a kind."""
+def _unused(options: Mapping[str, Any] | None, method: Any, kind: str) -> list[str]:
+    """Names of options that are unknown, or of no use to a method."""
     known = {
         "adaptive": {*OPTIONS} - {"step_size", "perturb"},
         "fixed": {*OPTIONS, "grid_constructor"} - _OF_ADAPTIVE_STEPS,
         "scipy": {*SCIPY_OPTIONS},
     }
-    return [name for name in options or {} if name not in known[kind] and name != "norm"]
+    useful = (known[kind] | {"norm"}) - ({*ADAMS_OPTIONS} if method not in ADAMS else set())
+    return [name for name in options or {} if name not in useful]
 
 
-def _translated(func, y0, t, options, method, kind, event_fn=None):
+def _translated(
+    func: Callable, y0: Any, t: torch.Tensor, options: Mapping[str, Any] | None, method: Any, kind: str,
+    event_fn: Callable | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """torchdiffeq's options in the terms of `solve`; those of no use are left out, with a warning."""
     options = _used(options, method, kind)
     if kind != "fixed":
@@ -209,7 +219,9 @@ def _translated(func, y0, t, options, method, kind, event_fn=None):
     return options
 
 
-def _translated_backward(func, y0, t, options, method, kind):
+def _translated_backward(
+    func: Callable, y0: Any, t: torch.Tensor, options: Mapping[str, Any] | None, method: Any, kind: str
+) -> dict[str, Any]:
     """The same for the backward solve, which goes from every time to the one before."""
     options = _used(options, method, kind)
     if kind != "fixed":
@@ -227,10 +239,10 @@ def _translated_backward(func, y0, t, options, method, kind):
     return options
 
 
-def _used(options, method, kind):
+def _used(options: Mapping[str, Any] | None, method: Any, kind: str) -> dict[str, Any]:
     """The options that were given (None: not given) and have a use; a warning names the others."""
     options = {name: value for name, value in (options or {}).items() if value is not None}
-    unused = _unused(options, kind)
+    unused = _unused(options, method, kind)
     warned = [str(name) for name in unused if (name, options[name]) != ("dtype", torch.float64)]
     if warned:
         warn_caller(f"options that have no effect with method {method!r}: {', '.join(warned)}")
@@ -239,9 +251,9 @@ def _used(options, method, kind):
     return {name: value for name, value in options.items() if name not in unused}
 
 
-def _callbacks(func, y0, method, kind, suffix=""):
+def _callbacks(func: Callable, y0: Any, method: Any, kind: str, suffix: str = "") -> Callbacks | None:
     """The callbacks that torchdiffeq looks for on func, with tensors for the time and the step (None: no callbacks)."""
-    found = {name: getattr(func, theirs + suffix, None) for name, theirs in _CALLBACKS.items()}
+    found: dict[str, Any] = {name: getattr(func, theirs + suffix, None) for name, theirs in _CALLBACKS.items()}
     called = {"adaptive": ("step", "accept", "reject"), "fixed": ("step",), "scipy": ()}[kind]
     never = [_CALLBACKS[name] + suffix for name, callback in found.items() if callback and name not in called]
     if never:
@@ -250,16 +262,16 @@ def _callbacks(func, y0, method, kind, suffix=""):
         return None
     layout = StateLayout(y0)
 
-    def adapted(callback):
+    def adapted(callback: Callable) -> Callable:
         return lambda t, y, h: callback(time(t), layout.unflatten(y), time(h))
 
-    def time(value):
+    def time(value: float) -> torch.Tensor:
         return torch.tensor(value, dtype=torch.float64, device=layout.device)
 
     return Callbacks(**{name: adapted(found[name]) for name in called if found[name]})
 
 
-def _detached(func, y0, t, keywords):
+def _detached(func: Callable, y0: Any, t: torch.Tensor, keywords: dict[str, Any]) -> Any:
     """Solve by scipy without a graph, and say so where there would be one."""
     inputs = [*pytree.tree_leaves(y0), t, *(p for module in modules_of(func) for p in module.parameters())]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
@@ -268,6 +280,6 @@ def _detached(func, y0, t, keywords):
         return solve(func, y0, t, **keywords).ys
 
 
-def find_parameters(module):
+def find_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The tensors of a module that odeint_adjoint of torchdiffeq differentiates in: a list."""
     return list(module.parameters())

@@ -6,11 +6,16 @@ state that is solved backwards drifts off the one that was solved forwards (sect
 outputs and the graph of one f. Cost: like the forward solve, with a VJP at every evaluation, rejected tries included.
 """
 
+from __future__ import annotations
+
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..controller import Controller, FixedSteps, rms_norm
 from ..errors import SolverError
@@ -18,6 +23,7 @@ from ..evaluation import GradientSum
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..side_effects import NO_SIDE_EFFECTS
+from ..steppers.adams import Adams
 from ..steppers.base import Method
 from ..transforms import check_cotangents
 from .discrete import DiscreteSolve
@@ -25,6 +31,9 @@ from .replay import Replay
 from .second_order import no_second_derivatives
 from .storage import STATES_ONLY
 
+if TYPE_CHECKING:
+    from ..problem import Problem
+    from ..vector_field import VectorField
 _BACKWARDS = (
     "This was the backward solve of the adjoint, which is unstable where the solution contracts; gradient='aca' has "
     "none (on a stiff problem with method='Rodas5P')."
@@ -47,7 +56,7 @@ class AdjointSettings:
     callbacks: Callbacks = Callbacks()  # they get the state's part of the augmented vector
 
 
-def adjoint(problem):
+def adjoint(problem: Problem) -> tuple[Tensor, None]:
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
     # the backward solve repeats nothing that could be compared, but func itself can be, where that solve begins
@@ -65,13 +74,16 @@ def adjoint(problem):
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, problem, replay, slope, results, y0, times, *captured):
+    def forward(
+        ctx: Any, problem: Problem, replay: Replay, slope: Any, results: list[Tensor], y0: Tensor, times: Tensor,
+        *captured: Tensor,
+    ) -> Tensor:  # fmt: skip
         ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
         ctx.save_for_backward(*results, y0, times, *captured)
         return results[0]
 
     @staticmethod
-    def backward(ctx, ys_bar):
+    def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("adjoint", ys_bar)
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
@@ -80,7 +92,7 @@ class _Function(torch.autograd.Function):
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
-def _last_slope(problem, ys):
+def _last_slope(problem: Problem, ys: Tensor) -> Tensor:
     """The slope in the last of the outputs; nothing that func changes stays changed."""
     t, slope = problem.ts[len(ys)], torch.empty_like(ys[-1])
     jumps = problem.perturb or any(stop.jump for stop in problem.stops if stop.t == t)
@@ -90,7 +102,9 @@ def _last_slope(problem, ys):
     return slope
 
 
-def _backward(problem, y0, ys, ys_bar, replay, last_slope):
+def _backward(
+    problem: Problem, y0: Tensor, ys: Tensor, ys_bar: Tensor, replay: Replay, last_slope: Any
+) -> list[Tensor | None]:
     """Cotangents of y0, of the times and of the captured tensors.
 
     :param last_slope: sample of the slope in the last of the outputs, which the backward solve must find again
@@ -98,7 +112,7 @@ def _backward(problem, y0, ys, ys_bar, replay, last_slope):
     field, n = problem.field, len(y0)
     augmented = _AugmentedField(field)
 
-    def compare(found):
+    def compare(found: Tensor) -> None:
         replay.compare_state(found, last_slope, torch.zeros_like(found), problem.ts[len(ys)])
         replay.conclude()
 
@@ -139,11 +153,11 @@ class _ByMarching:
     :param jumps: times at which func jumps, a set
     """
 
-    def __init__(self, problem, augmented, jumps):
+    def __init__(self, problem: Problem, augmented: _AugmentedField, jumps: set[float]) -> None:
         settings = problem.adjoint
         self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
         self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
-        self.stepper = settings.method.stepper(augmented)
+        self.stepper = augmented.widened(settings.method).stepper(augmented)
         self.controller, self.size = settings.controller, settings.first_step
         if isinstance(self.controller, Controller):
             of_state = problem.controller.norm if isinstance(problem.controller, Controller) else rms_norm
@@ -157,7 +171,7 @@ class _ByMarching:
             **{name: _of_state(callback, augmented.n) for name, callback in vars(settings.callbacks).items()}
         )
 
-    def through(self, state, t, t_end):
+    def through(self, state: Tensor, t: float, t_end: float) -> Tensor:
         """The augmented state at t_end, from that at t."""
         k1 = torch.empty_like(state)
         self.augmented(t, state, k1, side=int(self.perturb or t in self.jumps))
@@ -184,21 +198,18 @@ class _ByMarching:
 class _ByScipy:
     """Integrates the augmented state by scipy, which steps across jumps as its error control allows."""
 
-    def __init__(self, problem, augmented, jumps):
-        method = problem.adjoint.method
+    def __init__(self, problem: Problem, augmented: _AugmentedField, jumps: set[float]) -> None:
         self.augmented, self.limits = augmented, problem.limits
-        self.method = replace(
-            method, rtol=augmented.tolerance(method.rtol), atol=augmented.tolerance(method.atol)
-        )
+        self.method = augmented.widened(problem.adjoint.method)
 
-    def through(self, state, t, t_end):
+    def through(self, state: Tensor, t: float, t_end: float) -> Tensor:
         states, failure = self.method.states(self.augmented, state, (t, t_end), self.limits)
         if failure is not None:
             raise failure
         return states[0]
 
 
-def _of_state(callback, n):
+def _of_state(callback: Callable, n: int) -> Callable:
     return lambda t, state, h: callback(t, state[:n], h)
 
 
@@ -209,8 +220,25 @@ class _FlatLayout:
     device: torch.device
 
     @staticmethod
-    def target(flat):
+    def target(flat: Tensor) -> Tensor:
         return flat
+
+
+class _LargestRMS:
+    """The largest of the RMS norms of parts of a vector, in few operations.
+
+    :param sizes: of the parts; what lies behind them does not count
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        self._sizes = sizes
+        self._weights: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._weights is None:
+            self._weights = x.new_tensor([1 / math.sqrt(max(size, 1)) for size in self._sizes])
+        parts = x.split([*self._sizes, len(x) - sum(self._sizes)])[:-1]
+        return (torch.stack([torch.linalg.vector_norm(part) for part in parts]) * self._weights).amax()
 
 
 class _AugmentedField:
@@ -218,16 +246,16 @@ class _AugmentedField:
 
     side_effects = NO_SIDE_EFFECTS
 
-    def __init__(self, field):
+    def __init__(self, field: VectorField) -> None:
         self.field = field
         self.n = field.layout.size
         self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
-        self.reached = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
-        self.watch_first = None  # called with the slope of the state of the first evaluation [n]
+        self.reached: list[Any] = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
+        self.watch_first: Callable | None = None  # called with the slope of the state of the first evaluation [n]
 
-    def __call__(self, t, state, out, side=0):
+    def __call__(self, t: float, state: Tensor, out: Tensor, side: int = 0) -> None:
         n = self.n
         self.n_evals += 1
         evaluation = self.field.record(t, state[:n], out[:n], side=-side)
@@ -248,39 +276,48 @@ class _AugmentedField:
                 total = total if total.layout is torch.strided else total.to_dense()
                 piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
 
-    def slope(self, t, state):
+    def slope(self, t: float, state: Tensor) -> Tensor:
         out = torch.empty_like(state)
         self(t, state, out)
         return out
 
-    def norm(self, chosen, of_state):
+    def norm(self, chosen: Any, of_state: Callable) -> Callable[[Tensor], Tensor]:
         """The error norm of augmented vectors that `AdjointSettings.norm` asks for; by default the largest of the norms
         of the state, its cotangent (both by of_state) and all captured tensors (RMS).
         """
         n, layout = self.n, self.field.layout
 
-        def of_parts(x):
+        def of_parts(x: Tensor) -> Tensor:
             return chosen((
                 x.new_zeros(()), *layout.unflatten_leaves(x[:n]), *layout.unflatten_leaves(x[n : 2 * n]),
                 *self.captured_parts(x),
             ))  # fmt: skip
 
-        def mixed(x):
+        def mixed(x: Tensor) -> Tensor:
             norms = [of_state(x[:n]), of_state(x[n : 2 * n])]
             if chosen is None:
                 norms.append(rms_norm(x[2 * n :]))
             return torch.stack([torch.as_tensor(value, dtype=x.dtype, device=x.device) for value in norms]).amax()
 
-        return of_parts if callable(chosen) else mixed
+        if callable(chosen):
+            return of_parts
+        counted = (n, n, sum(self.sizes)) if chosen is None else (n, n)
+        return _LargestRMS(*counted) if of_state is rms_norm else mixed
 
-    def captured_parts(self, x):
+    def captured_parts(self, x: Tensor) -> list[Tensor]:
         """The part of an augmented vector that belongs to the captured tensors, shaped like them."""
         return [
             torch.view_as_complex(piece.view(*tensor.shape, 2)) if tensor.is_complex() else piece.view(tensor.shape)
             for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured.tensors)
         ]
 
-    def tolerance(self, value):
+    def widened(self, method: Any) -> Any:
+        """The method, its tolerances those of the augmented vector where it has some of its own."""
+        if not isinstance(method, Scipy | Adams):
+            return method
+        return replace(method, rtol=self.tolerance(method.rtol), atol=self.tolerance(method.atol))
+
+    def tolerance(self, value: Any) -> Any:
         """A tolerance of the state as one of the augmented vector: the captured tensors get the least of it."""
         if not isinstance(value, torch.Tensor):
             return value

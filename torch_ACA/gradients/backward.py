@@ -1,11 +1,21 @@
 """The backward pass of `aca` and `direct`: over the accepted steps, from the last to the first."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ..evaluation import GradientSum
 from .dense import OutputCotangents
 from .replay import COMPARED
 from .times import TimeCotangents
+
+if TYPE_CHECKING:
+    from ..steppers.base import Stepper
+    from .discrete import AcceptedStep, DiscreteSolve
 
 
 class BackwardPass:
@@ -18,9 +28,13 @@ class BackwardPass:
     :param dense_bars: cotangents of the trajectory's tensors, or ()
     """
 
-    def __init__(self, run, stepper, states, ys_bar, dense_bars):
+    def __init__(
+        self, run: DiscreteSolve, stepper: Stepper, states: dict[int, Tensor], ys_bar: Tensor,
+        dense_bars: Sequence[Tensor],
+    ) -> None:  # fmt: skip
         problem = run.problem
         stepper.keep_graphs = False
+        stepper.start_back()
         self.run, self.problem, self.stepper, self.ys_bar = run, problem, stepper, ys_bar
         self.steps, self.time_grad = run.storage.steps, problem.time_grad
         self.gradients = GradientSum(len(problem.field.captured.tensors))
@@ -30,21 +44,25 @@ class BackwardPass:
         # another thread may have drawn from the stream in any one step
         self.compared_every = 1 if problem.field.side_effects.draws else -(-COMPARED // stepper.own_stages)
         self.y_bar, self.times.now = self.inside.of_end(problem.y0)
-        self.following = self.end = self.end_slope = None  # the step behind, the state there and its slope
+        self.following: AcceptedStep | None = None  # the step behind
+        self.end: Tensor | None = None  # the state there
+        self.end_slope: Tensor | None = None
+        self.replays = self.reached_all = False
 
-    def walk(self):
+    def walk(self) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0 [n], of the times [m] (None unless asked) and of the captured tensors."""
         problem, steps, stepper = self.problem, self.steps, self.stepper
-        before, self.end = problem.field.n_evals, next(self.states)
+        before, self.end = problem.field.n_evals, stepper.state_of(next(self.states))
         bars = self.inside.of_step(len(steps) - 1, steps[-1]) if steps else (None, None)
-        for i, step, start in zip(range(len(steps) - 1, -1, -1), reversed(steps), self.states):
+        for i, step, kept in zip(range(len(steps) - 1, -1, -1), reversed(steps), self.states):
+            start = stepper.state_of(kept)
             if step.given_end is not None:
                 self.y_bar = self.y_bar + self.ys_bar[step.given_end - 1]
             start_bar, slope_bars = bars
             stepper.turn_to(step.method)
             if slope_bars is not None:
                 self._through_end_slope(step, slope_bars)
-            evaluations, remembered = self._evaluations(i, step, start)
+            evaluations, remembered = self._evaluations(i, step, kept)
             bars = self.inside.of_step(i - 1, steps[i - 1]) if i else (None, None)
             first_bar = None
             if bars[1] is not None and not step.after_jump and steps[i - 1].needs_end_slope:
@@ -73,7 +91,7 @@ class BackwardPass:
         y_bar = self.y_bar.clone()  # out of the stepper's buffer
         return y_bar, self.times.given.to(problem.times) if self.time_grad else None, self.gradients.totals
 
-    def _through_end_slope(self, step, slope_bars):
+    def _through_end_slope(self, step: AcceptedStep, slope_bars: Tensor) -> None:
         """The slope at the end of a step, where dense output uses it and no step behind begins with it."""
         stepper = self.stepper
         if not step.needs_end_slope or not (self.following is None or self.following.after_jump):
@@ -87,26 +105,37 @@ class BackwardPass:
             self.y_bar = self.y_bar + state_bar
         self.times.now += 0.0 if time_bar is None else float(time_bar)
 
-    def _evaluations(self, i, step, start):
+    def _evaluations(self, i: int, step: AcceptedStep, start: Tensor) -> tuple[Any, Any]:
         """Those of step i, kept or made again; and the state that it must end in, if that is to be compared."""
         stepper, every = self.stepper, self.run.replay.every
-        kept, step.evaluations = step.evaluations, None
-        if kept is not None:
+        graphs, step.evaluations = step.evaluations, None
+        if graphs is not None and self._fits_what_was_replayed():
             if self.time_grad:
-                stepper.reload(kept)
-            return kept, None
+                stepper.reload(graphs)
+            return graphs, None
         remembered = None
         if self.following is None:
             remembered = self.run.end_sample
-        elif i % self.compared_every == 0:
+        elif i % self.compared_every == self.compared_every // 2:
             remembered = self.end
+        self.replays = True
+        if i == 0 and self.run.known_start is not None:
+            if self._fits_what_was_replayed():
+                stepper.know_start(*self.run.known_start)
+            self.run.known_start = None
         made = stepper.replay(
-            step.t, step.h, start, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump,
-            every=None if remembered is None else every,
-        )  # fmt: skip
+            step.t, step.h, start, step.t_end, every=None if remembered is None else every, **step.keywords
+        )
         return made, remembered
 
-    def _through_times(self, i, step, t_bar, h_bar, slope_bars):
+    def _fits_what_was_replayed(self) -> bool:
+        """Whether graphs of the forward pass may be used beside those made since: where these did not come to all that
+        func used at first, it may have changed, which graphs from before would hide."""
+        if self.replays and not self.reached_all:
+            self.reached_all = not self.problem.field.captured.not_reached(self.gradients.totals)
+        return self.reached_all or not self.replays
+
+    def _through_times(self, i: int, step: AcceptedStep, t_bar: float, h_bar: float, slope_bars: Tensor | None) -> None:
         if slope_bars is not None:
             if step.needs_end_slope:
                 self.stepper.put_end_slope(self.end_slope)

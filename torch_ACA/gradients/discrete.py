@@ -6,8 +6,8 @@ cotangent through. `direct` keeps the graphs of the accepted steps instead, and 
 memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
-cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
-VJPs (`direct`: VJPs only).
+cost N s + R (s - 1) + 2 evaluations forward (compiled, not FSAL: up to R + 1 more); backward N s evaluations and
+VJPs (`direct`: VJPs only), one evaluation less for a small state, whose first graph is kept.
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
 
@@ -15,11 +15,15 @@ Times: sizes of interior steps are frozen. A step that ends on a given time (the
 where it starts; an output inside a step contributes the time derivative of the interpolant.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import SecondDerivativeError
 from ..graph import leaves_behind
@@ -31,21 +35,29 @@ from .dense import DenseRecord
 from .replay import Replay
 from .storage import UNLIMITED, Storage
 
-SMALL = 2**13  # numbers in a buffer that is rather kept than made again
+if TYPE_CHECKING:
+    from ..capture import Captured
+    from ..evaluation import Evaluation
+    from ..problem import Problem
+    from ..steppers.base import Stepper
+    from .storage import Budget
+
+SMALL = 2**16  # numbers in a buffer that is rather kept than made again
+_SMALL_STATE = 2**13  # numbers in a state whose first evaluation is kept with its graph
 
 
-def aca(problem):
+def aca(problem: Problem) -> tuple[Tensor, Trajectory | None]:
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
-    return integrate(problem, DiscreteSolve(problem, problem.memory))
+    return integrate(problem, problem.compiled_run() or DiscreteSolve(problem, problem.memory))
 
 
-def direct(problem):
+def direct(problem: Problem) -> tuple[Tensor, Trajectory | None]:
     """As `aca`, with the graphs of the accepted steps kept."""
     return integrate(problem, DiscreteSolve(problem, UNLIMITED))
 
 
-def integrate(problem, run):
+def integrate(problem: Problem, run: Any) -> tuple[Tensor, Trajectory | None]:
     """What `aca` returns, by a run: a `DiscreteSolve`, or what has its members ``storage``, ``forward``, ``backward``
     and ``traced``."""
     remember = problem.differentiable or problem.transformed
@@ -79,14 +91,21 @@ class AcceptedStep:
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
     evaluations: list | None = None  # kept graphs
+    decided: Any = None  # see `steppers.base.Trial`
 
     @property
-    def given_end(self):
+    def given_end(self) -> int | None:
         """Index of the time of the caller that the step ends on, or None."""
         return None if self.stop is None else self.stop.index
 
     @property
-    def output_rows(self):
+    def keywords(self) -> dict[str, Any]:
+        """Of `Stepper.replay` and `Stepper.traced`."""
+        known = {"after_jump": self.after_jump, "before_jump": self.before_jump}
+        return known if self.decided is None else known | {"decided": self.decided}
+
+    @property
+    def output_rows(self) -> slice:
         return slice(self.outputs[0] - 1, self.outputs[-1])
 
 
@@ -96,17 +115,20 @@ class DiscreteSolve:
     :param memory: `storage.Budget`
     """
 
-    def __init__(self, problem, memory):
+    def __init__(self, problem: Problem, memory: Budget) -> None:
         self.problem = problem
         compiled = problem.compile_options is not None
         graph_bytes = math.inf if compiled else problem.graph_bytes
-        self.storage = Storage(memory, problem.y0.numel() * problem.y0.element_size(), graph_bytes)
+        rows = getattr(problem.method, "kept_rows", 1)
+        self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
         self.end_evaluation = self.end_sample = self.end_slope = None
-        self._kept_stepper = None  # of the forward pass, for the backward pass, where its buffer is small
+        self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
+        # of the forward pass, for the backward pass, where its buffer is small
+        self._kept_stepper: Stepper | None = None
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
-    def forward(self, *, remember=True):
+    def forward(self, *, remember: bool = True) -> tuple[Tensor, ...]:
         """March; returns the outputs [m - 1, n] and, for dense output, the tensors of a `Trajectory`.
 
         :param remember: keep the steps, and of their states and graphs what there is room for
@@ -117,6 +139,9 @@ class DiscreteSolve:
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper
         evaluation = problem.evaluation if stepper.keep_graphs else None
+        small = len(problem.y0) <= _SMALL_STATE and problem.compile_options is None
+        if problem.evaluation is not None and keeps and small and not stepper.keep_graphs:
+            self.known_start = problem.slope, problem.evaluation
         carry = stepper.start(
             problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
         )
@@ -128,6 +153,7 @@ class DiscreteSolve:
                 step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump, step.method,
                 stepper.needs_end_slope,
             )  # fmt: skip
+            record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
             if (record.outputs or dense) and record.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
@@ -139,13 +165,13 @@ class DiscreteSolve:
             if dense:
                 dense.add(step, stepper.slopes)
             if remember:
-                storage.add(record, step.start.y, step.trial.evaluations)
+                storage.add(record, stepper.kept(step.start), step.trial.evaluations)
                 stepper.keep_graphs = keeps and storage.wants_graph
         if not remember and problem.failure is None:
             self.end_slope = step.trial.end.slope
         if remember:
             # the last state matters to dense output in the last step alone
-            storage.close(step.trial.end.y if storage.steps and (record.outputs or dense) else None)
+            storage.close(stepper.kept(step.trial.end) if storage.steps and (record.outputs or dense) else None)
         if remember and storage.steps:
             if problem.failure is None:
                 self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
@@ -156,29 +182,33 @@ class DiscreteSolve:
         ys = problem.solved(ys)
         return (ys, *dense.tensors()) if dense else (ys,)
 
-    def backward(self, states, ys_bar, dense_bars):
+    def backward(
+        self, states: dict[int, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
-        return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        with self.problem.backward_pass():
+            return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
 
-    def traced(self, y0, times):
+    def traced(self, y0: Tensor, times: Tensor) -> tuple[Tensor, ...]:
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
         problem, stepper = self.problem, self._stepper()
-        like, times = times, times.double().unbind()
-        ys, t, y, slope = {}, times[0], y0, None
+        like, given_times = times, times.double().unbind()
+        ys: Any = {}
+        t, y, slope = given_times[0], y0, None
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             if step.stop is None:
                 h, t_end = step.h, t + step.h
             else:
                 given = step.given_end
-                t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else times[given]
+                t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]
                 h = t_end - t
             stepper.turn_to(step.method)
-            made = stepper.traced(t, h, y, t_end, slope, after_jump=step.after_jump, before_jump=step.before_jump)
+            made = stepper.traced(t, h, y, t_end, slope, **step.keywords)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
             for i in step.outputs:
-                ys[i] = stepper.traced_interpolate(t, h, y, made.slopes, times[i])
+                ys[i] = stepper.traced_interpolate(t, h, y, made.slopes, given_times[i])
             if dense:
                 dense.add_traced(t, y, made.slopes)
             slope = None if step.before_jump else made.end_slope
@@ -191,28 +221,27 @@ class DiscreteSolve:
         ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)
 
-    def graph(self, y0, times):
+    def graph(self, y0: Tensor, times: Tensor) -> Tensor:
         """The outputs [m - 1, n] as `traced` makes them."""
         with self.problem.backward_pass():
             return self.traced(y0, times)[0]
 
     @torch.no_grad()
-    def replayed(self, states):
+    def replayed(self, states: Tensor) -> Tensor:
         """The states [N + 1, n]: the first, and the ends of all steps, each taken again from the state at its start."""
         stepper, ends = self.problem.method.stepper(self.problem.field), [states[0]]
         with self.problem.backward_pass():
-            for step, y in zip(self.storage.steps, states):
+            kept = states[0]
+            for step, y, y_end in zip(self.storage.steps, states, states[1:]):
                 stepper.turn_to(step.method)
-                stepper.replay(
-                    step.t, step.h, y, step.t_end, after_jump=step.after_jump, before_jump=step.before_jump
-                )
+                stepper.replay(step.t, step.h, kept, step.t_end, **step.keywords)
                 ends.append(stepper.replayed_end(y, step.h))
+                kept = y_end if step.before_jump else stepper.kept_behind(y_end)
         return torch.stack(ends)
 
-    def advance(self, stepper, y, first, last):
-        """The state after the steps first to last - 1 from y, bit for bit as before."""
-        carry = stepper.start(self.storage.steps[first].t, y)
-        carry.after_jump = self.storage.steps[first].after_jump
+    def advance(self, stepper: Stepper, kept: Tensor, first: int, last: int) -> Tensor:
+        """What was kept behind the steps first to last - 1, from what was kept before them, bit for bit."""
+        carry = stepper.resumed(self.storage.steps[first], kept)
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
                 stepper.turn_to(step.method)
@@ -220,12 +249,12 @@ class DiscreteSolve:
                 carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:
                     stepper.refresh(carry)
-        return carry.y
+        return stepper.kept(carry)
 
-    def _stepper(self, keep_graphs=False):
+    def _stepper(self, keep_graphs: bool = False) -> Stepper:
         problem = self.problem
         if problem.compile_options is not None:
-            return problem.method.compiled_stepper(
+            return problem.method.compiled_stepper(  # type: ignore[attr-defined]
                 problem.field, with_slopes=problem.interpolates, options=problem.compile_options,
                 time_grad=problem.time_grad,
             )  # fmt: skip
@@ -234,7 +263,9 @@ class DiscreteSolve:
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, results, y0, times, *captured):
+    def forward(
+        ctx: Any, run: Any, results: tuple[Tensor, ...], y0: Tensor, times: Tensor, *captured: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.run = run
         ctx.n_inputs = 2 + len(captured)
         # with autograd, so that the states go when the graph goes
@@ -244,18 +275,19 @@ class _Function(torch.autograd.Function):
         return results
 
     @staticmethod
-    def backward(ctx, *bars):
+    def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.backward_pass():
-            if torch.is_grad_enabled() or any(map(is_batched, bars)):
+        if torch.is_grad_enabled() or any(map(is_batched, bars)):
+            with run.problem.backward_pass():
                 return None, None, *_differentiable(run, inputs, bars)
-            states = dict(zip(ctx.states_at, states))
-            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        states = dict(zip(ctx.states_at, states))
+        y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        run.problem.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars
 
 
-def _differentiable(run, inputs, bars):
+def _differentiable(run: Any, inputs: Sequence[Tensor], bars: Sequence[Tensor]) -> list[Tensor | None]:
     """The same cotangents as functions of everything (create_graph=True): the accepted grid runs again with a graph.
 
     It runs on aliases of all inputs: what an input shares with others, or with func, lies behind the aliases, where
@@ -271,7 +303,7 @@ def _differentiable(run, inputs, bars):
         outputs, cotangents = zip(*pairs) if pairs else ((), ())
         targets = _targets(field.captured, inputs, aliases, outputs)
     wanted = [t for t in targets if t.requires_grad]
-    found = iter(())
+    found: Any = iter(())
     if outputs:
         found = iter(torch.autograd.grad(
             outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True
@@ -280,7 +312,9 @@ def _differentiable(run, inputs, bars):
     return [next(found, None) if t.requires_grad else None for t in targets]
 
 
-def _targets(captured, inputs, aliases, outputs):
+def _targets(
+    captured: Captured, inputs: Sequence[Tensor], aliases: list[Tensor], outputs: Sequence[Tensor]
+) -> list[Tensor]:
     """What to differentiate outputs by: the aliases, but for leaves that func used past them (in TorchScript or in an
     `autograd.Function` of its own).
 
@@ -291,12 +325,12 @@ def _targets(captured, inputs, aliases, outputs):
     if not direct:
         return aliases
     captured.accept(direct, inputs)
-    direct = {id(leaf) for leaf in direct}
-    rest = [alias.grad_fn for alias, source in zip(aliases, inputs) if id(source) not in direct]
-    if any(id(leaf) in direct for leaf in leaves_behind(rest)):
+    passed = {id(leaf) for leaf in direct}
+    rest = [alias.grad_fn for alias, source in zip(aliases, inputs) if id(source) not in passed]
+    if any(id(leaf) in passed for leaf in leaves_behind(rest)):
         raise SecondDerivativeError(
             "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom "
             "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use "
             "gradient='naive'"
         )
-    return [source if id(source) in direct else alias for alias, source in zip(aliases, inputs)]
+    return [source if id(source) in passed else alias for alias, source in zip(aliases, inputs)]

@@ -9,9 +9,13 @@ Not for stiff or strongly contracting problems: there ALF needs very small steps
 rounding as fast as the flow contracts.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import TooManyEvaluationsError
 from ..evaluation import GradientSum
@@ -22,8 +26,11 @@ from .replay import Replay
 from .second_order import no_second_derivatives
 from .times import TimeCotangents
 
+if TYPE_CHECKING:
+    from ..problem import Problem
 
-def mali(problem):
+
+def mali(problem: Problem) -> tuple[Tensor, None]:
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
     if problem.starts_at_jump or any(stop.jump for stop in problem.stops):
@@ -47,18 +54,18 @@ class _Step:
     theta: torch.Tensor | None = None
 
     @property
-    def output_rows(self):
+    def output_rows(self) -> slice:
         return slice(self.outputs[0] - 1, self.outputs[-1])
 
 
 class _Solve:
-    def __init__(self, problem):
+    def __init__(self, problem: Problem) -> None:
         self.problem, self.steps = problem, []
-        self.stepper = problem.method.stepper(problem.field, time_grad=problem.time_grad)
+        self.stepper: Any = problem.method.stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
 
-    def forward(self):
+    def forward(self) -> tuple[Tensor, Carry]:
         """The outputs [m - 1, n] and the final `Carry`."""
         problem, stepper = self.problem, self.stepper
         carry = end = stepper.start(problem.ts[0], problem.y0.detach(), problem.slope)
@@ -84,7 +91,7 @@ class _Solve:
         del self.steps[problem.n_steps_to_last_output :]  # what follows ran into a failure
         return problem.solved(ys), end
 
-    def backward(self, end, ys_bar):
+    def backward(self, end: Carry, ys_bar: Tensor) -> tuple[Tensor, Tensor | None, list[Any]]:
         problem, stepper = self.problem, self.stepper
         gradients = GradientSum(len(problem.field.captured.tensors))
         before, last = problem.field.n_evals, end
@@ -98,9 +105,7 @@ class _Solve:
             start_z_bar = start_v_bar = 0.0
             start_t_bar = h_bar = 0.0
             if step.outputs:
-                bars, time_bars, h_bar = stepper.between_vjp(
-                    start, end, step.h, step.theta, ys_bar[step.output_rows]
-                )
+                bars, time_bars, h_bar = stepper.between_vjp(start, end, step.h, step.theta, ys_bar[step.output_rows])
                 start_z_bar, end_z_bar, start_v_bar, end_v_bar = bars
                 z_bar, v_bar = z_bar + end_z_bar, v_bar + end_v_bar
                 if problem.time_grad:
@@ -125,7 +130,7 @@ class _Solve:
         return z_bar, times_bar, gradients.totals
 
     @torch.no_grad()
-    def rebuilt(self, end):
+    def rebuilt(self, end: Carry) -> Tensor:
         """The states [N + 1, n] from the final `Carry` backwards, in forward order."""
         states = [end.y]
         with self.problem.backward_pass():
@@ -134,7 +139,7 @@ class _Solve:
                 states.append(end.y)
         return torch.stack(states[::-1])
 
-    def _compare_start(self, start, end):
+    def _compare_start(self, start: Carry, end: Carry) -> None:
         """The state rebuilt at the start, from the one at the end, must be the initial state, but for rounding."""
         y0 = self.problem.y0.detach()
         farther = torch.maximum(end.y.abs(), y0.abs())  # what rounding is relative to
@@ -144,13 +149,15 @@ class _Solve:
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, results, end, y0, times, *captured):
+    def forward(
+        ctx: Any, run: _Solve, results: list[Tensor], end: Carry, y0: Tensor, times: Tensor, *captured: Tensor
+    ) -> Tensor:
         ctx.run, ctx.t_end = run, end.t
         ctx.save_for_backward(end.y, end.slope, y0, times, *captured)
         return results[0]
 
     @staticmethod
-    def backward(ctx, ys_bar):
+    def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("mali", ys_bar)
         z, v, *inputs = ctx.saved_tensors
         with torch.no_grad(), ctx.run.problem.backward_pass():

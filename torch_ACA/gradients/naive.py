@@ -6,16 +6,20 @@ controller inside the graph. The very first step size is a constant. (torchdiffe
 its graph in August 2020 and is close to `direct` since.)
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..controller import FixedSteps
 from ..errors import NonFiniteError, SolverError
 from ..march import check_limits, lands
-from ..problem import explain
+from ..problem import Problem, explain
+from ..steppers.base import Stepper
 from .discrete import aca
 
 
-def naive(problem):
+def naive(problem: Problem) -> tuple[Tensor, Any]:
     """States at the times of the problem after the first [m - 1, n], an ordinary graph of everything; no trajectory."""
     if not torch.is_grad_enabled() and not problem.transformed:
         return aca(problem)  # the same steps, in less time
@@ -35,15 +39,16 @@ def naive(problem):
     return torch.stack(ys) if ys else problem.y0.new_empty(0, problem.y0.numel()), None
 
 
-def _march(problem, stepper, ys):
+def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
     """Append the outputs to ys."""
-    controller, field, stats, times = problem.controller, problem.field, problem.stats, problem.times.double().unbind()
+    controller: Any = problem.controller
+    field, stats, times = problem.field, problem.stats, problem.times.double().unbind()
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
     t, y, after_jump = times[0], problem.y0, problem.starts_at_jump
     slope, problem.slope = problem.slope, None
-    size = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
-    previous = 1.0
+    size: Any = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
+    previous: Any = 1.0
     origin, n_fixed = t, 0
     for stop in problem.stops:
         given = torch.tensor(stop.t, dtype=torch.float64, device=t.device)

@@ -7,10 +7,14 @@ a GPU, leave a difference of rounding, which is allowed for.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import ReplayError
+from ..state import StateLayout
+from ..steppers.base import Stepper
 
 COMPARED = 24  # evaluations of f after which a step is compared: of fewer, the comparison would take a hundredth
 _SAMPLE = 2**14  # entries, or up to twice as many, that are compared of a larger state, and the sum of all
@@ -18,7 +22,7 @@ _SAMPLE = 2**14  # entries, or up to twice as many, that are compared of a large
 
 @dataclass(frozen=True)
 class Sample:
-    """Of a state: every so-manieth entry, and the sum of all (0-d, float64)."""
+    """Of a state: one entry in so many, and the sum of all (0-d, float64)."""
 
     entries: torch.Tensor
     total: torch.Tensor
@@ -31,7 +35,7 @@ class Replay:
     :param autocast_dtype: of f, or None
     """
 
-    def __init__(self, layout, autocast_dtype=None):
+    def __init__(self, layout: StateLayout, autocast_dtype: torch.dtype | None = None) -> None:
         self.every = layout.size // _SAMPLE | 1
         kinds = [leaf.dtype for leaf in layout.leaves] + ([autocast_dtype] if autocast_dtype else [])
         precise = layout.dtype == torch.float64
@@ -39,13 +43,13 @@ class Replay:
         self._of_size = 64 * torch.finfo(layout.dtype).eps
         self._excesses, self._times = [], []
 
-    def sample(self, y):
+    def sample(self, y: Tensor) -> Any:
         """What is kept of a state for a comparison: a copy of it, or a `Sample`."""
         if self.every == 1:
             return y.clone()
         return Sample(y[:: self.every].clone(), y.sum(dtype=torch.float64))
 
-    def compare_step(self, stepper, step, start, end):
+    def compare_step(self, stepper: Stepper, step: Any, start: Tensor, end: Any) -> None:
         """A step that the stepper has replayed from start must end on end: the state [n], or its `sample`."""
         found = stepper.replayed_end(start, step.h, self.every)
         if self.every == 1:
@@ -54,7 +58,7 @@ class Replay:
             end = end if isinstance(end, Sample) else self.sample(end)
             self._compare_samples(Sample(*found), end, start, step.t_end)
 
-    def compare_state(self, found, expected, start, t):
+    def compare_state(self, found: Tensor, expected: Any, start: Tensor, t: float) -> None:
         """A state at t that was made again in many steps, with the state itself or its `sample`.
 
         :param start: the state at the other end of the steps that lead there
@@ -65,7 +69,7 @@ class Replay:
         else:
             self._compare(found, expected, start, t, rounding=100.0)
 
-    def _compare_samples(self, found, expected, start, t, rounding=1.0):
+    def _compare_samples(self, found: Sample, expected: Sample, start: Tensor, t: float, rounding: float = 1.0) -> None:
         start = start[:: self.every]
         self._compare(found.entries, expected.entries, start, t, rounding)
         if found.total.device.type == "cpu" and torch.equal(found.total, expected.total):
@@ -75,7 +79,7 @@ class Replay:
         excess = (found.total - expected.total).abs() - change - size
         self._note(torch.where(expected.total.isfinite(), excess, torch.zeros_like(excess)), t)
 
-    def conclude(self):
+    def conclude(self) -> None:
         """To be called when the backward pass is over.
 
         :raises ReplayError: a step ended elsewhere
@@ -87,7 +91,7 @@ class Replay:
                 if not excess <= 0.0:
                     raise ReplayError(f"the step that ends at t = {t:.6g} ends in another state, by {excess:.2g}")
 
-    def _compare(self, found, expected, start, t, rounding=1.0):
+    def _compare(self, found: Tensor, expected: Tensor, start: Tensor, t: float, rounding: float = 1.0) -> None:
         if found.numel() == 0 or (found.device.type == "cpu" and torch.equal(found, expected)):
             return
         # infinite and NaN entries, which fixed steps may carry on, are like themselves and unlike numbers
@@ -98,6 +102,6 @@ class Replay:
         )
         self._note(difference - self._of_change * change - rounding * self._of_size * size, t)
 
-    def _note(self, excess, t):
+    def _note(self, excess: Tensor, t: float) -> None:
         self._excesses.append(excess.double())
         self._times.append(t)

@@ -7,9 +7,13 @@ where the binomial schedule puts them (Griewank, Walther, ACM TOMS 26, 2000): wi
 at most, it reaches (c + r)! / (c! r!) steps.
 """
 
+from __future__ import annotations
+
 import math
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -24,7 +28,7 @@ class Budget:
     spare: float = 0
 
     @classmethod
-    def of(cls, memory):
+    def of(cls, memory: Any) -> Budget:
         """None: every state and no graph; a whole number: so many states; "512MiB": so many bytes; "unlimited"."""
         if memory is None:
             return STATES_ONLY
@@ -43,12 +47,12 @@ class Budget:
         )
 
     @property
-    def wants_size_of_graphs(self):
+    def wants_size_of_graphs(self) -> bool:
         """Whether it matters how large a graph is."""
         return self.spare > 0 or self.bounds_bytes
 
     @property
-    def bounds_bytes(self):
+    def bounds_bytes(self) -> bool:
         """Whether states and graphs share a number of bytes."""
         return 0 < self.n_bytes < math.inf
 
@@ -65,7 +69,7 @@ class Storage:
     :raises ValueError: there is no room for two states
     """
 
-    def __init__(self, budget, state_bytes, graph_bytes):
+    def __init__(self, budget: Budget, state_bytes: int, graph_bytes: float) -> None:
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
         self._n_bytes, self._spare = budget.n_bytes, budget.spare
         self.max_states = budget.states
@@ -76,7 +80,7 @@ class Storage:
         self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
 
     @property
-    def wants_graph(self):
+    def wants_graph(self) -> bool:
         """Whether there is room for the graph of another step."""
         if self._graph_bytes == math.inf:
             return False
@@ -86,7 +90,7 @@ class Storage:
             return False
         return self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
-    def add(self, step, state, evaluations):
+    def add(self, step: Any, state: Any, evaluations: Any) -> None:
         """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""
         if evaluations is not None and self.wants_graph:
             step.evaluations = evaluations
@@ -94,21 +98,21 @@ class Storage:
         self._take(len(self.steps), state)
         self.steps.append(step)
 
-    def close(self, state):
+    def close(self, state: Any) -> None:
         """Take the state at the end of the last step."""
         self._states[len(self.steps)] = state
 
-    def cut(self, n_steps):
+    def cut(self, n_steps: int) -> None:
         """Forget all but the first steps."""
         del self.steps[n_steps:]
         self._states = {i: state for i, state in self._states.items() if i <= n_steps}
 
-    def release(self):
+    def release(self) -> dict[int, Any]:
         """The states kept, as {number of steps before: state}; the storage forgets them."""
         states, self._states = self._states, None
         return states
 
-    def backwards(self, kept, advance):
+    def backwards(self, kept: dict[int, Any], advance: Callable[[Any, int, int], Any]) -> Iterator[Any]:
         """Yield every state from the last to the first.
 
         :param kept: what `release` returned
@@ -128,10 +132,10 @@ class Storage:
             yield state
 
     @property
-    def _used(self):
+    def _used(self) -> float:
         return len(self._states) * self._state_bytes + len(self._with_graph) * self._graph_bytes
 
-    def _take(self, index, state):
+    def _take(self, index: int, state: Any) -> None:
         if index % self._stride == 0:
             self._states[index] = state
         while self._with_graph and not self._spare and self._used > self._n_bytes:
@@ -141,7 +145,7 @@ class Storage:
             self._states = {i: state for i, state in self._states.items() if i % self._stride == 0}
 
 
-def _stride_to_next(length, free):
+def _stride_to_next(length: int, free: Any) -> int:
     """How far to go before the next state is kept, of a way of ``length`` steps with room for ``free`` more states."""
     if free < 1:
         return length

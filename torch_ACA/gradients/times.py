@@ -5,15 +5,17 @@ The size of a step is a constant, but where the step ends on a time that it was 
 
 import torch
 
+from ..march import Stop
+
 
 class TimeCotangents:
     """``given`` [m]: those of the times of the caller; ``now``: that of the time where the walk has come to."""
 
-    def __init__(self, count):
+    def __init__(self, count: int) -> None:
         self.given = torch.zeros(count, dtype=torch.float64)
         self.now = 0.0
 
-    def through(self, stop, t_bar, h_bar):
+    def through(self, stop: Stop | None, t_bar: float, h_bar: float) -> None:
         """Walk over a step.
 
         :param stop: `march.Stop` that its size was chosen for, or None

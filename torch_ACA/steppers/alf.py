@@ -6,11 +6,21 @@ Second order, one evaluation per step, and solvable backwards for (z, v): `inver
 difference u - v estimates the local error of the first-order solution, h (u - v) = O(h^2).
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from .base import INVERT, Carry, Stepper, Trial
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation, GradientSum
+    from ..march import Step
+    from ..vector_field import VectorField
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,9 @@ class Leapfrog:
     dense_order: int = 2
     abilities: frozenset = frozenset({INVERT})
 
-    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+    def stepper(
+        self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> AsynchronousLeapfrog:
         """As `base.Method.stepper`; it keeps no graphs."""
         return AsynchronousLeapfrog(self, vector_field, time_grad=time_grad)
 
@@ -39,7 +51,7 @@ class AsynchronousLeapfrog(Stepper):
 
     own_stages = 1
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         v = carry.slope
         middle = torch.add(carry.y, v, alpha=h / 2)
         u = torch.empty_like(middle)
@@ -47,17 +59,19 @@ class AsynchronousLeapfrog(Stepper):
         v1 = 2 * u - v
         return Trial(Carry(t_end, torch.add(middle, v1, alpha=h / 2), v1), h * (u - v))
 
-    def within(self, step):
+    def within(self, step: Step) -> Callable[[Tensor], Tensor]:
         return lambda theta: self.between(step.start, step.trial.end, step.h, theta)
 
-    def between(self, start, end, h, theta):
+    def between(self, start: Carry, end: Carry, h: float, theta: Tensor) -> Tensor:
         """The cubic through both states and their velocities: [m, n]."""
-        values = 0.0
+        values: Any = 0.0
         for w, piece in zip(_weights(theta, h, start.y), (end.y - start.y, start.slope, end.slope)):
             values = values + w[:, None] * piece
         return start.y + values
 
-    def between_vjp(self, start, end, h, theta, cotangents):
+    def between_vjp(
+        self, start: Carry, end: Carry, h: float, theta: Tensor, cotangents: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, float | None]:
         """Cotangents of the states (start, end) and velocities (start, end) of `between`, of its times [m] and of
         the step size (the last two only with time_grad, else None)."""
         toward_end, of_v, of_v1 = (w @ cotangents for w in _weights(theta, h, start.y))
@@ -69,7 +83,7 @@ class AsynchronousLeapfrog(Stepper):
             h_bar = float(of_v @ start.slope + of_v1 @ end.slope) / h - float((time_bars * theta).sum())
         return (cotangents.sum(0) - toward_end, toward_end, of_v, of_v1), time_bars, h_bar
 
-    def invert(self, carry, h):
+    def invert(self, carry: Carry, h: float) -> tuple[Carry, Evaluation]:
         """The carry one step of size h earlier, and the evaluation (with its graph) that the step makes."""
         middle = torch.add(carry.y, carry.slope, alpha=-h / 2)
         u = torch.empty_like(middle)
@@ -77,7 +91,10 @@ class AsynchronousLeapfrog(Stepper):
         v = 2 * u - carry.slope
         return Carry(carry.t - h, torch.add(middle, v, alpha=-h / 2), v), evaluation
 
-    def pull_back(self, start, end, h, evaluation, z_bar, v_bar, gradients):
+    def pull_back(
+        self, start: Carry, end: Carry, h: float, evaluation: Evaluation, z_bar: Tensor, v_bar: Tensor,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Tensor, float, float]:  # fmt: skip
         """VJP of one step: cotangents of z and v at its start, of its start time and of its size (zero unless
         time_grad).
         """
@@ -91,13 +108,13 @@ class AsynchronousLeapfrog(Stepper):
         return middle_bar, h / 2 * middle_bar - v1_bar, t_bar, h_bar
 
 
-def _weights(theta, h, like):
+def _weights(theta: Tensor, h: float, like: Tensor) -> list[Tensor]:
     """Weights [m] of (y1 - y), v and v1 at theta."""
     of_y1 = 3 * theta**2 - 2 * theta**3
     return [w.to(like) for w in (of_y1, h * theta * (1 - theta) ** 2, h * theta**2 * (theta - 1))]
 
 
-def _slopes(theta, h, like):
+def _slopes(theta: Tensor, h: float, like: Tensor) -> list[Tensor]:
     """Their time derivatives."""
     of_y1 = (6 * theta - 6 * theta**2) / h
     return [w.to(like) for w in (of_y1, (1 - theta) * (1 - 3 * theta), theta * (3 * theta - 2))]

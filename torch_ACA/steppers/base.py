@@ -4,12 +4,22 @@ A `Method` says what it is and can, and makes a `Stepper` for one func: that tak
 and pulls cotangents back through them. Nothing else in the package knows what kind of method it deals with.
 """
 
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from ..interpolants import Polynomials
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation, GradientSum
+    from ..march import Stats, Step
+    from ..vector_field import VectorField
 
 # What a method may be able to do; a gradient method or an option that needs more refuses it by name.
 REPLAY = "replay"  # `replay` and `vjp`: for gradient="aca" and "direct"
@@ -21,6 +31,8 @@ COMPILE = "compile"  # `Method.compiled_stepper`
 SWITCH = "switch"  # takes each step by one of several methods, as its errors tell: not of a fixed size
 LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
+Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 tensor
+
 
 @runtime_checkable
 class Method(Protocol):
@@ -28,7 +40,8 @@ class Method(Protocol):
 
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
-    ``dense_order``; ``abilities``: those of this module's constants that it has.
+    ``dense_order``; ``abilities``: those of this module's constants that it has. A multistep method also has
+    ``kept_rows``: how many vectors [n] are kept of a step, at most.
     """
 
     name: str
@@ -40,7 +53,7 @@ class Method(Protocol):
     dense_order: int
     abilities: frozenset
 
-    def stepper(self, vector_field, *, keep_graphs: bool = False, time_grad: bool = False) -> "Stepper":
+    def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> Stepper:
         """The stepper for one func.
 
         :param vector_field: `VectorField`: func on flat states
@@ -54,24 +67,29 @@ class Carry:
     """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it.
 
     ``evaluation`` is the `Evaluation` behind the slope where its graph is kept; ``after_jump`` says that f jumped at
-    t, so that the slope is to be taken just behind it.
+    t, so that the slope is to be taken just behind it; ``past`` is what a multistep method knows of earlier steps.
     """
 
     t: float
     y: torch.Tensor
     slope: torch.Tensor | None = None
-    evaluation: object = None
+    evaluation: Any = None
     after_jump: bool = False
+    past: Any = None
 
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), and what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were)."""
+    """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), what else it decided that a step taken again is
+    to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`, and the estimate in
+    units of the tolerance (None: the stepper does not know it)."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
+    decided: Any = None
+    ratio: float | None = None
 
 
 class TracedStep(NamedTuple):
@@ -104,16 +122,18 @@ class Stepper:
     keep_graphs: bool = False
     slopes: torch.Tensor
 
-    def __init__(self, method, vector_field, *, keep_graphs=False, time_grad=False):
+    def __init__(
+        self, method: Any, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> None:
         self.method, self.field = method, vector_field
         self.keep_graphs, self.time_grad = keep_graphs, time_grad
 
     @property
-    def current(self) -> "Method":
+    def current(self) -> Method:
         """The method of the step last taken and of the next one: the stepper's, but where that is made of several."""
         return self.method
 
-    def turn_to(self, method: "Method") -> None:
+    def turn_to(self, method: Method) -> None:
         """To be called before an accepted step is taken again, with the method that took it."""
 
     def accepted(self) -> None:
@@ -123,11 +143,13 @@ class Stepper:
     def n_f_evals(self) -> int:
         return self.field.n_evals
 
-    def report(self, stats) -> None:
+    def report(self, stats: Stats) -> None:
         """Fill in the counts of a forward pass, of `march.Stats`."""
         stats.n_f_evals = self.n_f_evals
 
-    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False) -> Carry:
+    def start(
+        self, t: float, y: Tensor, slope: Tensor | None = None, evaluation: Any = None, *, after_jump: bool = False
+    ) -> Carry:
         """Carry at the start of a solve; slope and evaluation: f there, if known already; after_jump: f jumps there."""
         return Carry(t, y, slope, evaluation, after_jump)
 
@@ -145,12 +167,12 @@ class Stepper:
         carry.slope = carry.evaluation = None
         carry.after_jump = True
 
-    def mark(self):
+    def mark(self) -> Any:
         """State of f's side effects before a try."""
         self.field.side_effects.check_stream()
         return self.field.side_effects.mark()
 
-    def rewind(self, mark) -> None:
+    def rewind(self, mark: Any) -> None:
         """Undo the side effects of a rejected try."""
         self.field.side_effects.check_stream()
         self.field.side_effects.rewind(mark)
@@ -160,21 +182,39 @@ class Stepper:
 
     @staticmethod
     def is_finite_state(carry: Carry) -> bool:
-        return carry.y.numel() == 0 or bool(torch.isfinite(torch.linalg.vector_norm(carry.y, float("inf"))))
+        return carry.y.numel() == 0 or math.isfinite(torch.linalg.vector_norm(carry.y, math.inf).item())
+
+    # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
+
+    def kept(self, carry: Carry) -> Tensor:
+        """One vector, for `replay` and `resumed`, which begins with the state [n]."""
+        return carry.y
+
+    def state_of(self, kept: Any) -> Any:
+        """The state in what was `kept` (None: None)."""
+        return kept
+
+    def resumed(self, step: Any, kept: Tensor) -> Carry:
+        """The carry at the start of a `discrete.AcceptedStep`, from what was `kept` there."""
+        return self.start(step.t, kept, after_jump=step.after_jump)
+
+    def kept_behind(self, y: Tensor) -> Tensor:
+        """What `kept` returns at the end y [n] of the step that was replayed last."""
+        return y
 
     # Dense output: linear in the slopes, by the method's interpolant
 
     def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         """Make sure that the slope at the end of the step just taken is in the last row, for dense output."""
 
-    def interpolation_weights(self, theta):
+    def interpolation_weights(self, theta: Tensor) -> Tensor:
         """What `interpolate` weighs the slopes with: [m, slopes].
 
         :param theta: fractions of the step [m], float64
         """
         return self._like(self.method.interpolant.weights(theta))
 
-    def interpolate(self, y, h, weights):
+    def interpolate(self, y: Tensor, h: float, weights: Tensor) -> Tensor:
         """Dense output inside the step whose slopes are in the buffer, with `interpolation_weights`.
 
         :param y: state at the start of the step [n]
@@ -182,13 +222,13 @@ class Stepper:
         """
         return torch.addmm(y.expand(len(weights), -1), weights, self.slopes[: weights.shape[1]], alpha=h)
 
-    def interpolate_vjp(self, h, weights, cotangents):
+    def interpolate_vjp(self, h: float, weights: Tensor, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Pull cotangents [m, n] of `interpolate` back: those of the state at the start [n] and of the slopes
         [slopes, n].
         """
         return cotangents.sum(0), torch.mm(weights.T, cotangents).mul_(h)
 
-    def interpolate_time_vjp(self, theta, cotangents):
+    def interpolate_time_vjp(self, theta: Tensor, cotangents: Tensor) -> tuple[Tensor, float]:
         """Pull cotangents [m, n] of `interpolate` back to its times [m] and, at fixed slopes, to the step size; the
         slopes are in the buffer.
         """
@@ -200,15 +240,15 @@ class Stepper:
         return derivatives, float((weights - derivatives * theta).sum())
 
     @property
-    def start_slope(self) -> torch.Tensor:
+    def start_slope(self) -> Tensor:
         """f at the start of the step last replayed or reloaded [n]."""
         return self.slopes[0]
 
-    def put_end_slope(self, slope) -> None:
+    def put_end_slope(self, slope: Tensor) -> None:
         """Put f [n] at the end of a step where `end_slope` would, had it been evaluated."""
         self.slopes[-1].copy_(slope)
 
-    def within(self, step):
+    def within(self, step: Step) -> Callable[[Tensor], Tensor]:
         """The states inside the step just taken: a function of fractions theta [m], float64, to states [m, n].
 
         :param step: `march.Step`
@@ -217,33 +257,47 @@ class Stepper:
             self.end_slope(step.trial.end, before_jump=step.jump)
         return lambda theta: self.interpolate(step.start.y, step.h, self.interpolation_weights(theta))
 
-    def traced_interpolate(self, t, h, y, slopes, time):
+    def traced_interpolate(self, t: Time, h: Time, y: Tensor, slopes: list[Tensor], time: Tensor) -> Tensor:
         """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
         return y + h * combine(self.method.interpolant.traced_weights((time - t) / h), slopes)
 
     # Gradients
 
-    def record(self, t, y, out=None, side=0, every=None):
+    def record(
+        self, t: float, y: Tensor, out: Tensor | None = None, side: int = 0, every: int | None = None
+    ) -> Evaluation:
         """One evaluation of f with its graph, as `VectorField.record` makes it."""
         return self.field.record(t, y, out, time_grad=self.time_grad, side=side, every=every)
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
-        """Take an accepted step from y [n] again with a graph, bit for bit as it was; returns what `vjp` needs.
+    def replay(
+        self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
+        every: int | None = 1,
+    ) -> Any:  # fmt: skip
+        """Take an accepted step from y (as `kept`) again with a graph, bit for bit as it was; returns what `vjp` needs.
 
-        :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
+        :param every: what `replayed_end` will be asked for: one entry in so many (None: nothing)
         """
         raise NotImplementedError
 
-    def reload(self, evaluations) -> None:
+    def know_start(self, slope: Tensor, evaluation: Evaluation) -> None:
+        """The slope [n] at the start of the step that is replayed next, and its `Evaluation`: a stepper may use them
+        instead of evaluating f there."""
+
+    def reload(self, evaluations: Any) -> None:
         """Put the slopes of a step whose graphs were kept back into the buffer."""
         raise NotImplementedError
 
-    def replayed_end(self, y, h, every=1):
-        """The state at the end of a replayed step from y [n]; or every so-manieth entry, and the sum of all (float64).
-        """
+    def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
+        """The state at the end of a replayed step from y [n]; or one entry in `every`, and the sum of all (float64)."""
         raise NotImplementedError
 
-    def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
+    def start_back(self) -> None:
+        """To be called before `vjp` is called for the steps, from the last one to the first."""
+
+    def vjp(
+        self, h: float, evaluations: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
         """Discrete adjoint of a step.
 
         :param evaluations: what `replay` returned, or `Trial.evaluations`; used up
@@ -256,14 +310,17 @@ class Stepper:
         """
         raise NotImplementedError
 
-    def traced_start(self, t, y, slope=None, *, after_jump=False):
+    def traced_start(self, t: Time, y: Tensor, slope: Any = None, *, after_jump: bool = False) -> Any:
         """What the tries of a `traced` step have in common.
 
         :param slope: f at the start, if known
         """
         return self.field.traced(t, y, side=int(after_jump)) if slope is None else slope
 
-    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False) -> TracedStep:
+    def traced(
+        self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
+        before_jump: bool = False,
+    ) -> TracedStep:  # fmt: skip
         """The step out of place, differentiable in t, h, t_end (0-d float64 tensors or floats), y and all that f
         depends on.
 
@@ -271,18 +328,18 @@ class Stepper:
         """
         raise NotImplementedError
 
-    def with_end_slope(self, step: TracedStep, t_end, *, before_jump=False) -> TracedStep:
+    def with_end_slope(self, step: TracedStep, t_end: Time, *, before_jump: bool = False) -> TracedStep:
         """A `traced` step with all that dense output needs."""
         if not self.needs_end_slope or step.end_slope is not None:
             return step
         slope = self.field.traced(t_end, step.y, side=-int(before_jump))
         return step._replace(slopes=[*step.slopes, slope], end_slope=slope)
 
-    def _like(self, values):
+    def _like(self, values: Tensor) -> Tensor:
         return torch.as_tensor(values, dtype=self.slopes.dtype).to(self.slopes.device)
 
 
-def combine(weights, slopes):
+def combine(weights: Iterable[Any], slopes: Iterable[Tensor]) -> Any:
     """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
     total = None
     for weight, slope in zip(weights, slopes):

@@ -10,15 +10,26 @@ solves with the same factors, one VJP of f per stage, and the derivative of <J_b
 backward pass through the evaluation that J was taken from.
 """
 
+from __future__ import annotations
+
 import contextlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..jacobian import Derivative
 from ..linearisation import Linearisation, traced_linearisation
 from ..transforms import under_transform
-from .base import Carry, Stepper, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+
+if TYPE_CHECKING:
+    from ..evaluation import GradientSum
+    from ..march import Stats
+    from ..rosenbrock_tableaus import RosenbrockTableau
+    from ..vector_field import VectorField
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +61,10 @@ class Rosenbrock(Stepper):
 
     hint = "Where components differ in size, as concentrations do, give atol per component."
 
-    def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
+    def __init__(
+        self, tableau: RosenbrockTableau, vector_field: VectorField, *, keep_graphs: bool = False,
+        time_grad: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         self.tableau = tableau
         self.own_stages = s = tableau.stages
@@ -71,38 +85,43 @@ class Rosenbrock(Stepper):
             for rows in (tableau.a, tableau.C)
         )
 
-    def report(self, stats):
+    def report(self, stats: Stats) -> None:
         super().report(stats)
         stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
 
-    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
+    def start(
+        self, t: float, y: Tensor, slope: Tensor | None = None, evaluation: Any = None, *, after_jump: bool = False
+    ) -> Carry:
         # with slope, f was evaluated here before; its graph is of no use, for the derivative is needed too
         return Carry(t, y, slope, after_jump=after_jump)
 
-    def prepare(self, carry):
+    def prepare(self, carry: Carry) -> None:
         """Evaluate f and its derivative at the start of a step, once for all tries."""
         if carry.evaluation is None:
             with self._counting_once(carry.slope):
                 carry.evaluation = self._linearised(carry.t, carry.y, carry.after_jump, with_graphs=self.keep_graphs)
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         # a singular W gives an infinite error estimate: a rejected try
         start = carry.evaluation
         factors, evaluations = self._stages(carry.t, h, carry.y, t_end, start, before_jump, self.keep_graphs)
         record = _Record(start, evaluations, self.slopes.clone(), factors) if self.keep_graphs else None
         return Trial(Carry(t_end, self.replayed_end(carry.y, h)), self._row[-1] * h, record)
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+    def replay(
+        self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
+        every: int | None = 1,
+    ) -> _Record:  # fmt: skip
         start = self._linearised(t, y, after_jump, with_graphs=True)
         self._start_slope = start.slope
         factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
         return _Record(start, evaluations, self.slopes, factors)
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
         end = torch.add(y, torch.mv(self.slopes.T, self._b), alpha=h)  # rounded once
         return end if every == 1 else (end[::every], end.sum(dtype=torch.float64))
 
-    def reload(self, record):
+    def reload(self, record: _Record) -> None:
         self.slopes.copy_(record.slopes)
         self._start_slope = record.start.slope
 
@@ -110,11 +129,16 @@ class Rosenbrock(Stepper):
     def start_slope(self):
         return self._start_slope
 
-    def vjp(self, h, record, y_bar, slope_bars, first_bar, gradients):
+    def vjp(
+        self, h: float, record: _Record, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
         tableau, slopes = self.tableau, record.slopes
         lambdas, stage_bars = torch.empty_like(slopes), torch.empty_like(slopes)
         targets = [self.field.layout.target(row) for row in stage_bars]
-        start_bar, t_bar, h_bar = y_bar.clone(), 0.0, 0.0
+        start_bar = y_bar.clone()
+        t_bar: Any = 0.0
+        h_bar: Any = 0.0
         for j in range(self.own_stages - 1, -1, -1):
             k_bar = torch.addmv(y_bar * (h * tableau.b[j]), stage_bars[j + 1 :].T, self._a_after[j], alpha=h)
             k_bar.addmv_(lambdas[j + 1 :].T, self._C_after[j])
@@ -150,13 +174,16 @@ class Rosenbrock(Stepper):
             start_bar += state_bar
         return start_bar, t_bar if time_bar is None or not self.time_grad else t_bar + time_bar, h_bar
 
-    def traced_start(self, t, y, slope=None, *, after_jump=False):
+    def traced_start(self, t: Any, y: Tensor, slope: Any = None, *, after_jump: bool = False) -> Any:
         """f and its derivative; f alone would not do."""
         self.n_jacobians += 1
         with self._counting_once(slope):
             return traced_linearisation(self.field, t, y, side=int(after_jump))
 
-    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
+    def traced(
+        self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
+        before_jump: bool = False,
+    ) -> TracedStep:  # fmt: skip
         tableau, slopes, blocks = self.tableau, [], self.jacobian.blocks
         value, (J, f_t) = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
         self.n_factorizations += 1
@@ -173,11 +200,11 @@ class Rosenbrock(Stepper):
             slopes.append(blocks.flat(torch.linalg.solve_ex(matrix, blocks.rows(value)[..., None])[0][..., 0]))
         return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
 
-    def _counting_once(self, slope):
+    def _counting_once(self, slope: Any) -> AbstractContextManager:
         """Context of an evaluation where f may have been evaluated before, and has had its side effects."""
         return contextlib.nullcontext() if slope is None else self.field.side_effects.replay()
 
-    def _linearised(self, t, y, after_jump, *, with_graphs):
+    def _linearised(self, t: float, y: Tensor, after_jump: bool, *, with_graphs: bool) -> _Start:
         self.n_jacobians += 1
         if under_transform():
             return _Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)), None)
@@ -189,7 +216,9 @@ class Rosenbrock(Stepper):
             derivative = at.derivative(create_graph=create_graph)
         return _Start(at.value.detach(), derivative, at if with_graphs else None)
 
-    def _stages(self, t, h, y, t_end, start, before_jump, with_graphs):
+    def _stages(
+        self, t: float, h: float, y: Tensor, t_end: float, start: _Start, before_jump: bool, with_graphs: bool
+    ) -> tuple[Any, list]:
         """Put the slopes of a step into the buffer; returns the factors of W and, with_graphs, the evaluations of the
         stages after the first.
         """
@@ -214,6 +243,6 @@ class Rosenbrock(Stepper):
             row.copy_(self._solve(factors, row))
         return factors, evaluations
 
-    def _solve(self, factors, vector, adjoint=False):
+    def _solve(self, factors: Any, vector: Tensor, adjoint: bool = False) -> Tensor:
         blocks = self.jacobian.blocks
         return blocks.flat(torch.linalg.lu_solve(*factors, blocks.rows(vector)[..., None], adjoint=adjoint)[..., 0])

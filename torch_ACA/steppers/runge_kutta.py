@@ -9,13 +9,23 @@ slope that dense output may have needed there already. The VJP counts it to the 
 dense output of the step before contributes to its cotangent, so that f is pulled back through once.
 """
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..transforms import under_transform
-from .base import Carry, Stepper, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation, GradientSum
+    from ..tableau import Tableau
+    from ..vector_field import VectorField
 
 
 class RungeKutta(Stepper):
@@ -29,7 +39,9 @@ class RungeKutta(Stepper):
 
     hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there, 'auto' finds out."
 
-    def __init__(self, tableau, vector_field, *, keep_graphs=False, time_grad=False):
+    def __init__(
+        self, tableau: Tableau, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> None:
         super().__init__(tableau, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         self.tableau = tableau
         layout = vector_field.layout
@@ -43,9 +55,11 @@ class RungeKutta(Stepper):
         self._columns = [self.slopes[: i + 1].T for i in range(s)]
         self._weights = _weights_of(tableau, layout.dtype, layout.device)
         self._c = self._weights.c
-        self._cotangents = self._last_sample = None
+        self._cotangents: _Cotangents | None = None
+        self._last_sample: tuple[Tensor, Tensor] | None = None
+        self._known_start: tuple[Tensor, Evaluation] | None = None
 
-    def prepare(self, carry):
+    def prepare(self, carry: Carry) -> None:
         """Put the slope at the start of a step into the buffer's first row; evaluates f only if it is not known yet."""
         first = self._row[0]
         if carry.slope is None:
@@ -54,7 +68,7 @@ class RungeKutta(Stepper):
             first.copy_(carry.slope)
             carry.slope = first
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         t, y = carry.t, carry.y
         side = -1 if before_jump else 0
         evaluations = [carry.evaluation] if self.keep_graphs else None
@@ -73,14 +87,25 @@ class RungeKutta(Stepper):
             error = torch.addmv(y, self._columns[-1], self._weights.b_error, alpha=h, beta=0)
         return Trial(end, error, evaluations)
 
-    def end_slope(self, carry, *, before_jump=False):
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         if carry.slope is None:
             self._evaluate(carry, -1, side=-1 if before_jump else 0)
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+    def know_start(self, slope: Tensor, evaluation: Evaluation) -> None:
+        self._known_start = slope, evaluation
+
+    def replay(
+        self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
+        every: int | None = 1,
+    ) -> list[Evaluation]:  # fmt: skip
         """The `Evaluation`s of an accepted step's own stages."""
-        evaluations = []
-        for i in range(self.own_stages):
+        evaluations, sampled = [], None
+        if self._known_start is not None:
+            slope, evaluation = self._known_start
+            self._known_start = None
+            self._row[0].copy_(slope)
+            evaluations.append(evaluation)
+        for i in range(len(evaluations), self.own_stages):
             stage = y if i == 0 else self._stage(y, h, i)
             at_end = self._c[i] == 1.0
             side = int(after_jump) if i == 0 else -int(before_jump and at_end)
@@ -92,7 +117,7 @@ class RungeKutta(Stepper):
         self._last_sample = None if sampled is None else evaluations[-1].sample
         return evaluations
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
         own, b = self.own_stages, self._weights.b_own
         if every == 1:
             return _stepped(y, h, self._columns[own - 1], b)
@@ -107,17 +132,21 @@ class RungeKutta(Stepper):
             total += b[:-1].double() @ others.sum(1, dtype=torch.float64)
         return torch.add(y[::every], entries, alpha=h), y.sum(dtype=torch.float64) + h * total
 
-    def reload(self, evaluations):
+    def reload(self, evaluations: list[Evaluation]) -> None:
         for target, evaluation in zip(self._target, evaluations):
             evaluation.write(target)
 
-    def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
+    def vjp(
+        self, h: float, evaluations: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
         if self._cotangents is None:
             self._cotangents = _Cotangents(self, y_bar)
         bars, weights, own = self._cotangents, self._weights.pullback, self.own_stages
         if y_bar is not bars.first:
             y_bar = bars.first.copy_(y_bar)
-        t_bar = h_bar = 0.0
+        t_bar: Any = 0.0
+        h_bar: Any = 0.0
         for j in range(own - 1, -1, -1):
             if slope_bars is not None:
                 k_bar = torch.addmv(slope_bars[j], bars.columns[own - j], weights[j], alpha=h)
@@ -141,8 +170,11 @@ class RungeKutta(Stepper):
             y_bar.addmv_(bars.others, bars.ones)
         return y_bar if stage_bar is None else y_bar.add_(stage_bar), t_bar, h_bar
 
-    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
-        def evaluate(time, stage, at_end):
+    def traced(
+        self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
+        before_jump: bool = False,
+    ) -> TracedStep:  # fmt: skip
+        def evaluate(time: Time, stage: Tensor, at_end: bool) -> Tensor:
             return self.field.traced(time, stage, side=-int(before_jump and at_end))
 
         slope = self.traced_start(t, y, slope, after_jump=after_jump)
@@ -150,7 +182,7 @@ class RungeKutta(Stepper):
         error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return TracedStep(y1, slopes, error, slopes[-1] if self.tableau.fsal else None)
 
-    def _stage(self, y, h, i):
+    def _stage(self, y: Tensor, h: float, i: int) -> Tensor:
         """The state of stage i > 0, from the slopes in the buffer."""
         if i == 1:  # one pass over memory, where addmv makes two
             return torch.add(y, self._row[0], alpha=h * self._weights.a10)
@@ -158,18 +190,22 @@ class RungeKutta(Stepper):
             return _stepped(y, h, self._columns[i - 1], self._weights.a[i])
         return torch.addmv(y, self._columns[i - 1], self._weights.a[i], alpha=h)
 
-    def _evaluate(self, carry, i, side):
+    def _evaluate(self, carry: Carry, i: int, side: int) -> None:
         carry.evaluation = self._slope(carry.t, carry.y, i, side)
         carry.slope = self._row[i]
 
-    def _slope(self, t, y, i, side):
+    def _slope(self, t: float, y: Tensor, i: int, side: int) -> Evaluation | None:
         """Evaluate f into row i of the buffer."""
         if self.keep_graphs:
             return self.record(t, y, self._target[i], side)
-        return self.field(t, y, self._target[i], side)
+        self.field(t, y, self._target[i], side)
+        return None
 
 
-def taken(tableau, evaluate, t, h, y, t_end, slope=None):
+def taken(
+    tableau: Tableau, evaluate: Callable[[Time, Tensor, bool], Tensor], t: Time, h: Time, y: Tensor, t_end: Time,
+    slope: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """A step of size h from y at t to t_end, out of place: the state at its end, and its slopes.
 
     :param evaluate: evaluate(t, y, at_end) -> slope; at_end: t is the end of the step
@@ -185,12 +221,12 @@ def taken(tableau, evaluate, t, h, y, t_end, slope=None):
     return stage if tableau.fsal else _moved(y, h, b, slopes), slopes
 
 
-def _moved(y, h, weights, slopes):
+def _moved(y: Tensor, h: Time, weights: Sequence[float], slopes: list[Tensor]) -> Tensor:
     increment = combine(weights, slopes)
     return torch.add(y, increment, alpha=h) if isinstance(h, float) else y + h * increment
 
 
-def _stepped(y, h, columns, weights):
+def _stepped(y: Tensor, h: float, columns: Tensor, weights: Tensor) -> Tensor:
     """The state at the end of a step: its increment is summed first and then added, so that the states of many steps
     gather one rounding a step."""
     return torch.add(y, torch.mv(columns, weights), alpha=h)
@@ -201,7 +237,7 @@ class _Cotangents:
     first stage. ``columns[r]`` are the first r rows, as a matrix [n, r]; ``others`` all but the first.
     """
 
-    def __init__(self, stepper, like):
+    def __init__(self, stepper: RungeKutta, like: Tensor) -> None:
         own = stepper.own_stages
         buffer = like.new_empty(own, len(like))
         self.first, self.others = buffer[0], buffer[1:].T
@@ -226,10 +262,12 @@ class _Weights:
     pullback: list
 
 
-_WEIGHTS = weakref.WeakKeyDictionary()  # by tableau, then by type and device: made once
+_WEIGHTS: weakref.WeakKeyDictionary[Tableau, dict] = (
+    weakref.WeakKeyDictionary()
+)  # by tableau, then by type and device: made once
 
 
-def _weights_of(tableau, dtype, device):
+def _weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Weights:
     if under_transform():  # these tensors belong to the transform
         return _made_weights(tableau, dtype, device)
     known = _WEIGHTS.setdefault(tableau, {})
@@ -238,8 +276,8 @@ def _weights_of(tableau, dtype, device):
     return known[dtype, device]
 
 
-def _made_weights(tableau, dtype, device):
-    def vector(weights):
+def _made_weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Weights:
+    def vector(weights: Iterable[Any]) -> Tensor:
         return torch.tensor([float(w) for w in weights], dtype=dtype, device=device)
 
     a, b = tableau.a, tableau.b

@@ -116,6 +116,13 @@ class Switching(Stepper):
     def put_end_slope(self, slope):
         self._now.put_end_slope(slope)
 
+    def know_start(self, slope, evaluation):
+        self._now.know_start(slope, evaluation)
+
+    def start_back(self):
+        for member in self.members.values():
+            member.start_back()
+
     def replay(self, t, h, y, t_end, **keywords):
         return self._now.replay(t, h, y, t_end, **keywords)
 

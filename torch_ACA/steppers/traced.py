@@ -4,11 +4,20 @@ Slower and hungrier than a stepper with a VJP of its own, `runge_kutta` for one:
 and autograd pulls back through it. The gradient is the same.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from .base import JUMPS, REPLAY, TRACE, Carry, Stepper, TracedStep, Trial
+from .base import JUMPS, REPLAY, TRACE, Carry, Method, Stepper, TracedStep, Trial
+
+if TYPE_CHECKING:
+    from ..evaluation import GradientSum
+    from ..vector_field import VectorField
 
 
 @dataclass(slots=True, eq=False)
@@ -29,30 +38,39 @@ class TracedStepper(Stepper):
 
     abilities = frozenset({REPLAY, TRACE, JUMPS})
 
-    def __init__(self, method, vector_field, *, keep_graphs=False, time_grad=False):
+    def __init__(
+        self, method: Method, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> None:
         super().__init__(method, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         layout = vector_field.layout
         self.own_stages = method.stages
         rows = method.interpolant.slopes if method.interpolant is not None else 0
         self.slopes = torch.empty(rows, layout.size, dtype=layout.dtype, device=layout.device)
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         made = self._record(carry.t, h, carry.y, t_end, carry.after_jump, before_jump)
         error = None if made.made.error is None else made.made.error.detach()
         return Trial(Carry(t_end, made.made.y.detach()), error, made if self.keep_graphs else None)
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+    def replay(
+        self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
+        every: int | None = 1,
+    ) -> _Recorded:  # fmt: skip
         return self._record(t, h, y, t_end, after_jump, before_jump)
 
-    def reload(self, evaluations):
+    def reload(self, evaluations: _Recorded) -> None:
         self._keep_slopes(evaluations.made.slopes)
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
         end = self._last_end
         return end if every == 1 else (end[::every], end.sum(dtype=torch.float64))
 
-    def vjp(self, h, evaluations, y_bar, slope_bars, first_bar, gradients):
-        outputs, bars = [evaluations.made.y], [y_bar]
+    def vjp(
+        self, h: float, evaluations: _Recorded, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
+        outputs: Any = [evaluations.made.y]
+        bars: Any = [y_bar]
         if slope_bars is not None:
             outputs += evaluations.made.slopes[: len(slope_bars)]
             bars += slope_bars.unbind()
@@ -69,15 +87,15 @@ class TracedStepper(Stepper):
         t_bar, h_bar, end_bar = (0.0,) * 3 if not self.time_grad or found[-1] is None else found[-1].tolist()
         return torch.zeros_like(y_bar) if found[0] is None else found[0], t_bar + end_bar, h_bar + end_bar
 
-    def _record(self, t, h, y, t_end, after_jump, before_jump):
+    def _record(self, t: float, h: float, y: Tensor, t_end: float, after_jump: bool, before_jump: bool) -> _Recorded:
         times = torch.tensor([t, h, t_end], dtype=torch.float64, device=y.device, requires_grad=self.time_grad)
         y = y.detach().requires_grad_()
         with torch.enable_grad():
-            made = self.traced(*times.unbind()[:2], y, times[2], after_jump=after_jump, before_jump=before_jump)
+            made = self.traced(times[0], times[1], y, times[2], after_jump=after_jump, before_jump=before_jump)
         self._last_end = made.y.detach()
         self._keep_slopes(made.slopes)
         return _Recorded(y, times, made)
 
-    def _keep_slopes(self, slopes):
+    def _keep_slopes(self, slopes: Sequence[Tensor]) -> None:
         for row, slope in zip(self.slopes, slopes):
             row.copy_(slope.detach())
