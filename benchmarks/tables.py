@@ -105,6 +105,16 @@ AIMS = (
         2.0,
         lambda f: _beside(f, "many_steps", "aca, memory=50", "aca"),
     ),
+    (
+        "Rodas5P, 256 rows of Robertson at 1e-3: time / diffrax Kvaerno5",
+        0.7,
+        lambda f: _at(f, "stiff_robertson_rows", 1e-3, "Rodas5P", "diffrax Kvaerno5, jitted"),
+    ),
+    (
+        "Rodas5P, reaction and diffusion at 1e-3: time / Dopri5",
+        0.02,
+        lambda f: _at(f, "stiff_reaction_diffusion", 1e-3, "Rodas5P", "Dopri5"),
+    ),
     ("slowest client program: time / torchdiffeq odeint", 1.1, lambda f: _slowest(f, "clients")),
     ("slowest of short solves: time / torchdiffeq odeint", 1.2, lambda f: _slowest(f, "short_solves")),
 )
@@ -125,6 +135,11 @@ def _first_calls(folder, case):
 
 def _beside(folder, case, solver, other):
     record = records.read(folder, case)
+    return record and record.to_solver(solver, other)
+
+
+def _at(folder, case, tolerance, solver, other):
+    record = (records.read_diagram(folder, case) or {}).get(tolerance)
     return record and record.to_solver(solver, other)
 
 
@@ -187,16 +202,17 @@ def _timed(folder, name):
 
 def _diagram(folder, name):
     found = records.read_diagram(folder, name)
+    counted = any(row.get("tries") is not None for record in found.values() for row in record.solvers.values())
     lines = []
     for tolerance, record in found.items():
         for solver, row in record.solvers.items():
             lines.append([
                 f"{tolerance:.0e}", solver, _milliseconds(record.median(solver)), _error(row.get("state_error")),
-                _error(row.get("gradient_error")), _count(row.get("nfe_forward")), _count(row.get("nfe_backward")),
-                _note(row),
+                _error(row.get("gradient_error")), *[_count(row.get("tries"))] * counted,
+                _count(row.get("nfe_forward")), _count(row.get("nfe_backward")), _note(row),
             ])  # fmt: skip
-    head = ["tolerance", "solver", "ms", "state error", "gradient error", "NFE forward", "NFE backward", "note"]
-    return _table(next(iter(found.values())).title, head, lines)
+    head = ["tolerance", "solver", "ms", "state error", "gradient error", *["tries"] * counted, "NFE forward"]
+    return _table(next(iter(found.values())).title, [*head, "NFE backward", "note"], lines)
 
 
 def _memory(folder, name):

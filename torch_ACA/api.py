@@ -15,6 +15,7 @@ from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
+from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
 from .notices import warn_caller
@@ -22,6 +23,7 @@ from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
+from .rows.layout import with_rows_outermost
 from .rows.problem import RowProblem, problem_of_rows
 from .rows.solve import aca_of_rows
 from .settings import checked_times
@@ -151,7 +153,8 @@ def problem_of(
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
     """
-    layout, gradient = StateLayout(y0), asked.gradient
+    by_rows = asked.jac_structure == "rows"
+    layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
     plan = checked(asked, layout)
     settings, options = plan.settings, plan.settings.options
     times, ts = checked_times(t, layout)
@@ -169,7 +172,10 @@ def problem_of(
         code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
     found = None if started is None else code.reach()
     direction = 1 if ts[-1] > ts[0] else -1
-    field = VectorField(func, layout, direction, plan.params, autocast, found=found, code=code)
+    field = VectorField(
+        func, layout, direction, plan.params, autocast, found=found, code=code,
+        jacobian=Jacobian(layout, asked.jac, by_rows=by_rows),
+    )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
     differentiable = torch.is_grad_enabled() and not transformed

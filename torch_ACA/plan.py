@@ -18,6 +18,7 @@ from .settings import (
     Settings,
     checked_callbacks,
     checked_compile,
+    checked_jacobian,
     checked_max_evals,
     checked_memory,
     checked_params,
@@ -89,6 +90,7 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
+    checked_jacobian(asked.jac, asked.jac_structure, method)
     if asked.per_sample:
         check_per_sample(asked, settings)
     return Plan(

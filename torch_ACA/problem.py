@@ -87,7 +87,7 @@ class Problem:
     def graph_bytes(self) -> float:
         """What the graphs of a step take, and the matrices beside them."""
         n, stages = self.y0.numel(), self.method.stages
-        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        beside = n * (2 * (self.field.jacobian.blocks.width + 1) + stages) if LINEARISE in self.method.abilities else 0
         return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property
@@ -140,7 +140,7 @@ class Problem:
     def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
         """The accepted steps; where failures are returned, they end early."""
         try:
-            yield from march(
+            for step in march(
                 stepper,
                 self.controller,
                 carry,
@@ -151,7 +151,10 @@ class Problem:
                 limits=self.limits,
                 stats=self.stats,
                 callbacks=self.callbacks,
-            )
+            ):
+                if self.recorder is not None:
+                    self.recorder.methods.append(step.method)
+                yield step
         except SolverError as error:
             explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all

@@ -31,7 +31,7 @@ from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.adams import Adams
 from .steppers.alf import ALF
-from .steppers.base import INVERT, REPLAY, TRACE, Method
+from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
@@ -107,6 +107,16 @@ def checked_params(params: Any) -> tuple[Tensor, ...]:
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"params must hold tensors, got {type(tensor).__name__}")
     return params
+
+
+def checked_jacobian(jac: Any, structure: Any, method: Any) -> None:
+    """Refuse what `Jacobian` does not take, and a method that has no use for it."""
+    if jac is not None and not callable(jac):
+        raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
+    if structure not in ("dense", "rows"):
+        raise ValueError(f"jac_structure must be 'dense' or 'rows', got {shown(structure)}")
+    if (jac is not None or structure != "dense") and LINEARISE not in method.abilities:
+        raise ValueError(f"jac and jac_structure are for methods that solve with the Jacobian, got {method.name}")
 
 
 def checked_compile(compile: Any, gradient: str) -> tuple[dict[str, Any] | None, bool]:
@@ -258,9 +268,11 @@ def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
+    fixed = not method.adaptive or "step_size" in given or "grid" in given
+    if fixed and SWITCH in method.abilities:
+        raise ValueError(f"{method.name} chooses the method by how steps go, and takes none of a given size")
     if "grid" in given:
         return True, math.inf
-    fixed = not method.adaptive or "step_size" in given
     if fixed and not given:
         raise ValueError(f"{method.name} takes fixed steps: give the step size h")
     return fixed, next(iter(given.values()), None)

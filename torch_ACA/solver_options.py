@@ -73,6 +73,14 @@ class SolverOptions:
     `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs are not kept then,
     whatever ``memory`` says. Where the loop cannot be compiled its steps are, and a func that cannot be runs
     uncompiled, with a warning"""
+    jac: Callable | None = None
+    """for methods that solve with the Jacobian (Rodas5P, auto): jac(t, y) -> df/dy of func, a tensor [n, n] for a state
+    of n numbers, counted as in y.reshape(-1), or [*y.shape, *y.shape]; y0 is one real tensor. Compared with func now
+    and then, the first time at the first Jacobian. The gradient needs no derivative of jac: it has that of func"""
+    jac_structure: str = "dense"
+    """for the same methods. "rows": the first axis of every leaf of y0 is a batch of b independent systems, which func
+    keeps apart: Jacobians are b blocks of m x m numbers (jac returns [b, m, m] or [b, *row, *row]). The steps are still
+    those of all rows together"""
     per_sample: bool = False
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows

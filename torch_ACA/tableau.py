@@ -71,6 +71,18 @@ class Tableau:
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
         return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]
 
+    @cached_property
+    def real_stability(self):
+        """Steps of size h damp y' = -lambda y, lambda > 0, up to this h lambda (to two digits)."""
+        powers, slopes = [1.0], [1.0] * self.stages  # of z in the factor of a step, and the slopes' part in each
+        while any(slopes) and len(powers) <= self.stages:
+            powers.append(float(sum(b * k for b, k in zip(self.b, slopes))))
+            slopes = [sum(a * k for a, k in zip(row, slopes)) for row in self.a]
+        x = 0.0
+        while abs(sum(c * (-x - 0.01) ** i for i, c in enumerate(powers))) <= 1.0:
+            x += 0.01
+        return x
+
     @property
     def abilities(self) -> frozenset[str]:
         return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE})

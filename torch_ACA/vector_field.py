@@ -14,6 +14,7 @@ from .cut import Cut, outer_cuts
 from .errors import SolverError
 from .evaluation import Evaluation
 from .graph import age_mark
+from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
 from .private_torch import pytree, set_grad_enabled
@@ -36,15 +37,18 @@ class VectorField:
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
     :param found: `Reach` of a func that changes nothing and uses all of these tensors: no `first_evaluation` then
     :param code: `compilation.code.Code`, where steps are compiled
+    :param jacobian: `Jacobian` (None: from func, one block)
     """
 
     def __init__(
         self, func: Any, layout: StateLayout, direction: int = 1, params: Sequence[Tensor] | None = None,
         autocast: Any = None, *, found: Reach | None = None, code: Any = None,
+        jacobian: Jacobian | None = None,
     ) -> None:  # fmt: skip
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.layout, self.direction = func, layout, direction
+        self.jacobian = Jacobian(layout) if jacobian is None else jacobian
         self.n_evals = self._n_recorded = 0
         self.evaluation_bytes: float = 0
         known, found = found is not None, reach(func) if found is None else found
@@ -257,6 +261,7 @@ class VectorField:
         self.captured.seal()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        self.jacobian.finish(self.captured.uses)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:

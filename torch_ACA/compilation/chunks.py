@@ -53,12 +53,13 @@ class LoopStorage(Storage):
         self._buffers = self._end = None
         return states
 
-    def unroll(self, interpolant, dtype):
+    def unroll(self, stepper, interpolant, dtype):
         """Make ``steps`` what a `Storage` has there."""
-        if self.steps:
-            return
         for chunk in self.chunks:
-            steps = [AcceptedStep(*times, None, False, False) for times in chunk.times[: chunk.n].tolist()]
+            steps = [
+                AcceptedStep(*times, None, False, False, stepper.current, stepper.needs_end_slope)
+                for times in chunk.times[: chunk.n].tolist()
+            ]
             steps[-1].stop = chunk.stop
             for output, place in zip(chunk.outputs, chunk.places):
                 steps[place].outputs.append(output)

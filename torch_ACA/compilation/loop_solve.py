@@ -229,7 +229,8 @@ class LoopSolve(DiscreteSolve):
         return super().traced(y0, times)
 
     def _unroll(self):
-        self.storage.unroll(self.problem.method.interpolant, self.problem.y0.dtype)
+        if not self.storage.steps:
+            self.storage.unroll(self._stepper(), self.problem.method.interpolant, self.problem.y0.dtype)
 
 
 def _fingerprint(code):

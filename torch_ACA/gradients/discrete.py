@@ -85,6 +85,8 @@ class AcceptedStep:
     stop: Stop | None
     after_jump: bool
     before_jump: bool
+    method: Any  # that took it
+    needs_end_slope: bool  # for its dense output
     outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
@@ -147,10 +149,13 @@ class DiscreteSolve:
         ys = problem.new_outputs()
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
-            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
+            record = AcceptedStep(
+                step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump, step.method,
+                stepper.needs_end_slope,
+            )  # fmt: skip
             record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
-            if (record.outputs or dense) and stepper.needs_end_slope:
+            if (record.outputs or dense) and record.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
@@ -198,6 +203,7 @@ class DiscreteSolve:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]
                 h = t_end - t
+            stepper.turn_to(step.method)
             made = stepper.traced(t, h, y, t_end, slope, **step.keywords)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
@@ -227,6 +233,7 @@ class DiscreteSolve:
         with self.problem.backward_pass():
             kept = states[0]
             for step, y, y_end in zip(self.storage.steps, states, states[1:]):
+                stepper.turn_to(step.method)
                 stepper.replay(step.t, step.h, kept, step.t_end, **step.keywords)
                 ends.append(stepper.replayed_end(y, step.h))
                 kept = y_end if step.before_jump else stepper.kept_behind(y_end)
@@ -237,6 +244,7 @@ class DiscreteSolve:
         carry = stepper.resumed(self.storage.steps[first], kept)
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
+                stepper.turn_to(step.method)
                 stepper.prepare(carry)
                 carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:

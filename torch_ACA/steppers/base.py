@@ -28,6 +28,7 @@ PLAIN = "plain"  # steps of any vector field, without a graph: for the backward 
 INVERT = "invert"  # `invert` and `pull_back`: for "mali"
 JUMPS = "jumps"  # f may jump at the end of a step
 COMPILE = "compile"  # `Method.compiled_stepper`
+SWITCH = "switch"  # takes each step by one of several methods, as its errors tell: not of a fixed size
 LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
 Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 tensor
@@ -128,6 +129,17 @@ class Stepper:
         self.keep_graphs, self.time_grad = keep_graphs, time_grad
 
     @property
+    def current(self) -> Method:
+        """The method of the step last taken and of the next one: the stepper's, but where that is made of several."""
+        return self.method
+
+    def turn_to(self, method: Method) -> None:
+        """To be called before an accepted step is taken again, with the method that took it."""
+
+    def accepted(self) -> None:
+        """The step that was tried last is accepted, and nothing more will be asked of it."""
+
+    @property
     def n_f_evals(self) -> int:
         return self.field.n_evals
 
@@ -226,6 +238,15 @@ class Stepper:
             for w in (interpolant.weights(theta), interpolant.derivatives(theta))
         )
         return derivatives, float((weights - derivatives * theta).sum())
+
+    @property
+    def start_slope(self) -> Tensor:
+        """f at the start of the step last replayed or reloaded [n]."""
+        return self.slopes[0]
+
+    def put_end_slope(self, slope: Tensor) -> None:
+        """Put f [n] at the end of a step where `end_slope` would, had it been evaluated."""
+        self.slopes[-1].copy_(slope)
 
     def within(self, step: Step) -> Callable[[Tensor], Tensor]:
         """The states inside the step just taken: a function of fractions theta [m], float64, to states [m, n].

@@ -37,7 +37,7 @@ class RungeKutta(Stepper):
     :param time_grad: let `vjp` return cotangents of the time and the step size
     """
 
-    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there."
+    hint = "On a stiff problem an explicit method is slow: method='Rodas5P' takes large steps there, 'auto' finds out."
 
     def __init__(
         self, tableau: Tableau, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
