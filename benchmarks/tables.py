@@ -19,7 +19,7 @@ from benchmarks.records import slope
 from harness.files import atomic_write
 from harness.record import read_run
 
-ODEINT = "torchdiffeq odeint"
+ODEINT, DIFFRAX = "torchdiffeq odeint", "diffrax, jitted"
 OURS = "torch_ACA"
 
 
@@ -88,6 +88,17 @@ AIMS = (
     ),
     ("aca compiled, MLP, Dopri5: time / limit", 0.75, lambda f: _limit(f, "mlp_dopri5", "aca, compile")),
     ("aca compiled, field of NODE-18: time / limit", 0.85, lambda f: _limit(f, "conv", "aca, compile")),
+    *(
+        (f"aca compiled, {title}: time / diffrax", most, lambda f, case=case: _beside(f, case, "aca, compile", DIFFRAX))
+        for case, title, most in (
+            ("three_body_end", "three bodies, end point", 1.0),
+            ("three_body_outputs", "three bodies, 49 outputs", 1.0),
+            ("three_body_close", "close encounters", 1.0),
+            ("mlp_dopri5", "MLP, Dopri5", 0.9),
+            ("mlp_heun", "MLP, Heun-Euler", 0.9),
+        )
+    ),
+    ("aca compiled, three bodies, end point: first call / diffrax's", 2.0, lambda f: _first_calls(f, "three_body_end")),
     ("aca, peak memory per further step / a state", 1.2, lambda f: _growth(f, "aca")),
     (
         "aca, memory of 50 states, many steps: time / aca",
@@ -102,6 +113,14 @@ AIMS = (
 def _limit(folder, case, solver):
     record = records.read(folder, case)
     return record and record.to_limit(solver)
+
+
+def _first_calls(folder, case):
+    """The first call of compiled loops over diffrax's, code to be generated included."""
+    record = records.read(folder, case)
+    rows = record.solvers if record else {}
+    ours, theirs = (rows.get(name, {}).get("first_call_seconds") for name in ("aca, compile", DIFFRAX))
+    return ours / theirs if ours and theirs else None
 
 
 def _beside(folder, case, solver, other):

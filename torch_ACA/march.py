@@ -12,7 +12,7 @@ from typing import Any
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
 
-_EPS = 2.0**-52
+EPS = 2.0**-52
 _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
 
 
@@ -107,7 +107,7 @@ def check_limits(
         raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
     if stats.n_accepted >= limits.max_steps:
         raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
-    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), min(span, 1.0)) or t + h == t):
+    if rejected and (abs(h) <= 10 * EPS * max(abs(t), min(span, 1.0)) or t + h == t):
         raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
 
 
@@ -145,7 +145,9 @@ def march(
                     if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
-                ratio = error_ratio(trial.error, carry.y, trial.end.y)
+                ratio = trial.ratio
+                if ratio is None:
+                    ratio = error_ratio(trial.error, carry.y, trial.end.y)
                 verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
                 if verdict.accepted:
                     size, previous = verdict.proposed, verdict.previous

@@ -40,6 +40,7 @@ class Plan:
     settings: Settings
     memory: Budget
     compile_options: dict | None
+    compile_loop: bool
     limits: Limits
     callbacks: Callbacks
     adjoint: AdjointSettings | None
@@ -82,7 +83,8 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
-    memory, compile_options = checked_memory(asked.memory, gradient), checked_compile(asked.compile, gradient)
+    memory = checked_memory(asked.memory, gradient)
+    compile_options, compile_loop = checked_compile(asked.compile, gradient)
     if compile_options is not None and COMPILE not in method.abilities:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
@@ -93,6 +95,7 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
         settings,
         memory,
         compile_options,
+        compile_loop,
         Limits(checked_max_evals(asked.max_evals), options.get("max_num_steps", Limits.max_steps)),
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),

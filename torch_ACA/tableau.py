@@ -85,8 +85,8 @@ class Tableau:
         """The stepper whose steps are compiled.
 
         :param with_slopes: there is dense output
-        :param options: of `torch.compile`, a dict
+        :param options: of `torch.compile`, a dict; what ``vector_field.code`` generates code with
         """
         from .steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
 
-        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, options=options, time_grad=time_grad)
+        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, time_grad=time_grad)

@@ -6,7 +6,7 @@ cotangent through. `direct` keeps the graphs of the accepted steps instead, and 
 memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
-cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
+cost N s + R (s - 1) + 2 evaluations forward (compiled, not FSAL: up to R + 1 more); backward N s evaluations and
 VJPs (`direct`: VJPs only), one evaluation less for a small state, whose first graph is kept.
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
@@ -49,7 +49,7 @@ _SMALL_STATE = 2**13  # numbers in a state whose first evaluation is kept with i
 def aca(problem: Problem) -> tuple[Tensor, Trajectory | None]:
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
-    return integrate(problem, DiscreteSolve(problem, problem.memory))
+    return integrate(problem, problem.compiled_run() or DiscreteSolve(problem, problem.memory))
 
 
 def direct(problem: Problem) -> tuple[Tensor, Trajectory | None]:
@@ -181,7 +181,8 @@ class DiscreteSolve:
         self, states: dict[int, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
-        return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        with self.problem.backward_pass():
+            return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
 
     def traced(self, y0: Tensor, times: Tensor) -> tuple[Tensor, ...]:
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
@@ -269,11 +270,12 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.backward_pass():
-            if torch.is_grad_enabled() or any(map(is_batched, bars)):
+        if torch.is_grad_enabled() or any(map(is_batched, bars)):
+            with run.problem.backward_pass():
                 return None, None, *_differentiable(run, inputs, bars)
-            states = dict(zip(ctx.states_at, states))
-            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        states = dict(zip(ctx.states_at, states))
+        y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        run.problem.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars
 
 

@@ -80,13 +80,15 @@ class Carry:
 @dataclass(slots=True, eq=False)
 class Trial:
     """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were), and what else it decided that a step taken again
-    is to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`."""
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), what else it decided that a step taken again is
+    to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`, and the estimate in
+    units of the tolerance (None: the stepper does not know it)."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
     decided: Any = None
+    ratio: float | None = None
 
 
 class TracedStep(NamedTuple):

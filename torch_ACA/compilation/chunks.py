@@ -1,0 +1,75 @@
+"""Accepted steps as compiled loops leave them: in buffers, by the call that filled these."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from ..gradients.discrete import AcceptedStep
+from ..gradients.storage import STATES_ONLY, Storage
+from ..march import Stop
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The steps of one call: how many, their times [capacity, 3], the stop that they end on (None: the buffers were
+    full). Of the outputs inside of them [m]: their indices, the steps that they lie in, where there, what slopes are
+    weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
+
+    n: int
+    times: torch.Tensor
+    stop: Stop | None
+    outputs: list = field(default_factory=list)
+    places: list = field(default_factory=list)
+    theta: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    slopes: torch.Tensor | None = None
+
+    @property
+    def reaches_into_last_step(self):
+        return bool(self.places) and self.places[-1] == self.n - 1
+
+    @property
+    def output_rows(self):
+        return slice(self.outputs[0] - 1, self.outputs[-1])
+
+
+class LoopStorage(Storage):
+    """Steps and states as they stand in the buffers: ``chunks``, and the state behind the last."""
+
+    def __init__(self):
+        super().__init__(STATES_ONLY, 0, math.inf)
+        self.chunks, self._buffers, self._end = [], [], None
+
+    def fill(self, chunk, states):
+        self.chunks.append(chunk)
+        self._buffers.append(states)
+
+    def close(self, state):
+        self._end = state
+
+    def release(self):
+        states = {**dict(enumerate(self._buffers)), "end": self._end}
+        self._buffers = self._end = None
+        return states
+
+    def unroll(self, interpolant, dtype):
+        """Make ``steps`` what a `Storage` has there."""
+        if self.steps:
+            return
+        for chunk in self.chunks:
+            steps = [AcceptedStep(*times, None, False, False) for times in chunk.times[: chunk.n].tolist()]
+            steps[-1].stop = chunk.stop
+            for output, place in zip(chunk.outputs, chunk.places):
+                steps[place].outputs.append(output)
+            for step in steps:
+                if step.outputs:
+                    first = step.outputs[0] - chunk.outputs[0]
+                    step.theta = chunk.theta[first : first + len(step.outputs)]
+                    step.weights = interpolant.weights(step.theta).to(dtype)
+            self.steps += steps
+
+    def unrolled(self, states):
+        """What `release` returned, as a `Storage` returns it."""
+        rows = [row for k, chunk in enumerate(self.chunks) for row in states[k][: chunk.n].unbind()]
+        return dict(enumerate([*rows, states["end"]]))
