@@ -91,6 +91,7 @@ class Code:
         self.others = [x.detach() for x in tensors]
         self.sources = [tensors[i] for i in graph.wanted]
         self._places: tuple[Any, list] = (None, [])
+        self._bare = y.device.type == "cpu" and not graph.changed
         small = all(tensor.numel() <= SMALL for tensor in (y, *self.others))
         self._defaults = {"cpp.simdlen": 1} if small else {}  # vector instructions take half of the time of compiling
 
@@ -107,12 +108,13 @@ class Code:
         return self._kept(tableau, lambda: Steps(self.graph, tableau))
 
     def function(
-        self, key: Any, function: Callable, inputs: Any, *, bare: bool = False, options: dict[str, Any] = None
+        self, key: Any, function: Callable, inputs: Any, *, options: dict[str, Any] = None, cuda_graphs: bool = False
     ) -> Callable:
         """Generated code of function(*inputs, *others): a callable of the list of all of these.
 
         :param key: by which it is found again
-        :param bare: as for `generate.generated`
+        :param options: of Inductor, where the user has not chosen others
+        :param cuda_graphs: the results may be memory of a CUDA graph, if the user has chosen that
         :raises NotCompilable: no code can be generated
         """
 
@@ -120,7 +122,9 @@ class Code:
             start, every = time.perf_counter(), [*inputs(), *self.others]
             try:
                 chosen = self._defaults | (options or {}) | self.compiler.options
-                return generated(function, every, chosen, bare=bare)
+                if not cuda_graphs:
+                    chosen.pop("triton.cudagraphs", None)
+                return generated(function, every, chosen, bare=self._bare)
             except Exception as failure:  # whatever PyTorch's compiler runs into
                 lines = str(failure).strip().splitlines()
                 raise NotCompilable(f"{type(failure).__name__}: {lines[0] if lines else ''}") from failure
@@ -132,12 +136,13 @@ class Code:
     def start(self, tableau: Any, controller_settings: Any, times: Tensor, y: Tensor) -> Any:
         """Slope at the start, and first step size (float)."""
         steps = self.steps(tableau)
-        given = [torch.tensor((times[0], times[-1]), dtype=torch.float64), controller_settings, y]
+        ends = torch.tensor((times[0], times[-1]), dtype=torch.float64, device=y.device)
+        given = [ends, controller_settings.to(y.device), y]
 
         def start(times: Tensor, settings: Tensor, y: Tensor, *others: Sequence[Tensor]) -> Any:
             return steps.start(times, settings, y, others)
 
-        slope, size = self.function(("start", tableau), start, lambda: given, bare=True)([*given, *self.others])
+        slope, size = self.function(("start", tableau), start, lambda: given)([*given, *self.others])
         return slope, size.item()
 
     def zeros(self) -> list[Tensor]:

@@ -96,7 +96,7 @@ class Loops:
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
-        return self.code.function(("forward", *self._key), self._forward, lambda: given, bare=True, options=OPTIONS)
+        return self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
 
     def forward(
         self,
@@ -187,7 +187,7 @@ class Loops:
         times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64)] if self.time_grad else []
         given = [torch.tensor(n_steps - 1), y_bar, *totals, *times_bar, times, states, *inside]
         key = ("backward", *self._key, len(inside))
-        call = self.code.function(key, self._backward, lambda: given, bare=True, options=OPTIONS)
+        call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
         y_bar, *totals = call([*given, *self.code.others])
         return y_bar, totals, *(times_bar or [None])
 
@@ -218,7 +218,7 @@ class Loops:
         """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
         the cotangent of the time (None unless asked)."""
         given = [torch.tensor(t, dtype=torch.float64), y, bar, *totals]
-        call = self.code.function(("slope", *self._key), self._through_slope, lambda: given, bare=True)
+        call = self.code.function(("slope", *self._key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         count = len(totals)
         return y_bar, found[:count], found[count].item() if self.time_grad else None

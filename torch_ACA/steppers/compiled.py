@@ -166,8 +166,7 @@ class CompiledRungeKutta(RungeKutta):
         if call is None:
             function = self._step if what == "step" else self._vjp
             kind = (what, self.tableau, len(given), self.with_slopes, self._settings is None, self.time_grad)
-            bare = self.slopes.device.type == "cpu"
-            call = self._calls[key] = code.function(kind, function, lambda: given, bare=bare)
+            call = self._calls[key] = code.function(kind, function, lambda: given, cuda_graphs=True)
             if code.compiler.options.get("triton.cudagraphs"):
                 call = self._calls[key] = _with_results_kept(call)
         return call([*given, *code.others])
