@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import breakdown, clients, memory, problems
+from benchmarks import breakdown, clients, memory, problems, row_problems
 from benchmarks.limit import Limit
 from benchmarks.measure import alternating, checked, checked_client
 from benchmarks.solvers import DROP_INS
@@ -16,6 +16,7 @@ TIMED = ("aca", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
+ROWS = ("aca, per_sample", "aca, rows jointly", "torchode, per row", "diffrax, vmap")
 TOLERANCES = tuple(10.0**-i for i in range(3, 10))
 EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit` does in the rounds
 
@@ -46,7 +47,8 @@ class Options:
     only: tuple | None = None
 
     def build(self, name, **options):
-        return problems.build(name, seed=self.seed, quick=self.quick, device=self.device, **options)
+        known = row_problems.PROBLEMS if name in row_problems.PROBLEMS else problems.PROBLEMS
+        return problems.build(name, known, seed=self.seed, quick=self.quick, device=self.device, **options)
 
     def chosen(self, solvers):
         return [name for name in solvers if self.only is None or name in self.only]
@@ -159,6 +161,11 @@ CASES = {
     ),
     "clients": Case("Programs of torchdiffeq's clients", client_rows, tuple(clients.PROGRAMS), tuple(DROP_INS)),
     "short_solves": Case("Short solves, one behind the other", client_rows, tuple(clients.SHORT), tuple(DROP_INS)),
+    "rows_lotka_volterra": Case("Rows at different speeds, 64", time_rows, ("rows_lotka_volterra",), ROWS),
+    "rows_lotka_volterra_256": Case("Rows at different speeds, 256", time_rows, ("rows_lotka_volterra_256",), ROWS),
+    "rows_mlp": Case("MLP neural ODE, rows by themselves", time_rows, ("rows_mlp",), ROWS),
+    "rows_stiff": Case("Rows of different stiffness", time_rows, ("rows_stiff",), ROWS),
+    "rows_recurrent": Case("ODE-RNN, rows at times of their own", time_rows, ("rows_recurrent",), ROWS),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),
 }

@@ -50,9 +50,9 @@ def _van_der_pol(t, y, parameters):
 FIELDS = {NewtonODE: _three_body, Perceptron: _perceptron, Oscillators: _oscillators, VanDerPol: _van_der_pol}
 
 
-def missing(problem):
+def missing(problem, fields=FIELDS):
     """Why diffrax cannot be used on a problem, or None."""
-    if type(problem.func) not in FIELDS:
+    if type(problem.func) not in fields:
         return "the vector field was not written in JAX"
     if problem.y0.device.type == "cuda" and jax.default_backend() != "gpu":
         return "jax is installed without CUDA"
@@ -63,8 +63,12 @@ class Prepared:
     """Like `solvers.Prepared`; evaluations inside a jitted loop are not counted."""
 
     def __init__(self, problem):
-        self._inputs = [_to_jax(problem.y0), [_to_jax(p) for p in problem.func.parameters()]]
-        self._times = _to_jax(problem.times.to(problem.y0.dtype))
+        self._inputs = [to_jax(problem.y0), [to_jax(p) for p in problem.func.parameters()]]
+        self._times = to_jax(problem.times.to(problem.y0.dtype))
+        self._run = jax.jit(jax.value_and_grad(self._loss(problem), has_aux=True))
+
+    def _loss(self, problem):
+        """loss((y0, parameters), times) -> the loss, and the outputs behind times[0]."""
         field = FIELDS[type(problem.func)]
         controller = diffrax.PIDController(rtol=problem.rtol, atol=problem.atol)
         solver, term = METHODS[problem.method](), diffrax.ODETerm(field)
@@ -77,7 +81,7 @@ class Prepared:
             )
             return problem.loss(solution.ys), solution.ys
 
-        self._run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return loss
 
     def __call__(self):
         return jax.block_until_ready(self._run(self._inputs, self._times))
@@ -91,7 +95,8 @@ class Prepared:
         jax.block_until_ready(self._run(self._inputs, self._times / 100))
 
 
-def _to_jax(tensor):
+def to_jax(tensor):
+    """A tensor as an array of JAX."""
     return jnp.asarray(tensor.detach().cpu().numpy())
 
 

@@ -33,6 +33,10 @@ COLOURS = {
     "TorchDiffEqPack ACA": "#CC6677",
     "torchode": "#AA4499",
     "diffrax, jitted": "#444444",
+    "aca, per_sample": METHOD_COLOURS["direct"],
+    "aca, rows jointly": METHOD_COLOURS["aca"],
+    "torchode, per row": "#AA4499",
+    "diffrax, vmap": "#444444",
 }
 OURS, PEER = "-", "--"
 

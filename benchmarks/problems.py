@@ -186,10 +186,11 @@ PROBLEMS = {
 }
 
 
-def build(name, *, seed=0, quick=False, device="cpu", **options):
+def build(name, known=PROBLEMS, *, seed=0, quick=False, device="cpu", **options):
     """The problem of that name, the same for the same seed in any process.
 
+    :param known: problems by name
     :param quick: scaled down where a solve takes seconds
     """
     seed_everything(seed)
-    return PROBLEMS[name](quick, **options).to(device)
+    return known[name](quick, **options).to(device)

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 
 import torch
 
+from benchmarks import row_solvers
 from benchmarks.problems import Check, flat
+from benchmarks.row_problems import RowProblem
 from torch_ACA import solve, solve_endtime
 from torch_ACA.compat import torchdiffeq as drop_in
 
@@ -169,8 +171,10 @@ def _ours(*, gpu=False, **keywords):
     return Solver("torch_ACA", lambda problem: Ours(keywords, problem), missing)
 
 
-def _peer(library, module, integrate):
+def _peer(library, module, integrate, *, of_rows=False):
     def missing(problem):
+        if of_rows and not isinstance(problem, RowProblem):
+            return "for batches of independent rows"
         if module is None:
             return f"{library} is not installed"
         return "fixed steps were not set up for it" if problem.fixed_step else None
@@ -178,11 +182,11 @@ def _peer(library, module, integrate):
     return Solver(library, lambda problem: Prepared(integrate, problem), missing)
 
 
-def _diffrax():
+def _diffrax(name="diffrax_solver"):
     """JAX takes seconds to import and fixes its threads then, so that is done only where it is used."""
 
     def module():
-        return importlib.import_module("benchmarks.diffrax_solver")
+        return importlib.import_module(f"benchmarks.{name}")
 
     def missing(problem):
         if importlib.util.find_spec("diffrax") is None:
@@ -206,6 +210,10 @@ SOLVERS = {
     "TorchDiffEqPack ACA": _peer("TorchDiffEqPack", TorchDiffEqPack, _torchdiffeqpack),
     "torchode": _peer("torchode", torchode, _torchode),
     "diffrax, jitted": _diffrax(),
+    "aca, per_sample": _peer("torch_ACA", solve, row_solvers.per_sample, of_rows=True),
+    "aca, rows jointly": _peer("torch_ACA", solve, row_solvers.joint, of_rows=True),
+    "torchode, per row": _peer("torchode", torchode, row_solvers.by_torchode, of_rows=True),
+    "diffrax, vmap": _diffrax("diffrax_rows"),
 }
 
 

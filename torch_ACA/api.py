@@ -22,7 +22,7 @@ from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
-from .rows.problem import problem_of_rows
+from .rows.problem import RowProblem, problem_of_rows
 from .rows.solve import aca_of_rows
 from .settings import checked_times
 from .side_effects import DrawsLate
@@ -62,6 +62,9 @@ def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0
     ys = torch.cat([first[None], ys])
+    if isinstance(problem, RowProblem):
+        failure, errors = problem.failures.error(), tuple(problem.failures.errors)
+        return Solution(problem.given_times, layout.unflatten(ys), problem.stats, error=failure, row_errors=errors)
     ts = problem.given_times if problem.failure is None else problem.given_times[: len(ys)]
     solution = Solution(ts, layout.unflatten(ys), problem.stats, error=problem.failure)
     if problem.recorder is not None:

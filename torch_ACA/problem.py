@@ -204,7 +204,7 @@ class Problem:
         self.n_steps_to_last_output = self.stats.n_accepted
 
 
-def explain(error: SolverError, stepper: Stepper) -> None:
+def explain(error: SolverError, stepper: Stepper | type[Stepper]) -> None:
     """Add what the stepper knows to an error that says of too many or too small steps."""
     if stepper.hint and isinstance(error, TooManyEvaluationsError | StepSizeUnderflowError):
         error.add_hint(stepper.hint)

@@ -237,14 +237,19 @@ def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
-    spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
-    if abs(ts[-1] - ts[0]) < _RESOLVED * spacing:
+    warn_of_coarse_times(ts[0], ts[-1], layout.dtype)
+    return times, ts
+
+
+def warn_of_coarse_times(t0: float, t1: float, dtype: torch.dtype) -> None:
+    """Say so where the state's precision does not tell the times between t0 and t1 apart."""
+    spacing = torch.finfo(dtype).eps * max(abs(t0), abs(t1))
+    if abs(t1 - t0) < _RESOLVED * spacing:
         warn_caller(
-            f"func gets the time in the state's precision, {layout.dtype}, which knows times near {ts[0]:g} to within "
-            f"{spacing:.2g}: too coarse for an interval of {abs(ts[-1] - ts[0]):.2g}. Let time start near 0 and add "
+            f"func gets the time in the state's precision, {dtype}, which knows times near {t0:g} to within "
+            f"{spacing:.2g}: too coarse for an interval of {abs(t1 - t0):.2g}. Let time start near 0 and add "
             "the rest inside func, or make the state float64"
         )
-    return times, ts
 
 
 def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool, float | None]:

@@ -49,7 +49,8 @@ class SolverOptions:
     dense: bool = False
     """make the solution callable at other times (``aca`` and ``direct``)"""
     on_failure: str = "raise"
-    """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set"""
+    """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set (with
+    per_sample: of all rows, with ``row_errors`` set)"""
     callbacks: Any = None
     """`Callbacks`"""
     adjoint: Mapping | None = None
@@ -75,7 +76,8 @@ class SolverOptions:
     per_sample: bool = False
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
-    or [b, m], a row each. For gradient="aca" and adaptive explicit Runge-Kutta methods"""
+    or [b, m], a row each, where NaN behind a row's last time are outputs that it does not have. For gradient="aca" and
+    adaptive explicit Runge-Kutta methods"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.

@@ -104,7 +104,7 @@ class VectorField:
         gradients off.
 
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
-        :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
+        :param every: let the evaluation keep one entry in so many of the value, and the sum of all (None: nothing)
         """
         evaluation = self._recorded(t, y, out, time_grad, side, every)
         self._look_at(evaluation, t)

@@ -124,8 +124,10 @@ def test_the_claims_are_judged_by_the_records(root):
     assert "undecided: the processor was shared" in row
     (row,) = lines(text, "more accurate than naive, like for like")
     assert "| undecided: not run |" in row
-    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10 |")
+    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10, unlike at the start |")
     assert "| Welch t |" in row and "| undecided: needs more than 1000 seeds |" in row
+    (row,) = lines(text, "more accurate than ResNet-18 on CIFAR-10, second blocks of both begin at 0.2 |")
+    assert "| undecided: not run; 3 seeds take" in row
     (row,) = lines(text, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
     assert "| decided for |" in row
     (row,) = lines(text, "Other test solvers hurt NODE-18 less")

@@ -50,6 +50,8 @@ class RowLayout:
 
     def spread(self, values):
         """A number for each row [b], for each entry of the flat state: [size]."""
+        if self._order is None:
+            return values[:, None].expand(self.count, self.width).reshape(-1)
         return values[self._row_of]
 
     def norm(self, flat):

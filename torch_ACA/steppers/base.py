@@ -254,7 +254,7 @@ class Stepper:
     ) -> Any:  # fmt: skip
         """Take an accepted step from y (as `kept`) again with a graph, bit for bit as it was; returns what `vjp` needs.
 
-        :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
+        :param every: what `replayed_end` will be asked for: one entry in so many (None: nothing)
         """
         raise NotImplementedError
 
@@ -267,7 +267,7 @@ class Stepper:
         raise NotImplementedError
 
     def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
-        """The state at the end of a replayed step from y [n]; or every so-manieth entry and the sum (float64)."""
+        """The state at the end of a replayed step from y [n]; or one entry in `every`, and the sum of all (float64)."""
         raise NotImplementedError
 
     def start_back(self) -> None:
