@@ -69,7 +69,7 @@ class Rosenbrock(Stepper):
         self.tableau = tableau
         self.own_stages = s = tableau.stages
         self.n_jacobians = self.n_factorizations = 0
-        self._start_slope = None
+        self._start_slope: Tensor | None = None
         layout, self.jacobian = vector_field.layout, vector_field.jacobian
         like = {"dtype": layout.dtype, "device": layout.device}
         self.slopes = torch.empty(s, layout.size, **like)
@@ -163,7 +163,7 @@ class Rosenbrock(Stepper):
             bars = self.jacobian.cotangents(lambdas, slopes, self._d)
         else:  # their product, which has a graph
             with torch.enable_grad():
-                outputs = (at.products(lambdas, create_graph=True),)
+                outputs = (at.products(lambdas, create_graph=True),)  # type: ignore[assignment]
             bars = (torch.cat([slopes, self._d[:, None]], 1),)
         if self.time_grad:
             h_bar = h_bar + y_bar @ (slopes.T @ self._b)
