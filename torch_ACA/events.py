@@ -22,6 +22,7 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Step, Stop
+from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
@@ -29,10 +30,10 @@ from .steppers.base import Stepper
 from .vector_field import VectorField
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
-_HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
+HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
-@takes_options(without=("dense", "on_failure", "record", "per_sample"))
+@takes_options(without=("dense", "on_failure", "record"))
 def solve_event(
     func: Callable, y0: Any, t0: float | Tensor, event_fn: Callable, *, reverse_time: bool = False, **keywords: Any,
 ) -> tuple[Tensor, Any]:  # fmt: skip
@@ -42,15 +43,18 @@ def solve_event(
     A crossing is a sign that differs from one end of a step to the other: two of them within one step go unseen, so
     bound the step (``options={"max_step": ...}``) where g oscillates faster than the solution.
 
-    :param t0: float or 0-d tensor; the event time is differentiable in it
+    With per_sample each row has its event, and its event time.
+
+    :param t0: float or 0-d tensor, with per_sample also [b]; the event time is differentiable in it
     :param event_fn: event_fn(t, y) -> tensor (or number) of any shape, real, integer or boolean; the first entry to
         cross, in the direction of integration, ends the solve. An entry that is zero at t0 counts once it has left zero
         and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a constant, and the
-        state at the event is differentiable at that constant time
+        state at the event is differentiable at that constant time. With per_sample values [b, ...], those of a row
+        of its state alone
     :param reverse_time: search backwards from t0
     :param keywords: options as in `SolverOptions`
-    :returns: event time (0-d, float64) and the states (y0 and at the event: leaves [2, *shape]); both differentiable
-        twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
+    :returns: event time (0-d, float64; with per_sample [b]) and the states (y0 and at the event: leaves [2, *shape]);
+        both differentiable twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
     :raises TooManyEvaluationsError: no event within max_evals
     :raises NonFiniteError: event_fn returned NaN
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
@@ -60,13 +64,18 @@ def solve_event(
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    t0 = torch.as_tensor(t0, dtype=torch.float64).reshape(())
-    far = t0.item() + math.copysign(max(_FAR, abs(t0.item())), -1.0 if reverse_time else 1.0)
+    t0 = torch.as_tensor(t0, dtype=torch.float64)
+    t0 = t0 if asked.per_sample else t0.reshape(())
+    far = t0.detach() + (-1.0 if reverse_time else 1.0) * t0.detach().abs().clamp(min=_FAR)
 
     def integrate(problem: Problem) -> tuple[Tensor, Tensor]:
+        if asked.per_sample:
+            from .rows.events import to_events  # here, since it needs this module
+
+            return to_events(problem, event_fn, checked(asked, problem.field.layout).settings.options)
         return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
-    times = torch.stack([t0, t0.new_tensor(far)])
+    times = torch.stack([t0, far], -1)
     problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
@@ -223,7 +232,7 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
     rate, flat = _rate(event, crossing, y.detach(), slope)
     if flat:
         return _Flat.apply(t, value) if value.requires_grad else t, y
-    if abs(rate * crossing.h) <= _HARDLY * crossing.way:
+    if abs(rate * crossing.h) <= HARDLY * crossing.way:
         if torch.is_grad_enabled():
             raise ValueError("the solution touches the event without a slope there: its time has no gradient")
         return t, y
@@ -238,7 +247,7 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
     middle = field.traced((t + half.to(t)).to(event.like), y + half.to(y) * slope)
     first = shift
     shift = shift + newton(event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index])
-    shift = shift + _Unknown.apply(first, 2)
+    shift = shift + Unknown.apply(first, 2)
     return t + shift.to(t), y + shift.to(y) * middle
 
 
@@ -270,7 +279,7 @@ class _Flat(torch.autograd.Function):
         )
 
 
-class _Unknown(torch.autograd.Function):
+class Unknown(torch.autograd.Function):
     """A term of higher order in x that nobody knows: zero, as are its first ``orders`` derivatives; the next one is
     refused.
     """
@@ -285,4 +294,4 @@ class _Unknown(torch.autograd.Function):
     def backward(ctx: Any, bar: Tensor) -> Any:
         if ctx.orders == 0:
             raise SecondDerivativeError("an event has derivatives of first and second order only")
-        return bar * _Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None
+        return bar * Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None

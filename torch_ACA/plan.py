@@ -18,6 +18,7 @@ from .settings import (
     Settings,
     checked_callbacks,
     checked_compile,
+    checked_jacobian,
     checked_max_evals,
     checked_memory,
     checked_params,
@@ -40,6 +41,7 @@ class Plan:
     settings: Settings
     memory: Budget
     compile_options: dict | None
+    compile_loop: bool
     limits: Limits
     callbacks: Callbacks
     adjoint: AdjointSettings | None
@@ -82,17 +84,20 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
-    memory, compile_options = checked_memory(asked.memory, gradient), checked_compile(asked.compile, gradient)
+    memory = checked_memory(asked.memory, gradient)
+    compile_options, compile_loop = checked_compile(asked.compile, gradient)
     if compile_options is not None and COMPILE not in method.abilities:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
+    checked_jacobian(asked.jac, asked.jac_structure, method)
     if asked.per_sample:
         check_per_sample(asked, settings)
     return Plan(
         settings,
         memory,
         compile_options,
+        compile_loop,
         Limits(checked_max_evals(asked.max_evals), options.get("max_num_steps", Limits.max_steps)),
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),
@@ -115,17 +120,17 @@ def _adjoint_settings(
     if unknown:
         accepted = ", ".join(_ADJOINT_SETTINGS)
         raise ValueError(f"unknown setting of the adjoint {', '.join(unknown)}; accepted: {accepted}")
-    chosen: dict[str, Any] = {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
-    chosen["options"] = None
+    chosen: dict[str, Any] = {"options": None}
+    chosen |= {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
     chosen |= adjoint or {}
     callbacks = checked_callbacks(chosen.get("callbacks"))
     if chosen["options"] is None:
-        chosen["options"] = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
+        own = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
-            chosen["options"] = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
+            own = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
         elif method != chosen["method"]:
-            own = chosen["options"]
-            chosen["options"] = {name: own[name] for name in own if name not in ADAMS_OPTIONS}
+            own = {name: value for name, value in own.items() if name not in ADAMS_OPTIONS}
+        chosen["options"] = own
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
     options = dict(chosen["options"])

@@ -31,7 +31,7 @@ from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.adams import Adams
 from .steppers.alf import ALF
-from .steppers.base import INVERT, REPLAY, TRACE, Method
+from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
@@ -109,27 +109,41 @@ def checked_params(params: Any) -> tuple[Tensor, ...]:
     return params
 
 
-def checked_compile(compile: Any, gradient: str) -> dict[str, Any] | None:
-    """Options of `torch.compile` for the steps; None if they are not to be compiled."""
+def checked_jacobian(jac: Any, structure: Any, method: Any) -> None:
+    """Refuse what `Jacobian` does not take, and a method that has no use for it."""
+    if jac is not None and not callable(jac):
+        raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
+    if structure not in ("dense", "rows"):
+        raise ValueError(f"jac_structure must be 'dense' or 'rows', got {shown(structure)}")
+    if (jac is not None or structure != "dense") and LINEARISE not in method.abilities:
+        raise ValueError(f"jac and jac_structure are for methods that solve with the Jacobian, got {method.name}")
+
+
+def checked_compile(compile: Any, gradient: str) -> tuple[dict[str, Any] | None, bool]:
+    """Options of `torch.compile` for the steps (None if they are not to be compiled), and whether the loop over them is
+    to be compiled as well."""
     if compile is False:
-        return None
+        return None, False
     if gradient != "aca":
         raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
-    if compile is True:
-        return {}
+    if compile is True or compile in ("loop", "step"):
+        return {}, compile != "step"
     from torch import _inductor  # here, since it takes a while to import
 
     if isinstance(compile, str):
         modes = _inductor.list_mode_options()
-        if compile in modes:
-            return modes[compile]
-        raise ValueError(f"unknown compile mode {compile!r}; accepted: {', '.join(modes)}")
+        if compile not in modes:
+            raise ValueError(f"unknown compile mode {compile!r}; accepted: loop, step, {', '.join(modes)}")
+        compile = modes[compile]
     if not isinstance(compile, dict):
-        raise ValueError(f"compile must be True, False, a mode of torch.compile or a dict of options, got {compile!r}")
+        raise ValueError(
+            "compile must be True, False, 'loop', 'step', a mode of torch.compile or a dict of options, got "
+            f"{shown(compile)}"
+        )
     unknown = sorted(str(name) for name in set(compile) - set(_inductor.list_options()))
     if unknown:
         raise ValueError(f"unknown compile option {', '.join(unknown)}; torch._inductor.list_options() has all")
-    return dict(compile)
+    return dict(compile), not compile.get("triton.cudagraphs")  # a CUDA graph holds no loop
 
 
 def checked_method(method: Any, gradient: str) -> Any:
@@ -233,14 +247,19 @@ def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not is_monotone(ts):
         raise ValueError("t must be strictly increasing or strictly decreasing")
-    spacing = torch.finfo(layout.dtype).eps * max(abs(ts[0]), abs(ts[-1]))
-    if abs(ts[-1] - ts[0]) < _RESOLVED * spacing:
+    warn_of_coarse_times(ts[0], ts[-1], layout.dtype)
+    return times, ts
+
+
+def warn_of_coarse_times(t0: float, t1: float, dtype: torch.dtype) -> None:
+    """Say so where the state's precision does not tell the times between t0 and t1 apart."""
+    spacing = torch.finfo(dtype).eps * max(abs(t0), abs(t1))
+    if abs(t1 - t0) < _RESOLVED * spacing:
         warn_caller(
-            f"func gets the time in the state's precision, {layout.dtype}, which knows times near {ts[0]:g} to within "
-            f"{spacing:.2g}: too coarse for an interval of {abs(ts[-1] - ts[0]):.2g}. Let time start near 0 and add "
+            f"func gets the time in the state's precision, {dtype}, which knows times near {t0:g} to within "
+            f"{spacing:.2g}: too coarse for an interval of {abs(t1 - t0):.2g}. Let time start near 0 and add "
             "the rest inside func, or make the state float64"
         )
-    return times, ts
 
 
 def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool, float | None]:
@@ -249,9 +268,11 @@ def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
+    fixed = not method.adaptive or "step_size" in given or "grid" in given
+    if fixed and SWITCH in method.abilities:
+        raise ValueError(f"{method.name} chooses the method by how steps go, and takes none of a given size")
     if "grid" in given:
         return True, math.inf
-    fixed = not method.adaptive or "step_size" in given
     if fixed and not given:
         raise ValueError(f"{method.name} takes fixed steps: give the step size h")
     return fixed, next(iter(given.values()), None)

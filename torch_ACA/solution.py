@@ -23,8 +23,9 @@ class Solution:
     [m, *shape], ``ys[0]`` the initial one;
     ``stats``: `Stats` of the solve (its backward counts are filled in by the backward pass); ``error``: None, or, with
     on_failure="return", the `SolverError` that ended the solve early (``ts`` and ``ys`` are then the outputs before
-    it). Calling the solution gives the state at any time inside the interval (only with dense=True), differentiable.
-    ``record``: what the solve did (only with record=True).
+    it). With per_sample=True ``error`` names all rows that failed, ``ys`` is NaN behind the last good output of each,
+    and ``row_errors`` holds the error of every row, or None. Calling the solution gives the state at any time inside
+    the interval (only with dense=True), differentiable. ``record``: what the solve did (only with record=True).
     """
 
     ts: torch.Tensor
@@ -33,6 +34,7 @@ class Solution:
     error: Exception | None = None
     dense: Callable | None = field(default=None, repr=False)
     record: Record | None = field(default=None, repr=False)
+    row_errors: tuple | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:

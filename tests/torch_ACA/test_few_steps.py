@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torch_ACA import NonFiniteError, methods, odeint, solve, solve_endtime
+from torch_ACA import Callbacks, NonFiniteError, methods, odeint, solve, solve_endtime
 from torch_ACA.few_steps import MOST_EVALUATIONS, few_steps
 from torch_ACA.solver_options import SolverOptions
 from torch_ACA.tableau import Tableau
@@ -63,6 +63,19 @@ def test_outputs_where_steps_end(gradient, options):
     for one, other in zip(*found):
         assert torch.equal(one, other) or torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING)
     assert len(found[0][0]) == 4
+
+
+def test_callbacks():
+    calls = []
+
+    def noted(kind):
+        return lambda t, y, h: calls.append((kind, t, y.tolist(), h))
+
+    for record in (False, True):
+        callbacks = Callbacks(step=noted("step"), accept=noted("accept"), reject=noted("reject"))
+        solve(Field(), start(), [0.0, 0.3], method="Heun2", h=0.2, callbacks=callbacks, record=record)
+    assert len(calls) == 8 and calls[:3] == calls[4:7]
+    assert calls[3][2] == pytest.approx(calls[7][2], rel=ROUNDING)
 
 
 def test_what_is_no_short_solve():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..controller import Controller, FixedSteps, rms_norm
+from ..errors import SolverError
 from ..evaluation import GradientSum
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
@@ -33,6 +34,10 @@ from .storage import STATES_ONLY
 if TYPE_CHECKING:
     from ..problem import Problem
     from ..vector_field import VectorField
+_BACKWARDS = (
+    "This was the backward solve of the adjoint, which is unstable where the solution contracts; gradient='aca' has "
+    "none (on a stiff problem with method='Rodas5P')."
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,11 @@ def _backward(
             field(problem.ts[k], ys[k - 1], slope, side=-int(problem.perturb or problem.ts[k] in jumps))
             times_bar[k] += float(ys_bar[k - 1] @ slope)
         state[n : 2 * n] += ys_bar[k - 1]
-        state = solver.through(state, problem.ts[k], problem.ts[k - 1])
+        try:
+            state = solver.through(state, problem.ts[k], problem.ts[k - 1])
+        except SolverError as error:
+            error.add_hint(_BACKWARDS)
+            raise
     a = state[n : 2 * n]
     if problem.time_grad:
         field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))

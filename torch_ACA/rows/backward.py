@@ -4,6 +4,7 @@ import torch
 
 from ..evaluation import GradientSum
 from ..gradients.replay import COMPARED
+from .stepper import side_of
 
 
 class RowBackwardPass:
@@ -18,11 +19,14 @@ class RowBackwardPass:
     def __init__(self, run, states, ys_bar):
         self.run, self.problem, self.stepper, self.packed = run, run.problem, run.stepper, run.packed
         self.rows, self.field = run.stepper.rows, run.problem.field
-        self.starts, self.end = states["steps"], states["end"]
-        self.bars = self.rows.rows(ys_bar)  # [m - 1, b, n]
+        self.end = states.pop("end")
+        self.chunks = list(states.values())
+        bars = self.rows.rows(ys_bar)
+        # an output that is not there has no cotangent, whatever a loss makes of its NaN
+        self.bars = bars if bool(run.solved.all()) else torch.where(run.solved[..., None], bars, 0.0)  # [m - 1, b, n]
         self.gradients = GradientSum(len(self.field.captured.tensors))
-        b, m = self.rows.count, len(self.problem.ts)
-        self.times_bar = torch.zeros(b, m, dtype=torch.float64, device=ys_bar.device) if run.problem.time_grad else None
+        b, m = self.problem.row_times.outputs.shape
+        self.times_bar = torch.zeros(b, m + 1, dtype=torch.float64, device=ys_bar.device)
         # another thread may have drawn from the stream in any one step
         self.compared_every = 1 if self.field.side_effects.draws else -(-COMPARED // self.stepper.own)
 
@@ -30,42 +34,72 @@ class RowBackwardPass:
         """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors."""
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         before, last = self.field.n_evals, packed.counts - 1
-        y_bar, now = rows.flat(self.bars[-1]), torch.zeros_like(self.problem.ts[0])
-        end, end_slope, outputs = self.end, None, packed.outputs_in(last)
+        y_bar, now = torch.zeros_like(self.end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
+        end, end_slope, t, outputs = self.end, None, packed.ends, packed.outputs_in(last)
+        lands_inside = self.problem.row_times.lands_inside
         for k in range(packed.most):
-            exists, at = packed.of(last - k)
-            t, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
-            y = rows.flat(self.starts[at])
+            exists, at = packed.from_end(k)
+            start, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
+            t, t_end = start, torch.where(exists, t, start)
+            ends_on = None
+            if k == 0 or lands_inside:
+                ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
+            after_jump, before_jump = packed.jumps(last - k, at, self.problem.row_times.starts_at_jump)
+            y = rows.flat(packed.states.at(self.chunks, at))
+            end = torch.where(rows.spread(exists), end, y)
+            y_bar = self._landed(y_bar, ends_on)
             slope_bars, end_bar, start_bar = self._inside(outputs)
-            if k == 0 and end_bar is not None:
-                evaluation = self.field.record(self.problem.ts[-1], end, time_grad=time_grad)
-                end_slope = evaluation.value() if time_grad else None
+            closed = torch.full_like(exists, k == 0) if before_jump is None or k == 0 else before_jump & exists
+            if end_bar is not None and bool(closed.any()):
+                end_bar = torch.where(rows.spread(closed), end_bar, 0.0)
+                side = side_of(before_jump, -1.0)
+                evaluation = self.field.record(t_end, end, time_grad=time_grad, side=side)
+                if time_grad:
+                    value = evaluation.value()
+                    end_slope = value if end_slope is None else torch.where(rows.spread(closed), value, end_slope)
                 state_bar, time_bar = evaluation.vjp(end_bar, self.gradients)
                 y_bar = y_bar if state_bar is None else y_bar + state_bar
                 now = now if time_bar is None else now + time_bar.reshape(-1).double()
             inside, outputs = outputs, packed.outputs_in(last - k - 1)
             first_bar = self._inside(outputs)[1]  # the step before, in time, ends on the first slope of this one
             if first_bar is not None:
+                if after_jump is not None:
+                    first_bar = torch.where(rows.spread(after_jump), 0.0, first_bar)
                 slope_bars[0] = first_bar if slope_bars[0] is None else slope_bars[0] + first_bar
-            evaluations, slopes, found = stepper.replay(t, h, y)
+            evaluations, slopes, found = stepper.replay(
+                t, h, t_end, y, after_jump=after_jump, before_jump=before_jump
+            )
             if k % self.compared_every == 0:
-                expected = torch.where(rows.spread(exists), end, y)
-                self.run.replay.compare_state(found, self.run.replay.sample(expected), y, float(t[0] + h[0]))
+                self.run.replay.compare_state(found, self.run.replay.sample(end), y, float(t_end[0]))
             y_bar, t_bar, h_bar = stepper.vjp(h, evaluations, slopes, y_bar, slope_bars, self.gradients)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
                 t_bar, h_bar = self._through_outputs(inside, h, slopes, end_slope, t_bar, h_bar)
-                if k == 0:  # the size of a row's last step is what is left to its end
-                    self.times_bar[:, -1] += now + h_bar
-                    now = t_bar - h_bar
-                else:
-                    now = now + t_bar
+                now = self._through_size(ends_on, now, t_bar, h_bar)
             end, end_slope = y, slopes[0]
         self.run.replay.conclude()
-        self.field.captured.check_reached(self.gradients.totals)
+        if packed.most:
+            self.field.captured.check_reached(self.gradients.totals)
         self.problem.stats.n_backward_f_evals = self.field.n_evals - before
         return y_bar, self._times_bar(now), self.gradients.totals
+
+    def _landed(self, y_bar, ends_on):
+        """Cotangents of the states at the ends of steps, with those of the outputs that these are."""
+        landed = () if ends_on is None else (ends_on > 0).nonzero()[:, 0]
+        if not len(landed):
+            return y_bar
+        bars = torch.zeros_like(self.bars[0])
+        bars[landed] = self.bars[ends_on[landed] - 1, landed]
+        return y_bar + self.rows.flat(bars)
+
+    def _through_size(self, ends_on, now, t_bar, h_bar):
+        """Cotangents of the times at the starts of steps. The size of one that ends on a stop is what is left to it."""
+        if ends_on is None:
+            return now + t_bar
+        at_stop = torch.where(ends_on > 0, now + h_bar, 0.0)
+        self.times_bar.scatter_add_(1, ends_on.clamp(min=0)[:, None], at_stop[:, None])
+        return torch.where(ends_on >= 0, t_bar - h_bar, now + t_bar)
 
     def _inside(self, outputs):
         """What outputs inside steps add to the cotangents of the own slopes (list), of the slope at the end and of the
@@ -105,7 +139,7 @@ class RowBackwardPass:
         return self.rows.flat(zeros.index_add_(0, row, values))
 
     def _times_bar(self, now):
-        if self.times_bar is None:
+        if not self.problem.time_grad:
             return None
         self.times_bar[:, 0] += now
         times = self.problem.times

@@ -1,5 +1,6 @@
 """Step-size control row by row: the formulas of `Controller` on tensors [b]."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +36,33 @@ class RowController:
     def judge(self, ratio, previous, size, h, *, landing, rejected):
         """The `RowVerdict`; all arguments [b], as of `Controller.judge`."""
         controller = self.controller
-        finite = torch.isfinite(ratio)
-        factor = torch.where(finite, _everywhere_alike(controller.factor, ratio, previous), controller.dfactor)
-        at_minimum = torch.minimum(size, h.abs()) <= controller.min_step
-        accepted = finite & ((ratio <= 1.0) | at_minimum)
+        finite, length = torch.isfinite(ratio), h.abs()
+        factor = self._factor(torch.where(finite, ratio, math.inf), previous)
+        at_minimum = torch.minimum(size, length) <= controller.min_step
+        accepted = (ratio <= 1.0) | (finite & at_minimum)
         factor = torch.where(rejected | ~accepted, factor.clamp(max=1.0), factor)
-        proposed = controller.limit(h.abs() * factor)
+        proposed = self._limit(length * factor)
         keeps = accepted & landing & ~rejected  # a step shortened to land says little about the size that is allowed
         proposed = torch.where(keeps, torch.maximum(proposed, size), proposed)
-        remembered = ratio.clamp(max=1.0) if controller.beta else torch.ones_like(ratio)
-        return RowVerdict(accepted, finite, at_minimum, proposed, torch.where(accepted, remembered, previous))
+        if controller.beta:
+            previous = torch.where(accepted, ratio.clamp(max=1.0), previous)
+        return RowVerdict(accepted, finite, at_minimum, proposed, previous)
+
+    def _factor(self, ratio, previous):
+        """As `Controller.factor`; its smallest for an infinite ratio."""
+        controller = self.controller
+        if controller.beta:
+            return _everywhere_alike(controller.factor, ratio, previous)
+        exponent = -1.0 / controller.error_order
+
+        def grown(ratio):
+            return (controller.safety * ratio**exponent).clamp(controller.dfactor, controller.ifactor)
+
+        return _everywhere_alike(grown, ratio)
+
+    def _limit(self, size):
+        controller = self.controller
+        return size if controller.min_step == 0.0 and controller.max_step == math.inf else controller.limit(size)
 
     def initial_step(self, evaluate, t0, t1, y0, k1):
         """First step sizes [b] (positive), by the rule of `Controller.initial_step`.

@@ -1,18 +1,24 @@
 """func as the solver sees it, where every row of the state has a time of its own."""
 
+import math
+
 import torch
 
 from ..evaluation import GradientSum
+from ..side_effects import modules_of
 from ..vector_field import VectorField
 
-_SHOWN = "per_sample needs a func whose rows do not depend on each other, but row {} of its slope depends on {}"
-_HINT = ". BatchNorm in training, attention over the batch and means over it tie rows together: solve them jointly"
+_SHOWN = "per_sample needs a func whose rows do not depend on each other, but row {} of its slope depends on {}. "
+_HINT = "BatchNorm in training, attention over the batch and means over it tie rows together: solve them jointly"
+_NORMS = "func holds {}, which takes its statistics over the batch: call eval(), take GroupNorm, or solve them jointly"
+_BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
 
 class RowField(VectorField):
     """A `VectorField` whose times are float64 tensors [b]; func gets them as [b, 1, ..., 1].
 
     :param rows: `RowLayout`
+    :param settings: as of `VectorField`, but for the direction, a tensor [b]
     """
 
     def __init__(self, func, layout, rows, **settings):
@@ -20,10 +26,29 @@ class RowField(VectorField):
         self.rows = rows
 
     def time(self, t, side=0):
-        return self.rows.time(t.to(self.layout.dtype))
+        """Times as func gets them.
+
+        :param side: 0, or a tensor [b]: 1 or -1 for a row at whose time func jumps (the next time in or against the
+            direction of integration), 0 for the others
+        """
+        time = t.to(self.layout.dtype)
+        return self.rows.time(self._beside(time, side) if isinstance(side, torch.Tensor) else time)
 
     def traced(self, t, y, *, side=0):
+        t = t.to(self.layout.dtype)
+        if isinstance(side, torch.Tensor):
+            t = t + (self._beside(t.detach(), side) - t.detach())
         return super().traced(self.rows.time(t), y)
+
+    def slope(self, t, y, side=0):
+        """f(t, y) [size]; no graph."""
+        k = torch.empty_like(y)
+        self(t, y, k, side)
+        return k
+
+    def _beside(self, time, side):
+        far = torch.copysign(torch.full_like(time, math.inf), (side * self.direction).to(time))
+        return torch.nextafter(time, torch.where(side == 0, time, far))
 
     def _shown(self, t):
         return float(t[0])
@@ -49,4 +74,24 @@ class RowField(VectorField):
             bar[row] = 0.0
             others = (bar > 0.0).nonzero()  # NaN is 0 times infinity, and says nothing
             if len(others):
-                raise ValueError(_SHOWN.format(row, f"{what} row {int(others[0])}") + _HINT)
+                raise ValueError(_SHOWN.format(row, f"{what} row {int(others[0])}") + self._reason())
+
+    def check_rows_by_values(self, t, y, slope):
+        """As `check_rows` where there is no autograd: the slope of one row must not change with the other rows.
+
+        :param slope: at t [b] and y [size]
+        """
+        rows = self.rows
+        row = rows.count // 2
+        others = rows.rows(1.1 * y + 0.1).clone()
+        others[row] = rows.rows(y)[row]
+        before, after = (rows.rows(k)[row] for k in (slope, self.slope(t, rows.flat(others))))
+        rounding = 1e3 * torch.finfo(y.dtype).eps * before.abs().amax(-1) if rows.width else 0.0
+        if rows.count > 1 and bool(((after - before).abs() > rounding).any()):
+            raise ValueError(_SHOWN.format(row, "the states of others") + self._reason())
+
+    def _reason(self):
+        """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""
+        norms = [module for module in modules_of(self.func) if isinstance(module, _BATCH_NORMS)]
+        kinds = {type(norm).__name__ for norm in norms if norm.training or norm.running_mean is None}
+        return _NORMS.format(" and ".join(sorted(kinds))) if kinds else _HINT

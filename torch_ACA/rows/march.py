@@ -1,90 +1,124 @@
 """The loop over tries, in which every row stands at its own time."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ..errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
-from ..march import Stop, lands
-from ..problem import explain
-from ..steppers.runge_kutta import RungeKutta
-from .problem import shown_rows
+from ..march import Limits, lands
+from .stepper import side_of
 
 _EPS = 2.0**-52
 
 
-def march_rows(stepper, controller, ts, y, slope, *, first_step, limits, stats, accept):
-    """Take every row from the first of its times to the last; returns the states there [size].
-
-    :param stepper: `RowStepper`
-    :param controller: `RowController`
-    :param ts: times, list of [b]
-    :param y, slope: state and slope at the start [size]
-    :param first_step: sizes [b]
-    :param stats: ``n_accepted`` and ``n_rejected`` become [b]
-    :param accept: accept(accepted [b], t, h, y, t_end, y_end, slopes), after a try in which rows were accepted
-    :raises SolverError: as soon as a row fails
+@dataclass(slots=True)
+class RowStep:
+    """A try in which rows were ``accepted``; the others stay where they are. States and slopes are [size], the others
+    [b]. ``ends_on``: the number of the time given on which a step ends, 0 for another stop, -1 for none (None: no step
+    ends on any); ``before_jump``: func jumps at its end (None: nowhere). ``finished`` may be set to rows that are to go
+    no farther.
     """
-    field, rows, effects = stepper.field, stepper.rows, stepper.field.side_effects
-    end, fsal = Stop(ts[-1]), stepper.tableau.fsal
-    t, size, span = ts[0], first_step, (ts[-1] - ts[0]).abs()
-    previous = torch.ones_like(t)
-    running, rejected = torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t, dtype=torch.bool)
-    finite = running
-    n_accepted, n_rejected = (torch.zeros_like(t, dtype=torch.long) for _ in range(2))
+
+    accepted: torch.Tensor
+    t: torch.Tensor
+    h: torch.Tensor
+    t_end: torch.Tensor
+    y: torch.Tensor
+    y_end: torch.Tensor
+    slopes: list
+    ends_on: torch.Tensor | None
+    before_jump: torch.Tensor | None
+    finished: torch.Tensor | None = None
+
+
+def march_rows(problem, stepper):
+    """Yield a `RowStep` for each try in which rows were accepted, from the first time of every row to its last. Rows
+    that fail stop where they are, and are noted in the problem's ``failures``.
+
+    :param problem: `RowProblem`; in its ``stats``, ``n_accepted`` and ``n_rejected`` become [b]
+    :param stepper: `RowStepper`
+    """
+    field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
+    failures, limits, effects, fsal = problem.failures, problem.limits, field.side_effects, stepper.tableau.fsal
+    t, y, slope, size = times.start, problem.y0.detach(), problem.slope, problem.first_step
+    span = (times.end - t).abs().clamp(max=1.0)
+    counts_steps = limits.max_steps < Limits.max_steps
+    running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
+    previous, place = torch.ones_like(t), torch.zeros_like(t, dtype=torch.long)
+    n_accepted, n_rejected, h = torch.zeros_like(place), torch.zeros_like(place), size
 
     def fail(kind, failed, what=None):
-        failed = failed.nonzero()[:, 0].tolist()
-        first = failed[0]
-        where = f"rows {shown_rows(failed)}: {what or kind.what}"
-        error = kind(float(t[first]), float(h[first]), int(n_accepted[first]), field.n_evals, what=where)
-        explain(error, RungeKutta)
-        raise error
+        failures.add(kind, failed, t, h, n_accepted, field.n_evals, what=what)
+        return running & ~failed
 
-    while True:
-        landing = lands(t, end.t, size)
-        h = torch.where(landing, end.t - t, torch.copysign(size, end.t - t))
+    some_run, some_rejected = bool(running.any()), False
+    while some_run:
+        stop, given, jump = times.stop(place)
+        landing = running & lands(t, stop, size)
+        h = torch.where(landing, stop - t, times.direction * size)
         h = torch.where(running, h, 0.0)
         if field.n_evals >= limits.max_evals:
             fail(TooManyEvaluationsError, running, f"max_evals = {limits.max_evals} was reached")
-        exhausted = running & (n_accepted >= limits.max_steps)
-        small = h.abs() <= 10 * _EPS * torch.maximum(t.abs(), span.clamp(max=1.0))
-        stuck = running & rejected & (small | (t + h == t))
-        if bool((exhausted | stuck).any()):
-            if bool(exhausted.any()):
-                fail(TooManyEvaluationsError, exhausted, f"max_num_steps = {limits.max_steps} was reached")
-            stays_finite = bool(finite[stuck].all())
-            fail(StepSizeUnderflowError if stays_finite else NonFiniteError, stuck)
+            break
+        if counts_steps or some_rejected:
+            exhausted = running & (n_accepted >= limits.max_steps)
+            small = h.abs() <= 10 * _EPS * torch.maximum(t.abs(), span)
+            stuck = rejected & ~exhausted & (small | (t + h == t))
+            if any(_any(exhausted, stuck)):
+                running = fail(TooManyEvaluationsError, exhausted, f"max_num_steps = {limits.max_steps} was reached")
+                running = fail(StepSizeUnderflowError, stuck & finite)
+                running = fail(NonFiniteError, stuck & ~finite)
+                some_run, rejected = bool(running.any()), rejected & running
+                continue
         effects.check_stream()
         mark = effects.mark()
-        y_end, slopes = stepper.step(t, h, y, slope)
+        t_end = torch.where(landing, stop, t + h)
+        before = None if jump is None else landing & jump
+        y_end, slopes = stepper.step(t, h, t_end, y, slope, before_jump=before)
         ratio = controller.error_ratio(stepper.error(h, slopes), y, y_end)
         verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
-        accepted, finite = verdict.accepted & running, verdict.finite
+        finite, size, previous = verdict.finite, verdict.proposed, verdict.previous
+        accepted = verdict.accepted & running
         hopeless = running & verdict.at_minimum & ~accepted
-        if bool(hopeless.any()):
-            fail(NonFiniteError, hopeless)
-        n_accepted += accepted
-        n_rejected += running & ~accepted
+        some_hopeless, some_landed = _any(hopeless, accepted & landing)
+        if some_landed:
+            last = accepted & landing & (place + 1 == times.n_stops)
+            infinite = last & ~torch.isfinite(rows.rows(y_end)).all(1)
+            hopeless, accepted = hopeless | infinite, accepted & ~infinite
+        if some_hopeless or some_landed:
+            running = fail(NonFiniteError, hopeless)
         rejected = running & ~accepted
-        size = torch.where(running, verdict.proposed, size)
-        previous = verdict.previous
-        if not bool(accepted.any()):
+        some_accepted, some_rejected = _any(accepted, rejected)
+        n_accepted = n_accepted + accepted
+        n_rejected = n_rejected + rejected if some_rejected else n_rejected
+        if not some_accepted:
             effects.rewind(mark)
+            some_run = some_rejected
             continue
-        t_end = torch.where(accepted, torch.where(landing, end.t, t + h), t)
         moved = rows.spread(accepted)
-        y_next = torch.where(moved, y_end, y)
-        if fsal:
-            slope = torch.where(moved, slopes[-1], slope)
-        else:
-            slope = stepper.slope(t_end, y_next)  # of the next try, and of dense output in this one
-            slopes = [*slopes, slope]
-        accept(accepted, t, h, y, t_end, y_next, slopes)
-        t, y = t_end, y_next
-        running = running & ~(accepted & landing)
-        if not bool(running.any()):
-            break
+        t_end, y_end = torch.where(accepted, t_end, t), torch.where(moved, y_end, y)
+        if not fsal:  # of the next try, and of dense output in this one
+            slopes.append(field.slope(t_end, y_end, side_of(before, -1.0)))
+        slope = torch.where(moved, slopes[-1], slope)
+        if before is not None and some_landed:
+            jumped = accepted & before
+            if bool(jumped.any()):
+                slope = torch.where(rows.spread(jumped), field.slope(t_end, y_end, side_of(jumped, 1.0)), slope)
+        ends_on = torch.where(landing, given, -1) if some_landed else None
+        step = RowStep(accepted, t, h, t_end, y, y_end, slopes, ends_on, before)
+        yield step
+        t, y = t_end, y_end
+        if some_landed:
+            place = place + (accepted & landing)
+            running = running & (place < times.n_stops)
+        if step.finished is not None:
+            running = running & ~step.finished
+        if some_landed or step.finished is not None:
+            some_run = bool(running.any())
+    stats = problem.stats
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted.cpu(), n_rejected.cpu(), field.n_evals
-    infinite = ~torch.isfinite(rows.rows(y)).all(1)
-    if bool(infinite.any()):
-        fail(NonFiniteError, infinite)
-    return y
+
+
+def _any(*flags):
+    """Whether any row has each of the flags: Python's own, for one wait for the device."""
+    return torch.stack(flags).any(1).tolist()

@@ -2,7 +2,11 @@
 
 from ..march import Callbacks
 
-_CONTROLLED = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp")
+_TAKEN = frozenset({
+    "safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp", "step_t",
+    "jump_t", "land_on_t",
+})  # fmt: skip
+_OF_THE_WHOLE = {"norm": "it measures the whole state, and each row has an error of its own"}
 
 
 def check_per_sample(asked, settings):
@@ -20,13 +24,19 @@ def check_per_sample(asked, settings):
     if not isinstance(method, Tableau) or not method.adaptive or settings.controller.error_order is None:
         raise ValueError(f"per_sample needs an explicit Runge-Kutta method with adaptive steps, got {method.name}")
     given = {
-        "memory": asked.memory is not None,
-        "compile": asked.compile is not False,
-        "dense": asked.dense,
-        "record": asked.record,
-        "callbacks": asked.callbacks not in (None, Callbacks()),
-        "on_failure='return'": asked.on_failure != "raise",
-    } | {f"options={{{name!r}: ...}}": name not in _CONTROLLED for name in settings.options}
-    for name, refused in given.items():
+        "memory": (
+            asked.memory is not None,
+            "one state of each accepted step of each row is kept, and nothing else: rows move at different tries, and "
+            "share no steps whose graphs could be kept or that could be taken again from an earlier state",
+        ),
+        "compile": (asked.compile is not False, "the tries of rows are not compiled"),
+        "dense": (asked.dense, "give the times that are wanted, [b, m] for each row its own"),
+        "record": (asked.record, "a record is of joint steps"),
+        "callbacks": (asked.callbacks not in (None, Callbacks()), "they are called with one time for all"),
+    } | {
+        f"options={{{name!r}: ...}}": (name not in _TAKEN, _OF_THE_WHOLE.get(name, "it is of fixed steps"))
+        for name in settings.options
+    }  # fmt: skip
+    for name, (refused, reason) in given.items():
         if refused:
-            raise ValueError(f"per_sample cannot be combined with {name}")
+            raise ValueError(f"per_sample cannot be combined with {name}: {reason}")

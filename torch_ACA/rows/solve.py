@@ -5,72 +5,26 @@ numbers. The k-th last steps of all rows that have one are walked back together 
 func in the backward pass are stages * max_r N_r.
 """
 
-from dataclasses import dataclass, field
+import math
 
 import torch
 
+from ..errors import SecondDerivativeError
 from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
 from .backward import RowBackwardPass
 from .march import march_rows
-from .stepper import RowStepper
+from .packed import PackedSteps
+from .stepper import RowStepper, side_of
 
 
 def aca_of_rows(problem):
-    """As `gradients.discrete.aca`, for a problem of `problem_of_rows`."""
+    """As `gradients.discrete.aca`, for a problem of `problem_of_rows`. Outputs that a row does not have, or not for
+    its failure, are NaN.
+
+    :raises SolverError: rows have failed, and failures are not to be returned
+    """
     return integrate(problem, RowSolve(problem))
-
-
-@dataclass
-class PackedSteps:
-    """The accepted steps of all rows, in the order of their tries, and the outputs inside them: lists of pieces during
-    the forward pass, tensors after `pack`. A step has its row, time and size; an output its row, number, the number of
-    its step and the fraction of the step at which it lies."""
-
-    steps: dict = field(default_factory=lambda: {"row": [], "t": [], "h": [], "y": []})
-    outputs: dict = field(default_factory=lambda: {"row": [], "number": [], "step": [], "theta": []})
-    count: int = 0
-
-    def add(self, row, t, h, y):
-        """Steps of rows [c]."""
-        for pieces, value in zip(self.steps.values(), (row, t, h, y)):
-            pieces.append(value)
-        self.count += len(row)
-
-    def add_outputs(self, *values):
-        for pieces, value in zip(self.outputs.values(), values):
-            pieces.append(value)
-
-    def pack(self, count):
-        """Let go of the pieces; returns the states [sum_r N_r, n].
-
-        :param count: of rows
-        """
-        self.steps = {name: torch.cat(pieces) for name, pieces in self.steps.items()}
-        self.outputs = {name: torch.cat(pieces) if pieces else None for name, pieces in self.outputs.items()}
-        row = self.steps["row"]
-        self.counts = torch.bincount(row, minlength=count)
-        self.by_row = torch.argsort(row, stable=True)
-        self.first = torch.cumsum(self.counts, 0) - self.counts
-        self.most = int(self.counts.max())
-        if self.outputs["row"] is not None:
-            rank = torch.empty_like(self.by_row)
-            rank[self.by_row] = torch.arange(len(row), device=row.device)
-            step = self.outputs["step"]
-            self.number_in_row = rank[step] - self.first[row[step]]
-        return self.steps.pop("y")
-
-    def of(self, number):
-        """Of the steps with a number in each row [b]: which there are, and where they are packed. A row without one is
-        given its first step, which is a place where func can be evaluated."""
-        exists = (number >= 0) & (number < self.counts)
-        return exists, self.by_row[self.first + torch.where(exists, number, 0)]
-
-    def outputs_in(self, number):
-        """Places among the outputs of those in the steps with a number in each row [b]."""
-        if self.outputs["row"] is None:
-            return ()
-        return (self.number_in_row == number[self.outputs["row"]]).nonzero()[:, 0]
 
 
 class RowSolve:
@@ -81,6 +35,7 @@ class RowSolve:
         self.stepper = RowStepper(problem.method, problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+        self.solved = None  # [m - 1, b]: which outputs there are
         self._states = None
 
     def forward(self, *, remember=True):
@@ -88,36 +43,23 @@ class RowSolve:
 
         :param remember: keep what the backward pass needs
         """
-        problem, stepper, packed = self.problem, self.stepper, self.packed
-        rows, ts = stepper.rows, problem.ts
-        times = torch.stack(ts, 1)[:, 1:]  # the start is no output
-        sign = torch.sign(ts[-1] - ts[0])[:, None]
-        y0 = problem.y0.detach()
-        ys = y0.new_empty(times.shape[1], rows.count, rows.width)
-        slope, problem.slope, problem.evaluation = problem.slope, None, None
-
-        def accept(accepted, t, h, y, t_end, y_end, slopes):
-            before, row = packed.count, accepted.nonzero()[:, 0]
-            if remember:
-                packed.add(row, t[row], h[row], rows.rows(y)[row])
-            if times.shape[1] == 1:
-                return
-            within = (sign * times > sign * t[:, None]) & (sign * times <= sign * t_end[:, None]) & accepted[:, None]
-            within[:, -1] = False  # the end is landed on
-            at, number = within.nonzero(as_tuple=True)
-            if len(at):
-                theta = (times[at, number] - t[at]) / h[at]
-                ys[number, at] = stepper.inside(h, y, slopes, at, theta)
-                if remember:
-                    packed.add_outputs(at, number, before + (torch.cumsum(accepted, 0) - 1)[at], theta)
-
-        end = march_rows(
-            stepper, problem.controller, ts, y0, slope, first_step=problem.first_step, limits=problem.limits,
-            stats=problem.stats, accept=accept,
-        )  # fmt: skip
-        ys[-1] = rows.rows(end)
+        problem, rows, times = self.problem, self.stepper.rows, self.problem.row_times
+        b, m = times.outputs.shape
+        y, t = problem.y0.detach(), times.start
+        ys = y.new_full((m, b, rows.width), math.nan)
+        self.solved = torch.zeros(m, b, dtype=torch.bool, device=y.device)
+        waiting = times.interpolated.clone()
+        for step in march_rows(problem, self.stepper):
+            self._take(step, ys, waiting, remember)
+            t, y = step.t_end, step.y_end
+        problem.slope = None
+        failures = problem.failures
+        if failures and not problem.return_on_failure:
+            raise failures.error()
         if remember:
-            self._states = {"steps": packed.pack(rows.count), "end": end}
+            failed = failures.failed.nonzero()[:, 0].tolist() if failures else ()
+            end = self.packed.pack(t, rows.rows(y), failed)
+            self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
         return (rows.flat(ys),)
 
     def release(self):
@@ -127,35 +69,89 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        return RowBackwardPass(self, states, ys_bar).walk()
+        with self.problem.backward_pass():
+            return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted steps, as a graph of everything."""
-        problem, stepper, packed = self.problem, self.stepper, self.packed
-        rows, evaluate = stepper.rows, stepper.field.traced
-        columns = times.double().to(y0.device).expand(rows.count, -1).unbind(1)
-        ys = [[None] * rows.count for _ in columns[1:]]
-        t, y, slope = columns[0], y0, None
-        last = packed.counts - 1
+        problem, stepper, packed, rows = self.problem, self.stepper, self.packed, self.stepper.rows
+        columns = times.double().to(y0.device).expand(rows.count, -1)
+        ys = [[y0.new_full((rows.width,), math.nan)] * rows.count for _ in range(columns.shape[1] - 1)]
+        t, y, slope = columns[:, 0], y0, None
+        stuck = packed.counts == 0
+        if packed.most and bool(stuck.any()):  # elsewhere: func may be infinite at their starts
+            elsewhere = int(packed.counts.argmax())
+            there = rows.rows(y0.detach())[elsewhere].expand(rows.count, -1)
+            t = torch.where(stuck, t[elsewhere].detach(), t)
+            y = torch.where(rows.spread(stuck), rows.flat(there), y0)
         for i in range(packed.most):
-            number = torch.full_like(last, i)
+            number = torch.full_like(packed.counts, i)
             exists, at = packed.of(number)
-            h = torch.where(exists, packed.steps["h"][at], 0.0)
-            h = torch.where(exists & (last == i), columns[-1] - t, h)
-            slope = evaluate(t, y) if slope is None else slope
-            y_end, slopes = stepper.step(t, h, y, slope, evaluate)
-            t_end = t + h
+            after, before = packed.jumps(number, at, problem.row_times.starts_at_jump)
+            ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
+            given = columns.gather(1, ends_on.clamp(min=0)[:, None])[:, 0]
+            stop = torch.where(ends_on > 0, given, packed.end_of(number))
+            h = torch.where(ends_on < 0, torch.where(exists, packed.steps["h"][at], 0.0), stop - t)
+            t_end = torch.where(ends_on < 0, t + h, stop)
+            if slope is None or after is not None:
+                fresh = self._evaluate(t, y, side_of(after, 1.0))
+                slope = fresh if slope is None else torch.where(rows.spread(after), fresh, slope)
+            y_end, slopes = stepper.step(t, h, t_end, y, slope, self._evaluate, before_jump=before)
             slope = slopes[-1] if stepper.tableau.fsal else None
             inside = packed.outputs_in(number)
             if len(inside) and slope is None:
-                slope = evaluate(t_end, y_end)
-                slopes.append(slope)
+                slopes.append(self._evaluate(t_end, y_end, side_of(before, -1.0)))
             for p in inside.tolist() if len(inside) else ():
                 r, o = int(packed.outputs["row"][p]), int(packed.outputs["number"][p])
-                theta = (columns[o + 1][r] - t[r]) / h[r]
-                weights = problem.method.interpolant.traced_weights(theta)
-                change = sum(w * rows.rows(k)[r] for w, k in zip(weights, slopes))
-                ys[o][r] = rows.rows(y)[r] + h[r] * change
+                ys[o][r] = self._traced_output(r, columns[r, o + 1], t, h, y, slopes)
             t, y = t_end, y_end
-        ys[-1] = list(rows.rows(y))
+            for r in (ends_on > 0).nonzero()[:, 0].tolist():
+                ys[int(ends_on[r]) - 1][r] = rows.rows(y)[r]
         return (rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype)),)
+
+    def _evaluate(self, t, y, side):
+        return self.stepper.field.traced(t, y, side=side)
+
+    def _traced_output(self, row, time, t, h, y, slopes):
+        """State [n] of one row inside its step, at a time (0-d)."""
+        rows = self.stepper.rows
+        size = float(h[row].detach())
+        if size == 0.0 and time.requires_grad:
+            raise SecondDerivativeError("per_sample has no second derivatives in times of a row that are all the same")
+        theta = (time - t[row]) / h[row] if size else torch.zeros_like(time)
+        weights = self.problem.method.interpolant.traced_weights(theta)
+        change = sum(w * rows.rows(k)[row] for w, k in zip(weights, slopes))
+        return rows.rows(y)[row] + h[row] * change
+
+    def _take(self, step, ys, waiting, remember):
+        """The outputs of a try, and what is to be remembered of it.
+
+        :param ys: outputs [m - 1, b, n], written to
+        :param waiting: which outputs [b, m - 1] dense output has still to give, likewise
+        """
+        times, rows, packed = self.problem.row_times, self.stepper.rows, self.packed
+        before, row = packed.count, step.accepted.nonzero()[:, 0]
+        if remember:
+            packed.add(
+                rows.rows(step.y)[row], row=row.int(), t=step.t[row], h=step.h[row],
+                ends_on=None if step.ends_on is None else step.ends_on[row].int(),
+                **({} if step.before_jump is None else {"before_jump": step.before_jump[row]}),
+            )  # fmt: skip
+        if step.ends_on is not None:
+            landed = (step.accepted & (step.ends_on > 0)).nonzero()[:, 0]
+            number = step.ends_on[landed] - 1
+            ys[number, landed] = rows.rows(step.y_end)[landed]
+            self.solved[number, landed] = True
+        if times.outputs.shape[1] == 1:
+            return
+        sign = times.direction[:, None]
+        reached = sign * times.outputs <= sign * step.t_end[:, None]
+        at, number = (waiting & reached & step.accepted[:, None]).nonzero(as_tuple=True)
+        if len(at):
+            h = step.h[at]
+            theta = torch.where(h == 0.0, 0.0, (times.outputs[at, number] - step.t[at]) / h)
+            ys[number, at] = self.stepper.inside(step.h, step.y, step.slopes, at, theta)
+            self.solved[number, at], waiting[at, number] = True, False
+            if remember:
+                place = before + (torch.cumsum(step.accepted, 0) - 1)[at]
+                packed.add_outputs(row=at, number=number, step=place, theta=theta)

@@ -22,33 +22,30 @@ class RowStepper:
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
         self.own = tableau.stages - 1 if tableau.fsal else tableau.stages
         self.uses_end = tableau.interpolant.slopes > self.own
-        self._c = [float(c) for c in tableau.c]
+        self._c, self._a, self._b = tableau.floats
+        self._b_error = tuple(map(float, tableau.b_error))
 
     def sizes(self, h):
         """Step sizes for each entry of the state: [size]."""
         return self.rows.spread(h.to(self.field.layout.dtype))
 
-    def slope(self, t, y):
-        """f(t, y) [size]; no graph."""
-        k = torch.empty_like(y)
-        self.field(t, y, k)
-        return k
-
-    def step(self, t, h, y, first, evaluate=None):
+    def step(self, t, h, t_end, y, first, evaluate=None, *, before_jump=None):
         """The state at the end and the slopes of all stages.
 
         :param first: slope at the start
-        :param evaluate: evaluate(t, y) -> slope (None: `slope`)
+        :param evaluate: evaluate(t, y, side) -> slope (None: `RowField.slope`)
+        :param before_jump: rows at whose ``t_end`` func jumps (None: none)
         """
-        tableau, sizes, slopes = self.tableau, self.sizes(h), [first]
-        evaluate = evaluate or self.slope
-        for i in range(1, tableau.stages):
-            stage = y + sizes * combine(tableau.a[i], slopes)
-            slopes.append(evaluate(t + self._c[i] * h, stage))
-        return stage if tableau.fsal else y + sizes * combine(tableau.b, slopes), slopes
+        sizes, slopes = self.sizes(h), [first]
+        evaluate = evaluate or self.field.slope
+        for i in range(1, self.tableau.stages):
+            stage = y + sizes * combine(self._a[i], slopes)
+            time, side = self._at(i, t, h, t_end, None, before_jump)
+            slopes.append(evaluate(time, stage, side))
+        return stage if self.tableau.fsal else y + sizes * combine(self._b, slopes), slopes
 
     def error(self, h, slopes):
-        return self.sizes(h) * combine(self.tableau.b_error, slopes)
+        return self.sizes(h) * combine(self._b_error, slopes)
 
     def inside(self, h, y, slopes, row, theta):
         """Dense output at fractions theta [p] of the steps of rows [p]: [p, n].
@@ -59,16 +56,26 @@ class RowStepper:
         parts = [self.rows.rows(k)[row] for k in slopes]
         return self.rows.rows(y)[row] + h.to(y)[row, None] * combine(weights, parts)
 
-    def replay(self, t, h, y):
-        """The `Evaluation`s and slopes of a step's own stages, and the state at its end."""
+    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
+        """The `Evaluation`s and slopes of a step's own stages, and the state at its end.
+
+        :param after_jump: rows at whose t func jumps, likewise
+        """
         evaluations, slopes, sizes = [], [], self.sizes(h)
         for i in range(self.own):
-            stage = y + sizes * combine(self.tableau.a[i], slopes) if i else y
+            stage = y + sizes * combine(self._a[i], slopes) if i else y
             slopes.append(torch.empty_like(y))
-            evaluations.append(
-                self.field.record(t + self._c[i] * h, stage, slopes[-1], time_grad=self.time_grad)
-            )
-        return evaluations, slopes, y + sizes * combine(self.tableau.b[: self.own], slopes)
+            time, side = self._at(i, t, h, t_end, after_jump, before_jump)
+            evaluations.append(self.field.record(time, stage, slopes[-1], time_grad=self.time_grad, side=side))
+        return evaluations, slopes, y + sizes * combine(self._b[: self.own], slopes)
+
+    def _at(self, i, t, h, t_end, after_jump, before_jump):
+        """Times [b] of stage i, and on which side of them."""
+        at_end = self._c[i] == 1.0
+        time = t_end if at_end else t + self._c[i] * h
+        if i == 0:
+            return t, side_of(after_jump, 1.0)
+        return time, side_of(before_jump, -1.0) if at_end else 0
 
     def vjp(self, h, evaluations, slopes, y_bar, slope_bars, gradients):
         """Discrete adjoint of a step.
@@ -79,11 +86,11 @@ class RowStepper:
         :param gradients: `GradientSum`, added to
         :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
         """
-        tableau, sizes, stage_bars = self.tableau, self.sizes(h), {}
+        sizes, stage_bars = self.sizes(h), {}
         t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
         for j in range(self.own - 1, -1, -1):
             later = sorted(stage_bars)
-            mixed = combine([tableau.b[j], *(tableau.a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
+            mixed = combine([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
             k_bar = sizes * mixed
             if slope_bars[j] is not None:
                 k_bar = k_bar + slope_bars[j]
@@ -96,3 +103,8 @@ class RowStepper:
                     time_bar = time_bar.reshape(-1).double()
                     t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
         return sum(stage_bars.values(), y_bar), t_bar, h_bar
+
+
+def side_of(jumps, side):
+    """The side, 1.0 or -1.0, for the rows that jump (None: there are none)."""
+    return 0 if jumps is None else side * jumps

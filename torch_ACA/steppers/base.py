@@ -28,6 +28,7 @@ PLAIN = "plain"  # steps of any vector field, without a graph: for the backward 
 INVERT = "invert"  # `invert` and `pull_back`: for "mali"
 JUMPS = "jumps"  # f may jump at the end of a step
 COMPILE = "compile"  # `Method.compiled_stepper`
+SWITCH = "switch"  # takes each step by one of several methods, as its errors tell: not of a fixed size
 LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
 Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 tensor
@@ -80,13 +81,15 @@ class Carry:
 @dataclass(slots=True, eq=False)
 class Trial:
     """A step that was tried: the carry at its end, its error estimate [n] (None for fixed-step methods), what
-    `Stepper.vjp` needs of it where graphs were kept (None: none were), and what else it decided that a step taken again
-    is to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`."""
+    `Stepper.vjp` needs of it where graphs were kept (None: none were), what else it decided that a step taken again is
+    to keep (None: nothing), as the keyword ``decided`` of `Stepper.replay` and `Stepper.traced`, and the estimate in
+    units of the tolerance (None: the stepper does not know it)."""
 
     end: Carry
     error: torch.Tensor | None
     evaluations: Any = field(default=None)
     decided: Any = None
+    ratio: float | None = None
 
 
 class TracedStep(NamedTuple):
@@ -124,6 +127,17 @@ class Stepper:
     ) -> None:
         self.method, self.field = method, vector_field
         self.keep_graphs, self.time_grad = keep_graphs, time_grad
+
+    @property
+    def current(self) -> Method:
+        """The method of the step last taken and of the next one: the stepper's, but where that is made of several."""
+        return self.method
+
+    def turn_to(self, method: Method) -> None:
+        """To be called before an accepted step is taken again, with the method that took it."""
+
+    def accepted(self) -> None:
+        """The step that was tried last is accepted, and nothing more will be asked of it."""
 
     @property
     def n_f_evals(self) -> int:
@@ -225,6 +239,15 @@ class Stepper:
         )
         return derivatives, float((weights - derivatives * theta).sum())
 
+    @property
+    def start_slope(self) -> Tensor:
+        """f at the start of the step last replayed or reloaded [n]."""
+        return self.slopes[0]
+
+    def put_end_slope(self, slope: Tensor) -> None:
+        """Put f [n] at the end of a step where `end_slope` would, had it been evaluated."""
+        self.slopes[-1].copy_(slope)
+
     def within(self, step: Step) -> Callable[[Tensor], Tensor]:
         """The states inside the step just taken: a function of fractions theta [m], float64, to states [m, n].
 
@@ -252,7 +275,7 @@ class Stepper:
     ) -> Any:  # fmt: skip
         """Take an accepted step from y (as `kept`) again with a graph, bit for bit as it was; returns what `vjp` needs.
 
-        :param every: what `replayed_end` will be asked for: every so-manieth entry (None: nothing)
+        :param every: what `replayed_end` will be asked for: one entry in so many (None: nothing)
         """
         raise NotImplementedError
 
@@ -265,7 +288,7 @@ class Stepper:
         raise NotImplementedError
 
     def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
-        """The state at the end of a replayed step from y [n]; or every so-manieth entry and the sum (float64)."""
+        """The state at the end of a replayed step from y [n]; or one entry in `every`, and the sum of all (float64)."""
         raise NotImplementedError
 
     def start_back(self) -> None:

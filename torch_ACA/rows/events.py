@@ -1,0 +1,231 @@
+"""Events of rows: each row is solved until the event function of its own state crosses zero.
+
+As `events`, for all rows at once: a search without gradients marches every row until an entry of the event function
+changes its sign, the crossings are located on the dense output of these steps, and a solve by rows lands on them. The
+two simplified Newton steps that give the event times their derivatives are taken row by row.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import NonFiniteError
+from ..events import HARDLY, Unknown
+from ..march import Stats
+from ..steppers.base import combine
+from .failures import RowFailures, shown_rows
+from .march import march_rows
+from .solve import aca_of_rows
+from .stepper import RowStepper
+from .times import checked_row_times
+
+
+def to_events(problem, event_fn, options):
+    """Event times [b], float64, and the states [size] there.
+
+    :param problem: `RowProblem` of a solve that would go on for ever
+    :param options: the checked options of that solve
+    """
+    field, rows = problem.field, problem.field.rows
+    event, start = _RowEvent(event_fn, field), problem.row_times.start
+    with torch.no_grad(), field.side_effects.replay():
+        if not torch.is_inference_mode_enabled():
+            event.check_rows(start, problem.y0.detach())
+        crossing = _search(problem, event)
+    at_start = crossing.t == start
+    if bool(at_start.any()):
+        raise ValueError(f"the event lies at t0 itself: rows {shown_rows(at_start)}")
+    end = crossing.t.to(problem.times)
+    times = torch.stack([problem.times[..., 0].expand(rows.count), end], 1)
+    _, row_times = checked_row_times(times.detach(), field.layout, rows.count, options)
+    limits = replace(problem.limits, max_evals=problem.limits.max_evals + field.n_evals)
+    ys, _ = aca_of_rows(replace(problem, times=times, given_times=times, row_times=row_times, limits=limits))
+    with field.again(), field.without_cut(), field.side_effects.replay():
+        return _at_events(field, event, crossing, ys[-1])
+
+
+class _RowEvent:
+    """The event function on flat states: values [b, k] in double precision, 1 and -1 for True and False."""
+
+    def __init__(self, event_fn, field):
+        self.event_fn, self.field, self.rows = event_fn, field, field.rows
+
+    def __call__(self, t, flat):
+        """t [b]; the event function may change its arguments in place."""
+        time = self.rows.time(t.to(self.field.layout.dtype, copy=True))
+        values = torch.as_tensor(self.event_fn(time, self.field.layout.unflatten(flat.clone())))
+        count = self.rows.count
+        if values.is_complex() or values.dim() == 0 or len(values) != count or values.numel() == 0:
+            shape = tuple(values.shape)
+            raise TypeError(
+                f"with per_sample event_fn must return real numbers [b, ...] for b = {count} rows, got {shape} of type "
+                f"{values.dtype}"
+            )
+        values = values.reshape(count, -1)
+        return 2.0 * values.double() - 1.0 if values.dtype == torch.bool else values.double()
+
+    def check_rows(self, t, y):
+        """Refuse an event function that mixes rows, as far as its graph shows it."""
+        row = self.rows.count // 2
+        with torch.enable_grad():
+            leaf = y.clone().requires_grad_()
+            values = self(t, leaf)[row]
+            if not values.requires_grad:
+                return
+            (bar,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        if bar is None:
+            return
+        others = self.rows.rows(bar).abs().amax(1) > 0.0
+        others[row] = False
+        if bool(others.any()):
+            other = int(others.nonzero()[0])
+            raise ValueError(f"per_sample needs an event_fn of each row alone, but that of row {row} sees row {other}")
+
+
+@dataclass(frozen=True)
+class _Crossings:
+    """As `events._Crossing`, every member [b]."""
+
+    t: torch.Tensor
+    index: torch.Tensor
+    h: torch.Tensor
+    way: torch.Tensor
+
+
+def _search(problem, event):
+    """The first crossing of each row."""
+    field, rows, start = problem.field, problem.field.rows, problem.row_times.start
+    problem = replace(problem, stats=Stats(), failures=RowFailures(start))
+    stepper = RowStepper(problem.method, field)
+
+    def values_at(t, flat):
+        values = event(t, flat)
+        unknown = values.isnan().any(1)
+        if bool(unknown.any()):
+            row = int(unknown.nonzero()[0])
+            what = f"rows {shown_rows(unknown)}: event_fn returned NaN"
+            hint = "Check event_fn near this time and state."
+            raise NonFiniteError(float(t[row]), 0.0, 0, field.n_evals, what=what, hint=hint)
+        return values
+
+    before = values_at(start, problem.y0.detach())
+    signs, found = torch.sign(before), []  # of the last values that were not zero
+    searching = torch.ones_like(start, dtype=torch.bool)
+    for step in march_rows(problem, stepper):
+        after = values_at(step.t_end, step.y_end)
+        changed = (signs != 0) & (torch.sign(after) != signs) & step.accepted[:, None]
+        if bool(changed.any()):
+            step.finished = changed.any(1)
+            row = step.finished.nonzero()[:, 0]
+            parts = (step.t, step.h, step.t_end, rows.rows(step.y), signs, changed, before, after)
+            slopes = torch.stack([rows.rows(slope)[row] for slope in step.slopes], 1)
+            found.append([row, slopes, *(part[row] for part in parts)])
+            searching[row] = False
+        signs = torch.where(signs == 0, torch.sign(after), signs)
+        before = after
+    if problem.failures:
+        error = problem.failures.error()
+        error.add_hint("No event was met so far in these rows.")
+        raise error
+    if bool(searching.any()):
+        far = float(problem.row_times.end[0])
+        raise ValueError(f"no event before t = {far:g}: rows {shown_rows(searching)}")
+    row, *parts = (torch.cat(pieces) for pieces in zip(*found))
+    order = torch.argsort(row)
+    return _located(problem, values_at, *(part[order] for part in parts))
+
+
+def _located(problem, values_at, slopes, t, h, t_end, y, signs, changed, before, after):
+    """The crossings in a step of each row, by bisection: the points behind them, no farther than the precision of the
+    state from points before."""
+    rows, interpolant = problem.field.rows, problem.method.interpolant
+
+    def values(x):
+        weights = [w.to(y)[:, None] for w in interpolant.traced_weights(x)]
+        state = y + h.to(y)[:, None] * combine(weights, slopes.unbind(1))
+        return values_at(t + x * h, rows.flat(state))
+
+    low, high, at_high = torch.zeros_like(t), torch.ones_like(t), after
+    for _ in range(math.ceil(-math.log2(torch.finfo(y.dtype).eps))):
+        middle = 0.5 * (low + high)
+        there = values(middle)
+        behind = (changed & (there * signs <= 0.0)).any(1)
+        low, high = torch.where(behind, low, middle), torch.where(behind, middle, high)
+        at_high = torch.where(behind[:, None], there, at_high)
+    index = (changed & (at_high * signs <= 0.0)).int().argmax(1)
+    way = before.gather(1, index[:, None])[:, 0].abs()
+    return _Crossings(torch.where(high == 1.0, t_end, t + high * h), index, h, way)
+
+
+def _at_events(field, event, crossing, y):
+    """Event times [b] and states [size] there, from the states that the solve gave at the crossings."""
+    t, rows = crossing.t, field.rows
+    if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
+        return t, y
+    with torch.no_grad():
+        slope = field.slope(t, y.detach())
+
+    def entries(t, y):
+        return event(t, y).gather(1, crossing.index[:, None])[:, 0]
+
+    value = entries(t, y)
+    rate, flat = _rates(entries, rows, t, y.detach(), slope)
+    touching = ~flat & ((rate * crossing.h).abs() <= HARDLY * crossing.way)
+    if bool(touching.any()):
+        if torch.is_grad_enabled():
+            raise ValueError(
+                f"the solution touches the event without a slope there: its time has no gradient: rows "
+                f"{shown_rows(touching)}"
+            )
+        return t, y
+    # beside a small rate the error of the solution may say nothing of the time: the value of the search stays
+    trusted = value.detach().abs() <= (rate * crossing.h).abs()
+    rate = torch.where(flat, 1.0, rate)
+
+    def newton(value):
+        return torch.where(flat, 0.0, -torch.where(trusted, value, value - value.detach()) / rate)
+
+    shift = first = newton(value)
+    half = 0.5 * shift
+    middle = field.traced(t + half, y + rows.spread(half.to(y)) * slope)
+    shift = shift + newton(entries(t + shift, y + rows.spread(shift.to(y)) * middle))
+    shift = shift + Unknown.apply(first, 2)
+    if bool(flat.any()) and value.requires_grad:
+        t = _FlatRows.apply(t, value, flat)
+    return t + shift, y + rows.spread(shift.to(y)) * middle
+
+
+def _rates(entries, rows, t, y, slope):
+    """d(event)/dt of each row along its solution, and which rows' events are flat here or have no graph: [b]."""
+    with torch.enable_grad():
+        t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
+        value = entries(t, y)
+        if not value.requires_grad:
+            return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool)
+        t_bar, y_bar = torch.autograd.grad(value.sum(), [t, y], allow_unused=True)
+    t_bar = torch.zeros_like(t) if t_bar is None else t_bar
+    y_bar = torch.zeros_like(slope) if y_bar is None else y_bar
+    flat = (t_bar == 0.0) & (rows.rows(y_bar) == 0.0).all(1)
+    return t_bar + rows.dot(y_bar, slope), flat
+
+
+class _FlatRows(torch.autograd.Function):
+    """Event times of which some depend on something in a way that the event function does not tell."""
+
+    @staticmethod
+    def forward(ctx, t, value, flat):
+        ctx.save_for_backward(flat)
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx, bar):
+        (flat,) = ctx.saved_tensors
+        asked = flat & (bar != 0.0)
+        if bool(asked.any()):
+            raise ValueError(
+                f"the event function has no slope where it crosses zero (torch.sign, a detached state): rows "
+                f"{shown_rows(asked)}, whose event times have no derivative; return a value that crosses zero with a "
+                "slope, or detach the event function's result"
+            )
+        return bar, None, None

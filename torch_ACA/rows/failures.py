@@ -1,0 +1,64 @@
+"""Rows that fail, and the errors that say so."""
+
+import torch
+
+from ..errors import SolverError
+from ..problem import explain
+from ..steppers.runge_kutta import RungeKutta
+
+
+class RowFailures:
+    """Which rows have failed, and why.
+
+    ``failed``: [b], bool. ``errors``: a `SolverError` for each row that has, None for the others.
+
+    :param like: tensor [b], on the device where ``failed`` is to be
+    """
+
+    def __init__(self, like):
+        self.failed = torch.zeros_like(like, dtype=torch.bool)
+        self.errors = [None] * len(like)
+        self._reasons = {}  # kinds of errors and their texts, each with its rows
+
+    def __bool__(self):
+        return bool(self._reasons)
+
+    def add(self, kind, failed, t, h, n_accepted, n_evals, *, what=None):
+        """Rows (``failed`` [b], bool) have failed.
+
+        :param kind: class of the error
+        :param t, h, n_accepted: where, with which step size and after how many steps, each [b]
+        :param what: text instead of the kind's own
+        """
+        self.failed = self.failed | failed
+        what = what or kind.what
+        for row in failed.nonzero()[:, 0].tolist():
+            error = kind(float(t[row]), float(h[row]), int(n_accepted[row]), n_evals, what=f"row {row}: {what}")
+            explain(error, RungeKutta)
+            self.errors[row] = error
+            self._reasons.setdefault((kind, what), []).append(row)
+
+    def error(self) -> SolverError | None:
+        """One error that names all rows that have failed, with time and step size of the first of them."""
+        if not self:
+            return None
+        reasons = sorted(self._reasons.items(), key=lambda reason: min(reason[1]))
+        texts = [f"rows {_shown(rows)}: {what}" for (_, what), rows in reasons]
+        row = next(row for row, error in enumerate(self.errors) if error is not None)
+        first = self.errors[row]
+        if len(texts) > 1:
+            texts.append(f"row {row}")
+        what, n_evals = "; ".join(texts), max(error.n_f_evals for error in self.errors if error is not None)
+        error = type(first)(first.t, first.h, first.n_steps, n_evals, what=what)
+        explain(error, RungeKutta)
+        return error
+
+
+def shown_rows(flags):
+    """Numbers of the rows [b] that are flagged, as a message names them: the first ten."""
+    return _shown(flags.nonzero()[:, 0].tolist())
+
+
+def _shown(rows):
+    """Numbers of rows, as a message names them: the first ten."""
+    return ", ".join(map(str, sorted(rows)[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")

@@ -1,0 +1,154 @@
+"""What is remembered of the forward pass: the accepted steps of all rows and the outputs inside them, packed."""
+
+import torch
+
+_CHUNK = 2**16  # numbers: fewer are one chunk
+_PARTS = 8  # of what there is, the part that may be there twice for a moment
+
+
+class PackedStates:
+    """States [count, n], added piece by piece and held in a few chunks: to make one tensor of all would take their
+    memory twice."""
+
+    def __init__(self):
+        self.chunks, self.starts, self._pieces = [], [], []
+        self.count = self._n_loose = 0
+
+    def add(self, states):
+        """Add states [c, n]."""
+        self._pieces.append(states)
+        self.count += len(states)
+        self._n_loose += len(states)
+        if self._n_loose * states.shape[1] > max(_CHUNK, self.count * states.shape[1] // _PARTS):
+            self.close()
+
+    def close(self):
+        if self._n_loose:
+            self.starts.append(self.count - self._n_loose)
+            self.chunks.append(torch.cat(self._pieces))
+            self._pieces, self._n_loose = [], 0
+
+    def release(self):
+        """The chunks, which are forgotten here."""
+        chunks, self.chunks = self.chunks, None
+        return chunks
+
+    def at(self, chunks, places):
+        """States [p, n] at places [p].
+
+        :param chunks: what `release` gave
+        """
+        if len(chunks) == 1:
+            return chunks[0][places]
+        which = torch.bucketize(places, torch.tensor(self.starts, device=places.device), right=True) - 1
+        found = chunks[0].new_empty(len(places), chunks[0].shape[1])
+        for i in which.unique().tolist():
+            here = (which == i).nonzero()[:, 0]
+            found[here] = chunks[i][places[here] - self.starts[i]]
+        return found
+
+
+class PackedSteps:
+    """The accepted steps of all rows, in the order of their tries, and the outputs inside them; to be read after
+    `pack`. A step has its row, time, size and what it ends on (as in `RowStep`; pieces may be None), an output its row,
+    number (from 0, the first behind the start), the place of its step and the fraction of the step at which it lies.
+
+    After `pack`, ``counts`` [b] are the numbers of steps of the rows, ``most`` the largest, ``ends`` [b] the times at
+    the ends of their last ones.
+    """
+
+    def __init__(self):
+        self.states = PackedStates()
+        self.steps = {name: [] for name in ("row", "t", "h", "ends_on", "before_jump")}
+        self.outputs = {name: [] for name in ("row", "number", "step", "theta")}
+
+    @property
+    def count(self):
+        """Number of steps so far."""
+        return self.states.count
+
+    def add(self, y, **values):
+        """Steps from states y [c, n]."""
+        self.states.add(y)
+        for name, value in values.items():
+            self.steps[name].append(value)
+
+    def add_outputs(self, **values):
+        for name, value in values.items():
+            self.outputs[name].append(value)
+
+    def pack(self, ends, y_end, failed):
+        """Put the pieces together; returns the states at the ends of the last steps [b, n].
+
+        :param ends, y_end: times [b] and states [b, n] that the rows have reached
+        :param failed: rows of which only the steps up to the last output are needed, list
+        """
+        self.states.close()
+        pieces = zip(self.steps["ends_on"], self.steps["row"])
+        self.steps["ends_on"] = [torch.full_like(row, -1) if piece is None else piece for piece, row in pieces]
+        self.steps = {name: torch.cat(pieces) if pieces else None for name, pieces in self.steps.items()}
+        self.outputs = {name: torch.cat(pieces) if pieces else None for name, pieces in self.outputs.items()}
+        row = self.steps.pop("row")
+        self.counts, self.ends, self.most = torch.zeros_like(ends, dtype=torch.long), ends, 0
+        if row is None:
+            return y_end
+        self.counts = torch.bincount(row, minlength=len(ends))
+        self.by_row = torch.argsort(row, stable=True)
+        self.first = torch.cumsum(self.counts, 0) - self.counts
+        if self.outputs["row"] is not None:
+            rank = torch.empty_like(self.by_row)
+            rank[self.by_row] = torch.arange(len(row), device=row.device)
+            step = self.outputs["step"]
+            self.number_in_row = rank[step] - self.first[row[step]]
+        for number in failed:
+            y_end = self._cut(number, y_end)
+        self.most = int(self.counts.max())
+        self._last = self.first + self.counts - 1
+        return y_end
+
+    def of(self, number):
+        """Of the steps with a number in each row [b]: which there are, and where they are packed. A row without one is
+        given its first step, or a step of another row: a place where func can be evaluated."""
+        exists = (number >= 0) & (number < self.counts)
+        place = self.first + torch.where(exists, number, 0)
+        return exists, self.by_row[place.clamp(max=len(self.by_row) - 1)]
+
+    def from_end(self, k):
+        """As `of` for the k-th last steps of all rows."""
+        exists = self.counts > k
+        return exists, self.by_row[torch.maximum(self._last - k, self.first).clamp(max=len(self.by_row) - 1)]
+
+    def end_of(self, number):
+        """Times [b] at the ends of the steps with a number in each row."""
+        follows, at = self.of(number + 1)
+        return torch.where(follows, self.steps["t"][at], self.ends)
+
+    def jumps(self, number, at, starts_at_jump):
+        """Which rows jump at the starts, and which at the ends, of steps that `of` found at places [b]; both None
+        where there are no jumps."""
+        before = self.steps["before_jump"]
+        if before is None:
+            return None, None
+        earlier, place = self.of(number - 1)
+        return torch.where(earlier, before[place], starts_at_jump & (number == 0)), before[at]
+
+    def outputs_in(self, number):
+        """Places among the outputs of those in the steps with a number in each row [b]."""
+        if self.outputs["row"] is None:
+            return ()
+        return (self.number_in_row == number[self.outputs["row"]]).nonzero()[:, 0]
+
+    def _cut(self, row, y_end):
+        """Forget the steps of a row behind its last output."""
+        count, first = int(self.counts[row]), int(self.first[row])
+        steps = self.by_row[first : first + count]
+        wanted = (self.steps["ends_on"][steps] > 0).nonzero()[:, 0]
+        if self.outputs["row"] is not None:
+            wanted = torch.cat([wanted, self.number_in_row[self.outputs["row"] == row]])
+        kept = int(wanted.max()) + 1 if len(wanted) else 0
+        if kept < count:
+            self.counts[row] = kept
+            place = steps[kept : kept + 1]
+            self.ends = self.ends.index_copy(0, place.new_tensor([row]), self.steps["t"][place])
+            y_end = y_end.index_copy(0, place.new_tensor([row]), self.states.at(self.states.chunks, place))
+        return y_end
