@@ -33,12 +33,13 @@ def first_gradient(root):
         if row["kind"] == "tolerance":
             grouped[row["method"]].setdefault(row["tolerance"], []).append(row)
     tolerances = sorted({tolerance for found in grouped.values() for tolerance in found}, reverse=True)
-    errors = [[method, *(_middle(grouped[method].get(tolerance)) for tolerance in tolerances)] for method in grouped]
+    errors = [[method, *(_middle(found.get(tolerance), seeds) for tolerance in tolerances)]
+              for method, found in grouped.items()]  # fmt: skip
     corrections = defaultdict(list)
     for row in rows:
         if row["kind"] == "correction":
             corrections[row["name"]].append(row)
-    costs = [[name, _middle(own), f"{mean(row['evaluations'] for row in own if row['error'] is not None):.0f}"]
+    costs = [[name, _middle(own, seeds), f"{mean(row['evaluations'] for row in own if row['error'] is not None):.0f}"]
              for name, own in corrections.items()]  # fmt: skip
     texts = [
         f"## The first gradient\n\nRelative error of the gradient in the masses at the first iterate, median (least "
@@ -54,12 +55,13 @@ def first_gradient(root):
     return "\n".join(texts)
 
 
-def _middle(rows):
-    """Median, least and largest error; how many solves gave up."""
+def _middle(rows, seeds):
+    """Median, least and largest error; how many solves gave up, and how many seeds there are if not all."""
     if not rows:
         return ""
     errors = sorted(row["error"] for row in rows if row["error"] is not None)
     lost = f", {len(rows) - len(errors)} gave up" if len(errors) < len(rows) else ""
+    lost += f"; {len(rows)} seeds" if len(rows) < seeds else ""
     return f"{median(errors):.1e} ({errors[0]:.0e} to {errors[-1]:.0e}{lost})" if errors else "gave up"
 
 
