@@ -23,7 +23,8 @@ from torch import Tensor
 from ..jacobian import Derivative
 from ..linearisation import Linearisation, traced_linearisation
 from ..transforms import under_transform
-from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial
+from .dense_output import combine
 
 if TYPE_CHECKING:
     from ..evaluation import GradientSum
