@@ -72,7 +72,7 @@ class Tableau:
         return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]
 
     @cached_property
-    def real_stability(self):
+    def real_stability(self) -> float:
         """Steps of size h damp y' = -lambda y, lambda > 0, up to this h lambda (to two digits)."""
         powers, slopes = [1.0], [1.0] * self.stages  # of z in the factor of a step, and the slopes' part in each
         while any(slopes) and len(powers) <= self.stages:
