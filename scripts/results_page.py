@@ -225,7 +225,7 @@ def time_series():
     name = f"latent_ode_mujoco/{profile}/figures"
     images = [
         ("test error against epoch and time", "interpolation-10-curves.png"),
-        ("reconstructions", "interpolation-10-latent-ode-aca.png"),
+        ("reconstructions", "interpolation-10-reconstructions.png"),
         ("the hopper's motion", "hopper.gif"),
     ]
     text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"

@@ -62,6 +62,11 @@ class Tableau:
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
 
     @cached_property
+    def needs_end_slope(self) -> bool:
+        """Whether its dense output needs the slope at the new point."""
+        return self.fsal or self.interpolant.slopes > self.stages
+
+    @cached_property
     def b_error(self) -> tuple[Fraction, ...]:
         """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
         return tuple(b - e for b, e in zip(self.b, self.b_embedded))  # type: ignore[arg-type]  # asked if adaptive

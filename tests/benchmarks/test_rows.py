@@ -10,7 +10,7 @@ from benchmarks.problems import build
 from benchmarks.row_problems import PROBLEMS
 
 
-@pytest.fixture(scope="module", params=["rows_lotka_volterra", "rows_recurrent"])
+@pytest.fixture(scope="module", params=[pytest.param("rows_lotka_volterra", marks=pytest.mark.slow), "rows_recurrent"])
 def case(request):
     problem = build(request.param, PROBLEMS, quick=True)
     return problem, problem.reference_solution()

@@ -158,7 +158,7 @@ def test_errors_are_those_of_eager_steps(func, keywords, error):
     for compile in (False, True):
         with pytest.raises(error) as caught:
             results(func, torch.ones(2), **keywords, compile=compile)
-        messages.append((type(caught.value), str(caught.value).split(" at ")[0][:40], caught.value.n_steps))
+        messages.append((type(caught.value), str(caught.value).split(" at ")[0]))
     assert messages[0] == messages[1]
 
 

@@ -118,7 +118,7 @@ def test_gradients_of_a_linear_problem(inside):
 
 
 @pytest.mark.parametrize("times, states", [(torch.float64, torch.float32), (torch.float32, torch.float64)])
-@pytest.mark.parametrize("method", ["dopri5", "adaptive_heun", "tsit5"])
+@pytest.mark.parametrize("method", ["dopri5", pytest.param("adaptive_heun", marks=pytest.mark.slow)])
 def test_types_of_times_and_states(times, states, method):
     """There func gets times in their own type; here in that of the state, so that `t * y` has the state's."""
 

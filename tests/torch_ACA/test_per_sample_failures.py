@@ -21,7 +21,11 @@ def assert_close(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("method", ["Dopri5", pytest.param("HeunEuler", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("options", [None, {"land_on_t": True}, {"jump_t": [0.5]}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"jump_t": [0.5]}, *(pytest.param(x, marks=pytest.mark.slow) for x in (None, {"land_on_t": True}))],
+    ids=str,
+)  # fmt: skip
 def test_rows_that_fail_are_nan_behind_their_last_output(method, options):
     rates = torch.tensor([1.0, -1.0, 1.0, 0.3])[:, None].requires_grad_()
     y0 = torch.ones(4, 1, requires_grad=True)

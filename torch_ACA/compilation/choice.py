@@ -7,8 +7,11 @@ here; the tests hold both together.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..controller import Controller, Verdict, rms_norm
 from ..march import EPS, lands
@@ -16,7 +19,7 @@ from ..march import EPS, lands
 SETTINGS = ("rtol", "atol", "safety", "ifactor", "dfactor", "beta", "min_step", "max_step")
 
 
-def is_plain(controller):
+def is_plain(controller: Any) -> bool:
     """Whether a controller is one that this module knows."""
     return (
         isinstance(controller, Controller)
@@ -27,48 +30,55 @@ def is_plain(controller):
 
 
 @functools.lru_cache(64)
-def settings_of(controller):
+def settings_of(controller: Controller) -> Tensor:
     """A `Controller`'s numbers as a tensor [8], which nobody writes to."""
     return torch.tensor([getattr(controller, name) for name in SETTINGS], dtype=torch.float64)
 
 
-def controller_of(settings, error_order):
+def _named(settings: Tensor) -> dict[str, Any]:
+    return dict(zip(SETTINGS, settings.unbind()))
+
+
+def controller_of(settings: Tensor, error_order: int) -> Controller:
     """The `Controller` with these numbers, 0-d tensors."""
-    return Controller(error_order=error_order, **dict(zip(SETTINGS, settings.unbind())))
+    return Controller(error_order=error_order, **_named(settings))
 
 
-def rms(x):
+def rms(x: Tensor) -> Tensor:
     """As `controller.rms_norm`, in float64."""
     return torch.linalg.vector_norm(x).double() / math.sqrt(max(x.numel(), 1))
 
 
-def error_ratio(controller, error, y0, y1):
+def error_ratio(controller: Controller, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
     return rms(error / controller.scale(torch.maximum(y0.abs(), y1.abs())))
 
 
-def next_step(t, stop, size):
+def next_step(t: Any, stop: Any, size: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Whether the step lands on the stop; its h, and its end."""
-    landing = lands(t, stop, size)
+    landing: Any = lands(t, stop, size)
     h = torch.where(landing, stop - t, torch.copysign(size, stop - t))
     return landing, h, torch.where(landing, stop, t + h)
 
 
-def is_stuck(t, h, span, rejected):
+def is_stuck(t: Any, h: Any, span: Any, rejected: Tensor) -> Tensor:
     """Whether a step size has become too small for another try."""
     least = 10 * EPS * torch.maximum(t.abs(), span.clamp(max=1.0))
     return rejected & ((h.abs() <= least) | (t + h == t))
 
 
-def verdict(controller, ratio, previous, size, h, *, landing, rejected):
+def verdict(
+    controller: Controller, ratio: Tensor, previous: Any, size: Any, h: Any, *, landing: Tensor, rejected: Tensor
+) -> Verdict:
     """As `Controller.judge`."""
-    finite = torch.isfinite(ratio)
+    finite: Any = torch.isfinite(ratio)
     factor = torch.where(ratio == 0.0, controller.ifactor, controller.factor(ratio, previous))
     factor = torch.where(finite, factor, controller.dfactor)
-    at_minimum = torch.minimum(size, h.abs()) <= controller.min_step
-    accepted = finite & ((ratio <= 1.0) | at_minimum)
+    at_minimum: Any = torch.minimum(size, h.abs()) <= controller.min_step
+    accepted: Any = finite & ((ratio <= 1.0) | at_minimum)
     proposed = controller.limit(h.abs() * torch.where(rejected | ~accepted, factor.clamp(max=1.0), factor))
     keeps_size = accepted & landing & ~rejected
-    remembered = torch.where(controller.beta != 0.0, ratio.clamp(max=1.0), 1.0)
+    has_memory: Any = controller.beta != 0.0
+    remembered = torch.where(has_memory, ratio.clamp(max=1.0), 1.0)
     return Verdict(
         accepted,
         finite,
@@ -78,7 +88,7 @@ def verdict(controller, ratio, previous, size, h, *, landing, rejected):
     )
 
 
-def initial_step(controller, evaluate, t0, t1, y0, k1):
+def initial_step(controller: Controller, evaluate: Callable, t0: Any, t1: Any, y0: Tensor, k1: Tensor) -> Tensor:
     """As `Controller.initial_step`."""
     span = (t1 - t0).abs()
     scale = controller.scale(y0.abs())

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..gradients.discrete import AcceptedStep
 from ..gradients.storage import STATES_ONLY, Storage
@@ -26,39 +28,43 @@ class Chunk:
     slopes: torch.Tensor | None = None
 
     @property
-    def reaches_into_last_step(self):
+    def reaches_into_last_step(self) -> bool:
         return bool(self.places) and self.places[-1] == self.n - 1
 
     @property
-    def output_rows(self):
+    def output_rows(self) -> Any:
         return slice(self.outputs[0] - 1, self.outputs[-1])
 
 
 class LoopStorage(Storage):
     """Steps and states as they stand in the buffers: ``chunks``, and the state behind the last."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(STATES_ONLY, 0, math.inf)
-        self.chunks, self._buffers, self._end = [], [], None
+        self.chunks: list[Chunk] = []
+        self._buffers: list[Tensor] = []
+        self._end: Tensor | None = None
 
-    def fill(self, chunk, states):
+    def fill(self, chunk: Chunk, states: Tensor) -> None:
         self.chunks.append(chunk)
         self._buffers.append(states)
 
-    def close(self, state):
+    def close(self, state: Tensor) -> None:
         self._end = state
 
-    def release(self):
-        states = {**dict(enumerate(self._buffers)), "end": self._end}
+    def release(self) -> dict:
+        states: dict[Any, Tensor] = {**dict(enumerate(self._buffers)), "end": self._end}
         self._buffers = self._end = None
         return states
 
-    def unroll(self, stepper, interpolant, dtype):
-        """Make ``steps`` what a `Storage` has there."""
+    def unroll(self, tableau: Any, dtype: torch.dtype) -> None:
+        """Make ``steps``, which the tableau took, what a `Storage` has there."""
+        if self.steps:
+            return
         for chunk in self.chunks:
             steps = [
-                AcceptedStep(*times, None, False, False, stepper.current, stepper.needs_end_slope)
-                for times in chunk.times[: chunk.n].tolist()
+                AcceptedStep(t, h, end, None, False, False, tableau, tableau.needs_end_slope)
+                for t, h, end in chunk.times[: chunk.n].tolist()
             ]
             steps[-1].stop = chunk.stop
             for output, place in zip(chunk.outputs, chunk.places):
@@ -67,10 +73,10 @@ class LoopStorage(Storage):
                 if step.outputs:
                     first = step.outputs[0] - chunk.outputs[0]
                     step.theta = chunk.theta[first : first + len(step.outputs)]
-                    step.weights = interpolant.weights(step.theta).to(dtype)
+                    step.weights = tableau.interpolant.weights(step.theta).to(dtype)
             self.steps += steps
 
-    def unrolled(self, states):
+    def unrolled(self, states: dict) -> dict:
         """What `release` returned, as a `Storage` returns it."""
         rows = [row for k, chunk in enumerate(self.chunks) for row in states[k][: chunk.n].unbind()]
         return dict(enumerate([*rows, states["end"]]))

@@ -8,12 +8,16 @@ graph of func as it is now, and the tensors that it depends on now: those are in
 import contextlib
 import threading
 import types
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from ..state import StateLayout
 from .private_compiler import has_effects
 
 _FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
@@ -31,10 +35,10 @@ class Tracer:
     :param autocast: context in which func is called, or None
     """
 
-    def __init__(self, layout, autocast):
+    def __init__(self, layout: StateLayout, autocast: Any) -> None:
         autocast = autocast or contextlib.nullcontext
 
-        def evaluate(func, t, y):
+        def evaluate(func: Any, t: Any, y: Tensor) -> Any:
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
 
@@ -43,7 +47,7 @@ class Tracer:
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
         self._traced = torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
 
-    def __call__(self, func, t, y):
+    def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
         """`FuncGraph`, and the list of its inputs.
 
         :param t: time, 0-d in the precision of the state
@@ -69,10 +73,10 @@ class Tracer:
         return found
 
 
-def _backend(module, examples):
+def _backend(module: Any, examples: Any) -> Any:
     effects, graph = has_effects(), None
 
-    def run(*inputs):
+    def run(*inputs: Any) -> Any:
         """Hand out the graph, and some slope to go on with. What func does besides is left undone by an exception."""
         nonlocal graph
         if effects:
@@ -99,7 +103,7 @@ class FuncGraph:
     :param t, y: the time and the state among them
     """
 
-    def __init__(self, module, inputs, t, y):
+    def __init__(self, module: Any, inputs: Any, t: Any, y: Tensor) -> None:
         self._module, self._n_inputs = module, len(inputs)
         self._t_at, self._y_at = (next((i for i, x in enumerate(inputs) if x is given), None) for given in (t, y))
         self.others_at = [i for i in range(len(inputs)) if i not in (self._t_at, self._y_at)]
@@ -113,13 +117,13 @@ class FuncGraph:
             if written & {self._t_at, self._y_at}:
                 self.failure = "it changes its argument in place"
 
-    def others(self, inputs):
+    def others(self, inputs: Any) -> list[Tensor]:
         """Those of the inputs that are neither time nor state."""
         return [inputs[i] for i in self.others_at]
 
-    def __call__(self, t, y, others):
+    def __call__(self, t: Any, y: Tensor, others: Sequence[Tensor]) -> Any:
         """The slope [n]; t a 0-d tensor of any precision."""
-        inputs = [None] * self._n_inputs
+        inputs: list[Tensor | None] = [None] * self._n_inputs
         for place, tensor in zip(self.others_at, others):
             inputs[place] = tensor
         if self._t_at is not None:
@@ -129,7 +133,7 @@ class FuncGraph:
         return self._module(*inputs)[0]
 
 
-def _failure_of(module, inputs):
+def _failure_of(module: Any, inputs: Any) -> str | None:
     """Why a graph of Dynamo's cannot be used, as far as is seen from outside."""
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     if len(output.args[0]) != 1:
@@ -143,7 +147,7 @@ def _failure_of(module, inputs):
 _WRITES = {"native_batch_norm": ((3, 4), 5), "cudnn_batch_norm": ((3, 4), 5), "miopen_batch_norm": ((3, 4), 5)}
 
 
-def _looked_at(module, inputs):
+def _looked_at(module: Any, inputs: Any) -> Any:
     """Places of the inputs that a graph writes to, and why it cannot be used, or None."""
     with torch.no_grad():
         detached = [x.detach() for x in inputs]
@@ -164,7 +168,7 @@ def _looked_at(module, inputs):
     return written, None
 
 
-def _base(node):
+def _base(node: Any) -> Any:
     """What a view is a view of."""
     while isinstance(node, torch.fx.Node) and node.op == "call_function":
         schema = getattr(node.target, "_schema", None)

@@ -1,6 +1,8 @@
 """Code that Inductor generates for functions of tensors."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -12,13 +14,13 @@ TOLD_FROM = 5.0  # seconds of compiling
 _log = logging.getLogger("torch_ACA")
 
 
-def graph_of(function, inputs):
+def graph_of(function: Callable, inputs: Any) -> Any:
     """The graph of a function of tensors, of ATen's operations, derivatives inside of it included."""
     with torch.no_grad():
         return make_fx(function, tracing_mode="fake")(*inputs)
 
 
-def generated(function, inputs, options, *, bare=False):
+def generated(function: Callable, inputs: Any, options: dict[str, Any], *, bare: bool = False) -> Callable:
     """A callable of a list of tensors, like these inputs, that does what function(*tensors) does.
 
     :param options: of Inductor, a dict
@@ -35,7 +37,7 @@ def generated(function, inputs, options, *, bare=False):
     return lambda given: whole(*given)
 
 
-def _agree(whole, code, inputs):
+def _agree(whole: Callable, code: Any, inputs: Any) -> bool:
     """Whether the bare code returns what the whole does; on copies, since func may write to its tensors."""
     expected, found = whole(*[x.clone() for x in inputs]), code([x.clone() for x in inputs])
     return len(expected) == len(found) and all(
@@ -47,13 +49,13 @@ def _agree(whole, code, inputs):
 class Stopwatch:
     """Adds up the time that code for one func takes to compile, and says so once if it is long."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self._name, self._seconds, self._told = name, 0.0, False
 
-    def add(self, seconds):
+    def add(self, seconds: float) -> None:
         self._seconds += seconds
 
-    def tell(self):
+    def tell(self) -> None:
         """To be called when a solve, or its backward pass, has all its code."""
         if self._seconds > TOLD_FROM and not self._told:
             self._told = True

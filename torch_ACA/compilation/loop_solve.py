@@ -1,6 +1,9 @@
 """`aca` with its loops compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..controller import Controller
 from ..errors import NonFiniteError, SolverError
@@ -8,17 +11,16 @@ from ..gradients.discrete import DiscreteSolve
 from ..gradients.storage import STATES_ONLY
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, check_limits, next_step
-from ..problem import explain
+from ..problem import Problem, explain
 from ..steppers.base import Carry, Stepper
-from ..steppers.runge_kutta import RungeKutta
 from . import choice
 from .chunks import Chunk, LoopStorage
 from .func_graph import NotCompilable
-from .loops import Loops
+from .loops import Loops, Progress
 from .private_compiler import loops_may_write
 
 
-def loop_solve(problem):
+def loop_solve(problem: Problem) -> Any:
     """`LoopSolve` of a problem, or None, with a warning once, where its loop cannot be compiled."""
     compiler = problem.field.code.compiler
     reason = compiler.against_loops or reason_against(problem)
@@ -34,7 +36,7 @@ def loop_solve(problem):
     return None
 
 
-def reason_against(problem):
+def reason_against(problem: Problem) -> str | None:
     """Why the loop of a solve cannot be compiled, though its steps can; or None."""
     controller, code = problem.controller, problem.field.code
     if not loops_may_write():
@@ -65,16 +67,16 @@ class LoopSolve(DiscreteSolve):
     :param problem: `Problem` that `reason_against` has nothing against
     """
 
-    def __init__(self, problem):
+    def __init__(self, problem: Problem) -> None:
         super().__init__(problem, STATES_ONLY)
-        self.storage = LoopStorage()
+        self.storage: LoopStorage = LoopStorage()
         self.loops = Loops(
             problem.field.code, problem.method, problem.y0.detach(), with_slopes=problem.interpolates,
             time_grad=problem.time_grad,
         )  # fmt: skip
-        self._fingerprint = None
+        self._fingerprint: Any = None
 
-    def forward(self, *, remember=True):
+    def forward(self, *, remember: bool = True) -> Any:
         problem, loops = self.problem, self.loops
         ys, stats, func = problem.new_outputs(), problem.stats, problem.field
         y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
@@ -87,9 +89,7 @@ class LoopSolve(DiscreteSolve):
                     buffers = loops.buffers()
                     tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
                     limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
-                    now, y, slope = loops.forward(
-                        t, size, previous, stop.t, span, limits, settings, y, slope, buffers
-                    )
+                    now, y, slope = loops.forward(t, size, previous, stop.t, span, limits, settings, y, slope, buffers)
                     n, n_tries = int(now.n_steps), int(now.n_tries)
                     t, size, previous = now.t, now.size, now.previous
                     stats.n_accepted += n
@@ -106,7 +106,7 @@ class LoopSolve(DiscreteSolve):
             if not Stepper.is_finite_state(Carry(t, y)):
                 raise NonFiniteError(t, 0.0, stats.n_accepted, func.n_evals)
         except SolverError as error:
-            explain(error, RungeKutta)
+            explain(error, self._stepper())
             raise
         finally:
             stats.n_f_evals = func.n_evals
@@ -117,7 +117,7 @@ class LoopSolve(DiscreteSolve):
             self.end_slope = slope
         return (ys,)
 
-    def _fail(self, now, stop, span):
+    def _fail(self, now: Progress, stop: Any, span: Any) -> None:
         """Raise what `march` raises where it gives up.
 
         :param now: `loops.Progress`
@@ -129,7 +129,7 @@ class LoopSolve(DiscreteSolve):
             check_limits(now.t, h, span, n_evals, stats, problem.limits, rejected=rejected, finite=finite)
         raise NonFiniteError(now.t, h, stats.n_accepted, n_evals)
 
-    def _interpolate(self, ys, t, chunk, states, slopes=None):
+    def _interpolate(self, ys: Tensor, t: Any, chunk: Chunk, states: Tensor, slopes: Any = None) -> None:
         """Fill in the outputs inside the steps of a chunk, which end at t."""
         problem = self.problem
         outputs = problem.outputs_within(t) if slopes is not None else []
@@ -146,7 +146,7 @@ class LoopSolve(DiscreteSolve):
         if problem.time_grad:
             chunk.slopes = inside
 
-    def backward(self, states, ys_bar, dense_bars):
+    def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.problem.field.code
         if _fingerprint(code) == self._fingerprint:
             try:
@@ -157,7 +157,7 @@ class LoopSolve(DiscreteSolve):
         self._unroll()  # to replay steps one by one: where func is not what it was, that is noticed and said
         return super().backward(self.storage.unrolled(states), ys_bar, dense_bars)
 
-    def _looped_back(self, states, ys_bar):
+    def _looped_back(self, states: dict, ys_bar: Tensor) -> Any:
         problem, loops, code = self.problem, self.loops, self.problem.field.code
         func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
         y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
@@ -179,7 +179,7 @@ class LoopSolve(DiscreteSolve):
         times_bar = times.given.to(problem.times) if problem.time_grad else None
         return y_bar, times_bar, code.gradients(func.captured.sources, totals, loops.steps.reached)
 
-    def _cotangents_inside(self, ys_bar):
+    def _cotangents_inside(self, ys_bar: Tensor) -> Any:
         """What outputs inside steps say, by chunk: cotangents of the states at the starts of steps [capacity, n] and of
         the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step."""
         loops, chunks, end_bar = self.loops, self.storage.chunks, None
@@ -202,7 +202,7 @@ class LoopSolve(DiscreteSolve):
             found.append((start, slopes[:, : loops.own].contiguous()))
         return found, end_bar
 
-    def _through_times(self, chunk, times_bar, ys_bar, times):
+    def _through_times(self, chunk: Chunk, times_bar: Tensor, ys_bar: Tensor, times: TimeCotangents) -> None:
         """Walk back over the steps of a chunk.
 
         :param times_bar: cotangents of (t, h, end) of its steps [n steps, 3]
@@ -224,16 +224,15 @@ class LoopSolve(DiscreteSolve):
             times.through(stop, t_bar, h_bar)
             stop = None
 
-    def traced(self, y0, times):
+    def traced(self, y0: Tensor, times: Tensor) -> Any:
         self._unroll()
         return super().traced(y0, times)
 
-    def _unroll(self):
-        if not self.storage.steps:
-            self.storage.unroll(self._stepper(), self.problem.method.interpolant, self.problem.y0.dtype)
+    def _unroll(self) -> None:
+        self.storage.unroll(self.problem.method, self.problem.y0.dtype)
 
 
-def _fingerprint(code):
+def _fingerprint(code: Any) -> Any:
     """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
     kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
     others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]

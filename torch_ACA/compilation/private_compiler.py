@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -13,14 +15,14 @@ except ImportError:
 
 
 @functools.cache
-def loops_may_write():
+def loops_may_write() -> bool:
     """Whether a compiled `while_loop` may write to buffers that it is given (PyTorch 2.14)."""
     if while_loop_op is None:
         return False
     return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
 
 
-def while_loop(condition, body, carried, given, written):
+def while_loop(condition: Any, body: Any, carried: Any, given: Any, written: Iterable[int]) -> Any:
     """What is carried once the condition no longer holds; to be traced.
 
     :param condition, body: graphs of functions of (*carried, *given)
@@ -32,7 +34,7 @@ def while_loop(condition, body, carried, given, written):
     return while_loop_op(condition, body, tuple(carried), tuple(given), **keywords)
 
 
-def has_effects():
+def has_effects() -> bool:
     """Whether the function that Dynamo is tracing in this thread changes anything but tensors in place."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
@@ -42,7 +44,7 @@ def has_effects():
     return bool(effects.tensor_hooks) or any(map(effects.is_modified, old))
 
 
-def compiled_below_dynamo(graph, inputs, options):
+def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
     """Inductor's code for a graph of ATen's operations.
 
     :returns: a callable of tensors, and the bare code that it calls, a callable of a list of tensors (None: not known)
@@ -52,7 +54,7 @@ def compiled_below_dynamo(graph, inputs, options):
 
     made = []
 
-    def inner(*arguments, **keywords):
+    def inner(*arguments: Any, **keywords: Any) -> Any:
         made.append(compile_fx.compile_fx_inner(*arguments, **keywords))
         return made[-1]
 
@@ -65,7 +67,7 @@ def compiled_below_dynamo(graph, inputs, options):
 
 
 @contextlib.contextmanager
-def _shape_environment():
+def _shape_environment() -> Iterator[None]:
     """Context with a fake mode that has an environment of shapes, which loops ask for."""
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode

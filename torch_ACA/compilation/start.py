@@ -1,16 +1,22 @@
 """The start of a solve whose steps are compiled."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..cut import outer_cuts
 from ..march import Callbacks
 from ..notices import warn_caller
+from ..plan import Plan
+from ..state import StateLayout
+from ..vector_field import VectorField
 from . import choice
 from .code import code_for
 from .func_graph import NotCompilable
 
 
-def start(func, layout, autocast, ts, y, plan, *, plain):
+def start(func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, plan: Plan, *, plain: bool) -> Any:
     """`Code` of func in this solve (None, with a warning, where it cannot be compiled); and the slope at the start with
     the first step size, or None where they are to be found by evaluating func.
 
@@ -35,7 +41,7 @@ def start(func, layout, autocast, ts, y, plan, *, plain):
         return None, None
 
 
-def check(field):
+def check(field: VectorField) -> None:
     """Give code up that the first evaluation of func tells not to stand for it."""
     effects, code = field.side_effects, field.code
     if effects.draws or effects.counts:
@@ -43,7 +49,7 @@ def check(field):
         field.code = None
 
 
-def code_again(field, t, y):
+def code_again(field: VectorField, t: Any, y: Tensor) -> Any:
     """`Code` of func as it has become."""
     code, layout = field.code, field.layout
     return code_for(field.func, layout, field.autocast, t, y, code.compiler.options, code.controller, True)

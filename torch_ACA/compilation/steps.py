@@ -4,7 +4,11 @@ Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors tha
 `FuncGraph.others`; slopes are rows [n].
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..steppers.base import combine
 from ..steppers.runge_kutta import taken
@@ -17,12 +21,14 @@ class Steps:
     :param tableau: `Tableau`
     """
 
-    def __init__(self, graph, tableau):
+    def __init__(self, graph: Any, tableau: Any) -> None:
         self.graph, self.tableau = graph, tableau
         self.own = tableau.stages - tableau.fsal  # stages that a step pays for
-        self.reached = None  # per wanted tensor: whether its gradient was ever found, once `vjp` has been traced
+        self.reached: list[bool] | None = (
+            None  # per wanted tensor: whether its gradient was ever found, once `vjp` has been traced
+        )
 
-    def start(self, times, settings, y, others):
+    def start(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
         """Slope and first step size of a solve.
 
         :param times: its first and its last
@@ -34,14 +40,23 @@ class Steps:
         size = choice.initial_step(controller, lambda t, x: self.graph(t, x, others), t0, t1, y, slope)
         return slope.clone(), size
 
-    def step(self, times, y, slope, others):
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
         """State at the end, slopes, error estimate (None: fixed steps); slope: the first one, if it is known."""
         t, h, end = times
         y1, slopes = taken(self.tableau, lambda t, x, at_end: self.graph(t, x, others), t, h, y, end, slope)
         error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
         return y1, slopes, error
 
-    def vjp(self, times, y, y_bar, slopes_bar, totals, others, time_grad):
+    def vjp(
+        self,
+        times: Tensor,
+        y: Tensor,
+        y_bar: Tensor,
+        slopes_bar: Any,
+        totals: Sequence[Tensor],
+        others: Sequence[Tensor],
+        time_grad: bool,
+    ) -> Any:
         """An accepted step again, and cotangents pulled back through it.
 
         :param slopes_bar: cotangents of the slopes that the step pays for [own, n], or None
@@ -70,7 +85,9 @@ class Steps:
             [slope.detach() for slope in slopes],
         )
 
-    def slope_vjp(self, t, y, bar, totals, others, time_grad):
+    def slope_vjp(
+        self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor], others: Sequence[Tensor], time_grad: bool
+    ) -> Any:
         """As `vjp`, through one evaluation of func: cotangent of y, new totals, cotangent of t or None, the slope."""
         with torch.enable_grad():
             leaves = self._leaves(others)
@@ -87,15 +104,15 @@ class Steps:
             slope.detach(),
         )
 
-    def _leaves(self, others):
+    def _leaves(self, others: Sequence[Tensor]) -> Any:
         wanted = set(self.graph.wanted)
         return [x.detach().requires_grad_() if i in wanted else x for i, x in enumerate(others)]
 
-    def _wanted(self, leaves):
+    def _wanted(self, leaves: Sequence[Tensor]) -> Any:
         return [leaves[i] for i in self.graph.wanted]
 
     @staticmethod
-    def _pulled_back(outputs, bars, wanted):
+    def _pulled_back(outputs: Sequence[Tensor], bars: Sequence[Tensor], wanted: Sequence[Tensor]) -> Any:
         pairs = [(output, bar) for output, bar in zip(outputs, bars) if output.requires_grad]
         if not pairs:
             return [None] * len(wanted)

@@ -121,7 +121,7 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.graph_bytes
         rows = getattr(problem.method, "kept_rows", 1)
         self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
-        self.end_evaluation = self.end_sample = self.end_slope = None
+        self.end_evaluation = self.end_sample = self.end_slope = None  # type: Any
         self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
         # of the forward pass, for the backward pass, where its buffer is small
         self._kept_stepper: Stepper | None = None

@@ -30,7 +30,7 @@ class RowProblem(Problem):
 def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     """The `RowProblem` of a solve, and the `StateLayout` of y0.
 
-    func has been evaluated at the start, once more to see whether it mixes rows, and at a second point where the first
+    func has been evaluated at the start, which has shown whether it mixes rows, and at a second point where the first
     step was not given.
 
     :param autocast, stream: as for `api.problem_of`
@@ -50,13 +50,14 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     failures = RowFailures(row_times.start)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
-            row_times.start, start, differentiable=differentiable, time_grad=times.requires_grad, side=side
+            row_times.start, start, differentiable=differentiable, time_grad=True, side=side
         )
         if torch.is_inference_mode_enabled():
             with field.side_effects.replay():
                 field.check_rows_by_values(row_times.start, start, slope)
         else:
-            _check_func(field, row_times, start, slope, side, hides=differentiable and times.requires_grad)
+            hides = differentiable and times.requires_grad
+            _check_func(field, row_times, start, slope, side, evaluation, hides=hides)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":
             raise failures.error()
@@ -68,16 +69,20 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, evaluation, limits=plan.limits, return_on_failure=asked.on_failure == "return", row_times=row_times,
+        slope, limits=plan.limits, return_on_failure=asked.on_failure == "return", row_times=row_times,
         failures=failures,
     )  # fmt: skip
     return problem, layout
 
 
-def _check_func(field, times, y, slope, side, *, hides):
-    """Refuse a func that mixes rows and, if ``hides``, one that hides its time from autograd."""
+def _check_func(field, times, y, slope, side, evaluation, *, hides):
+    """Refuse a func that mixes rows and, if ``hides``, one that hides its time from autograd.
+
+    :param evaluation: the one at the start (None: there is none with a graph), used up
+    """
     with field.side_effects.replay():
-        evaluation = field.record(times.start, y, time_grad=True, side=side)
+        if evaluation is None:
+            evaluation = field.record(times.start, y, time_grad=True, side=side)
         if hides and hides_time(field, [times.start, times.end], y, slope, side, evaluation):
             raise ValueError(
                 "per_sample gives no gradient in times where func hides its time from autograd (it detaches it, or "

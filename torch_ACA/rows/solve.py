@@ -52,7 +52,7 @@ class RowSolve:
         for step in march_rows(problem, self.stepper):
             self._take(step, ys, waiting, remember)
             t, y = step.t_end, step.y_end
-        problem.slope = problem.evaluation = None
+        problem.slope = None
         failures = problem.failures
         if failures and not problem.return_on_failure:
             raise failures.error()

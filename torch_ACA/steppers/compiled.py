@@ -6,12 +6,18 @@ evaluation), see `compilation`; times, step sizes and tolerances are inputs. Wha
 launching its kernels one by one.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..compilation import choice
 from ..compilation.func_graph import NotCompilable
 from ..compilation.start import code_again
+from ..evaluation import GradientSum
 from ..private_torch import pytree
+from ..vector_field import VectorField
 from .base import Carry, Trial
 from .runge_kutta import RungeKutta
 
@@ -23,7 +29,7 @@ class CompiledRungeKutta(RungeKutta):
     :param with_slopes: there is dense output, so that slopes matter
     """
 
-    def __init__(self, tableau, vector_field, *, with_slopes, time_grad=False):
+    def __init__(self, tableau: Any, vector_field: VectorField, *, with_slopes: bool, time_grad: bool = False) -> None:
         super().__init__(tableau, vector_field, time_grad=time_grad)
         self.with_slopes, code = with_slopes, vector_field.code
         self._end = None  # of the step that was last replayed
@@ -32,10 +38,10 @@ class CompiledRungeKutta(RungeKutta):
             self._settings = self._near(choice.settings_of(code.controller))
 
     @property
-    def _usable(self):
+    def _usable(self) -> bool:
         return self.field.code is not None and self.field.code.usable
 
-    def _look(self, t, y):
+    def _look(self, t: Any, y: Tensor) -> None:
         """Look whether func has changed, where it may from step to step."""
         field, before = self.field, self.field.code
         if self._usable and before.watched:
@@ -43,10 +49,10 @@ class CompiledRungeKutta(RungeKutta):
             if field.code is None or field.code.graph is not before.graph:
                 self._calls = {}
 
-    def _give_up(self, failure):
+    def _give_up(self, failure: Any) -> None:
         self.field.code.compiler.give_up(failure)
 
-    def prepare(self, carry):
+    def prepare(self, carry: Carry) -> None:
         """Evaluate f just behind a jump; elsewhere a first stage that is not known yet is compiled with the others, at
         the price of evaluating it again after a rejected try.
         """
@@ -54,7 +60,7 @@ class CompiledRungeKutta(RungeKutta):
             super().prepare(carry)
             self._own(carry)
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: Any, t_end: float, *, before_jump: bool = False) -> Any:
         y = carry.y.detach().contiguous()
         self._look(carry.t, y)
         if before_jump or not self._usable:
@@ -74,31 +80,41 @@ class CompiledRungeKutta(RungeKutta):
         trial.ratio = rest[1].item() if settings else None
         return trial
 
-    def _step_as_it_is(self, carry, h, t_end, before_jump):
+    def _step_as_it_is(self, carry: Carry, h: Any, t_end: float, before_jump: bool) -> Trial:
         super().prepare(carry)
         trial = super().step(carry, h, t_end, before_jump=before_jump)
         self._own(trial.end)
         return trial
 
-    def end_slope(self, carry, *, before_jump=False):
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         if carry.slope is None:
             super().end_slope(carry, before_jump=before_jump)
             self._own(carry)
 
     @staticmethod
-    def _own(carry):
+    def _own(carry: Carry) -> None:
         """Take the slope out of the buffer, which later steps overwrite."""
         if carry.slope is not None:
             carry.slope = carry.slope.clone()
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+    def replay(
+        self,
+        t: Any,
+        h: Any,
+        y: Tensor,
+        t_end: float,
+        *,
+        after_jump: bool = False,
+        before_jump: bool = False,
+        every: Any = 1,
+    ) -> Any:
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
         self._look(t, y.detach())
         if after_jump or before_jump or not self._usable:
             return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump, every=every)
         return t, y.detach().contiguous(), t_end
 
-    def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
+    def vjp(self, h: Any, replayed: Any, y_bar: Tensor, slope_bars: Any, first_bar: Any, gradients: GradientSum) -> Any:
         self._end = None
         if isinstance(replayed, list):  # evaluations of a step that is not compiled
             return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
@@ -128,21 +144,21 @@ class CompiledRungeKutta(RungeKutta):
         t_bar, h_bar, t_end_bar = times_bar.tolist()
         return y_bar, t_bar + t_end_bar, h_bar + t_end_bar
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: Any, every: Any = 1) -> Any:
         if self._end is None:  # a step that is not compiled
             return super().replayed_end(y, h, every)
         return self._end if every == 1 else (self._end[::every], self._end.sum(dtype=torch.float64))
 
-    def _times(self, t, h, t_end):
+    def _times(self, t: Any, h: Any, t_end: float) -> Tensor:
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
         return self._near(torch.tensor([t, h, t_end], dtype=torch.float64))
 
-    def _near(self, numbers):
+    def _near(self, numbers: Tensor) -> Tensor:
         if self.slopes.device.type != "cuda":
             return numbers
         return numbers.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
 
-    def call(self, what, given):
+    def call(self, what: str, given: Any) -> Any:
         """Results of generated code for one of the functions below."""
         key = (what, len(given))
         call = self._calls.get(key)
@@ -150,13 +166,12 @@ class CompiledRungeKutta(RungeKutta):
         if call is None:
             function = self._step if what == "step" else self._vjp
             kind = (what, self.tableau, len(given), self.with_slopes, self._settings is None, self.time_grad)
-            bare = self.slopes.device.type == "cpu"
-            call = self._calls[key] = code.function(kind, function, lambda: given, bare=bare)
+            call = self._calls[key] = code.function(kind, function, lambda: given, cuda_graphs=True)
             if code.compiler.options.get("triton.cudagraphs"):
                 call = self._calls[key] = _with_results_kept(call)
         return call([*given, *code.others])
 
-    def _step(self, times, *given):
+    def _step(self, times: Tensor, *given: Any) -> Any:
         code, tableau = self.field.code, self.tableau
         settings, given = (None, given) if self._settings is None else (given[0], given[1:])
         n_given = len(given) - len(code.others)
@@ -170,7 +185,7 @@ class CompiledRungeKutta(RungeKutta):
             results.append(choice.error_ratio(controller, error, y, y1))
         return results
 
-    def _vjp(self, times, y, y_bar, *given):
+    def _vjp(self, times: Tensor, y: Tensor, y_bar: Tensor, *given: Any) -> Any:
         code = self.field.code
         inside, given = (given[0], given[1:]) if self.with_slopes else (None, given)
         count = len(code.sources)
@@ -181,10 +196,10 @@ class CompiledRungeKutta(RungeKutta):
         return y_bar, end, *totals, *([times_bar, torch.stack(slopes)] if self.time_grad else [])
 
 
-def _with_results_kept(call):
+def _with_results_kept(call: Callable) -> Callable:
     """The same where results are memory of a CUDA graph, which the next call overwrites."""
 
-    def kept(given):
+    def kept(given: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
         return pytree.tree_map_only(torch.Tensor, torch.clone, call(given))
 
