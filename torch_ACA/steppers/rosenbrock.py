@@ -165,7 +165,7 @@ class Rosenbrock(Stepper):
             bars = self.jacobian.cotangents(lambdas, slopes, self._d)
         else:  # their product, which has a graph
             with torch.enable_grad():
-                outputs = (at.products(lambdas, create_graph=True),)  # type: ignore[assignment]
+                outputs = (at.products(lambdas, create_graph=True),)
             bars = (torch.cat([slopes, self._d[:, None]], 1),)
         if self.time_grad:
             h_bar = h_bar + y_bar @ (slopes.T @ self._b)
