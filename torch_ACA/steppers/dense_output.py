@@ -10,13 +10,13 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ..march import Step
-    from .base import Carry, Method, Time
+    from .base import Carry, Time
 
 
 class StepInterpolation:
     """What a `Stepper` gives inside the step whose slopes are in its buffer."""
 
-    method: Method
+    method: Any  # a `Method`
     slopes: Tensor
     needs_end_slope: bool
 
