@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..transforms import under_transform
-from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial
+from .dense_output import combine
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, GradientSum
