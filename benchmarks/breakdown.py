@@ -10,25 +10,30 @@ from statistics import median
 from unittest import mock
 
 import torch
-from torch._inductor.output_code import CompiledFxGraph
 
 from benchmarks import solvers
 from torch_ACA import api, evaluation, vector_field
+from torch_ACA.compilation.func_graph import Tracer
+from torch_ACA.compilation.loop_solve import LoopSolve
+from torch_ACA.compilation.loops import Loops
 from torch_ACA.gradients.discrete import DiscreteSolve
 from torch_ACA.steppers.compiled import CompiledRungeKutta
 
 FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
-GENERATED, CALLS = "generated code", "calls of generated code"  # the latter: Dynamo's guards and wrappers
+GENERATED, GUARDS = "generated code", "Dynamo's guards"
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
     (vector_field.VectorField, "call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
     (evaluation, "pulled_back", lambda: "VJPs of func"),
     (evaluation.GradientSum, "add", lambda: "sums of gradients"),
-    (CompiledFxGraph, "__call__", lambda: GENERATED),
-    (CompiledRungeKutta, "step", lambda: CALLS),
-    (CompiledRungeKutta, "vjp", lambda: CALLS),
+    (Tracer, "__call__", lambda: GUARDS),
+    (Loops, "forward", lambda: GENERATED),
+    (Loops, "backward", lambda: GENERATED),
+    (CompiledRungeKutta, "call", lambda: GENERATED),
     (api, "problem_of", lambda: "set-up"),
     (DiscreteSolve, "forward", lambda: "steps forward"),
     (DiscreteSolve, "backward", lambda: "steps backward"),
+    (LoopSolve, "forward", lambda: "steps forward"),
+    (LoopSolve, "backward", lambda: "steps backward"),
 )
 OTHER = "loss, autograd, result"
 PARTS = tuple(dict.fromkeys([FUNC, *(part() for _, _, part in TIMED), OTHER]))

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import breakdown, clients, memory, problems, row_problems
+from benchmarks import breakdown, clients, memory, problems, row_problems, stiff
 from benchmarks.limit import Limit
 from benchmarks.measure import alternating, checked, checked_client
 from benchmarks.solvers import DROP_INS
 from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
-TIMED = ("aca", "aca, memory=unlimited", "aca, compile", "aca, CUDA graphs", "naive", "adjoint", *PEERS)
+COMPILED = ("aca, compile", "aca, compile steps", "aca, CUDA graphs")
+TIMED = ("aca", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
+STIFF = ("Rodas5P", "auto", "diffrax Kvaerno5, jitted", "scipy Radau, forward")
 ROWS = ("aca, per_sample", "aca, rows jointly", "torchode, per row", "diffrax, vmap")
 TOLERANCES = tuple(10.0**-i for i in range(3, 10))
 EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit` does in the rounds
@@ -22,14 +24,15 @@ EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit`
 
 @dataclass(frozen=True)
 class Case:
-    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS`, or of programs
-    in `clients`."""
+    """``rows(case, options)`` yields the rows of the record; ``problems``: names in `problems.PROBLEMS` or
+    `stiff.PROBLEMS`, or of programs in `clients`; ``tolerances``: of a diagram."""
 
     title: str
     rows: Callable
     problems: tuple
     solvers: tuple
     memory: bool = False
+    tolerances: tuple = TOLERANCES
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Options:
     only: tuple | None = None
 
     def build(self, name, **options):
-        known = row_problems.PROBLEMS if name in row_problems.PROBLEMS else problems.PROBLEMS
+        known = problems.PROBLEMS | row_problems.PROBLEMS | stiff.PROBLEMS
         return problems.build(name, known, seed=self.seed, quick=self.quick, device=self.device, **options)
 
     def chosen(self, solvers):
@@ -79,7 +82,7 @@ def diagram_rows(case, options):
     """Errors and times over tolerances: a row per solver and tolerance, then a row per round of that tolerance."""
     (name,) = case.problems
     reference = options.build(name).reference_solution()
-    tolerances = TOLERANCES[::2][:3] if options.quick else TOLERANCES
+    tolerances = case.tolerances[::2][:3] if options.quick else case.tolerances
     for tolerance in progress(tolerances, desc=name):
         problem = options.build(name, tolerance=tolerance)
         calls = {}
@@ -167,4 +170,18 @@ CASES = {
     "rows_recurrent": Case("ODE-RNN, rows at times of their own", time_rows, ("rows_recurrent",), ROWS),
     "diagram_van_der_pol": Case("Work and precision, van der Pol", diagram_rows, ("van_der_pol",), DIAGRAM),
     "diagram_three_body": Case("Work and precision, three bodies", diagram_rows, ("three_body",), DIAGRAM),
+    **{
+        name: Case(f"Work and precision, {title}", diagram_rows, (name,), STIFF, tolerances=TOLERANCES[:-1])
+        for name, title in {
+            "stiff_robertson": "Robertson",
+            "stiff_robertson_rows": "256 rows of Robertson's equations",
+            "stiff_hires": "HIRES",
+            "stiff_pollu": "POLLU",
+            "stiff_van_der_pol": "van der Pol at mu = 1000",
+        }.items()
+    },
+    "stiff_reaction_diffusion": Case(  # the one that an explicit method ends on in less than a minute
+        "Work and precision, reaction and diffusion on 64 points", diagram_rows, ("stiff_reaction_diffusion",),
+        (*STIFF, "Dopri5"), tolerances=TOLERANCES[:-1],
+    ),
 }

@@ -73,6 +73,6 @@ class Prepared(diffrax_solver.Prepared):
                 return y, y
 
             _, ys = jax.lax.scan(interval, y0, (times.T[:-1], times.T[1:], observations))
-            return problem.loss(ys), ys
+            return problem.loss(ys), (ys, None)
 
         return loss

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.problems import Check, Oscillators, Perceptron, flat
+from benchmarks.stiff import StiffProblem
 from three_body.models import NewtonODE
 from three_body.physics import K1, K2
 from van_der_pol.models import VanDerPol
 
 jax.config.update("jax_enable_x64", True)  # float32 arrays stay what they are
 
-METHODS = {"Dopri5": diffrax.Dopri5, "HeunEuler": diffrax.Heun}
+METHODS = {"Dopri5": diffrax.Dopri5, "HeunEuler": diffrax.Heun, "Rodas5P": diffrax.Kvaerno5}
+MOST_STEPS = 2**16
 
 
 def _three_body(t, state, parameters):
@@ -50,9 +52,13 @@ def _van_der_pol(t, y, parameters):
 FIELDS = {NewtonODE: _three_body, Perceptron: _perceptron, Oscillators: _oscillators, VanDerPol: _van_der_pol}
 
 
+def _stiff(func):
+    return lambda t, y, parameters: func.slope(jnp, y, *parameters)
+
+
 def missing(problem, fields=FIELDS):
     """Why diffrax cannot be used on a problem, or None."""
-    if type(problem.func) not in fields:
+    if type(problem.func) not in fields and not isinstance(problem, StiffProblem):
         return "the vector field was not written in JAX"
     if problem.y0.device.type == "cuda" and jax.default_backend() != "gpu":
         return "jax is installed without CUDA"
@@ -63,23 +69,32 @@ class Prepared:
     """Like `solvers.Prepared`; evaluations inside a jitted loop are not counted."""
 
     def __init__(self, problem):
+        self.problem = problem
         self._inputs = [to_jax(problem.y0), [to_jax(p) for p in problem.func.parameters()]]
         self._times = to_jax(problem.times.to(problem.y0.dtype))
         self._run = jax.jit(jax.value_and_grad(self._loss(problem), has_aux=True))
 
     def _loss(self, problem):
-        """loss((y0, parameters), times) -> the loss, and the outputs behind times[0]."""
-        field = FIELDS[type(problem.func)]
+        """loss((y0, parameters), times) -> the loss, and the outputs behind times[0] with the number of tries."""
+        stiff = isinstance(problem, StiffProblem)
+        field = _stiff(problem.func) if stiff else FIELDS[type(problem.func)]
         controller = diffrax.PIDController(rtol=problem.rtol, atol=problem.atol)
         solver, term = METHODS[problem.method](), diffrax.ODETerm(field)
 
-        def loss(inputs, times):
-            y0, parameters = inputs
+        def solve(y0, parameters, times):
             saveat = diffrax.SaveAt(ts=times[1:]) if len(times) > 2 else diffrax.SaveAt(t1=True)
             solution = diffrax.diffeqsolve(
-                term, solver, times[0], times[-1], None, y0, parameters, saveat=saveat, stepsize_controller=controller
-            )
-            return problem.loss(solution.ys), solution.ys
+                term, solver, times[0], times[-1], None, y0, parameters, saveat=saveat, stepsize_controller=controller,
+                max_steps=MOST_STEPS if stiff else 4096,
+            )  # fmt: skip
+            return solution.ys, solution.stats["num_steps"]
+
+        if stiff and problem.by_rows:
+            solve = jax.vmap(solve, in_axes=(0, 0, None), out_axes=(1, 0))
+
+        def loss(inputs, times):
+            ys, steps = solve(*inputs, times)
+            return problem.loss(ys), (ys, steps.max())
 
         return loss
 
@@ -87,8 +102,10 @@ class Prepared:
         return jax.block_until_ready(self._run(self._inputs, self._times))
 
     def check(self):
-        (_, ys), (y0_bar, parameter_bars) = self()
-        return Check(flat([_to_torch(ys)]), flat(map(_to_torch, [y0_bar, *parameter_bars])), None, None)
+        (_, (ys, steps)), (y0_bar, parameter_bars) = self()
+        bars = [*[y0_bar] * self.problem.counts_start, *parameter_bars]
+        ys = self.problem.measured(_to_torch(ys))
+        return Check(flat([ys]), flat(map(_to_torch, bars)), None, None, None if steps is None else int(steps))
 
     def warm_up(self):
         """A solve over a hundredth of the interval, with the compilation."""

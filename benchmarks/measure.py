@@ -44,8 +44,11 @@ def checked(name, problem, reference):
     if found is None:
         return None, row | about
     prepared, found = found
-    state_error, gradient_error = (_distance(a, b) for a, b in zip((found.ys, found.gradient), reference))
+    state_error, gradient_error = (
+        None if a is None else _distance(a, b) for a, b in zip((found.ys, found.gradient), reference)
+    )
     return prepared, row | about | {
+        "tries": found.tries,
         "nfe_forward": found.nfe_forward,
         "nfe_backward": found.nfe_backward,
         "state_error": state_error,

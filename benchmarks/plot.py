@@ -33,6 +33,11 @@ COLOURS = {
     "TorchDiffEqPack ACA": "#CC6677",
     "torchode": "#AA4499",
     "diffrax, jitted": "#444444",
+    "Rodas5P": METHOD_COLOURS["aca"],
+    "auto": METHOD_COLOURS["direct"],
+    "Dopri5": "#88CCEE",
+    "diffrax Kvaerno5, jitted": "#444444",
+    "scipy Radau, forward": "#DDCC77",
     "aca, per_sample": METHOD_COLOURS["direct"],
     "aca, rows jointly": METHOD_COLOURS["aca"],
     "torchode, per row": "#AA4499",
@@ -91,7 +96,7 @@ def diagram(folder, name):
             points = [
                 (record.solvers[solver][f"{what}_error"], 1e3 * record.median(solver))
                 for record in found.values()
-                if record.median(solver) is not None
+                if record.median(solver) is not None and record.solvers[solver][f"{what}_error"] is not None
             ]
             if points:
                 style = PEER if next(iter(found.values())).solvers[solver]["library"] != tables.OURS else OURS

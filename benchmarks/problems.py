@@ -42,10 +42,15 @@ class Problem:
     reference: dict = field(default_factory=lambda: TIGHT)
     reference_in_double: bool = True
 
-    @staticmethod
-    def loss(ys):
+    counts_start = True  # whether the gradient in y0 is a part of the gradient
+
+    def measured(self, ys):
+        """Outputs as the loss and the error of the state look at them: torch or JAX, [m - 1, *shape of y0]."""
+        return ys
+
+    def loss(self, ys):
         """Sum of the squares of the outputs behind times[0], divided by their number; ys [m - 1, *shape of y0]."""
-        return (ys**2).sum() / len(ys)
+        return (self.measured(ys) ** 2).sum() / len(ys)
 
     def to(self, device):
         return replace(self, func=copy.deepcopy(self.func).to(device), y0=self.y0.to(device))
@@ -79,13 +84,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Check:
-    """One solve looked at: outputs and gradient as in `Problem.reference_solution`, evaluations of func forward and
-    backward (None where they cannot be counted)."""
+    """One solve looked at: outputs and gradient (None: has none) as in `Problem.reference_solution`, evaluations of
+    func forward and backward, and steps that were tried (None where they cannot be counted)."""
 
     ys: torch.Tensor
-    gradient: torch.Tensor
+    gradient: torch.Tensor | None
     nfe_forward: int | None
     nfe_backward: int | None
+    tries: int | None = None
 
 
 def flat(tensors):

@@ -18,6 +18,7 @@ import torch
 from benchmarks import row_solvers
 from benchmarks.problems import Check, flat
 from benchmarks.row_problems import RowProblem
+from benchmarks.stiff import Radau, StiffProblem
 from torch_ACA import solve, solve_endtime
 from torch_ACA.compat import torchdiffeq as drop_in
 
@@ -35,7 +36,7 @@ except ImportError:
     torchode = None
 
 MAX_EVALS = 100_000  # of func in one direction; a solve that takes more has failed
-LIBRARIES = ("torch-ACA", "torchdiffeq", "TorchDiffEqPack", "torchode", "diffrax", "jax")
+LIBRARIES = ("torch-ACA", "torchdiffeq", "TorchDiffEqPack", "torchode", "diffrax", "jax", "scipy")
 
 
 class TooManyEvaluations(Exception):
@@ -73,7 +74,7 @@ class Prepared:
         ys = self._outputs(counted)
         forward = counted.calls
         gradients = self._gradients(ys)
-        return Check(flat([ys]), flat(gradients), forward, counted.calls - forward)
+        return Check(flat([self.problem.measured(ys)]), flat(gradients), forward, counted.calls - forward)
 
     def warm_up(self):
         """A solve over a hundredth of the interval: everything is loaded then, and compiled."""
@@ -84,7 +85,8 @@ class Prepared:
         return self.integrate(func, self._y0, self.problem)
 
     def _gradients(self, ys):
-        return torch.autograd.grad(self.problem.loss(ys), [self._y0, *self.problem.func.parameters()])
+        start = [self._y0] * self.problem.counts_start
+        return torch.autograd.grad(self.problem.loss(ys), [*start, *self.problem.func.parameters()])
 
 
 class Ours(Prepared):
@@ -97,7 +99,9 @@ class Ours(Prepared):
     def check(self):
         ys = self._outputs(self.problem.func)
         gradients = self._gradients(ys)
-        return Check(flat([ys]), flat(gradients), self._stats.n_f_evals, self._stats.n_backward_f_evals)
+        stats, ys = self._stats, self.problem.measured(ys)
+        tries = stats.n_accepted + stats.n_rejected
+        return Check(flat([ys]), flat(gradients), stats.n_f_evals, stats.n_backward_f_evals, tries)
 
     def _outputs(self, func):
         self._y0 = self.problem.y0.detach().requires_grad_()
@@ -171,6 +175,13 @@ def _ours(*, gpu=False, **keywords):
     return Solver("torch_ACA", lambda problem: Ours(keywords, problem), missing)
 
 
+def _stiff(solver):
+    """The solver, for stiff problems alone: the others would be too large for it."""
+    return replace(solver, missing=lambda problem: (
+        solver.missing(problem) if isinstance(problem, StiffProblem) else "for stiff problems"
+    ))  # fmt: skip
+
+
 def _peer(library, module, integrate, *, of_rows=False):
     def missing(problem):
         if of_rows and not isinstance(problem, RowProblem):
@@ -201,6 +212,7 @@ SOLVERS = {
     "aca, memory=unlimited": _ours(gradient="aca", memory=math.inf),
     "aca, memory=50": _ours(gradient="aca", memory=50),
     "aca, compile": _ours(gradient="aca", compile=True),
+    "aca, compile steps": _ours(gradient="aca", compile="step"),
     "aca, CUDA graphs": _ours(gradient="aca", compile="reduce-overhead", gpu=True),
     "naive": _ours(gradient="naive"),
     "adjoint": _ours(gradient="adjoint"),
@@ -209,6 +221,11 @@ SOLVERS = {
     "TorchDiffEqPack ACA": _peer("TorchDiffEqPack", TorchDiffEqPack, _torchdiffeqpack),
     "torchode": _peer("torchode", torchode, _torchode),
     "diffrax, jitted": _diffrax(),
+    "Rodas5P": _stiff(_ours()),
+    "auto": _stiff(_ours(method="auto")),
+    "Dopri5": _stiff(_ours(method="Dopri5", jac_structure="dense", max_evals=MAX_EVALS // 2)),
+    "diffrax Kvaerno5, jitted": _stiff(_diffrax()),
+    "scipy Radau, forward": _stiff(Solver("scipy", Radau, lambda problem: None)),
     "aca, per_sample": _peer("torch_ACA", solve, row_solvers.per_sample, of_rows=True),
     "aca, rows jointly": _peer("torch_ACA", solve, row_solvers.joint, of_rows=True),
     "torchode, per row": _peer("torchode", torchode, row_solvers.by_torchode, of_rows=True),

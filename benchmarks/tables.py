@@ -19,7 +19,7 @@ from benchmarks.records import slope
 from harness.files import atomic_write
 from harness.record import read_run
 
-ODEINT = "torchdiffeq odeint"
+ODEINT, DIFFRAX = "torchdiffeq odeint", "diffrax, jitted"
 OURS = "torch_ACA"
 
 
@@ -88,11 +88,32 @@ AIMS = (
     ),
     ("aca compiled, MLP, Dopri5: time / limit", 0.75, lambda f: _limit(f, "mlp_dopri5", "aca, compile")),
     ("aca compiled, field of NODE-18: time / limit", 0.85, lambda f: _limit(f, "conv", "aca, compile")),
+    *(
+        (f"aca compiled, {title}: time / diffrax", most, lambda f, case=case: _beside(f, case, "aca, compile", DIFFRAX))
+        for case, title, most in (
+            ("three_body_end", "three bodies, end point", 1.0),
+            ("three_body_outputs", "three bodies, 49 outputs", 1.0),
+            ("three_body_close", "close encounters", 1.0),
+            ("mlp_dopri5", "MLP, Dopri5", 0.9),
+            ("mlp_heun", "MLP, Heun-Euler", 0.9),
+        )
+    ),
+    ("aca compiled, three bodies, end point: first call / diffrax's", 2.0, lambda f: _first_calls(f, "three_body_end")),
     ("aca, peak memory per further step / a state", 1.2, lambda f: _growth(f, "aca")),
     (
         "aca, memory of 50 states, many steps: time / aca",
         2.0,
         lambda f: _beside(f, "many_steps", "aca, memory=50", "aca"),
+    ),
+    (
+        "Rodas5P, 256 rows of Robertson at 1e-3: time / diffrax Kvaerno5",
+        0.7,
+        lambda f: _at(f, "stiff_robertson_rows", 1e-3, "Rodas5P", "diffrax Kvaerno5, jitted"),
+    ),
+    (
+        "Rodas5P, reaction and diffusion at 1e-3: time / Dopri5",
+        0.02,
+        lambda f: _at(f, "stiff_reaction_diffusion", 1e-3, "Rodas5P", "Dopri5"),
     ),
     ("slowest client program: time / torchdiffeq odeint", 1.1, lambda f: _slowest(f, "clients")),
     ("slowest of short solves: time / torchdiffeq odeint", 1.2, lambda f: _slowest(f, "short_solves")),
@@ -104,8 +125,21 @@ def _limit(folder, case, solver):
     return record and record.to_limit(solver)
 
 
+def _first_calls(folder, case):
+    """The first call of compiled loops over diffrax's, code to be generated included."""
+    record = records.read(folder, case)
+    rows = record.solvers if record else {}
+    ours, theirs = (rows.get(name, {}).get("first_call_seconds") for name in ("aca, compile", DIFFRAX))
+    return ours / theirs if ours and theirs else None
+
+
 def _beside(folder, case, solver, other):
     record = records.read(folder, case)
+    return record and record.to_solver(solver, other)
+
+
+def _at(folder, case, tolerance, solver, other):
+    record = (records.read_diagram(folder, case) or {}).get(tolerance)
     return record and record.to_solver(solver, other)
 
 
@@ -168,16 +202,17 @@ def _timed(folder, name):
 
 def _diagram(folder, name):
     found = records.read_diagram(folder, name)
+    counted = any(row.get("tries") is not None for record in found.values() for row in record.solvers.values())
     lines = []
     for tolerance, record in found.items():
         for solver, row in record.solvers.items():
             lines.append([
                 f"{tolerance:.0e}", solver, _milliseconds(record.median(solver)), _error(row.get("state_error")),
-                _error(row.get("gradient_error")), _count(row.get("nfe_forward")), _count(row.get("nfe_backward")),
-                _note(row),
+                _error(row.get("gradient_error")), *[_count(row.get("tries"))] * counted,
+                _count(row.get("nfe_forward")), _count(row.get("nfe_backward")), _note(row),
             ])  # fmt: skip
-    head = ["tolerance", "solver", "ms", "state error", "gradient error", "NFE forward", "NFE backward", "note"]
-    return _table(next(iter(found.values())).title, head, lines)
+    head = ["tolerance", "solver", "ms", "state error", "gradient error", *["tries"] * counted, "NFE forward"]
+    return _table(next(iter(found.values())).title, [*head, "NFE backward", "note"], lines)
 
 
 def _memory(folder, name):

@@ -39,9 +39,16 @@ def of_scale(chosen, own, robust):
             else:
                 others.append((faster, SHARED_PROCESSOR))
     for dataset, labels in chosen.items():
-        pair = (labels["aca"], labels["resnet"])
         what = f"NODE-18 is more accurate than ResNet-18 on {TITLES[dataset]}"
-        found.append(compared(what, pair, accuracy, 1, unit=" points"))
+        pair = (labels["aca"], labels["resnet"])
+        as_run = "" if not all(pair) or scale_of(pair[0][0]) == scale_of(pair[1][0]) else ", unlike at the start"
+        found.append(compared(f"{what}{as_run}", pair, accuracy, 1, unit=" points"))
+        if as_run:
+            for pair in ((labels["aca"], labels["resnet-scale"]), (labels["aca-scale"], labels["resnet"])):
+                size = scale_of(next(run for runs in pair for run in runs))
+                cost = hours(labels["aca"], labels["resnet"])
+                like = f"{what}, second blocks of both begin at {size:g}"
+                found.append(compared(like, pair, accuracy, 1, cost, unit=" points"))
     for dataset, labels in chosen.items():
         pair = (labels["aca"], labels["resnet"])
         for of in ("true-class probability", "correctness"):
@@ -54,10 +61,16 @@ def of_scale(chosen, own, robust):
     return found, others
 
 
-def compared(claim, pair, value, sign, **keywords):
-    """The comparison of a value of each run, over two lists of runs."""
+def compared(claim, pair, value, sign, cost=None, **keywords):
+    """The comparison of a value of each run, over two lists of runs. ``cost``: hours of a run on each side, where the
+    runs themselves don't tell."""
     sides = ({run.place[3]: value(run) for run in runs} for runs in pair)
-    return Means(claim, *sides, sign, hours=hours(*pair), **keywords)
+    return Means(claim, *sides, sign, hours=hours(*pair) or cost, **keywords)
+
+
+def scale_of(run):
+    """The weight that the last BatchNorm of every second block began with."""
+    return getattr(run.chosen, "field_scale" if run.chosen.model == "ode" else "branch_scale", None) or 1.0
 
 
 def accuracy(run):

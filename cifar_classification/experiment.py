@@ -20,7 +20,7 @@ from torch_ACA import FIXED_STEP_METHODS
 PAPER_EPOCHS = 90
 PAPER = {
     **{"epochs": PAPER_EPOCHS, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "multistep"},
-    **{"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "gradient": "aca", "field_scale": 1.0},
+    **{"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "gradient": "aca", "field_scale": 1.0, "branch_scale": 1.0},
     **{"amp": False, "channels_last": False, "compile": False},
 }
 # what the command line does not name is taken from the file of a profile, and then from the paper
@@ -68,6 +68,11 @@ class Cifar(Experiment):
         )
         solver.add_argument(
             "--field-scale", type=positive_float, help="initial weight of each vector field's last BatchNorm"
+        )
+        parser.add_argument(
+            "--branch-scale",
+            type=positive_float,
+            help="with --model discrete, the same of the residual branch in the second block of every stage",
         )
         training = parser.add_argument_group("training; the defaults are the profile's")
         training.add_argument("--batch-size", type=positive_int, help="images per step")
@@ -124,6 +129,9 @@ class Cifar(Experiment):
     def complete(self, values, chosen):
         settings = {name: values[name] for name in (*OTHERS, *PAPER)}
         settings["width"] = settings["width"] or NETWORKS[settings["network"]].PAPER_WIDTH
+        if settings["model"] == "ode":
+            refuse(chosen, ("branch_scale",), "--model ode has vector fields instead of branches: see --field-scale")
+            settings["branch_scale"] = None
         if settings["model"] == "discrete":
             refuse(chosen, OF_A_SOLVER, "--model discrete solves no ODE")
             settings |= dict.fromkeys(OF_A_SOLVER)

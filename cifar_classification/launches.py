@@ -18,7 +18,7 @@ def row(scale, label, seed, *flags, dataset="cifar10"):
     """A run of the tables, and what they need of a trained model: predictions for the reliability of repeated runs, and
     the supplement's solvers."""
     tests = []
-    if label in ("aca", "resnet"):
+    if label in ("aca", "resnet", "aca-scale", "resnet-scale"):
         tests.append((("--weights", "last", "--predictions"), predictions.FILE))
     if label == "euler" or scale in ("cpu", "paper-350"):
         tests.append((("--all-solvers", "--no-amp"), None))
@@ -37,7 +37,8 @@ def table():
         jobs.append(row("table", "aca", seed, dataset="cifar100"))
         jobs.append(row("table", "resnet", seed, "--model", "discrete", dataset="cifar100"))
     jobs.append(row("cpu", "aca", 0))
-    return jobs + [job for seed in range(3) for job in (*further("table", seed), *own_settings("table", seed))]
+    jobs += [job for seed in range(3) for job in (*further("table", seed), *own_settings("table", seed))]
+    return jobs + fair("table", 3, ("--field-scale", "1"), ("--branch-scale", "0.2"))
 
 
 def paper():
@@ -52,6 +53,16 @@ def paper():
         jobs += own_settings("paper", seed, "--lr", "0.01")
         jobs += [row("paper", name, seed, "--gradient", name) for name in ("adjoint", "naive")]
         jobs += further("paper", seed)
+    return jobs + fair("paper", 10, ("--field-scale", "0.2"), ("--branch-scale", "0.2"))
+
+
+def fair(scale, seeds, ours, theirs):
+    """NODE-18 and ResNet-18 with the other size of their second blocks at the start: then both are there with both."""
+    jobs = []
+    for seed in range(seeds):
+        for dataset in ("cifar10", "cifar100"):
+            jobs.append(row(scale, "aca-scale", seed, *ours, dataset=dataset))
+            jobs.append(row(scale, "resnet-scale", seed, "--model", "discrete", *theirs, dataset=dataset))
     return jobs
 
 

@@ -1,6 +1,5 @@
 """Draw the accuracy and the loss of runs, against epochs and against time."""
 
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,8 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import Cifar
-from cifar_classification.runs import on_gpus
 from harness.cli import ArgumentParser, run_main
-from harness.plots import colour, new_figure, save_figure
+from harness.plots import colour, look, new_figure, save_figure
 from harness.record import read_metrics, read_run
 
 STYLES = {"Train": ":", "Test": "-"}
@@ -51,48 +49,42 @@ def draw(folders):
 
 
 def draw_methods(methods, *groups):
-    """Figure 7(a, b) of the paper: test accuracy against epoch and against time, a row for each of ``groups``.
+    """Figure 7(a, b) of the paper: test accuracy against the epoch, and after the last one seed by seed, a row for each
+    of ``groups``. Times of a shared processor are not drawn.
 
     Args:
         methods: runs of each label, a run a seed.
         groups: labels that belong together, and last the figure's title.
     """
     *groups, heading = groups
-    figure, axes = new_figure(len(groups), 2, sharey=True, squeeze=False)
-    for row, labels in zip(axes, groups):
-        for label in labels:
-            _draw_mean(row, methods[label], label)
-        row[0].set_ylabel("test accuracy")
-        row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        if row[0].has_data():
-            row[0].legend(loc="lower right", fontsize="small")
-    shared = "" if on_gpus(chain.from_iterable(methods.values())) else "\n(of a processor shared with other work)"
-    for ax, text in zip(axes[-1], ("epoch", f"minutes, mean over seeds{shared}")):
-        ax.set_xlabel(text)
+    figure, axes = new_figure(len(groups), 2, height=3.2, squeeze=False)
+    for (curves, dots), labels in zip(axes, groups):
+        shown = [label for label in labels if methods[label]]
+        for place, label in enumerate(shown):
+            _draw_mean(curves, dots, place, methods[label], label)
+        curves.set(xlabel="epoch", ylabel="test accuracy")
+        curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+        dots.set_xticks(range(len(shown)), [label.removesuffix("-own") for label in shown], rotation=20, ha="right")
+        dots.set(ylabel="after the last epoch", xlim=(-0.6, max(len(shown), 1) - 0.4))
+        if shown:
+            curves.legend(loc="upper left", fontsize="x-small")
     for ax, text in zip(axes[:, 0], ("like for like", "the paper's solvers, tolerances and batches")):
         ax.set_title(text, fontsize="medium")
-    figure.suptitle(f"{heading}\nmean and range over seeds", fontsize="medium")
+    figure.suptitle(f"{heading}\nleft: mean and range over seeds; right: each seed, bar: mean", fontsize="medium")
     return figure
 
 
-def _draw_mean(axes, runs, label):
-    """The mean of some runs over epochs and over time on two axes, with their range; nothing without runs."""
-    if not runs:
-        return
+def _draw_mean(curves, dots, place, runs, label):
+    """The mean accuracy of some runs over epochs with their range, and their last values as dots at ``place``."""
     epochs = min(len(run.rows) for run in runs)
     accuracy = np.array([[row["Test/Accuracy"] for row in run.rows[:epochs]] for run in runs])
-    minutes = np.array([[row["seconds"] / 60 for row in run.rows[:epochs]] for run in runs])
-    shade = colour(label.removesuffix("-own"))
-    for ax, times in zip(axes, (np.arange(1, epochs + 1), minutes.mean(0))):
-        ax.plot(
-            times,
-            accuracy.mean(0),
-            "o-",
-            markersize=3,
-            color=shade,
-            label=f"{label.removesuffix('-own')}, {len(runs)} run{'s' * (len(runs) > 1)}",
-        )
-        ax.fill_between(times, accuracy.min(0), accuracy.max(0), color=shade, alpha=0.2, linewidth=0)
+    style = look(label.removesuffix("-own"), markers=True)
+    name = f"{label.removesuffix('-own')}, {len(runs)} run{'s' * (len(runs) > 1)}"
+    curves.plot(np.arange(1, epochs + 1), accuracy.mean(0), label=name, **style)
+    shade = style["color"]
+    curves.fill_between(np.arange(1, epochs + 1), accuracy.min(0), accuracy.max(0), color=shade, alpha=0.2, linewidth=0)
+    dots.plot([place] * len(runs), accuracy[:, -1], **style | {"linestyle": "", "markersize": 6, "alpha": 0.7})
+    dots.hlines(accuracy[:, -1].mean(), place - 0.3, place + 0.3, color=shade)
 
 
 def draw_networks(chosen, names, paper, heading):

@@ -9,7 +9,15 @@ from torch.nn import functional
 
 from cifar_classification.data import CLASSES
 from cifar_classification.evaluation import autocast, evaluate, tally
-from cifar_classification.models import NETWORKS, STATS, ode_blocks, scale_fields, set_solver, solver_stats
+from cifar_classification.models import (
+    NETWORKS,
+    STATS,
+    ode_blocks,
+    scale_branches,
+    scale_fields,
+    set_solver,
+    solver_stats,
+)
 from harness.cli import UsageError, usage_errors
 from harness.distributed import ALONE
 from harness.resources import peak_memory_bytes
@@ -236,6 +244,8 @@ def build_model(settings):
         model = NETWORKS[settings["network"]](settings["width"], classes, network_solver(settings))
     if settings["model"] == "ode":
         scale_fields(model, settings["field_scale"])
+    else:
+        scale_branches(model, settings.get("branch_scale") or 1.0)  # records from before there was a choice have none
     return model
 
 

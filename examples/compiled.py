@@ -1,4 +1,4 @@
-"""Compiled steps: torch.compile generates one piece of code for a whole step, and the solve takes less time."""
+"""Compiled solves: code is generated for the whole loop over steps and its way back, and a solve takes less time."""
 
 import time
 

@@ -1,6 +1,8 @@
 """Measurements that run in one go on a CPU: their command line, and their rows in a record like that of a run."""
 
+from harness import packed
 from harness.cli import ArgumentParser, positive_int, seed
+from harness.progress import progress
 from harness.record import Run, read_metrics
 
 
@@ -18,6 +20,22 @@ def write(args, rows, **summary):
     """Record ``rows``, dicts that JSON can hold, as they come."""
     run = Run.start(args.out, vars(args), overwrite=args.overwrite)
     for number, row in enumerate(rows):
+        run.log(number, **row)
+    run.finish(summary)
+
+
+def write_parts(args, parts, rows_of, **summary):
+    """As `write`, of the rows that ``rows_of`` gives for each of ``parts``, a list of numbers that every row has as
+    ``seed``. A record that was interrupted goes on: with the first part that is not complete."""
+    known = [] if args.overwrite else read_metrics(args.out)
+    if known and packed.read(args.out, "summary.json") is None:
+        begun = known[-1]["seed"]  # the last part may lack rows
+        kept = [row for row in known if row["seed"] != begun]
+        run, parts = Run.resume(args.out, vars(args), step=len(kept) - 1), parts[parts.index(begun) :]
+    else:
+        run, kept = Run.start(args.out, vars(args), overwrite=args.overwrite), []
+    numbered = enumerate((row for part in parts for row in rows_of(part)), len(kept))
+    for number, row in progress(numbered, desc=str(args.out)):
         run.log(number, **row)
     run.finish(summary)
 

@@ -17,13 +17,14 @@ from harness.files import write_text
 from harness.resources import Stopwatch
 
 PAGES = "pages"
+NEURAL_ODE_2018 = tuple(f"neural_ode_2018/{part}" for part in ("spirals", "cnf", "mnist"))
 STAGES = {  # by profile: experiment, and which list of its launches.py
     "quick": {"van_der_pol": ("", "measure"), "three_body": ("", "quick"), "latent_ode_mujoco": ("", "quick"),
-              "cifar_classification": ("", "quick")},
+              "cifar_classification": ("", "quick"), **dict.fromkeys(NEURAL_ODE_2018, ("", "quick"))},
     "cpu": {"van_der_pol": ("", "train"), "three_body": ("", "quick"), "latent_ode_mujoco": ("", "table"),
-            "cifar_classification": ("tables", "table")},
+            "cifar_classification": ("tables", "table"), **dict.fromkeys(NEURAL_ODE_2018, ("", "quick"))},
     "paper": {"van_der_pol": ("", "train"), "three_body": ("", "paper"), "latent_ode_mujoco": ("", "paper"),
-              "cifar_classification": ("tables", "paper")},
+              "cifar_classification": ("tables", "paper"), **dict.fromkeys(NEURAL_ODE_2018, ("", "paper"))},
 }  # fmt: skip
 PASSED, SKIPPED = "passed", "skipped"
 EARLY = re.compile(r"^ended early, see their records: (.*)$", re.MULTILINE)
@@ -97,7 +98,7 @@ def missing(name, profile):
     if name == PAGES:
         return None
     which, _ = STAGES[profile][name]
-    needs = importlib.import_module(f"{name}.launches").LAUNCHES[which].needs
+    needs = importlib.import_module(f"{name.replace('/', '.')}.launches").LAUNCHES[which].needs
     return needs and needs()
 
 
@@ -105,7 +106,7 @@ def summary(outcomes):
     """Say how the stages ended; returns the exit code."""
     print()
     for name, outcome in outcomes.items():
-        print(f"{name:22} {outcome['status']:12} {minutes(outcome):>12}  {outcome['why']}".rstrip())
+        print(f"{name:24} {outcome['status']:12} {minutes(outcome):>12}  {outcome['why']}".rstrip())
     statuses = {outcome["status"] for outcome in outcomes.values()}
     if "interrupted" in statuses:
         return INTERRUPTED

@@ -134,9 +134,17 @@ class Means(Comparison):
 
     def needed(self, level):
         variances, difference = self._spread, abs(self.difference)
-        choice = range(LEAST_SEEDS, MOST_SEEDS + 1)
-        enough = bisect_left(choice, True, key=lambda seeds: t_power(difference, variances, seeds, level) >= POWER)
-        return choice[enough] if enough < len(choice) else None
+
+        def enough(seeds):
+            return t_power(difference, variances, seeds, level) >= POWER
+
+        most = LEAST_SEEDS
+        while not enough(most):  # upwards, as scipy's noncentral t fails far behind the answer
+            if most == MOST_SEEDS:
+                return None
+            most = min(2 * most, MOST_SEEDS)
+        choice = range(LEAST_SEEDS, most + 1)
+        return choice[bisect_left(choice, True, key=enough)]
 
 
 def t_power(difference, variances, seeds, level):
@@ -230,7 +238,8 @@ def judge(comparisons):
 
 def _verdict(comparison, p, level):
     if not comparison.seeds:
-        return f"{UNDECIDED}: not run"
+        cost = comparison.cost(LEAST_SEEDS)
+        return f"{UNDECIDED}: not run" + (f"; {LEAST_SEEDS} seeds take {hours_text(cost)}" if cost else "")
     if p is not None and p < LEVEL:
         return FOR if comparison.sign * comparison.difference > 0 else AGAINST
     if p is None and comparison.seeds >= LEAST_SEEDS:

@@ -8,6 +8,7 @@ import numpy as np
 from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, new_figure, save_figure
+from harness.plots import look as method_look
 from harness.record import read_epochs, read_run
 from harness.tables import results_folder
 from latent_ode_mujoco.data import FEATURES, NAMES
@@ -16,18 +17,21 @@ from latent_ode_mujoco.report import LABELS, RESULTS, collect
 
 # Models without a gradient method lend the colours of other recurrent networks and of ResNet
 COLOURS = {"rnn": "rnn", "rnn-decay": "gru", "rnn-vae": "lstm", "latent-ode-rnn": "resnet"}
+STYLES = {  # thin ones, by label
+    "rnn": (0, (6, 2)), "rnn-decay": (0, (2, 1)), "rnn-repaired": (0, (6, 1, 1, 1)), "rnn-vae": (0, (1, 3)),
+    "latent-ode-rnn-aca": (0, (3, 3)),
+}  # fmt: skip
 RECONSTRUCTIONS = "reconstructions.csv"
+RECONSTRUCTED = ("rnn", "rnn-repaired", "latent-ode-adjoint", "latent-ode-naive", "latent-ode-aca")
 DRAWN = (0, 1, 2, 4, 9, 12)  # features of the reconstructions: positions and velocities of trunk and leg
 
 
 def look(name):
-    """Colour and line style of a label such as latent-ode-aca: solid with a gradient method's colour, else broken."""
+    """Colour and line style of a label such as latent-ode-aca: its gradient method's; thin and broken without."""
     model, _, variant = name.rpartition("-")
     if shade := COLOURS.get(name) or COLOURS.get(model):
-        style = "--" if name in COLOURS else ":"
-    else:
-        shade, style = variant, "-"
-    return {"color": colour(shade), "linestyle": style, "label": name, "linewidth": 1.3}
+        return {"color": colour(shade), "linestyle": STYLES[name], "label": name, "linewidth": 0.9}
+    return method_look(variant, label=name)
 
 
 def curve(rows):
@@ -61,26 +65,30 @@ def read_reconstructions(folder):
     return numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1, states[:, :FEATURES], states[:, FEATURES:]
 
 
-def draw_reconstructions(row, path):
-    """Some features of the kept trajectories: truth, prediction, observed points."""
-    trajectories, times, observed, true, predicted = read_reconstructions(row["folder"])
-    shown = np.unique(trajectories)
-    if not len(shown):
+def draw_reconstructions(rows, path, heading):
+    """One sheet: some features of one kept trajectory, a column a model, with the error of that prediction.
+
+    ``rows``: a run a model.
+    """
+    kept = {row["label"]: read_reconstructions(row["folder"]) for row in rows}
+    kept = {name: found for name, found in kept.items() if len(found[0])}
+    if not kept:
         return
-    figure, axes = new_figure(len(DRAWN), len(shown), width=3.6, height=1.4, sharex=True, squeeze=False)
-    name = row["label"]
-    for column, trajectory in enumerate(shown):
-        own = trajectories == trajectory
+    figure, axes = new_figure(len(DRAWN), len(kept), width=2.3, height=1.2, sharex=True, sharey="row", squeeze=False)
+    for column, (name, (trajectories, times, observed, true, predicted)) in enumerate(kept.items()):
+        own = trajectories == trajectories[0]
         for ax, feature in zip(axes[:, column], DRAWN):
             ax.plot(times[own], true[own, feature], color=colour("truth"), linewidth=0.8, label="truth")
-            ax.plot(times[own], predicted[own, feature], **look(name) | {"linestyle": "-"})
+            ax.plot(times[own], predicted[own, feature], **look(name) | {"label": "prediction"})
             seen = own & observed
             ax.plot(times[seen], true[seen, feature], "o", color=colour("truth"), markersize=3, label="observed")
-            if column == 0:
-                ax.set_ylabel(NAMES[feature])
+        error = 100 * np.mean((true[own] - predicted[own]) ** 2)
+        axes[0, column].set_title(f"{name}\nMSE x 1e-2: {error:.2f}", fontsize=8)
         axes[-1, column].set_xlabel("time")
-    axes[0, 0].legend(fontsize=6)
-    figure.suptitle(textwrap.fill(row["title"], 120), fontsize=7)
+    for ax, feature in zip(axes[:, 0], DRAWN):
+        ax.set_ylabel(NAMES[feature], fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle(f"{heading}\none test trajectory, one seed; the error is that of this trajectory", fontsize=9)
     save_figure(figure, path)
 
 
@@ -96,8 +104,8 @@ def main(argv=None):
         heading = f"{task}, {sample:.0%} observed, {profile} profile\n{textwrap.fill(joint_words(rows), 120)}"
         draw_curves(rows, folder / f"{name}-curves.png", heading)
         first = {row["label"]: row for row in reversed(rows)}  # rows go by seed: the lowest one stays
-        for row in first.values():
-            draw_reconstructions(row, folder / f"{name}-{row['label']}.png")
+        shown = [first[label] for label in RECONSTRUCTED if label in first]
+        draw_reconstructions(shown, folder / f"{name}-reconstructions.png", heading)
         print(f"{len(rows)} runs -> {folder / name}-*.png")
 
 

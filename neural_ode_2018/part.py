@@ -8,6 +8,7 @@ from harness.solvers import SOLVER, add_solver_arguments, settle_solver
 from harness.tables import replace_measured, results_folder, spread, table, write_runs
 from harness.testing import RECORD, runs_tested
 from harness.training import FINISHED
+from harness.verdicts import Means, hours_each
 
 
 class Part(Experiment):
@@ -111,8 +112,22 @@ def scales(rows):
     return "".join(f"- {text}\n" for text in words if text)
 
 
-def write_report(part, argv, headings, notes, readme):
-    """Write runs.csv and tables.md from the records of all runs, and the same table into the part of a README."""
+def smaller(rows, what, ours, theirs, field, form):
+    """The claim that model ``ours`` has less of ``field`` than ``theirs`` on a task: runs of one seed have the same
+    data, and are compared as pairs."""
+    sides = [[row for row in rows if (row["what"], row["label"]) == (what, name)] for name in (ours, theirs)]
+    sides = [[row for row in side if row.get(field) is not None] for side in sides]
+    values = ({row["seed"]: row[field] for row in side} for side in sides)
+    hours = hours_each(*([row["seconds"] for row in side] for side in sides))
+    return Means(f"{what}: {ours} below {theirs}", *values, -1, True, hours, form=form)
+
+
+def write_report(part, argv, headings, notes, readme, claims=lambda rows: ""):
+    """Write runs.csv and tables.md from the records of all runs, and the same table into the part of a README.
+
+    Args:
+        claims: of the runs of a profile, the text on what the paper claims.
+    """
     root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", part.results, packs=True)
     rows = sorted(part.runs(root), key=lambda row: (row["profile"], row[part.task]))
     columns = ("profile", "what", "label", "seed", "status", *headings, "seconds", "parameters", "forward", "backward")
@@ -121,6 +136,9 @@ def write_report(part, argv, headings, notes, readme):
     seeds = {row["seed"] for row in rows}
     few = "One seed: nothing is said about spread.\n\n" if len(seeds) == 1 else ""
     text = f"{means(rows, headings)}\n{few}{notes} CPU: one thread of {cpus}, shared with other work.\n"
+    for profile in dict.fromkeys(row["profile"] for row in rows):
+        if found := claims([row for row in rows if row["profile"] == profile]):
+            text += f"\nThe paper's claims, {profile} profile:\n\n{found}"
     text += f"\n{scales(rows)}" + (f"\nFailures:\n\n{failed}" if (failed := failures(rows)) else "")
     script = f"{part.name}/report.py"
     head = f"# {part.name}\n\nWritten by `python {script}` from the records beside it.\n\n"

@@ -28,7 +28,7 @@ from torch_ACA.steppers.base import LINEARISE  # noqa: E402
 from van_der_pol import records  # noqa: E402
 
 FIGURE = ROOT / "docs" / "figures" / "why_aca.png"
-ALSO = {"ALF": "`sym12async` in `odesolve`"}  # names elsewhere
+ALSO = {"ALF": "`sym12async` in `odesolve`", "auto": "`Dopri5` and `Rodas5P` in turn"}  # names elsewhere, or parts
 COMPARED = ("aca", "adjoint", "naive")
 RTOL = 1e-5  # of the row of van der Pol
 RESULTS = "results"  # folder of the links, seen from README.md

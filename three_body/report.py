@@ -20,7 +20,7 @@ README = Path(__file__).parent / "README.md"
 RESULTS = ThreeBody().results
 COMPARED = ("adjoint", "naive", "aca")
 CONSTANT = "constant"  # predicts the mean positions of the training data at all times: knows nothing
-LABELS = (CONSTANT, *RECURRENT, *(f"{model}-{gradient}" for model in ("node", "ode") for gradient in COMPARED))
+LABELS = (*RECURRENT, *(f"{model}-{gradient}" for model in ("node", "ode") for gradient in COMPARED))
 COLUMNS = (
     "profile", "system", "label", "seed", "status", "mse", "mse_trained", "mass_error", "last_mass_error",
     "energy_drift", "momentum_drift", "gradient_norm", "seconds", "forward", "backward", "epochs", "parameters",
@@ -121,7 +121,7 @@ def _comparison(rows, ours, theirs):
 
 def _table(title, rows):
     lines, failures = [], []
-    for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
+    for name in (CONSTANT, *sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank)):
         own = [row for row in rows if row["label"] == name]
         cells = [spread([row[key] for row in own], ".2e", deviation_form=".1e") for key in HEADINGS]
         if name == CONSTANT:

@@ -7,6 +7,7 @@ from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_adjoint_sy
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import (
     CaptureError,
+    JacobianError,
     NonFiniteError,
     ReplayError,
     SecondDerivativeError,
@@ -37,6 +38,7 @@ __all__ = [
     "Comparison",
     "FIXED_STEP_METHODS",
     "GRADIENTS",
+    "JacobianError",
     "METHODS",
     "Method",
     "NonFiniteError",

@@ -3,6 +3,8 @@ Wanner, Solving Ordinary Differential Equations I, sections III.1 and III.5)."""
 
 import functools
 import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +20,25 @@ _POINTS, _SHARES = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss
 _POINTS, _SHARES = (_POINTS + 1) / 2, _SHARES / 2
 
 
-def weights_of(t, h, times, *, with_end=False):
+def weights_of(t: Any, h: Any, times: Sequence[Any], *, with_end: bool = False) -> list[Any]:
     """h times the weights of the slopes at t and at ``times``, of that at t + h before them if it is one of them.
 
     The integral from t to t + h of the Lagrange polynomials. Floats, or 0-d tensors if the times are.
     """
-    nodes = [*((1.0,) if with_end else ()), 0.0, *((time - t) / h for time in times)]
+    nodes: Any = [*((1.0,) if with_end else ()), 0.0, *((time - t) / h for time in times)]
     if not isinstance(h, torch.Tensor):
         return [h * w for w in _integrals(torch.tensor(nodes, dtype=torch.float64)).tolist()]
     nodes = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=h.device) for x in nodes])
     return list((h * _integrals(nodes)).unbind())
 
 
-def weighed(weights, slopes):
+def weighed(weights: Iterable[Any], slopes: Iterable[torch.Tensor]) -> torch.Tensor:
     """sum of weights[j] * slopes[j], rounded alike whether the weights are floats, as in the forward pass, or 0-d
     tensors, as in a replay that differentiates by the times."""
     return functools.reduce(torch.add, map(operator.mul, weights, slopes))
 
 
-def _integrals(nodes):
+def _integrals(nodes: torch.Tensor) -> torch.Tensor:
     """Integrals over [0, 1] of the Lagrange polynomials of the nodes [k], float64: [k]."""
     points, shares = _POINTS.to(nodes.device), _SHARES.to(nodes.device)
     itself = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)

@@ -15,6 +15,7 @@ from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
 from .hidden_time import hides_time, moved
+from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
 from .notices import warn_caller
@@ -22,12 +23,13 @@ from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
 from .record import Recorder
+from .rows.layout import with_rows_outermost
 from .rows.problem import RowProblem, problem_of_rows
 from .rows.solve import aca_of_rows
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
-from .solver_options import SolverOptions, takes_options
+from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
 from .transforms import check_transform, explained, forward_ad_disabled, under_transform
@@ -113,15 +115,8 @@ def _solved(
     :param integrate: what to do with the problem (None: what the gradient method does)
     """
     if torch.compiler.is_dynamo_compiling():
-        return _outside_of_graphs(_solved, func, y0, t, asked, integrate)
+        return outside_of_graphs(_solved, func, y0, t, asked, integrate)
     return _solve(func, y0, t, asked, integrate)
-
-
-def _outside_of_graphs(function: Callable, *arguments: Any, **keywords: Any) -> Any:
-    return torch.compiler.disable(function)(*arguments, **keywords)
-
-
-_outside_of_graphs._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _solve(
@@ -158,7 +153,8 @@ def problem_of(
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
     """
-    layout, gradient = StateLayout(y0), asked.gradient
+    by_rows = asked.jac_structure == "rows"
+    layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
     plan = checked(asked, layout)
     settings, options = plan.settings, plan.settings.options
     times, ts = checked_times(t, layout)
@@ -166,16 +162,28 @@ def problem_of(
     if transformed:
         check_transform(gradient)
     compile_options = None if transformed else plan.compile_options
-    field = VectorField(func, layout, direction=1 if ts[-1] > ts[0] else -1, params=plan.params, autocast=autocast)
+    perturb = bool(options.get("perturb"))
+    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
+    flat, code, started = layout.flatten(y0), None, None
+    if compile_options is not None and callable(func):
+        from .compilation.start import check, start  # here, since Dynamo takes a second to import
+
+        plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
+        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
+    found = None if started is None else code.reach()
+    direction = 1 if ts[-1] > ts[0] else -1
+    field = VectorField(
+        func, layout, direction, plan.params, autocast, found=found, code=code,
+        jacobian=Jacobian(layout, asked.jac, by_rows=by_rows),
+    )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
-    flat = layout.flatten(y0)
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
-    perturb = bool(options.get("perturb"))
-    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    if gradient == "naive" and (differentiable or transformed):
+    if started is not None:
+        slope, evaluation, field.n_evals = started[0], None, 2
+    elif gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
         with torch.no_grad(), forward_ad_disabled():
@@ -188,6 +196,8 @@ def problem_of(
                 numbers=compile_options is not None,
                 side=int(starts_at_jump),
             )
+        if code is not None:
+            check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()
     if (times.requires_grad and differentiable) or (linearises and has_graphs):
@@ -206,7 +216,7 @@ def problem_of(
     check_finite = options.get("check_finite", True)
     if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
         raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
-    size = settings.first_step
+    size = settings.first_step if started is None else started[1]
     if size is None:
         size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
@@ -225,6 +235,7 @@ def problem_of(
         adjoint=plan.adjoint,
         memory=plan.memory,
         compile_options=compile_options,
+        compile_loop=plan.compile_loop,
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,

@@ -152,6 +152,11 @@ class Captured:
         self._met = set(map(id, leaves))
         return bool(self._used or history), history
 
+    def use_all(self) -> Cut | None:
+        """All tensors known beforehand are used; returns the `cut`."""
+        self._used.update(dict.fromkeys(self._tracked))
+        return self.cut()
+
     def meet_history(self, history: set, evaluate: Callable[[], Any]) -> None:
         """Take in the tensors behind older nodes of a graph, seen where f hands them to an operation.
 

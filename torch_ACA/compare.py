@@ -10,11 +10,16 @@ import torch
 from .api import problem_of, solve
 from .errors import SolverError
 from .march import Stats
+from .methods import methods
+from .option_checks import as_float
 from .private_torch import pytree
+from .rosenbrock_tableaus import RODAS5P
 from .saved_tensors import SavedTensors
 from .settings import GRADIENTS
 from .side_effects import without_trace
 from .solver_options import SolverOptions, takes_options
+from .state import StateLayout
+from .steppers.base import LINEARISE
 
 
 @dataclass(frozen=True)
@@ -26,22 +31,24 @@ class Comparison:
     n_f_evals: int | None = None
     n_backward_f_evals: int | None = None
     seconds: float | None = None  # forward and backward, the better of two
-    saved_bytes: int | None = None  # most that autograd kept between the two
+    saved_bytes: int | None = None  # most that autograd kept between the two; None also where torch.func is inside
     failure: str | None = None
 
 
 @takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample"))
 def compare_gradients(
-    func: Callable, y0: Any, t: Any, loss: Callable[[Any], torch.Tensor], *, gradients: Sequence[str] = GRADIENTS,
+    func: Callable, y0: Any, t: Any, loss: Callable[[Any], torch.Tensor], *, gradients: Sequence[str] | None = None,
     reference: Mapping[str, Any] | None = None, show: bool = True, **keywords: Any,
 ) -> list[Comparison]:  # fmt: skip
     """Gradients of loss(ys) with respect to y0 and all that func uses, by every method, against a tight reference.
     Buffers and random streams are afterwards as they were.
 
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
-    :param gradients: names of the methods to compare
+    :param gradients: names of the gradient methods to compare; default: all, but with a method for stiff problems
+        without "adjoint" and "mali", which solve such a problem backwards or by an explicit method
     :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
-        units of rounding of y0's precision if that is more (so use float64 to see small errors)
+        units of rounding of y0's precision if that is more (so use float64 to see small errors). With a method for
+        stiff problems: Rodas5P at 1e-10, atol as much smaller as rtol is, with the same Jacobian
     :param show: print the table
     :param keywords: options as in `SolverOptions`
     :returns: list of `Comparison`, one per method, in order
@@ -52,13 +59,35 @@ def compare_gradients(
     with without_trace(func, leaves[0].device):
         problem, layout = problem_of(func, y0, t, SolverOptions())
         wanted = [*leaves, *problem.field.captured.candidates]
-        tight = max(1e-12, 10 * torch.finfo(layout.dtype).eps)
-        reference = {"method": "dopri8", "rtol": tight, "atol": tight, **(reference or {})}
-        exact, _ = _gradient(func, y0, t, loss, wanted, reference)
+        asked = SolverOptions(**keywords)
+        stiff = _solves_with_jacobian(asked.method)
+        if gradients is None:
+            gradients = [name for name in GRADIENTS if not (stiff and name in ("adjoint", "mali"))]
+        exact, _ = _gradient(func, y0, t, loss, wanted, {**_reference(asked, stiff, layout), **(reference or {})})
         rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
     if show:
         print(table(rows))
     return rows
+
+
+def _solves_with_jacobian(method: Any) -> bool:
+    known = methods.get(method) if isinstance(method, str) else method
+    return LINEARISE in getattr(known, "abilities", ())
+
+
+def _reference(asked: SolverOptions, stiff: bool, layout: StateLayout) -> dict[str, Any]:
+    """Keywords of the reference solve, beside what was asked."""
+    least = 10 * torch.finfo(layout.dtype).eps
+    if not stiff:
+        return {"method": "dopri8", "rtol": max(1e-12, least), "atol": max(1e-12, least)}
+    tight = max(1e-10, least)
+    rtol, atol = (as_float(name, getattr(asked, name)) for name in ("rtol", "atol"))
+    atol = asked.atol if atol is None else atol
+    if rtol and isinstance(atol, float | torch.Tensor):
+        atol = atol * (tight / rtol)
+    return {
+        "method": RODAS5P, "rtol": tight, "atol": atol, "jac": asked.jac, "jac_structure": asked.jac_structure
+    }  # fmt: skip
 
 
 def table(rows: Iterable[Comparison]) -> str:
@@ -68,9 +97,10 @@ def table(rows: Iterable[Comparison]) -> str:
         if row.error is None or row.seconds is None or row.saved_bytes is None:
             lines.append(f"{row.gradient:<9}{row.failure}")
         else:
+            saved = "" if row.saved_bytes is None else f"{row.saved_bytes / 1024:.1f}"
             lines.append(
                 f"{row.gradient:<9}{row.error:>11.1e}{row.n_f_evals:>9}{row.n_backward_f_evals:>9}"
-                f"{1e3 * row.seconds:>9.1f}{row.saved_bytes / 1024:>11.1f}"
+                f"{1e3 * row.seconds:>9.1f}{saved:>11}"
             )
     return "\n".join(lines)
 
@@ -88,12 +118,16 @@ def _compared(
             start = time.perf_counter()
             found, stats = _gradient(func, y0, t, loss, wanted, keywords)
             seconds.append(time.perf_counter() - start)
-        with SavedTensors() as saved:
-            _gradient(func, y0, t, loss, wanted, keywords)
     except SolverError as error:
         return Comparison(name, failure=f"failed: {error}")
+    try:
+        with SavedTensors() as saved:
+            _gradient(func, y0, t, loss, wanted, keywords)
+        peak = saved.peak
+    except RuntimeError:  # transforms of torch.func cannot be watched
+        peak = None
     difference = torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact)
-    return Comparison(name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), saved.peak)
+    return Comparison(name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
 
 
 def _gradient(

@@ -71,6 +71,10 @@ class SecondDerivativeError(RuntimeError):
     """The gradient method has no derivative of its gradient."""
 
 
+class JacobianError(RuntimeError):
+    """The derivative of func is not what jac or jac_structure say it is."""
+
+
 class CaptureError(RuntimeError):
     """func depends on a tensor that requires grad and that was not found beforehand."""
 

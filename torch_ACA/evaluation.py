@@ -94,6 +94,12 @@ class GradientSum:
         self._owned = [False] * count
         self._all_owned = False
 
+    def replace(self, totals: Sequence[Any]) -> None:
+        """Take sums that hold the old ones; None where nothing was added."""
+        self.totals = [old if new is None else new for new, old in zip(totals, self.totals)]
+        self._owned = [total is not None for total in self.totals]
+        self._all_owned = bool(self.totals) and all(self._owned)
+
     def add(self, gradients: Sequence[Any]) -> None:
         if self._all_owned and not any(g is None for g in gradients):
             torch._foreach_add_(self.totals, gradients)

@@ -1,19 +1,22 @@
 """f at one point together with its derivative, for methods that solve with the Jacobian.
 
-The derivative is D = [df/dy | df/dt], of shape [n, n + 1]: the time is one more variable. Its rows are VJPs of one
-recorded evaluation, all at once (`torch.vmap` over the backward pass) or, where func does not go through that, one
-after the other. Products with D are differentiated by a second backward pass through the same evaluation.
+The derivative is D = [df/dy | df/dt], of shape [n, n + 1]: the time is one more variable. Products w^T D are VJPs of
+one recorded evaluation, many at once (`torch.vmap` over the backward pass) or, where func does not go through that, one
+after the other. They are differentiated by a second backward pass through the same evaluation. What of D is needed,
+and where from, `jacobian` knows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import SecondDerivativeError
+from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
 from .transforms import under_transform
 
@@ -45,25 +48,43 @@ class Linearisation:
         """Gradient edges of the value, as those of `vector_field.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
-    def derivative(self, *, create_graph: bool = False) -> torch.Tensor:
-        """D [n, n + 1]."""
-        return self.products(_unit_vectors(self.leaf), create_graph=create_graph)
+    def derivative(self, *, create_graph: bool = False) -> Derivative:
+        """D as a `jacobian.Derivative`; create_graph: differentiable in what f depends on."""
+        return self.field.jacobian.of(self, create_graph=create_graph)
 
     def products(self, cotangents: torch.Tensor, *, create_graph: bool = False) -> torch.Tensor:
         """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
         return _pulled_back(self.field, self.value, self.leaf, self.time, cotangents, create_graph)
 
+    def of_time(self, *, create_graph: bool = False) -> torch.Tensor:
+        """df/dt [n], as the derivative of w^T df/dt by w.
+
+        :raises SecondDerivativeError: func's backward pass has none
+        """
+        if not self.value.requires_grad:
+            return torch.zeros_like(self.value)
+        with torch.enable_grad():
+            w = torch.ones_like(self.value).requires_grad_()
+            try:
+                (product,) = torch.autograd.grad(self.value, self.time, w, create_graph=True, allow_unused=True)
+                if product is None:
+                    return torch.zeros_like(w)
+                (found,) = torch.autograd.grad(product, w, retain_graph=True, create_graph=create_graph)
+            except RuntimeError as failure:
+                raise SecondDerivativeError(NO_TIME_DERIVATIVE) from failure
+        return found
+
     def vjp(
-        self, value_bar: torch.Tensor, products: torch.Tensor, products_bar: torch.Tensor, gradients: GradientSum
-    ) -> tuple[Any, Any]:
-        """Pull cotangents of the value [n] and of `products` (made with create_graph) [m, n + 1] back; the graph is
-        used up.
+        self, value_bar: torch.Tensor, outputs: Sequence[torch.Tensor], bars: Sequence[torch.Tensor],
+        gradients: GradientSum,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """Pull cotangents of the value [n] and of outputs that were made with create_graph back; the graph is used up.
 
         :param gradients: `vector_field.GradientSum`
         :returns: cotangents of the state [n] and of the time (0-d), None for zero
         """
         captured = self.field.captured
-        pairs = [(o, bar) for o, bar in ((self.value, value_bar), (products, products_bar)) if o.requires_grad]
+        pairs = [(o, bar) for o, bar in zip((self.value, *outputs), (value_bar, *bars)) if o.requires_grad]
         if not pairs:
             return None, None
         outputs, bars = zip(*pairs)
@@ -77,27 +98,44 @@ class Linearisation:
 
 def traced_linearisation(
     field: VectorField, t: torch.Tensor, y: torch.Tensor, *, side: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """f(t, y) [n] and D [n, n + 1] for t and y with or without a history, differentiable in everything.
+) -> tuple[torch.Tensor, Derivative]:
+    """f(t, y) [n] and D for t and y with or without a history, differentiable in everything.
 
     :param t: 0-d tensor
     :param side: as for `VectorField.time`
     """
     if under_transform():  # a graph of autograd's own is not seen there
-
-        def twice(y: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            value = field.traced(t, y, side=side)
-            return value, value
-
-        (of_y, of_t), value = torch.func.jacrev(twice, argnums=(0, 1), has_aux=True, chunk_size=1)(y, t)
-        return value, torch.cat([of_y, of_t.to(y)[:, None]], 1)
+        return _linearisation_under_transform(field, t, y, side)
     # aliases: what else func uses may depend on t and y as well, which is not meant
     t, y = (x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in (t, y))
     for x in (t, y):
         if x.is_leaf:
             field.captured.ignore(x)
-    value = field.traced(t, y, side=side)
-    return value, _pulled_back(field, value, y, t, _unit_vectors(y), True)
+    at = Linearisation(field, field.traced(t, y, side=side), y, t)
+    return at.value, at.derivative(create_graph=True)
+
+
+def _linearisation_under_transform(
+    field: VectorField, t: torch.Tensor, y: torch.Tensor, side: int
+) -> tuple[torch.Tensor, Derivative]:
+    def f(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return field.traced(t, y, side=side)
+
+    jacobian = field.jacobian
+    if not jacobian.by_rows:
+        (of_y, of_t), value = torch.func.jacrev(
+            lambda *at: (f(*at),) * 2, argnums=(0, 1), has_aux=True, chunk_size=1
+        )(y, t)  # fmt: skip
+        return value, Derivative(of_y, of_t.to(y))
+    value, pull, *_ = torch.func.vjp(f, y, t)
+
+    def products(cotangents: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.cat([of_y, of_t.reshape(1).to(y)]) for of_y, of_t in map(pull, cotangents)])
+
+    matrices = jacobian.matrices(products(jacobian.units(y))[:, :-1])
+    found = Derivative(matrices, torch.func.grad(lambda w: pull(w)[1])(torch.ones_like(value)))
+    jacobian.check(products, y, t, found)
+    return value, found
 
 
 def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, side: int = 0) -> None:
@@ -141,10 +179,6 @@ _NO_SECOND = (
     "no derivative ({}). Write the backward of its custom autograd.Function with differentiable operations of PyTorch, "
     "or solve under torch.no_grad()"
 )
-
-
-def _unit_vectors(y: torch.Tensor) -> torch.Tensor:
-    return torch.eye(len(y), dtype=y.dtype, device=y.device)
 
 
 def _pulled_back(

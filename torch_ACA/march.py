@@ -12,14 +12,15 @@ from typing import Any
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
 
-_EPS = 2.0**-52
+EPS = 2.0**-52
 _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
 
 
 @dataclass
 class Stats:
     """Counts of one solve. ``n_backward_f_evals`` is filled by the backward pass; ``n_jacobians`` and
-    ``n_factorizations`` (of matrices) are those of Rosenbrock methods. With per_sample=True ``n_accepted`` and
+    ``n_factorizations`` (of matrices) are those of Rosenbrock methods; ``n_stiff_steps`` are the accepted steps that
+    method="auto" left to its stiff method. With per_sample=True ``n_accepted`` and
     ``n_rejected`` are tensors [b], int64, on the CPU."""
 
     n_f_evals: int = 0
@@ -28,6 +29,7 @@ class Stats:
     n_backward_f_evals: int = 0
     n_jacobians: int = 0
     n_factorizations: int = 0
+    n_stiff_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Limits:
 @dataclass(slots=True)
 class Step:
     """An accepted step. ``stop``: the step size was chosen to end there; ``jump``: func jumps at its end; ``proposed``:
-    the size to try next."""
+    the size to try next; ``method``: the `Method` that took it."""
 
     t: float
     h: float
@@ -61,6 +63,7 @@ class Step:
     stop: Stop | None
     jump: bool
     proposed: float
+    method: Any
 
 
 def _ignore(t: float, y: Any, h: float) -> None:
@@ -107,7 +110,7 @@ def check_limits(
         raise TooManyEvaluationsError(*failure, what=f"max_evals = {limits.max_evals} was reached")
     if stats.n_accepted >= limits.max_steps:
         raise TooManyEvaluationsError(*failure, what=f"max_num_steps = {limits.max_steps} was reached")
-    if rejected and (abs(h) <= 10 * _EPS * max(abs(t), min(span, 1.0)) or t + h == t):
+    if rejected and (abs(h) <= 10 * EPS * max(abs(t), min(span, 1.0)) or t + h == t):
         raise (StepSizeUnderflowError if finite else NonFiniteError)(*failure)
 
 
@@ -117,7 +120,8 @@ def march(
 ) -> Iterator[Step]:  # fmt: skip
     """Yield the accepted `Step`s from t0 through every stop in turn.
 
-    :param stepper: `prepare`, `step`, `mark`, `rewind`, `refresh`, `n_f_evals` (see `steppers.base`)
+    :param stepper: `prepare`, `step`, `accepted`, `current`, `mark`, `rewind`, `refresh`, `n_f_evals` (see
+        `steppers.base`)
     :param carry: the stepper's state at t0
     :param stops: non-empty sequence of `Stop`, monotone away from t0
     :param first_step: size (positive) to try first
@@ -145,7 +149,9 @@ def march(
                     if controller.check_finite and not stepper.is_finite(trial):
                         raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
                     break
-                ratio = error_ratio(trial.error, carry.y, trial.end.y)
+                ratio = trial.ratio
+                if ratio is None:
+                    ratio = error_ratio(trial.error, carry.y, trial.end.y)
                 verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
                 if verdict.accepted:
                     size, previous = verdict.proposed, verdict.previous
@@ -161,7 +167,8 @@ def march(
             n_fixed += 1
             if landing and fixed:
                 origin, n_fixed = stop.t, 0
-            yield Step(t, h, t_end, carry, trial, stop if landing else None, jump, size)
+            yield Step(t, h, t_end, carry, trial, stop if landing else None, jump, size, stepper.current)
+            stepper.accepted()
             t, carry = t_end, trial.end
             if jump:
                 stepper.refresh(carry)

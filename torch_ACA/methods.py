@@ -7,6 +7,7 @@ from .rosenbrock_tableaus import RODAS5P
 from .steppers.adams import ADAMS
 from .steppers.alf import ALF
 from .steppers.base import Method
+from .switching import AUTO
 from .tableaus import TABLEAUS
 
 
@@ -51,6 +52,6 @@ class Methods(MutableMapping):
         return f"Methods({', '.join(self)})"
 
 
-methods = Methods({**TABLEAUS, **ADAMS, RODAS5P.name: RODAS5P, ALF.name: ALF})
+methods = Methods({**TABLEAUS, **ADAMS, RODAS5P.name: RODAS5P, AUTO.name: AUTO, ALF.name: ALF})
 METHODS = tuple(methods)  # those that come with the package
 FIXED_STEP_METHODS = tuple(name for name, method in methods.items() if not method.adaptive)

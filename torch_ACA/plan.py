@@ -18,6 +18,7 @@ from .settings import (
     Settings,
     checked_callbacks,
     checked_compile,
+    checked_jacobian,
     checked_max_evals,
     checked_memory,
     checked_params,
@@ -40,6 +41,7 @@ class Plan:
     settings: Settings
     memory: Budget
     compile_options: dict | None
+    compile_loop: bool
     limits: Limits
     callbacks: Callbacks
     adjoint: AdjointSettings | None
@@ -82,17 +84,20 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
         raise ValueError(f"dense=True needs gradient='aca' or 'direct', got {gradient!r}")
-    memory, compile_options = checked_memory(asked.memory, gradient), checked_compile(asked.compile, gradient)
+    memory = checked_memory(asked.memory, gradient)
+    compile_options, compile_loop = checked_compile(asked.compile, gradient)
     if compile_options is not None and COMPILE not in method.abilities:
         raise ValueError(f"compile is not available with the method {method.name}")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
+    checked_jacobian(asked.jac, asked.jac_structure, method)
     if asked.per_sample:
         check_per_sample(asked, settings)
     return Plan(
         settings,
         memory,
         compile_options,
+        compile_loop,
         Limits(checked_max_evals(asked.max_evals), options.get("max_num_steps", Limits.max_steps)),
         checked_callbacks(asked.callbacks),
         _adjoint_settings(asked, options, layout),

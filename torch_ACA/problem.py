@@ -34,9 +34,10 @@ class Problem:
     backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
     time; ``perturb``: and at both ends of every step. ``given_times``: those of the caller, of which ``times`` is the
     constant value where func hides its time (see `hidden_time`). ``transformed``: under a transform of `torch.func` or
-    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled). ``interpolates``:
-    there will be dense output inside steps. After a failure that is to be returned, ``failure`` says what happened and
-    the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
+    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and
+    for the loop over them, where that can be. ``interpolates``: there will be dense output inside steps. After a
+    failure that is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the
+    first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -53,6 +54,7 @@ class Problem:
     adjoint: Any = None
     memory: Budget = STATES_ONLY
     compile_options: dict | None = None
+    compile_loop: bool = False
     transformed: bool = False
     starts_at_jump: bool = False
     perturb: bool = False
@@ -85,7 +87,7 @@ class Problem:
     def graph_bytes(self) -> float:
         """What the graphs of a step take, and the matrices beside them."""
         n, stages = self.y0.numel(), self.method.stages
-        beside = n * (2 * (n + 1) + stages) if LINEARISE in self.method.abilities else 0
+        beside = n * (2 * (self.field.jacobian.blocks.width + 1) + stages) if LINEARISE in self.method.abilities else 0
         return stages * self.field.evaluation_bytes + beside * self.y0.element_size()
 
     @property
@@ -100,12 +102,26 @@ class Problem:
         """What the result is differentiable in, once the forward pass is over."""
         return of_outer_solves((self.y0, self.times, *self.field.captured.tensors))
 
+    def compiled_run(self) -> Any:
+        """A `LoopSolve`, where the loop over steps is to be compiled and can be; or None."""
+        if not self.compile_loop or self.field.code is None:
+            return None
+        from .compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+
+        return loop_solve(self)
+
     def finish(self) -> None:
         """To be called when the forward pass is over.
 
         :raises DrawsLate: func began to draw random numbers in the middle
         """
         self.field.finish()
+        self.tell_compile_time()
+
+    def tell_compile_time(self) -> None:
+        """Once, of generated code that took long to make."""
+        if self.field.code is not None:
+            self.field.code.compiler.stopwatch.tell()
 
     @contextlib.contextmanager
     def backward_pass(self) -> Iterator[None]:
@@ -124,7 +140,7 @@ class Problem:
     def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
         """The accepted steps; where failures are returned, they end early."""
         try:
-            yield from march(
+            for step in march(
                 stepper,
                 self.controller,
                 carry,
@@ -135,7 +151,10 @@ class Problem:
                 limits=self.limits,
                 stats=self.stats,
                 callbacks=self.callbacks,
-            )
+            ):
+                if self.recorder is not None:
+                    self.recorder.methods.append(step.method)
+                yield step
         except SolverError as error:
             explain(error, stepper)
             if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all

@@ -13,6 +13,7 @@ from .state import StateLayout
 
 if TYPE_CHECKING:
     from .problem import Problem
+    from .steppers.base import Method
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class Record:
     """The accepted steps and the rejected tries of a solve.
 
     ``times`` [N + 1], float64: where the N accepted steps begin, and where the last one ends; ``states``: the states
-    there, leaves [N + 1, *shape], without a graph; ``rejected`` [R, 2], float64: start and size of every rejected try.
+    there, leaves [N + 1, *shape], without a graph; ``rejected`` [R, 2], float64: start and size of every rejected try;
+    ``methods`` [N]: names of the methods that took the steps.
     After a failure times and states end where the last step begins.
     """
 
     times: torch.Tensor
     states: Any
     rejected: torch.Tensor
+    methods: tuple[str, ...]
     _flat: torch.Tensor = field(repr=False)
     _layout: StateLayout = field(repr=False)
     _replay: Callable | None = field(repr=False)
@@ -71,6 +74,7 @@ class Recorder:
         self.rejected: list[tuple[float, float]] = []
         self.replay: Callable | None = None
         self.graph: Callable | None = None
+        self.methods: list[Method] = []
 
     def around(self, callbacks: Callbacks) -> Callbacks:
         """The callbacks, with those of the recorder before them."""
@@ -100,6 +104,7 @@ class Recorder:
             torch.tensor(times, dtype=torch.float64),
             layout.unflatten(flat),
             rejected,
+            tuple(method.name for method in self.methods),
             flat,
             layout,
             self.replay,

@@ -19,20 +19,18 @@ from .option_checks import (
     ADAMS_OPTIONS,
     OPTIONS,
     SCIPY_OPTIONS,
-    as_float,
     is_monotone,
     positive_size,
-    refuse_grad,
     times_of,
     whole_number,
 )
-from .private_torch import pytree
 from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.adams import Adams
 from .steppers.alf import ALF
-from .steppers.base import INVERT, REPLAY, TRACE, Method
+from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
+from .tolerances import tolerances
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 _NEEDED = {"aca": REPLAY, "direct": REPLAY, "naive": TRACE, "mali": INVERT}
@@ -74,7 +72,7 @@ def checked_settings(
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
-    rtol, atol = _tolerances(rtol, atol, layout)
+    rtol, atol = tolerances(rtol, atol, layout)
     method = _as_adams(method, rtol, atol, options)
     if fixed:
         return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
@@ -109,27 +107,41 @@ def checked_params(params: Any) -> tuple[Tensor, ...]:
     return params
 
 
-def checked_compile(compile: Any, gradient: str) -> dict[str, Any] | None:
-    """Options of `torch.compile` for the steps; None if they are not to be compiled."""
+def checked_jacobian(jac: Any, structure: Any, method: Any) -> None:
+    """Refuse what `Jacobian` does not take, and a method that has no use for it."""
+    if jac is not None and not callable(jac):
+        raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
+    if structure not in ("dense", "rows"):
+        raise ValueError(f"jac_structure must be 'dense' or 'rows', got {shown(structure)}")
+    if (jac is not None or structure != "dense") and LINEARISE not in method.abilities:
+        raise ValueError(f"jac and jac_structure are for methods that solve with the Jacobian, got {method.name}")
+
+
+def checked_compile(compile: Any, gradient: str) -> tuple[dict[str, Any] | None, bool]:
+    """Options of `torch.compile` for the steps (None if they are not to be compiled), and whether the loop over them is
+    to be compiled as well."""
     if compile is False:
-        return None
+        return None, False
     if gradient != "aca":
         raise ValueError(f"compile={compile!r} needs gradient='aca', got {gradient!r}")
-    if compile is True:
-        return {}
+    if compile is True or compile in ("loop", "step"):
+        return {}, compile != "step"
     from torch import _inductor  # here, since it takes a while to import
 
     if isinstance(compile, str):
         modes = _inductor.list_mode_options()
-        if compile in modes:
-            return modes[compile]
-        raise ValueError(f"unknown compile mode {compile!r}; accepted: {', '.join(modes)}")
+        if compile not in modes:
+            raise ValueError(f"unknown compile mode {compile!r}; accepted: loop, step, {', '.join(modes)}")
+        compile = modes[compile]
     if not isinstance(compile, dict):
-        raise ValueError(f"compile must be True, False, a mode of torch.compile or a dict of options, got {compile!r}")
+        raise ValueError(
+            "compile must be True, False, 'loop', 'step', a mode of torch.compile or a dict of options, got "
+            f"{shown(compile)}"
+        )
     unknown = sorted(str(name) for name in set(compile) - set(_inductor.list_options()))
     if unknown:
         raise ValueError(f"unknown compile option {', '.join(unknown)}; torch._inductor.list_options() has all")
-    return dict(compile)
+    return dict(compile), not compile.get("triton.cudagraphs")  # a CUDA graph holds no loop
 
 
 def checked_method(method: Any, gradient: str) -> Any:
@@ -201,7 +213,7 @@ def _scipy_settings(rtol: Any, atol: Any, h: Any, options: Any, layout: StateLay
         raise ValueError(f"unknown option {', '.join(unknown)} of scipy_solver; accepted: {', '.join(SCIPY_OPTIONS)}")
     if h is not None:
         options["first_step"] = positive_size("h", h)
-    method = Scipy(*_tolerances(rtol, atol, layout), solver, options)
+    method = Scipy(*tolerances(rtol, atol, layout), solver, options)
     return Settings(method, None, 0.0, {"solver": solver} | options)
 
 
@@ -254,54 +266,11 @@ def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
+    fixed = not method.adaptive or "step_size" in given or "grid" in given
+    if fixed and SWITCH in method.abilities:
+        raise ValueError(f"{method.name} chooses the method by how steps go, and takes none of a given size")
     if "grid" in given:
         return True, math.inf
-    fixed = not method.adaptive or "step_size" in given
     if fixed and not given:
         raise ValueError(f"{method.name} takes fixed steps: give the step size h")
     return fixed, next(iter(given.values()), None)
-
-
-def _tolerances(rtol: Any, atol: Any, layout: StateLayout | None) -> tuple[Any, Any]:
-    """Both as floats, or as flat vectors of what is nested like the state (as given, without a layout)."""
-    rtol, atol = _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout)
-    plain = isinstance(rtol, float) and isinstance(atol, float)
-    if rtol == atol == 0.0 if plain else layout is not None and bool((rtol + atol == 0).any()):
-        raise ValueError("rtol and atol must not both be 0: no step would be accepted")
-    return rtol, atol
-
-
-def _tolerance(name: str, value: Any, layout: StateLayout | None) -> Any:
-    number = as_float(name, value)
-    if number is not None:
-        if not (math.isfinite(number) and number >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
-        return number
-    if layout is None:  # checked when there is a state
-        return value
-    parts = [value] if layout.structure.is_leaf() else layout.leaves_of(value)
-    if parts is None and isinstance(value, (list, tuple)):  # flat, though the state is nested deeper
-        parts = pytree.tree_leaves(value)
-        parts = parts * len(layout.leaves) if len(parts) == 1 else parts
-    if parts is None or len(parts) != len(layout.leaves):
-        raise ValueError(f"{name} must be a number or nested like y0, got {shown(value)}")
-    return torch.cat([_spread(name, leaf, part, layout) for leaf, part in zip(layout.leaves, parts)])
-
-
-def _spread(name: str, leaf: Any, part: Any, layout: StateLayout) -> Tensor:
-    """One part of a tolerance as a flat vector over a leaf of the state."""
-    for entry in pytree.tree_leaves(part):
-        refuse_grad(name, entry)
-    try:
-        spread = torch.as_tensor(part)
-        if spread.is_complex() or spread.dtype == torch.bool:
-            raise TypeError
-        spread = leaf.spread(spread, layout)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            f"{name} must be a number, or numbers and tensors nested like y0 and broadcastable to it; "
-            f"got {shown(part)} for shape {tuple(leaf.shape)}"
-        ) from None
-    if not bool((torch.isfinite(spread) & (spread >= 0)).all()):
-        raise ValueError(f"{name} must be finite and not negative, got {shown(part)}")
-    return spread

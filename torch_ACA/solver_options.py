@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
+import torch
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -65,10 +67,20 @@ class SolverOptions:
     first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
     (less memory, slower)"""
     compile: Any = False
-    """for gradient="aca": True compiles a whole step, func included, and its VJP with `torch.compile`. The first solve
-    with a func, method, shape and dtype then takes seconds to minutes; later ones are several times faster where func
-    is small. Also a mode of `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs
-    are not kept then, whatever ``memory`` says. A func that cannot be compiled runs uncompiled, with a warning"""
+    """for gradient="aca": True, the same as "loop", generates code for the whole adaptive loop, func included, and for
+    the loop back over its steps; "step" for a step and its VJP. The first solve with a func, method, shape and dtype
+    then takes seconds to minutes; later ones are several times faster where func is small. Also a mode of
+    `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs are not kept then,
+    whatever ``memory`` says. Where the loop cannot be compiled its steps are, and a func that cannot be runs
+    uncompiled, with a warning"""
+    jac: Callable | None = None
+    """for methods that solve with the Jacobian (Rodas5P, auto): jac(t, y) -> df/dy of func, a tensor [n, n] for a state
+    of n numbers, counted as in y.reshape(-1), or [*y.shape, *y.shape]; y0 is one real tensor. Compared with func now
+    and then, the first time at the first Jacobian. The gradient needs no derivative of jac: it has that of func"""
+    jac_structure: str = "dense"
+    """for the same methods. "rows": the first axis of every leaf of y0 is a batch of b independent systems, which func
+    keeps apart: Jacobians are b blocks of m x m numbers (jac returns [b, m, m] or [b, *row, *row]). The steps are still
+    those of all rows together"""
     per_sample: bool = False
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
@@ -100,6 +112,14 @@ _FIELDS = {option.name: option for option in fields(SolverOptions)}
 _TEXTS = _texts()
 
 
+def outside_of_graphs(function: Callable, *arguments: Any, **keywords: Any) -> Any:
+    """Call a function; a break in a graph that `torch.compile` makes of what is around it."""
+    return torch.compiler.disable(function)(*arguments, **keywords)
+
+
+outside_of_graphs._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
 def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[_F], _F]:
     """Decorator of a function whose last parameter is ``**keywords``: gives it the signature, the checks of names and,
     in the place of a line ``:options:``, the documentation of the keywords.
@@ -123,6 +143,8 @@ def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[
 
         @functools.wraps(function)
         def checked(*arguments: Any, **keywords: Any) -> Any:
+            if torch.compiler.is_dynamo_compiling():
+                return outside_of_graphs(checked, *arguments, **keywords)
             if not accepted.issuperset(keywords):
                 unknown = ", ".join(sorted(set(keywords) - accepted))
                 raise TypeError(f"{function.__qualname__}() takes no keyword {unknown}; accepted: {', '.join(names)}")

@@ -195,7 +195,7 @@ class StateLayout:
         return _in_order_of(self._skeleton, nested)
 
     def sample(self, tensors: Sequence[Tensor], every: int) -> tuple[Tensor, Any]:
-        """Of leaves: every so-manieth entry of the flat vector, and the sum of all (0-d, float64); no autograd."""
+        """Of leaves: one entry in `every` of the flat vector, and the sum of all (0-d, float64); no autograd."""
         flats = [leaf.flatten(tensor.detach()) for leaf, tensor in zip(self.leaves, tensors)]
         entries = [flat[-leaf.start % every :: every].to(self.dtype) for leaf, flat in zip(self.leaves, flats)]
         return torch.cat(entries), sum(flat.sum(dtype=torch.float64) for flat in flats)

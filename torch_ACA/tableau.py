@@ -62,6 +62,11 @@ class Tableau:
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
 
     @cached_property
+    def needs_end_slope(self) -> bool:
+        """Whether its dense output needs the slope at the new point."""
+        return self.fsal or self.interpolant.slopes > self.stages
+
+    @cached_property
     def b_error(self) -> tuple[Fraction, ...]:
         """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
         return tuple(b - e for b, e in zip(self.b, self.b_embedded))  # type: ignore[arg-type]  # asked if adaptive
@@ -70,6 +75,18 @@ class Tableau:
     def error_order(self) -> int | None:
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
         return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]
+
+    @cached_property
+    def real_stability(self) -> float:
+        """Steps of size h damp y' = -lambda y, lambda > 0, up to this h lambda (to two digits)."""
+        powers, slopes = [1.0], [1.0] * self.stages  # of z in the factor of a step, and the slopes' part in each
+        while any(slopes) and len(powers) <= self.stages:
+            powers.append(float(sum(b * k for b, k in zip(self.b, slopes))))
+            slopes = [sum(a * k for a, k in zip(row, slopes)) for row in self.a]
+        x = 0.0
+        while abs(sum(c * (-x - 0.01) ** i for i, c in enumerate(powers))) <= 1.0:
+            x += 0.01
+        return x
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -85,8 +102,8 @@ class Tableau:
         """The stepper whose steps are compiled.
 
         :param with_slopes: there is dense output
-        :param options: of `torch.compile`, a dict
+        :param options: of `torch.compile`, a dict; what ``vector_field.code`` generates code with
         """
         from .steppers.compiled import CompiledRungeKutta  # here, since Dynamo takes a second to import
 
-        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, options=options, time_grad=time_grad)
+        return CompiledRungeKutta(self, vector_field, with_slopes=with_slopes, time_grad=time_grad)

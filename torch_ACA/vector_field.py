@@ -14,10 +14,12 @@ from .cut import Cut, outer_cuts
 from .errors import SolverError
 from .evaluation import Evaluation
 from .graph import age_mark
+from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
+from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
-from .reach import reach
+from .reach import Reach, reach
 from .saved_tensors import SavedOnce
 from .side_effects import SideEffects
 from .side_outputs import SideOutputs
@@ -34,29 +36,33 @@ class VectorField:
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
+    :param found: `Reach` of a func that changes nothing and uses all of these tensors: no `first_evaluation` then
+    :param code: `compilation.code.Code`, where steps are compiled
+    :param jacobian: `Jacobian` (None: from func, one block)
     """
 
     def __init__(
         self, func: Any, layout: StateLayout, direction: int = 1, params: Sequence[Tensor] | None = None,
-        autocast: Any = None,
+        autocast: Any = None, *, found: Reach | None = None, code: Any = None,
+        jacobian: Jacobian | None = None,
     ) -> None:  # fmt: skip
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-        self.func, self.layout = func, layout
-        self.direction = direction
+        self.func, self.layout, self.direction = func, layout, direction
+        self.jacobian = Jacobian(layout) if jacobian is None else jacobian
         self.n_evals = self._n_recorded = 0
         self.evaluation_bytes: float = 0
-        found = reach(func)
+        known, found = found is not None, reach(func) if found is None else found
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
         self.side_effects = SideEffects(found.modules, layout.device)
-        self.autocast = autocast
-        self._cut: Cut | None = None
+        self.autocast, self.code = autocast, code
+        self._cut: Cut | None = self.captured.use_all() if known else None
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
-        self._first_output: Any = None if under_transform() else _NOT_CALLED
-        self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
+        self._memory = OutputMemory(watch=not under_transform())
+        self._changes_its_argument = self._needs_gradients = False
         self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
     def time(self, t: Any, side: int = 0) -> Tensor:
@@ -93,7 +99,7 @@ class VectorField:
         if side:
             t = t + (self._nudged(t.detach(), side) - t.detach())
         slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))
-        return slope.clone() if self._returns_its_own else slope
+        return slope.clone() if self._memory.comes_again else slope
 
     def record(
         self, t: Any, y: Tensor, out: Tensor | None = None, *, time_grad: bool = False, side: int = 0,
@@ -103,7 +109,7 @@ class VectorField:
         gradients off.
 
         :param time_grad: let `Evaluation.vjp` return the cotangent of the time, which takes the value: it is kept
-        :param every: let the evaluation keep every so-manieth entry of the value, and their sum (None: nothing)
+        :param every: let the evaluation keep one entry in so many of the value, and the sum of all (None: nothing)
         """
         evaluation = self._recorded(t, y, out, time_grad, side, every)
         self._look_at(evaluation, t)
@@ -256,6 +262,7 @@ class VectorField:
         self.captured.seal()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        self.jacobian.finish(self.captured.uses)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
@@ -295,22 +302,8 @@ class VectorField:
             state = self.func(t, state)
         if cut is not None:
             state = pytree.tree_map(cut.of, state)
-        if self._first_output is not None:
-            self._compare_with_first_output(state)
-        special = effects.draws or self._changes_its_argument or self._first_output is not None
+        if self._memory.unknown:
+            self._memory.look_at(state)
+        special = effects.draws or self._changes_its_argument or self._memory.unknown
         self._as_it_is = not special and self.autocast is None and self._cut is None
         return state
-
-    def _compare_with_first_output(self, state: Any) -> None:
-        """Find out in the second call whether func returns the same memory again, which it then fills anew."""
-        leaves = [state] if isinstance(state, torch.Tensor) else pytree.tree_leaves(state)
-        leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if self._first_output is _NOT_CALLED:
-            self._first_output = [leaf.detach() for leaf in leaves]
-        else:
-            pairs = zip(leaves, self._first_output)
-            self._returns_its_own = any(a.data_ptr() == b.data_ptr() and a.numel() > 0 for a, b in pairs)
-            self._first_output = None
-
-
-_NOT_CALLED = object()

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from harness import packed
 from harness.cli import run_main
-from harness.plots import colour, new_figure, save_figure
+from harness.plots import colour, look, new_figure, save_figure
 from harness.tables import results_folder
 from harness.training import FINISHED
 from van_der_pol import records, tables
@@ -152,7 +152,7 @@ def gradient_error(folder):
         ax.set_title(f"van der Pol, T = {oscillator[0]['horizon']:g}")
         ax.invert_xaxis()
     handles = [
-        Line2D([], [], color=colour(gradient), label=f"{NAMES[gradient]}, {library}", **_style(library, gradient))
+        Line2D([], [], label=f"{NAMES[gradient]}, {library}", **_style(library, gradient))
         for library, gradient in _solvers(toy)
     ]
     handles.append(Line2D([], [], color="grey", ls="", marker="x", label="did not finish"))
@@ -169,10 +169,13 @@ def _solvers(rows):
 
 
 def _style(library, gradient):
-    """Dots for torchdiffeq; ACA and direct, which coincide, as dashes on a broad line."""
-    if library == "torchdiffeq":
-        return {"ls": ":"}
-    return {"aca": {"lw": 3.5}, "direct": {"ls": "--"}}.get(gradient, {})
+    """Thin for torchdiffeq."""
+    return look(gradient, linewidth=0.8, alpha=0.7) if library == "torchdiffeq" else look(gradient, **_broad(gradient))
+
+
+def _broad(gradient):
+    """ACA is drawn broad, as direct, which coincides with it, is drawn over it."""
+    return {"linewidth": 3.0, "alpha": 0.7} if gradient == "aca" else {}
 
 
 def _band(ax, rows, key, value, solver):
@@ -185,7 +188,7 @@ def _band(ax, rows, key, value, solver):
     lost = [x for x, values in done.items() if not values]
     done = {x: [max(v, FLOOR) for v in values] for x, values in done.items() if values}
     middle = [np.median(v) for v in done.values()]
-    ax.plot(list(done), middle, marker=".", color=colour(gradient), **_style(library, gradient))
+    ax.plot(list(done), middle, marker=".", **_style(library, gradient))
     if library == "torch_ACA":
         ax.fill_between(
             list(done),
@@ -253,7 +256,8 @@ def _tolerance_errors(ax, rows):
 def depth(folder):
     """Depth, memory, work and gradient error against the tries per step."""
     rows = records.read(folder)
-    figure, axes = new_figure(1, 4, width=4.0, height=3.6)
+    figure, axes = new_figure(2, 2, width=4.6, height=3.2)
+    axes = axes.flat
     panels = {
         "graph depth (autograd nodes)": lambda row: row["depth"],
         "held for the backward pass (bytes)": lambda row: row["held_bytes"],
@@ -269,9 +273,7 @@ def depth(folder):
             points = [tuple(zip(*group)) for group in groups.values()]
             m = [mean(tries) for tries, _ in points]
             middle = [float(np.exp(np.mean(np.log(values)))) for _, values in points]
-            style = "--" if gradient == "direct" else "-"
-            width = 3 if gradient == "aca" else 1.5  # ACA and direct often coincide
-            ax.plot(m, middle, style, marker=".", lw=width, color=colour(gradient), label=NAMES[gradient])
+            ax.plot(m, middle, label=NAMES[gradient], **look(gradient, markers=True, **_broad(gradient)))
             low, high = [min(values) for _, values in points], [max(values) for _, values in points]
             ax.fill_between(m, low, high, color=colour(gradient), alpha=0.15, lw=0)
         ax.set(xlabel="tries per accepted step m", title=title, xlim=(0, None))
@@ -286,41 +288,43 @@ def train(folder):
     """Loss curves, the recovered parameter, and the gradient's norm, mean and spread over seeds."""
     runs = tables.training_runs(folder)
     problems = list(dict.fromkeys(run["problem"] for run in runs))
-    figure, axes = new_figure(1, len(problems) + 1, width=5.0, height=3.8, squeeze=False)
+    figure, axes = new_figure(len(problems) + 1, 1, width=8.0, height=3.0)
     panels = [(problem, "Train/Loss", f"{tables.PROBLEM_TITLES[problem]}: loss") for problem in problems]
     panels.append(("parameter", "Train/Parameter", "parameter of the equation"))
-    for ax, (problem, tag, title) in zip(axes[0], panels):
+    for ax, (problem, tag, title) in zip(axes, panels):
         for gradient in NAMES:
             chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
             if chosen:
                 _curves(ax, chosen, tag, gradient)
         ax.set(xlabel="iteration", title=title)
-    axes[0, -1].axhline(MU, color=colour("truth"), ls=":", label="truth")
-    for ax, (_, tag, _) in zip(axes[0], panels):
+    axes[-1].axhline(MU, color=colour("truth"), ls=":", label="truth")
+    for ax, (_, tag, _) in zip(axes, panels):
         ax.set(yscale="log" if tag == "Train/Loss" else "linear")
-        ax.legend(fontsize="small")
+        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     first = runs[0]["settings"]
     figure.suptitle(
         f"Training on a trajectory observed from t = {float(OBSERVED[0]):g} to {HORIZON:g}, rtol {first['rtol']:g}, "
-        f"atol {first['atol']:g}: mean and standard deviation over seeds"
+        f"atol {first['atol']:g}\nthin: single seeds, a cross where a run dies; thick: mean over seeds",
+        fontsize="medium",
     )
     return figure
 
 
 def _curves(ax, runs, tag, gradient):
-    """Mean and standard deviation over runs (losses: of the logarithm); crosses where a run broke off."""
+    """Each run, and their mean (losses: of the logarithm); crosses where a run broke off."""
     log = tag == "Train/Loss"
     curves = [[row[tag] for row in run["rows"]] for run in runs]
     values = np.full((len(curves), max(map(len, curves))), np.nan)
     for row, curve in zip(values, curves):
         row[: len(curve)] = np.log(curve) if log else curve
     back = np.exp if log else np.asarray
-    x, middle, spread = np.arange(1, values.shape[1] + 1), np.nanmean(values, 0), np.nanstd(values, 0)
+    x, middle = np.arange(1, values.shape[1] + 1), np.nanmean(values, 0)
     broken = [(len(c), c[-1]) for run, c in zip(runs, curves) if c and run["summary"]["status"] != FINISHED]
     finished = sum(run["summary"]["status"] == FINISHED for run in runs)
     label = f"{NAMES[gradient]}: {finished} of {len(runs)} finished"
-    ax.plot(x, back(middle), color=colour(gradient), label=label, **_style("torch_ACA", gradient))
-    ax.fill_between(x, back(middle - spread), back(middle + spread), color=colour(gradient), alpha=0.15, lw=0)
+    ax.plot(x, back(middle), label=label, **look(gradient, **_broad(gradient)))
+    for curve in values:
+        ax.plot(x, back(curve), **look(gradient, linewidth=0.6, alpha=0.5))
     ax.plot([i for i, _ in broken], [value for _, value in broken], "X", ms=9, color=colour(gradient), mec="white")
 
 

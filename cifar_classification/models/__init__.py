@@ -33,8 +33,18 @@ def solver_stats(model):
 @torch.no_grad()
 def scale_fields(model, scale):
     """Set the weight of every vector field's last BatchNorm: with a small one the solver starts with few steps."""
-    for block in ode_blocks(model):
-        *_, last = (module for module in block.func.modules() if isinstance(module, nn.BatchNorm2d))
+    _scale_last_norm((block.func for block in ode_blocks(model)), scale)
+
+
+@torch.no_grad()
+def scale_branches(model, scale):
+    """The same of the residual branch in the second block of every stage of a discrete network."""
+    _scale_last_norm((second.residual for _, second in model.stages), scale)
+
+
+def _scale_last_norm(parts, scale):
+    for part in parts:
+        *_, last = (module for module in part.modules() if isinstance(module, nn.BatchNorm2d))
         last.weight.fill_(scale)
 
 

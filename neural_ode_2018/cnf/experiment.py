@@ -44,10 +44,10 @@ class Flows(Part):
 
     def add_settings(self, parser):
         parser.add_argument("--density", choices=DENSITIES, default=DENSITIES[0], help="what is learnt")
-        parser.add_argument("--width", type=positive_int, help="hidden units of cnf, layers of nf (without it: 32)")
-        parser.add_argument("--trace", choices=["exact", "hutchinson"], help="of cnf, in training (without it: exact)")
-        parser.add_argument("--batch-size", type=positive_int, help="samples a step (without it: the profile's)")
-        parser.add_argument("--lr", type=positive_float, help="learning rate (without it: the profile's)")
+        parser.add_argument("--width", type=positive_int, help="hidden units of cnf, layers of nf (default: 32)")
+        parser.add_argument("--trace", choices=["exact", "hutchinson"], help="of cnf, in training (default: exact)")
+        parser.add_argument("--batch-size", type=positive_int, help="samples a step (default: the profile's)")
+        parser.add_argument("--lr", type=positive_float, help="learning rate (default: the profile's)")
 
     def check(self, settings):
         if settings["model"] not in SOLVED and settings["trace"] != "exact":

@@ -48,11 +48,11 @@ class MNISTNetworks(Part):
     }
 
     def add_settings(self, parser):
-        parser.add_argument("--train-images", type=positive_int, metavar="N", help="(without it: the profile's)")
-        parser.add_argument("--test-images", type=positive_int, metavar="N", help="(without it: the profile's)")
-        parser.add_argument("--batch-size", type=positive_int, help="images a step (without it: the profile's)")
-        parser.add_argument("--lr", type=positive_float, help="initial learning rate (without it: the profile's)")
-        drops = "epochs after which the learning rate is divided by 10 (without it: the profile's)"
+        parser.add_argument("--train-images", type=positive_int, metavar="N", help="(default: the profile's)")
+        parser.add_argument("--test-images", type=positive_int, metavar="N", help="(default: the profile's)")
+        parser.add_argument("--batch-size", type=positive_int, help="images a step (default: the profile's)")
+        parser.add_argument("--lr", type=positive_float, help="initial learning rate (default: the profile's)")
+        drops = "epochs after which the learning rate is divided by 10 (default: the profile's)"
         parser.add_argument("--drops", type=non_negative_int, nargs="+", metavar="EPOCH", help=drops)
 
     def profile(self, values):

@@ -33,11 +33,11 @@ class Spirals(Part):
 
     def add_settings(self, parser):
         parser.add_argument("--points", type=positive_int, default=100, metavar="N", help=f"seen, of {TIMES}")
-        parser.add_argument("--spirals", type=positive_int, metavar="N", help="to train on (without it: 1000)")
-        parser.add_argument("--batch-size", type=positive_int, help="spirals a step (without it: the profile's)")
-        parser.add_argument("--lr", type=positive_float, help="learning rate of Adam (without it: 0.01)")
+        parser.add_argument("--spirals", type=positive_int, metavar="N", help="to train on (default: 1000)")
+        parser.add_argument("--batch-size", type=positive_int, help="spirals a step (default: the profile's)")
+        parser.add_argument("--lr", type=positive_float, help="learning rate of Adam (default: 0.01)")
 
-        parser.add_argument("--decay", type=fraction, help="factor of it per epoch (without it: the profile's)")
+        parser.add_argument("--decay", type=fraction, help="factor of it per epoch (default: the profile's)")
 
     def check(self, settings):
         if not 2 <= settings["points"] <= TIMES:

@@ -3,10 +3,12 @@ import torch
 from torch import nn
 
 from cifar_classification.models import (
+    NETWORKS,
     STATS,
     blocks,
     ode_blocks,
     parameter_count,
+    scale_branches,
     scale_fields,
     set_solver,
     solver_stats,
@@ -76,7 +78,7 @@ def test_stats_count_forward_and_backward_per_block():
     stats = dict(zip(STATS, solver_stats(model).T.tolist()))
     assert stats == {
         "n_f_evals": [1] * 4,
-        "n_backward_f_evals": [1] * 4,
+        "n_backward_f_evals": [0] * 4,  # so short a solve keeps its graph
         "n_accepted": [1] * 4,
         "n_rejected": [0] * 4,
     }
@@ -89,6 +91,17 @@ def test_scaling_a_field_scales_its_value():
     whole = block.func(None, z)
     scale_fields(nn.Sequential(block), 0.25)
     torch.testing.assert_close(block.func(None, z), 0.25 * whole)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values())
+def test_scaling_a_branch_scales_what_is_added(network):
+    """The second block is relu(x + scale * branch(x)) then, as the branch ends in its BatchNorm."""
+    model = network(width=16, solver=None)
+    block = model.stages[0][1]
+    x = torch.randn(2, 16, 8, 8)
+    whole = block.residual(x)
+    scale_branches(model, 0.25)
+    torch.testing.assert_close(block.residual(x), 0.25 * whole)
 
 
 def test_half_precision_agrees_with_single_precision_to_its_rounding():

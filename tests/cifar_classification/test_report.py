@@ -124,8 +124,10 @@ def test_the_claims_are_judged_by_the_records(root):
     assert "undecided: the processor was shared" in row
     (row,) = lines(text, "more accurate than naive, like for like")
     assert "| undecided: not run |" in row
-    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10 |")
+    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10, unlike at the start |")
     assert "| Welch t |" in row and "| undecided: needs more than 1000 seeds |" in row
+    (row,) = lines(text, "more accurate than ResNet-18 on CIFAR-10, second blocks of both begin at 0.2 |")
+    assert "| undecided: not run; 3 seeds take" in row
     (row,) = lines(text, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
     assert "| decided for |" in row
     (row,) = lines(text, "Other test solvers hurt NODE-18 less")
@@ -196,7 +198,8 @@ def test_predictions_survive_being_written(tmp_path):
 def test_the_lowest_number_of_epochs_is_drawn(root):
     runs = {label: of_place(collect(root), "table", "cifar10", label) for label in ("aca", "adjoint", "naive")}
     figure = plot.draw_methods(runs, ("aca", "adjoint", "naive"), ("aca",), "a title")
-    assert [len(ax.lines) for ax in figure.axes] == [2, 2, 1, 1]
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2, 1, 1]  # naive, which failed, has no line
+    assert [len(line.get_ydata()) for line in figure.axes[1].lines] == [3, 3]  # a dot a seed
     assert figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(0.802)
 
 

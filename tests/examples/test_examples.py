@@ -34,7 +34,8 @@ def test_example_runs_and_is_short(example, tmp_path):
         pytest.importorskip("lightning")
     text = example.read_text()
     assert len(text.splitlines()) <= 60
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, example], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     start, good = SAYS[example.stem]

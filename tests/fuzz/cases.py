@@ -9,6 +9,7 @@ from torch_ACA import methods
 from torch_ACA.tableaus import TABLEAUS
 
 from . import fields, states
+from .alternating import ALTERNATING
 
 ADAPTIVE = (*sorted({id(t): name for name, t in TABLEAUS.items() if t.adaptive}.values()), "Rodas5P")
 FIXED = tuple(sorted({id(t): name for name, t in TABLEAUS.items() if not t.adaptive}.values()))
@@ -138,7 +139,7 @@ def _draw_steps(chance, case):
         elif chance.random() < 0.1 and not moving:
             options["perturb"] = True
     else:
-        case["method"] = chance.choice(ADAPTIVE)
+        case["method"] = chance.choice((*ADAPTIVE, ALTERNATING.name))
     if gradient != "adjoint" and not ("step_size" in case or "grid" in case):
         _draw_control(chance, case, options)
     if gradient not in ("mali", "adjoint") and chance.random() < 0.15 and case["method"] in TABLEAUS:
@@ -230,6 +231,8 @@ def _draw_use(chance, case):
     case["order"] = chance.choices(("first", "create_graph", "second"), (60, 15, 0 if refuses_second else 25))[0]
     if any(kind == "output" for kind, _ in case.get("jumps", ())) and case["order"] == "second":
         case["order"] = "create_graph"  # the slope before the jump stands for the derivative with respect to that time
+    if case["method"] == ALTERNATING.name and "batch norm" in case["terms"]:
+        case["method"] = "Rodas5P"  # the oracle evaluates the slope between two methods twice, which counts there
     if case["method"] == "Rodas5P" and "batch norm" in case["terms"] and case["order"] == "second":
         case["order"] = "create_graph"  # the step has one derivative in it, and PyTorch has no third one of batch_norm
     if case["order"] == "first":

@@ -7,10 +7,11 @@ one that ends on another time of step_t, jump_t or the grid ends on a constant. 
 interpolant at its time; so is one at a jump, which stays where it is when the output time moves, unless it is the last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from tests.fuzz.alternating import ALTERNATING, EXPLICIT, STIFF
 from torch_ACA import methods
 
 
@@ -41,7 +42,7 @@ def solve(func, y0, times, layout, plan, steps):
     :param steps: (t, h) of every accepted step
     """
     ts = times.detach().double().tolist()
-    kind = {"ALF": _Leapfrog, "Rodas5P": _Rosenbrock}.get(plan.method, _RungeKutta)
+    kind = {"ALF": _Leapfrog, "Rodas5P": _Rosenbrock, ALTERNATING.name: _InTurn}.get(plan.method, _RungeKutta)
     run = kind(func, layout, plan, 1 if ts[-1] > ts[0] else -1)
     walk = _Walk(times.double(), ts, plan, steps)
     outputs, pieces = {0: layout.join(y0)}, []
@@ -233,6 +234,28 @@ class _Rosenbrock(_Field):
                 rows[i] = rows[i] if row is None else row
                 rates[i] = rates[i] if rate is None else rate.to(y.dtype)
         return slope, torch.stack(rows), torch.stack(rates)
+
+
+class _InTurn:
+    """Steps of Dopri5 and Rodas5P in turn, each of which evaluates its first slope itself."""
+
+    def __init__(self, func, layout, plan, sign):
+        self.sign = sign
+        self.explicit, self.stiff = (
+            kind(func, layout, replace(plan, method=method), sign)
+            for kind, method in ((_RungeKutta, EXPLICIT), (_Rosenbrock, STIFF))
+        )
+
+    def start(self, step, y0):
+        self.now, self.following = self.explicit, self.stiff
+        self.now.start(step, y0)
+
+    def step(self, step):
+        piece = self.now.step(step)
+        self.now, self.following = self.following, self.now
+        self.now.start(step, piece.y1)
+        self.now.behind_jump = self.following.behind_jump
+        return piece
 
 
 class _Leapfrog(_Field):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness import launch, reproduce
+from harness.environment import ROOT
 from harness.launch import Launch
 
 
@@ -35,8 +36,14 @@ def names(stand):
 def test_every_stage_is_a_list_that_exists():
     for stages in reproduce.STAGES.values():
         for name, (which, profile) in stages.items():
-            launches = launch.importlib.import_module(f"{name}.launches").LAUNCHES
+            launches = launch.importlib.import_module(f"{name.replace('/', '.')}.launches").LAUNCHES
             assert launches[which].lists[profile]()
+
+
+def test_no_experiment_is_left_out():
+    paths = [*ROOT.glob("*/launches.py"), *ROOT.glob("*/*/launches.py")]
+    found = {path.parent.relative_to(ROOT).as_posix() for path in paths}
+    assert all(found == set(stages) for stages in reproduce.STAGES.values())
 
 
 def test_stages_that_passed_are_skipped(stand, capsys):
@@ -58,7 +65,7 @@ def test_a_failed_stage_is_told_and_run_again(stand, capsys):
     stand.codes["three_body"], stand.output["three_body"] = 1, "a line\nValueError: no\n"
     assert reproduce.main([], stand) == 1
     assert "failed" in (out := capsys.readouterr().out) and "ValueError: no (exit code 1, runs/reproduce" in out
-    assert len(stand.commands) == 5  # the others run nevertheless
+    assert len(stand.commands) == len(reproduce.STAGES["quick"]) + 1  # the others run nevertheless
     stand.commands.clear()
     del stand.codes["three_body"]
     assert reproduce.main([], stand) == 0 and names(stand) == ["three_body", "scripts/render_docs.py"]

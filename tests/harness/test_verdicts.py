@@ -62,6 +62,14 @@ def test_power_asks_for_as_many_seeds_as_published_tables(variances, d, seeds):
     assert t_power(d, variances, seeds - 1, 0.05) < 0.8 <= t_power(d, variances, seeds, 0.05)
 
 
+@pytest.mark.parametrize("ours", [[71.65, 72.24, 71.48], [71.6, 72.1, 71.1], [75.0, 75.9, 74.9]])
+def test_seeds_needed_are_the_first_that_suffice(ours):
+    one, level = claim(ours, [70.68, 70.89, 71.31]), 0.05 / 20
+    variances = [np.var(side, ddof=1) for side in one.sides]
+    powers = {seeds: t_power(abs(one.difference), variances, seeds, level) for seeds in range(3, 60)}
+    assert one.needed(level) == next(seeds for seeds, power in powers.items() if power >= 0.8)
+
+
 def test_power_is_how_often_the_test_finds_it():
     draw = np.random.default_rng(0)
     ours, theirs = draw.normal(1.5, 1.0, (20_000, 8)), draw.normal(0.0, 2.0, (20_000, 8))

@@ -29,3 +29,28 @@ class Field(torch.nn.Module):
 @pytest.fixture
 def field():
     return Field()
+
+
+@pytest.fixture
+def ungenerated(monkeypatch):
+    """compile=True traces and differentiates as for the real thing, but runs the graphs as they are: generating code
+    takes minutes."""
+    from torch_ACA.compilation import code, generate  # here, since Dynamo takes a second to import
+
+    monkeypatch.setattr(generate, "BACKEND", "aot_eager")
+    monkeypatch.setattr(code, "_KNOWN", type(code._KNOWN)())
+
+
+@pytest.fixture
+def made(ungenerated, monkeypatch):
+    """What code is generated for, as it is: the names of functions."""
+    from torch_ACA.compilation import code
+
+    names, generated = [], code.generated
+
+    def noted(function, *arguments, **keywords):
+        names.append(function.__name__.strip("_"))
+        return generated(function, *arguments, **keywords)
+
+    monkeypatch.setattr(code, "generated", noted)
+    return names

@@ -27,7 +27,6 @@ from tests.torch_ACA.programs import (
 from torch_ACA import ODEBlock, odeint_adjoint, odesolve, odesolve_adjoint, odesolve_endtime, solve
 from torch_ACA.errors import CaptureError, ReplayError, SecondDerivativeError
 from torch_ACA.gradients.storage import Budget
-from torch_ACA.steppers import compiled
 
 FIRST_ORDER = [kind for kind in KINDS if kind not in ("two states", "1MiB")]
 SECOND_ORDER = ["aca", "two states", "direct", "naive"]  # a budget of bytes and an unlimited one do what these do
@@ -98,11 +97,10 @@ def test_other_entries(name, entry, order):
 
 @pytest.mark.parametrize("name", [*EVERYDAY, "chain_of_three", "inside_a_custom_function"])
 @pytest.mark.filterwarnings("ignore:compile=True")  # what cannot be compiled is evaluated as it is
-def test_compiled_steps(name, monkeypatch):
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
+@pytest.mark.parametrize("compile", ["step", "loop"])
+def test_compiled_steps(name, compile, ungenerated):
     expected = gradients(PROGRAMS[name], plain("aca"))
-    assert_close(gradients(PROGRAMS[name], ours("aca", compile=True)), expected, 1e-12)
+    assert_close(gradients(PROGRAMS[name], ours("aca", compile=compile)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("kind", FIRST_ORDER)

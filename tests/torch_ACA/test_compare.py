@@ -1,8 +1,11 @@
 """The comparison of gradient methods."""
 
+import pytest
 import torch
 
+from benchmarks.stiff_fields import ROBERTSON_SCALE, ROBERTSON_START, robertson
 from torch_ACA import GRADIENTS, compare_gradients
+from torch_ACA.rosenbrock_tableaus import RODAS5P
 
 
 def test_table_of_methods(field, capsys):
@@ -28,3 +31,48 @@ def test_a_failing_method_says_why(capsys):
     )
     assert rows[-1].gradient == "mali" and "max_evals = 3000" in rows[-1].failure
     assert "failed" in capsys.readouterr().out
+
+
+def robertson_loss(ys):
+    return (ys[-1] / torch.tensor(ROBERTSON_SCALE)).pow(2).sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keywords", [{"method": "Rodas5P"}, {"method": "auto"}, {"method": RODAS5P}])
+def test_stiff_problem(keywords, capsys):
+    """The reference is a stiff solve too, whose gradient the exact ones meet to their tolerance; naive's is that of
+    the step-size search as well."""
+    p = torch.ones(3, requires_grad=True)
+    rows = compare_gradients(
+        lambda t, y: robertson(torch, y, p), torch.tensor(ROBERTSON_START), [0.0, 1.0], robertson_loss, rtol=1e-5,
+        atol=1e-9, **keywords,
+    )  # fmt: skip
+    assert [row.gradient for row in rows] == ["aca", "direct", "naive"]
+    assert all(row.failure is None and row.error < 1e-5 for row in rows[:2]) and rows[2].error < 0.1
+
+
+@pytest.mark.slow
+def test_stiff_problem_by_rows():
+    p, seen = torch.ones(3, requires_grad=True), []
+
+    def func(t, y):
+        return robertson(torch, y.T, p).T
+
+    def jac(t, y):
+        seen.append(y.shape)
+        return torch.func.vmap(torch.func.jacrev(lambda y: robertson(torch, y, p)))(y)
+
+    (row,) = compare_gradients(
+        func, torch.tensor(ROBERTSON_START).expand(4, 3), [0.0, 1.0], robertson_loss, rtol=1e-4, atol=1e-8, jac=jac,
+        method="Rodas5P", jac_structure="rows", gradients=["aca"],
+    )  # fmt: skip
+    assert row.failure is None and row.error < 1e-3 and set(seen) == {(4, 3)}
+
+
+def test_adjoint_of_a_stiff_solve_is_compared_where_it_is_asked_for():
+    keywords = {"method": "Rodas5P", "gradients": ["aca", "adjoint"], "show": False}
+    arguments = lambda t, y: -20 * y, torch.ones(2), [0.0, 0.1], lambda ys: ys[-1].sum()
+    rows = compare_gradients(*arguments, adjoint={"method": "Dopri5"}, **keywords | {"gradients": ["adjoint"]})
+    assert rows[0].error < 1e-3
+    with pytest.raises(ValueError, match="cannot solve backwards"):
+        compare_gradients(*arguments, **keywords)

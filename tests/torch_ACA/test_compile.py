@@ -7,20 +7,14 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils import _pytree as pytree
 
 from torch_ACA import ODEBlock, ReplayError, solve
-from torch_ACA.steppers import compiled
+from torch_ACA.compilation import code, generate
 
 OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}
 
 
-@pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Trace and differentiate as for the real thing, but run the graphs as they are: generating code takes minutes."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setattr(compiled, "_COMPILED", type(compiled._COMPILED)())
+pytestmark = pytest.mark.usefixtures("ungenerated")
 
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
@@ -36,26 +30,29 @@ def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keyword
     return [solution.ys.detach(), *gradients], solution.stats
 
 
-def assert_as_eager(func, compile=True, **keywords):
-    """States and gradients agree to the rounding of float64, and the same evaluations are counted, but that a rejected
-    try has its first stage evaluated again where no step before has left it, and that the first evaluation is not kept
-    for the backward pass."""
+def assert_as_eager(func, compile="step", **keywords):
+    """States and gradients agree to the rounding of float64, and the same evaluations are counted, but that the first
+    one is not kept for the backward pass. For methods without FSAL a rejected try has its first stage evaluated again
+    where no step before has left it, and a compiled loop evaluates the slope behind its last step."""
     eager, counts = states_and_gradients(func, **keywords)
     found, compiled_counts = states_and_gradients(func, **keywords, compile=compile)
     for a, b in zip(eager, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    again = counts.n_rejected if keywords.get("method") == "RK12" else 0
+    again = counts.n_rejected + (compile != "step") if keywords.get("method") == "RK12" else 0
     assert compiled_counts == dataclasses.replace(
         counts, n_f_evals=counts.n_f_evals + again, n_backward_f_evals=counts.n_backward_f_evals + 1
     )
 
 
 @pytest.mark.parametrize("times", OUTPUTS.values(), ids=OUTPUTS)
-@pytest.mark.parametrize("method", ["Dopri5", "RK12", "RK23"])
+@pytest.mark.parametrize(("compile", "method"), [
+    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), ("loop", "RK12"), ("loop", "RK23"),
+    pytest.param("loop", "Dopri5", marks=pytest.mark.slow),
+])  # fmt: skip
 @pytest.mark.filterwarnings("error:compile=True")
-def test_agrees_with_eager_steps(field, method, times):
+def test_agrees_with_eager_steps(field, compile, method, times):
     loose = {"rtol": 1e-3, "atol": 1e-3} if method == "RK12" else {}
-    assert_as_eager(field, times=times, method=method, **loose)
+    assert_as_eager(field, compile, times=times, method=method, **loose)
 
 
 @pytest.mark.parametrize("keywords", [
@@ -113,15 +110,13 @@ def test_autocast_around_the_solve_reaches_func():
     assert 1e-5 < (found - exact).abs().max() < 2**-4
 
 
-def test_compiles_once_for_all_tolerances_times_and_steps(field, monkeypatch):
-    """A step, and a step with its VJP."""
-    counter = CompileCounterWithBackend("aot_eager")
-    monkeypatch.setattr(compiled, "BACKEND", counter)
+@pytest.mark.parametrize(("compile", "functions"), [("step", ["step", "vjp"]), ("loop", ["forward", "backward"])])
+def test_compiles_once_for_all_tolerances_times_and_steps(field, made, compile, functions):
     for end, tolerance in ((1.0, 1e-3), (2.0, 1e-3), (-1.0, 1e-6), (0.5, 1e-8)):
-        keywords = {"times": [0.0, end], "rtol": tolerance, "atol": tolerance, "compile": True}
+        keywords = {"times": [0.0, end], "rtol": tolerance, "atol": tolerance, "compile": compile}
         states_and_gradients(field, **keywords)
         states_and_gradients(lambda t, y: field(t, y), captured=list(field.parameters()), **keywords)
-    assert counter.frame_count == 2 * 2  # for the module, and for the lambda that is made again for every solve
+    assert made == 2 * functions  # for the module, and for the lambda that is made again for every solve
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning():
@@ -186,29 +181,30 @@ def test_a_block_in_a_model_that_is_compiled_as_a_whole(field):
 def test_results_that_the_next_call_would_overwrite_are_copied(field, monkeypatch):
     """As CUDA graphs do it: each compiled function gives its results in the same memory at every call."""
 
-    def overwriting(function, options):
-        memory = None
+    generated = code.generated
 
-        def call(*arguments):
+    def overwriting(*arguments, **keywords):
+        function, memory = generated(*arguments, **keywords), None
+
+        def call(given):
             nonlocal memory
-            leaves, structure = pytree.tree_flatten(function(*arguments))
-            memory = memory or [torch.clone(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-            for kept, leaf in zip(memory, leaves):
-                if isinstance(leaf, torch.Tensor):
-                    kept.copy_(leaf)
-            return pytree.tree_unflatten(memory, structure)
+            results = function(given)
+            memory = memory or [result.clone() for result in results]
+            for kept, result in zip(memory, results):
+                kept.copy_(result)
+            return memory
 
-        return compiled._with_results_kept(call) if options.get("triton.cudagraphs") else call
+        return call
 
-    monkeypatch.setattr(compiled, "_compile", overwriting)
+    monkeypatch.setattr(code, "generated", overwriting)
     with pytest.raises(ReplayError, match="ends in another state"):  # the test can fail
         assert_as_eager(field)
     assert_as_eager(field, compile="reduce-overhead")
 
 
 @pytest.mark.parametrize(("compile", "message"), [
-    (1, "must be True, False, a mode of torch.compile or a dict of options, got 1"),
-    ("", "unknown compile mode ''; accepted: .*reduce-overhead"),
+    (1, "must be True, False, 'loop', 'step', a mode of torch.compile or a dict of options, got 1"),
+    ("", "unknown compile mode ''; accepted: loop, step, .*reduce-overhead"),
     ({"wrapper": True, 1: 2}, "unknown compile option 1, wrapper"),
 ])  # fmt: skip
 def test_refuses_what_torch_compile_does_not_know(field, compile, message):
@@ -220,7 +216,7 @@ def test_refuses_what_torch_compile_does_not_know(field, compile, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [True, "reduce-overhead", {"cpp_wrapper": True}])
 def test_generated_code(field, monkeypatch, compile):
-    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    monkeypatch.setattr(generate, "BACKEND", "inductor")
     assert_as_eager(field, compile=compile)
 
 
@@ -228,7 +224,7 @@ def test_generated_code(field, monkeypatch, compile):
 @pytest.mark.filterwarnings("error:compile=True")
 def test_cuda_graphs(field, monkeypatch):
     """Twice: graphs are captured in the second call of a function and replayed from then on."""
-    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    monkeypatch.setattr(generate, "BACKEND", "inductor")
     field = copy.deepcopy(field).cuda()
     for _ in range(2):
         assert_as_eager(field, compile="reduce-overhead")

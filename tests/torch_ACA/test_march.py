@@ -14,12 +14,16 @@ class StubStepper:
 
     def __init__(self, limit=0.3):
         self.limit, self.n_f_evals, self.prepared, self.rewound, self.refreshed = limit, 0, 0, 0, []
+        self.current, self.n_accepted = "stub", 0
 
     def start(self):
         return Carry(0.0, torch.zeros(1))
 
     def prepare(self, carry):
         self.prepared += 1
+
+    def accepted(self):
+        self.n_accepted += 1
 
     def mark(self):
         return self.n_f_evals

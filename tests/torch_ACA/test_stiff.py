@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from tests.torch_ACA.stiff_problems import (
+from benchmarks.stiff_fields import (
     POLLU_START,
     ROBERTSON_SCALE,
     ROBERTSON_START,
@@ -21,7 +21,7 @@ from tests.torch_ACA.stiff_problems import (
     van_der_pol,
 )
 from tests.torch_ACA.test_convergence import fitted_order, turned, turning
-from torch_ACA import NonFiniteError, TooManyEvaluationsError, solve, solve_event
+from torch_ACA import NonFiniteError, SolverError, TooManyEvaluationsError, solve, solve_event
 from torch_ACA.compat.torchdiffeq import odeint
 from torch_ACA.errors import SecondDerivativeError
 from torch_ACA.rosenbrock_tableaus import RODAS5P
@@ -438,6 +438,24 @@ def test_errors_of_explicit_methods_name_it(gradient):
     with pytest.raises(TooManyEvaluationsError, match="method='Rodas5P'"):
         solve(func, y0, [0.0, 10.0], gradient=gradient, max_evals=200)
     assert solve(func, y0, [0.0, 10.0], gradient=gradient, max_evals=200, **METHOD).success
+
+
+@pytest.mark.parametrize("keywords", [{"gradient": "mali"}, {"gradient": "adjoint"}, {"per_sample": True}, {"h": 1e-5}])
+def test_errors_of_other_explicit_solves_name_it(keywords):
+    y0 = torch.ones(2, 1, requires_grad=True)
+    with pytest.raises(TooManyEvaluationsError, match="method='Rodas5P'"):
+        solve(lambda t, y: -1e6 * (y - torch.cos(t)), y0, [0.0, 10.0], max_evals=200, **keywords)
+
+
+def test_error_of_the_backward_solve_of_the_adjoint_names_it():
+    """The forward solve is done by Rodas5P; backwards the equation explodes."""
+    y0 = torch.ones(1, requires_grad=True)
+    end = solve(
+        lambda t, y: -1e4 * (y - torch.cos(t)), y0, [0.0, 10.0], gradient="adjoint", adjoint={"method": "Dopri5"},
+        max_evals=2000, **METHOD,
+    ).ys[-1]  # fmt: skip
+    with pytest.raises(SolverError, match="backward solve of the adjoint, .* method='Rodas5P'"):
+        end.sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,13 @@ class BackwardPass:
             if step.given_end is not None:
                 self.y_bar = self.y_bar + self.ys_bar[step.given_end - 1]
             start_bar, slope_bars = bars
+            stepper.turn_to(step.method)
             if slope_bars is not None:
                 self._through_end_slope(step, slope_bars)
             evaluations, remembered = self._evaluations(i, step, kept)
             bars = self.inside.of_step(i - 1, steps[i - 1]) if i else (None, None)
             first_bar = None
-            if bars[1] is not None and stepper.needs_end_slope and not step.after_jump:
+            if bars[1] is not None and not step.after_jump and steps[i - 1].needs_end_slope:
                 first_bar = bars[1][-1]
             try:
                 self.y_bar, t_bar, h_bar = stepper.vjp(
@@ -93,7 +94,7 @@ class BackwardPass:
     def _through_end_slope(self, step: AcceptedStep, slope_bars: Tensor) -> None:
         """The slope at the end of a step, where dense output uses it and no step behind begins with it."""
         stepper = self.stepper
-        if not stepper.needs_end_slope or not (self.following is None or self.following.after_jump):
+        if not step.needs_end_slope or not (self.following is None or self.following.after_jump):
             return
         evaluation, self.run.end_evaluation = self.run.end_evaluation, None
         if evaluation is None:
@@ -136,9 +137,9 @@ class BackwardPass:
 
     def _through_times(self, i: int, step: AcceptedStep, t_bar: float, h_bar: float, slope_bars: Tensor | None) -> None:
         if slope_bars is not None:
-            if self.stepper.needs_end_slope:
-                self.stepper.slopes[-1].copy_(self.end_slope)
+            if step.needs_end_slope:
+                self.stepper.put_end_slope(self.end_slope)
             inside_t_bar, inside_h_bar = self.inside.of_times(i, step, self.times.given)
             t_bar, h_bar = t_bar + inside_t_bar, h_bar + inside_h_bar
         self.times.through(step.stop, t_bar, h_bar)
-        self.end_slope = self.stepper.slopes[0].clone()
+        self.end_slope = self.stepper.start_slope.clone()

@@ -6,7 +6,7 @@ cotangent through. `direct` keeps the graphs of the accepted steps instead, and 
 memory (`storage`) makes it anything between the two, or less than a state per step.
 
 For s stages that a step pays for (FSAL not counted), N accepted and R rejected steps and f of depth N_f:
-cost N s + R (s - 1) + 2 evaluations forward (R s where steps are compiled and not FSAL); backward N s evaluations and
+cost N s + R (s - 1) + 2 evaluations forward (compiled, not FSAL: up to R + 1 more); backward N s evaluations and
 VJPs (`direct`: VJPs only), one evaluation less for a small state, whose first graph is kept.
 Memory: one state per step and the graph of one step; `direct`: the graphs of all steps, O(N s N_f).
 Depth of any graph that autograd sees: one f.
@@ -25,18 +25,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import SecondDerivativeError
-from ..graph import leaves_behind
 from ..march import Stop
 from ..solution import Trajectory
 from ..transforms import forward_ad_disabled, is_batched
 from .backward import BackwardPass
 from .dense import DenseRecord
 from .replay import Replay
+from .second_order import differentiable_bars
 from .storage import UNLIMITED, Storage
 
 if TYPE_CHECKING:
-    from ..capture import Captured
     from ..evaluation import Evaluation
     from ..problem import Problem
     from ..steppers.base import Stepper
@@ -49,7 +47,7 @@ _SMALL_STATE = 2**13  # numbers in a state whose first evaluation is kept with i
 def aca(problem: Problem) -> tuple[Tensor, Trajectory | None]:
     """States at the times of the problem after the first [m - 1, n] and, if it asks for dense output, its `Trajectory`
     (else None); differentiable in ``problem.tensors``."""
-    return integrate(problem, DiscreteSolve(problem, problem.memory))
+    return integrate(problem, problem.compiled_run() or DiscreteSolve(problem, problem.memory))
 
 
 def direct(problem: Problem) -> tuple[Tensor, Trajectory | None]:
@@ -85,6 +83,8 @@ class AcceptedStep:
     stop: Stop | None
     after_jump: bool
     before_jump: bool
+    method: Any  # that took it
+    needs_end_slope: bool  # for its dense output
     outputs: list = field(default_factory=list)  # indices of the outputs that its interpolant gives, consecutive
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
@@ -119,7 +119,7 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.graph_bytes
         rows = getattr(problem.method, "kept_rows", 1)
         self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
-        self.end_evaluation = self.end_sample = self.end_slope = None
+        self.end_evaluation = self.end_sample = self.end_slope = None  # type: Any
         self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
         # of the forward pass, for the backward pass, where its buffer is small
         self._kept_stepper: Stepper | None = None
@@ -147,10 +147,13 @@ class DiscreteSolve:
         ys = problem.new_outputs()
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):
-            record = AcceptedStep(step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump)
+            record = AcceptedStep(
+                step.t, step.h, step.t_end, step.stop, step.start.after_jump, step.jump, step.method,
+                stepper.needs_end_slope,
+            )  # fmt: skip
             record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
-            if (record.outputs or dense) and stepper.needs_end_slope:
+            if (record.outputs or dense) and record.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
@@ -181,7 +184,8 @@ class DiscreteSolve:
         self, states: dict[int, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
-        return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        with self.problem.backward_pass():
+            return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
 
     def traced(self, y0: Tensor, times: Tensor) -> tuple[Tensor, ...]:
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""
@@ -197,6 +201,7 @@ class DiscreteSolve:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]
                 h = t_end - t
+            stepper.turn_to(step.method)
             made = stepper.traced(t, h, y, t_end, slope, **step.keywords)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
@@ -226,6 +231,7 @@ class DiscreteSolve:
         with self.problem.backward_pass():
             kept = states[0]
             for step, y, y_end in zip(self.storage.steps, states, states[1:]):
+                stepper.turn_to(step.method)
                 stepper.replay(step.t, step.h, kept, step.t_end, **step.keywords)
                 ends.append(stepper.replayed_end(y, step.h))
                 kept = y_end if step.before_jump else stepper.kept_behind(y_end)
@@ -236,6 +242,7 @@ class DiscreteSolve:
         carry = stepper.resumed(self.storage.steps[first], kept)
         with torch.no_grad():
             for step in self.storage.steps[first:last]:
+                stepper.turn_to(step.method)
                 stepper.prepare(carry)
                 carry = stepper.step(carry, step.h, step.t_end, before_jump=step.before_jump).end
                 if step.before_jump:
@@ -269,58 +276,10 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.backward_pass():
-            if torch.is_grad_enabled() or any(map(is_batched, bars)):
-                return None, None, *_differentiable(run, inputs, bars)
-            states = dict(zip(ctx.states_at, states))
-            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        if torch.is_grad_enabled() or any(map(is_batched, bars)):
+            with run.problem.backward_pass():
+                return None, None, *differentiable_bars(run, inputs, bars)
+        states = dict(zip(ctx.states_at, states))
+        y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        run.problem.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars
-
-
-def _differentiable(run: Any, inputs: Sequence[Tensor], bars: Sequence[Tensor]) -> list[Tensor | None]:
-    """The same cotangents as functions of everything (create_graph=True): the accepted grid runs again with a graph.
-
-    It runs on aliases of all inputs: what an input shares with others, or with func, lies behind the aliases, where
-    this pass does not go.
-    """
-    field = run.problem.field
-    before = field.n_evals
-    with torch.enable_grad():
-        y0, times, *captured = aliases = [tensor.view_as(tensor) for tensor in inputs]
-        with field.standing_in(captured):
-            results = run.traced(y0, times)
-        pairs = [(result, bar) for result, bar in zip(results, bars) if result.requires_grad]
-        outputs, cotangents = zip(*pairs) if pairs else ((), ())
-        targets = _targets(field.captured, inputs, aliases, outputs)
-    wanted = [t for t in targets if t.requires_grad]
-    found: Any = iter(())
-    if outputs:
-        found = iter(torch.autograd.grad(
-            outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True
-        ))  # fmt: skip
-    run.problem.stats.n_backward_f_evals = field.n_evals - before
-    return [next(found, None) if t.requires_grad else None for t in targets]
-
-
-def _targets(
-    captured: Captured, inputs: Sequence[Tensor], aliases: list[Tensor], outputs: Sequence[Tensor]
-) -> list[Tensor]:
-    """What to differentiate outputs by: the aliases, but for leaves that func used past them (in TorchScript or in an
-    `autograd.Function` of its own).
-
-    :raises SecondDerivativeError: an alias has such a leaf in its history
-    """
-    edges = [alias.grad_fn for alias in aliases]
-    direct = leaves_behind([output.grad_fn for output in outputs], until=edges)
-    if not direct:
-        return aliases
-    captured.accept(direct, inputs)
-    passed = {id(leaf) for leaf in direct}
-    rest = [alias.grad_fn for alias, source in zip(aliases, inputs) if id(source) not in passed]
-    if any(id(leaf) in passed for leaf in leaves_behind(rest)):
-        raise SecondDerivativeError(
-            "func uses a tensor inside an operation that cannot be looked into (TorchScript, a custom "
-            "autograd.Function), and the initial state, the times or another tensor of func depends on it as well: use "
-            "gradient='naive'"
-        )
-    return [source if id(source) in passed else alias for alias, source in zip(aliases, inputs)]

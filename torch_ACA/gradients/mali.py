@@ -83,7 +83,10 @@ class _Solve:
                 if len(self.steps) == problem.n_steps_to_last_output:
                     end = carry
         except TooManyEvaluationsError as error:
-            error.add_hint("The asynchronous leapfrog is not made for stiff or strongly contracting problems: use aca.")
+            error.add_hint(
+                "The asynchronous leapfrog is not made for stiff or strongly contracting problems: use aca, on a stiff "
+                "one with method='Rodas5P'."
+            )
             raise
         del self.steps[problem.n_steps_to_last_output :]  # what follows ran into a failure
         return problem.solved(ys), end

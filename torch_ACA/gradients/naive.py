@@ -93,6 +93,9 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
             if outputs:
                 made = stepper.with_end_slope(made, t_end, before_jump=jump)
             ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
+            if problem.recorder is not None:
+                problem.recorder.methods.append(stepper.current)
+            stepper.accepted()
             after_jump = jump
             t, y, slope = t_end, made.y, None if jump else made.end_slope
             if landing and stop.index is not None:

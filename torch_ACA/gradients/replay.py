@@ -22,7 +22,7 @@ _SAMPLE = 2**14  # entries, or up to twice as many, that are compared of a large
 
 @dataclass(frozen=True)
 class Sample:
-    """Of a state: every so-manieth entry, and the sum of all (0-d, float64)."""
+    """Of a state: one entry in so many, and the sum of all (0-d, float64)."""
 
     entries: torch.Tensor
     total: torch.Tensor

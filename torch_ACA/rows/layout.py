@@ -5,16 +5,17 @@ import torch
 from ..private_torch import pytree
 
 
-def with_rows_outermost(y0):
+def with_rows_outermost(y0, option="per_sample"):
     """y0 with leaves whose first axis is the outermost in memory, where a view of a row is one piece.
 
+    :param option: what asks for it, for the error
     :raises ValueError: leaves without a first axis of the same length, at least 1
     """
     leaves, structure = pytree.tree_flatten(y0)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     shapes = [tuple(leaf.shape) for leaf in tensors]
     if any(not shape or shape[0] == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise ValueError(f"per_sample needs a first axis of the same length in all of y0, got shapes {shapes}")
+        raise ValueError(f"{option} needs a first axis of the same length in all of y0, got shapes {shapes}")
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor) and leaf.stride(0) * leaf.shape[0] < leaf.numel():
             leaves[i] = leaf.contiguous()

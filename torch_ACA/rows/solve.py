@@ -69,7 +69,8 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        return RowBackwardPass(self, states, ys_bar).walk()
+        with self.problem.backward_pass():
+            return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted steps, as a graph of everything."""

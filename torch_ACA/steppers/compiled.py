@@ -1,57 +1,58 @@
-"""Runge-Kutta steps compiled by `torch.compile`, f included: the step itself, and an accepted step with its VJP.
+"""Runge-Kutta steps as generated code, func included: the step itself, and an accepted step with its VJP.
 
-Compiled once per func, tableau, shape and dtype (and once more where func changes, as from training to evaluation);
-times, step sizes and tolerances are inputs. What cannot be compiled is done as `runge_kutta` does it, with a warning.
-On a GPU, CUDA graphs (an option of `torch.compile`) replay a step without launching its kernels one by one.
+Code is generated once per func, tableau, shape and dtype (and once more where func changes, as from training to
+evaluation), see `compilation`; times, step sizes and tolerances are inputs. What cannot be compiled is done as
+`runge_kutta` does it, with a warning. On a GPU, CUDA graphs (an option of `torch.compile`) replay a step without
+launching its kernels one by one.
 """
 
-import contextlib
-import types
-import warnings
-import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch._dynamo import config as dynamo_config
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch import Tensor
 
+from ..compilation import choice
+from ..compilation.func_graph import NotCompilable
+from ..compilation.start import code_again
+from ..evaluation import GradientSum
 from ..private_torch import pytree
-from .base import Carry, Trial, combine
+from ..vector_field import VectorField
+from .base import Carry, Trial
 from .runge_kutta import RungeKutta
-
-BACKEND = "inductor"  # of torch.compile
-NOT_COMPILABLE = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
 
 
 class CompiledRungeKutta(RungeKutta):
     """As `RungeKutta`, without graphs that are kept: an accepted step is always evaluated again.
 
+    :param vector_field: `VectorField`, whose ``code`` there is (None: steps run as they are)
     :param with_slopes: there is dense output, so that slopes matter
-    :param options: of `torch.compile`, a dict
     """
 
-    def __init__(self, tableau, vector_field, *, with_slopes, options, time_grad=False):
+    def __init__(self, tableau: Any, vector_field: VectorField, *, with_slopes: bool, time_grad: bool = False) -> None:
         super().__init__(tableau, vector_field, time_grad=time_grad)
-        self.with_slopes = with_slopes
+        self.with_slopes, code = with_slopes, vector_field.code
         self._end = None  # of the step that was last replayed
-        self._compiled = _compiled_for(vector_field, tableau, with_slopes, time_grad, options)
-        effects = vector_field.side_effects
-        self._hopeless = effects.draws or effects.counts
-        if effects.draws:  # the same numbers at every evaluation, see `side_effects`
-            _warn(vector_field.func, "it draws random numbers")
-        elif effects.counts:  # would be compiled again for every count
-            _warn(vector_field.func, "it changes a number that it keeps, such as a count of its calls")
+        self._calls, self._settings = {}, None
+        if code is not None and choice.is_plain(code.controller):  # then steps come with their error ratio
+            self._settings = self._near(choice.settings_of(code.controller))
 
     @property
-    def _usable(self):
-        return self._compiled.usable and not self._hopeless
+    def _usable(self) -> bool:
+        return self.field.code is not None and self.field.code.usable
 
-    def _give_up(self, failure):
-        self._compiled.usable = False
-        lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-        _warn(self.field.func, lines[0] if lines else type(failure).__name__)
+    def _look(self, t: Any, y: Tensor) -> None:
+        """Look whether func has changed, where it may from step to step."""
+        field, before = self.field, self.field.code
+        if self._usable and before.watched:
+            field.code = code_again(field, t, y)
+            if field.code is None or field.code.graph is not before.graph:
+                self._calls = {}
 
-    def prepare(self, carry):
+    def _give_up(self, failure: Any) -> None:
+        self.field.code.compiler.give_up(failure)
+
+    def prepare(self, carry: Carry) -> None:
         """Evaluate f just behind a jump; elsewhere a first stage that is not known yet is compiled with the others, at
         the price of evaluating it again after a rejected try.
         """
@@ -59,181 +60,147 @@ class CompiledRungeKutta(RungeKutta):
             super().prepare(carry)
             self._own(carry)
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: Any, t_end: float, *, before_jump: bool = False) -> Any:
+        y = carry.y.detach().contiguous()
+        self._look(carry.t, y)
         if before_jump or not self._usable:
-            super().prepare(carry)
-            trial = super().step(carry, h, t_end, before_jump=before_jump)
-            self._own(trial.end)
-            return trial
+            return self._step_as_it_is(carry, h, t_end, before_jump)
+        known = [] if carry.slope is None else [carry.slope]
+        settings = [] if self._settings is None else [self._settings]
         try:
-            y = carry.y.detach()  # y0 may have a history, which would be another case to compile
-            y1, slopes, error = self._compiled.step(self.field.func, self._times(carry.t, h, t_end), y, carry.slope)
-        except NOT_COMPILABLE as failure:
+            y1, slopes, *rest = self.call("step", [self._times(carry.t, h, t_end), *settings, y, *known])
+        except NotCompilable as failure:
             self._give_up(failure)
-            return self.step(carry, h, t_end)
-        self.field.n_evals += self.tableau.stages - (carry.slope is not None)
+            return self._step_as_it_is(carry, h, t_end, before_jump)
+        self.field.n_evals += self.tableau.stages - len(known)
         if self.with_slopes:
             self.slopes[: len(slopes)].copy_(slopes)
             slopes = slopes[-1]
-        return Trial(Carry(t_end, y1, slopes if self.tableau.fsal else None), error)
+        trial = Trial(Carry(t_end, y1, slopes if self.tableau.fsal else None), rest[0] if rest else None)
+        trial.ratio = rest[1].item() if settings else None
+        return trial
 
-    def end_slope(self, carry, *, before_jump=False):
+    def _step_as_it_is(self, carry: Carry, h: Any, t_end: float, before_jump: bool) -> Trial:
+        super().prepare(carry)
+        trial = super().step(carry, h, t_end, before_jump=before_jump)
+        self._own(trial.end)
+        return trial
+
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         if carry.slope is None:
             super().end_slope(carry, before_jump=before_jump)
             self._own(carry)
 
     @staticmethod
-    def _own(carry):
+    def _own(carry: Carry) -> None:
         """Take the slope out of the buffer, which later steps overwrite."""
         if carry.slope is not None:
             carry.slope = carry.slope.clone()
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1):
+    def replay(
+        self,
+        t: Any,
+        h: Any,
+        y: Tensor,
+        t_end: float,
+        *,
+        after_jump: bool = False,
+        before_jump: bool = False,
+        every: Any = 1,
+    ) -> Any:
         """Put off to `vjp`, which evaluates the step and pulls back through it in one."""
+        self._look(t, y.detach())
         if after_jump or before_jump or not self._usable:
             return super().replay(t, h, y, t_end, after_jump=after_jump, before_jump=before_jump, every=every)
-        return t, y.detach(), t_end
+        return t, y.detach().contiguous(), t_end
 
-    def vjp(self, h, replayed, y_bar, slope_bars, first_bar, gradients):
+    def vjp(self, h: Any, replayed: Any, y_bar: Tensor, slope_bars: Any, first_bar: Any, gradients: GradientSum) -> Any:
         self._end = None
         if isinstance(replayed, list):  # evaluations of a step that is not compiled
             return super().vjp(h, replayed, y_bar, slope_bars, first_bar, gradients)
         t, y, t_end = replayed
-        slopes_bar = None
+        inside = []
         if self.with_slopes:
             slopes_bar = torch.zeros_like(self.slopes) if slope_bars is None else slope_bars.clone()
-            slopes_bar = slopes_bar[: self.own_stages]
+            slopes_bar = slopes_bar[: self.own_stages].contiguous()
             if first_bar is not None:
                 slopes_bar[0] += first_bar
-        captured = self.field.captured.sources
+            inside.append(slopes_bar)
+        code = self.field.code
+        totals = code.totals(self.field.captured.sources, gradients.totals)
         try:
-            found, self._end, slopes = self._compiled.vjp(
-                self.field.func, captured, self._times(t, h, t_end), y, y_bar, slopes_bar
-            )
-        except NOT_COMPILABLE as failure:
+            found = self.call("vjp", [self._times(t, h, t_end), y, y_bar.contiguous(), *inside, *totals])
+        except NotCompilable as failure:
             self._give_up(failure)
             return super().vjp(h, super().replay(t, h, y, t_end), y_bar, slope_bars, first_bar, gradients)
+        y_bar, self._end, *found = found
         self.field.n_evals += self.own_stages
-        if slopes is not None:
-            self.slopes[: self.own_stages].copy_(slopes)
-        gradients.add(found[1 : 1 + len(captured)])
-        t_bar, h_bar, t_end_bar = found[-1] if self.time_grad else (0.0, 0.0, 0.0)
-        return found[0], t_bar + t_end_bar, h_bar + t_end_bar
+        reached = code.steps(self.tableau).reached
+        gradients.replace(code.gradients(self.field.captured.sources, found[: len(totals)], reached))
+        if not self.time_grad:
+            return y_bar, 0.0, 0.0
+        times_bar, slopes = found[len(totals) :]
+        self.slopes[: self.own_stages].copy_(slopes)
+        t_bar, h_bar, t_end_bar = times_bar.tolist()
+        return y_bar, t_bar + t_end_bar, h_bar + t_end_bar
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: Any, every: Any = 1) -> Any:
         if self._end is None:  # a step that is not compiled
             return super().replayed_end(y, h, every)
         return self._end if every == 1 else (self._end[::every], self._end.sum(dtype=torch.float64))
 
-    def _times(self, t, h, t_end):
+    def _times(self, t: Any, h: Any, t_end: float) -> Tensor:
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
-        times = torch.tensor([t, h, t_end], dtype=torch.float64)
+        return self._near(torch.tensor([t, h, t_end], dtype=torch.float64))
+
+    def _near(self, numbers: Tensor) -> Tensor:
         if self.slopes.device.type != "cuda":
-            return times
-        return times.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
+            return numbers
+        return numbers.pin_memory().to(self.slopes.device, non_blocking=True)  # does not wait for the GPU
+
+    def call(self, what: str, given: Any) -> Any:
+        """Results of generated code for one of the functions below."""
+        key = (what, len(given))
+        call = self._calls.get(key)
+        code = self.field.code
+        if call is None:
+            function = self._step if what == "step" else self._vjp
+            kind = (what, self.tableau, len(given), self.with_slopes, self._settings is None, self.time_grad)
+            call = self._calls[key] = code.function(kind, function, lambda: given, cuda_graphs=True)
+            if code.compiler.options.get("triton.cudagraphs"):
+                call = self._calls[key] = _with_results_kept(call)
+        return call([*given, *code.others])
+
+    def _step(self, times: Tensor, *given: Any) -> Any:
+        code, tableau = self.field.code, self.tableau
+        settings, given = (None, given) if self._settings is None else (given[0], given[1:])
+        n_given = len(given) - len(code.others)
+        y, *known = given[:n_given]
+        y1, slopes, error = code.steps(tableau).step(times.unbind(), y, known[0] if known else None, given[n_given:])
+        results = [y1, torch.stack(slopes) if self.with_slopes else slopes[-1].clone()]
+        if error is not None:
+            results.append(error)
+        if settings is not None:
+            controller = choice.controller_of(settings, tableau.error_order)
+            results.append(choice.error_ratio(controller, error, y, y1))
+        return results
+
+    def _vjp(self, times: Tensor, y: Tensor, y_bar: Tensor, *given: Any) -> Any:
+        code = self.field.code
+        inside, given = (given[0], given[1:]) if self.with_slopes else (None, given)
+        count = len(code.sources)
+        totals, others = given[:count], given[count:]
+        y_bar, totals, times_bar, end, slopes = code.steps(self.tableau).vjp(
+            times, y, y_bar, inside, totals, others, self.time_grad
+        )
+        return y_bar, end, *totals, *([times_bar, torch.stack(slopes)] if self.time_grad else [])
 
 
-class _Compiled:
-    """The compiled functions of one tableau and state layout; func is an argument, so that one made anew for every
-    solve, such as a lambda, need not be compiled anew. ``usable`` until func turns out not to be."""
+def _with_results_kept(call: Callable) -> Callable:
+    """The same where results are memory of a CUDA graph, which the next call overwrites."""
 
-    usable = True
-
-    def __init__(self, field, tableau, with_slopes, time_grad, options):
-        layout, autocast = field.layout, field.autocast or contextlib.nullcontext
-        a, b, c = [_floats(row) for row in tableau.a], _floats(tableau.b), _floats(tableau.c)
-        b_error = _floats(tableau.b_error) if tableau.adaptive else None
-        own = tableau.stages - tableau.fsal
-        self._time_grad = time_grad
-
-        def stages(func, times, y, slopes, count):
-            (t, h, t_end), stage = times, y
-            for i in range(len(slopes), count):
-                stage = y + h.to(y) * combine(a[i], slopes) if i else y
-                time = t_end if c[i] == 1.0 else t + c[i] * h
-                with autocast():
-                    slope = func(time.to(y), layout.unflatten(stage))
-                slopes.append(layout.flatten(slope))
-            return stage
-
-        def step(func, times, y, slope):
-            h, slopes = times[1], [] if slope is None else [slope]
-            y1 = stages(func, times, y, slopes, tableau.stages)
-            if not tableau.fsal:
-                y1 = y + h.to(y) * combine(b, slopes)
-            error = h.to(y) * combine(b_error, slopes) if b_error else None
-            return y1, torch.stack(slopes) if with_slopes else slopes[-1], error
-
-        def vjp(func, captured, times, y, y_bar, slopes_bar):
-            with torch.enable_grad():
-                h, slopes = times[1], []
-                stages(func, times, y, slopes, own)
-                outputs, bars = [y + h.to(y) * combine(b[:own], slopes)], [y_bar]
-                if with_slopes:
-                    outputs.append(torch.stack(slopes))
-                    bars.append(slopes_bar)
-                wanted = [y, *captured, times] if time_grad else [y, *captured]
-                found = torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
-            return found, outputs[0].detach(), outputs[1].detach() if with_slopes and time_grad else None
-
-        self.step, self._vjp = _compile(step, options), _compile(vjp, options)
-
-    def vjp(self, func, captured, times, y, y_bar, slopes_bar):
-        """(cotangents of y, of what func captures and, with time_grad, of the times [3]; state at the end of the
-        step; slopes or None)"""
-        times, y = times.detach().requires_grad_(self._time_grad), y.detach().requires_grad_()
-        before = dynamo_config.trace_autograd_ops  # its `patch` takes three times as long
-        dynamo_config.trace_autograd_ops = True
-        try:
-            return self._vjp(func, captured, times, y, y_bar, slopes_bar)
-        finally:
-            dynamo_config.trace_autograd_ops = before
-
-
-def _floats(fractions):
-    """Numbers that Dynamo can trace, of PyTorch 2.11 too."""
-    return [float(value) for value in fractions]
-
-
-def _compile(function, options):
-    """`torch.compile` of a function with a code object of its own, which Dynamo's limit of recompilations is for."""
-    copy = types.FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-    compiled = torch.compile(copy, backend=BACKEND, dynamic=False, fullgraph=True, options=options or None)
-    return _with_results_kept(compiled) if options.get("triton.cudagraphs") else compiled
-
-
-def _with_results_kept(compiled):
-    """The same function where its results are memory of a CUDA graph, which the next call overwrites."""
-
-    def call(*arguments):
+    def kept(given: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
-        return pytree.tree_map_only(torch.Tensor, torch.clone, compiled(*arguments))
+        return pytree.tree_map_only(torch.Tensor, torch.clone, call(given))
 
-    return call
-
-
-_COMPILED = weakref.WeakKeyDictionary()  # by what func is made of
-
-
-def _compiled_for(field, tableau, with_slopes, time_grad, options):
-    """The `_Compiled` for a vector field, made when first needed."""
-    autocast = field.autocast and field.autocast.keywords["dtype"]
-    key = (tableau, with_slopes, time_grad, field.layout.signature, autocast, repr(sorted(options.items())))
-    known = _COMPILED.setdefault(_owner(field.func), {})
-    if key not in known:
-        known[key] = _Compiled(field, tableau, with_slopes, time_grad, options)
-    return known[key]
-
-
-def _owner(func):
-    """What compiled code belongs to: a module, the code of a function or method, the class of another callable."""
-    if isinstance(func, torch.nn.Module):
-        return func
-    return getattr(getattr(func, "__func__", func), "__code__", type(func))
-
-
-def _warn(func, reason):
-    name = getattr(func, "__name__", type(func).__name__)
-    warnings.warn(f"compile=True: {name} cannot be compiled and runs as it is ({reason})", stacklevel=2)
+    return kept

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..jacobian import Derivative
 from ..linearisation import Linearisation, traced_linearisation
 from ..transforms import under_transform
-from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial
+from .dense_output import combine
 
 if TYPE_CHECKING:
     from ..evaluation import GradientSum
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class _Start:
-    """f, and D = [J | f_t], where a step begins: [n] and [n, n + 1]; ``at``: with their graph (None: not kept)."""
+    """f [n] and its `Derivative` where a step begins; ``at``: with their graph (None: not kept)."""
 
     slope: torch.Tensor
-    derivative: torch.Tensor
+    derivative: Derivative
     at: Linearisation | None
 
 
@@ -68,13 +70,14 @@ class Rosenbrock(Stepper):
         self.tableau = tableau
         self.own_stages = s = tableau.stages
         self.n_jacobians = self.n_factorizations = 0
-        layout = vector_field.layout
+        self._start_slope: Tensor | None = None
+        layout, self.jacobian = vector_field.layout, vector_field.jacobian
         like = {"dtype": layout.dtype, "device": layout.device}
         self.slopes = torch.empty(s, layout.size, **like)
         self._row = self.slopes.unbind()
         self._target = [layout.target(row) for row in self._row]
         self._columns = [self.slopes[:i].T for i in range(s)]
-        self._eye = torch.eye(layout.size, **like) / tableau.gamma
+        self._eye = torch.eye(self.jacobian.blocks.width, **like) / tableau.gamma
         self._a, self._C = ([torch.tensor(row, **like) for row in rows] for rows in (tableau.a, tableau.C))
         self._b, self._d = (torch.tensor(row, **like) for row in (tableau.b, tableau.d))
         # the later stages that a slope is in, with what weight
@@ -111,6 +114,7 @@ class Rosenbrock(Stepper):
         every: int | None = 1,
     ) -> _Record:  # fmt: skip
         start = self._linearised(t, y, after_jump, with_graphs=True)
+        self._start_slope = start.slope
         factors, evaluations = self._stages(t, h, y, t_end, start, before_jump, True)
         return _Record(start, evaluations, self.slopes, factors)
 
@@ -120,6 +124,11 @@ class Rosenbrock(Stepper):
 
     def reload(self, record: _Record) -> None:
         self.slopes.copy_(record.slopes)
+        self._start_slope = record.start.slope
+
+    @property
+    def start_slope(self) -> Tensor:
+        return self._start_slope
 
     def vjp(
         self, h: float, record: _Record, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
@@ -150,22 +159,27 @@ class Rosenbrock(Stepper):
                 t_bar, h_bar = t_bar + time_bar, h_bar + tableau.c[j] * time_bar
 
         # value and derivative of f at the start: cotangents lambda_0 and h sum_i lambda_i (k_i, d_i)^T
-        at, products = record.start.at, record.start.derivative
-        along = torch.cat([slopes, self._d[:, None]], 1).mul_(h)
-        if products.requires_grad:
-            products_bar = lambdas.T @ along
-        else:
+        at = record.start.at
+        outputs: tuple[Tensor, ...] = record.start.derivative
+        bars: tuple[Tensor, ...]
+        if any(output.requires_grad for output in outputs):
+            bars = self.jacobian.cotangents(lambdas, slopes, self._d)
+        else:  # their product, which has a graph
             with torch.enable_grad():
-                products, products_bar = at.products(lambdas, create_graph=True), along
+                outputs = (at.products(lambdas, create_graph=True),)
+            bars = (torch.cat([slopes, self._d[:, None]], 1),)
         if self.time_grad:
-            h_bar = h_bar + y_bar @ (slopes.T @ self._b) + (products.detach() * products_bar).sum() / h
-        state_bar, time_bar = at.vjp(lambdas[0], products, products_bar, gradients)
+            h_bar = h_bar + y_bar @ (slopes.T @ self._b)
+            h_bar = h_bar + sum((output.detach() * bar).sum() for output, bar in zip(outputs, bars))
+        value_bar = lambdas[0] if first_bar is None else lambdas[0] + first_bar
+        state_bar, time_bar = at.vjp(value_bar, outputs, [h * bar for bar in bars], gradients)
         if state_bar is not None:
             start_bar += state_bar
         return start_bar, t_bar if time_bar is None or not self.time_grad else t_bar + time_bar, h_bar
 
     def traced_start(self, t: Any, y: Tensor, slope: Any = None, *, after_jump: bool = False) -> Any:
         """f and its derivative; f alone would not do."""
+        self.n_jacobians += 1
         with self._counting_once(slope):
             return traced_linearisation(self.field, t, y, side=int(after_jump))
 
@@ -173,9 +187,10 @@ class Rosenbrock(Stepper):
         self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
         before_jump: bool = False,
     ) -> TracedStep:  # fmt: skip
-        tableau, slopes, n = self.tableau, [], len(y)
-        value, derivative = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
-        matrix = self._eye - h * derivative[:, :n]
+        tableau, slopes, blocks = self.tableau, [], self.jacobian.blocks
+        value, (J, f_t) = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
+        self.n_factorizations += 1
+        matrix = self._eye - h * J
         for i in range(tableau.stages):
             if i > 0:
                 stage = y + h * combine(tableau.a[i], slopes)
@@ -184,8 +199,8 @@ class Rosenbrock(Stepper):
                 value = self.field.traced(time, stage, side=-int(before_jump and at_end))
                 value = value + combine(tableau.C[i], slopes)
             if tableau.d[i]:
-                value = value + h * tableau.d[i] * derivative[:, n]
-            slopes.append(torch.linalg.solve_ex(matrix, value)[0])
+                value = value + h * tableau.d[i] * f_t
+            slopes.append(blocks.flat(torch.linalg.solve_ex(matrix, blocks.rows(value)[..., None])[0][..., 0]))
         return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
 
     def _counting_once(self, slope: Any) -> AbstractContextManager:
@@ -197,8 +212,9 @@ class Rosenbrock(Stepper):
         if under_transform():
             return _Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)), None)
         at = self.field.linearise(t, y, int(after_jump))
-        # the rows of a small D keep their graph, so that no product with it need be recorded later on
-        create_graph = with_graphs and len(y) <= self.tableau.stages
+        # that of a small system keeps its graph, so that no product with it need be recorded later on
+        small = self.jacobian.blocks.width <= self.tableau.stages and not self.jacobian.is_users
+        create_graph = with_graphs and small
         with torch.set_grad_enabled(create_graph):
             derivative = at.derivative(create_graph=create_graph)
         return _Start(at.value.detach(), derivative, at if with_graphs else None)
@@ -210,7 +226,7 @@ class Rosenbrock(Stepper):
         stages after the first.
         """
         tableau, evaluations = self.tableau, []
-        J, f_t = start.derivative.detach().split([len(y), 1], 1)
+        J, f_t = (part.detach() for part in start.derivative)
         self.n_factorizations += 1
         factors = torch.linalg.lu_factor_ex(torch.sub(self._eye, J, alpha=h))[:2]
         for i, row in enumerate(self._row):
@@ -226,10 +242,10 @@ class Rosenbrock(Stepper):
                     self.field(time, stage, self._target[i], side)
                 row.addmv_(self._columns[i], self._C[i])
             if tableau.d[i]:
-                row.add_(f_t[:, 0], alpha=h * tableau.d[i])
+                row.add_(f_t, alpha=h * tableau.d[i])
             row.copy_(self._solve(factors, row))
         return factors, evaluations
 
-    @staticmethod
-    def _solve(factors: Any, vector: Tensor, adjoint: bool = False) -> Tensor:
-        return torch.linalg.lu_solve(*factors, vector[:, None], adjoint=adjoint)[:, 0]
+    def _solve(self, factors: Any, vector: Tensor, adjoint: bool = False) -> Tensor:
+        blocks = self.jacobian.blocks
+        return blocks.flat(torch.linalg.lu_solve(*factors, blocks.rows(vector)[..., None], adjoint=adjoint)[..., 0])

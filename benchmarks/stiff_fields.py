@@ -1,4 +1,8 @@
-"""Stiff problems of the literature, for numpy and torch alike; p: factors on the rate constants, ones as published."""
+"""Stiff problems of the literature, for numpy, torch and jax.numpy alike (``xp``).
+
+field(xp, y, p): y [n] and p, factors on the rate constants, ones as published; or both with a further axis behind, for
+as many systems at once.
+"""
 
 import numpy as np
 
@@ -31,6 +35,7 @@ def robertson_with_sensitivities(t, z):
 
 
 def van_der_pol(xp, y, p):
+    """mu = 1000: a relaxation oscillation whose period is about 1,614 (Hairer and Wanner, eq. IV.1.5)."""
     return xp.stack([y[1], 1000.0 * p[0] * (1 - y[0] * y[0]) * y[1] - y[0]])
 
 
@@ -64,3 +69,34 @@ def pollu(xp, y, p):
     return xp.stack([
         sum(rates[r - 1] if r > 0 else -rates[-r - 1] for r in reactions) for reactions in _POLLU_BALANCE
     ])  # fmt: skip
+
+
+HIRES_START = np.array([1.0, 0, 0, 0, 0, 0, 0, 0.0057])
+
+
+def hires(xp, y, p):
+    """High irradiance response of a plant (Schaefer, J. Theor. Biol. 55, 1975): 8 species, 6 rate constants."""
+    k1, k2, k3, k4, k5, k_plus = (k * p[i] for i, k in enumerate((1.71, 0.43, 8.32, 0.69, 0.035, 280.0)))
+    bound = k_plus * y[5] * y[7] - (k2 + 2 * k4) * y[6]
+    return xp.stack([
+        -k1 * y[0] + k2 * y[1] + k3 * y[2] + 0.0007,
+        k1 * y[0] - (k2 + k3) * y[1],
+        -(k3 + k1) * y[2] + k2 * y[3] + k5 * y[4],
+        k3 * y[1] + k1 * y[2] - (k2 + k4) * y[3],
+        -(k1 + k5) * y[4] + k2 * (y[5] + y[6]),
+        -k_plus * y[5] * y[7] + k4 * y[3] + k1 * y[4] - k2 * y[5] + k4 * y[6],
+        bound,
+        -bound,
+    ])  # fmt: skip
+
+
+def reaction_diffusion_start(n):
+    x = np.arange(1, n + 1) / (n + 1)
+    return np.sin(np.pi * x) + 0.5 * np.sin(3 * np.pi * x) + 0.1 * np.sin(20 * np.pi * x)
+
+
+def reaction_diffusion(xp, y, p):
+    """u_t = p0 u_xx + 4 p1 tanh(2 p2 u) - p3 on [0, 1], u = 0 at both ends, by the method of lines."""
+    edge = 0.0 * y[:1]
+    left, right = (xp.concatenate(parts) for parts in ((edge, y[:-1]), (y[1:], edge)))
+    return p[0] * (len(y) + 1) ** 2 * (left - 2 * y + right) + 4 * p[1] * xp.tanh(2 * p[2] * y) - p[3]

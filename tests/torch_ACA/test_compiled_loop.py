@@ -1,0 +1,436 @@
+"""Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
+
+import dataclasses
+import itertools
+import math
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from torch_ACA import (
+    Callbacks,
+    NonFiniteError,
+    ODEBlock,
+    ReplayError,
+    StepSizeUnderflowError,
+    TooManyEvaluationsError,
+    methods,
+    solve,
+)
+from torch_ACA.compilation import choice, code, generate, loops
+from torch_ACA.compilation.func_graph import Tracer
+from torch_ACA.controller import Controller
+from torch_ACA.march import next_step
+from torch_ACA.tableau import Tableau
+
+pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
+
+
+@pytest.fixture
+def looped(monkeypatch):
+    """The compiled loops that were run, forward and backward."""
+    calls = []
+    for name in ("forward", "backward"):
+        method = getattr(loops.Loops, name)
+        monkeypatch.setattr(loops.Loops, name, lambda *a, f=method, n=name: (calls.append(n), f(*a))[1])
+    return calls
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+FAST = {"method": "RK23", "rtol": 1e-4, "atol": 1e-4}  # few stages to trace
+
+
+def results(func, y0, times=(0.0, 1.0), wanted=(), **keywords):
+    solution = solve(func, y0, times, **FAST | keywords)
+    weights = torch.linspace(1, 2, solution.ys.numel()).reshape(solution.ys.shape)
+    return [solution.ys.detach(), *torch.autograd.grad((weights * solution.ys).sum(), wanted)], solution.stats
+
+
+def assert_as_eager(*arguments, **keywords):
+    (eager, counts), (found, compiled_counts) = (results(*arguments, **keywords, compile=c) for c in (False, True))
+    for a, b in zip(eager, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert (counts.n_accepted, counts.n_rejected) == (compiled_counts.n_accepted, compiled_counts.n_rejected)
+
+
+def stiff(t, y):
+    return 40 * torch.cos(30 * t) - 30 * y
+
+
+def test_buffers_that_are_too_small_are_followed_by_others(field, monkeypatch, looped):
+    """Three steps a buffer, in either direction, with outputs inside steps, landing times and time gradients."""
+    monkeypatch.setattr(loops, "MOST", 3)
+    y0 = torch.ones(3, requires_grad=True)
+    for times in ([0.0, 0.3, 0.31, 0.32, 2.0], [2.0, 0.0]):
+        times = torch.tensor(times, requires_grad=True)
+        keywords = {"options": {"step_t": [0.5], "land_on_t": len(times) > 2}, "rtol": 1e-5, "atol": 1e-5}
+        assert_as_eager(field, y0, times, [y0, times, *field.parameters()], **keywords)
+    assert looped.count("forward") == looped.count("backward") > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [
+    {"beta": 0.04}, {"safety": 0.7, "ifactor": 3.0, "dfactor": 0.5}, {"max_step": 0.05}, {"first_step": 2.0},
+    {"min_step": 0.2}, {"interp": "linear"}, {"interp": "cubic"},
+], ids=lambda options: next(iter(options)))  # fmt: skip
+@pytest.mark.parametrize("method", ["Dopri5", "RK12"])
+def test_controllers_and_interpolants(method, options, looped):
+    """A stiff field, whose tries are rejected."""
+    if "interp" in options:
+        options = options | {"max_step": 0.05}
+    y0 = torch.ones(2, requires_grad=True)
+    tolerance = 1e-6 if method == "Dopri5" else 1e-3
+    tolerances = {"rtol": tolerance, "atol": tolerance}
+    assert_as_eager(stiff, y0, [0.0, 0.37, 0.4, 1.0], [y0], method=method, options=options, **tolerances)
+    assert set(looped) == {"forward", "backward"}
+
+
+def test_float32_and_nested_states(looped):
+    """To the rounding of float32, 6e-8, grown over the steps by less than a hundred."""
+    layer = nn.Linear(3, 3).float()
+    y0 = {"a": torch.ones(2, 3, dtype=torch.float32, requires_grad=True), "z": [torch.ones(2, dtype=torch.float32)]}
+
+    def func(t, y):
+        return {"a": torch.tanh(layer(y["a"])), "z": [t * y["z"][0]]}
+
+    ends = []
+    for compile in (False, True):
+        ys = solve(func, y0, [0.0, 1.0], **FAST, compile=compile).ys
+        ends.append([ys["a"], *ys["z"], *torch.autograd.grad(ys["a"].sum(), [y0["a"], layer.weight])])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=6e-6, atol=6e-6)
+    assert looped == ["forward", "backward"]
+
+
+def test_what_is_captured(field, looped):
+    """Tensors with a history, shared, frozen and unused ones, and a choice among them."""
+    base, y0, unused = (torch.linspace(a, 1, 3, requires_grad=True) for a in (0.5, 0.6, 0.7))
+    layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    layers[1].weight.requires_grad_(False)
+    wanted = [y0, base, *layers[0].parameters(), layers[1].bias]
+    for choice_of_tensors in ({}, {"params": [base]}):
+        found = []
+        for compile in (False, True):
+            context = base.exp()
+
+            def func(t, y):
+                return torch.tanh(layers[1](layers[0](layers[0](y)))) * context + 0 * unused.detach()
+
+            ys = solve(func, y0, [0.0, 1.0], compile=compile, **FAST, **choice_of_tensors).ys
+            found.append([ys.detach(), *torch.autograd.grad(ys.sum(), wanted, allow_unused=True)])
+        for a, b in zip(*found, strict=True):
+            assert (a is None) == (b is None)
+            torch.testing.assert_close(0 if a is None else a, 0 if b is None else b, rtol=1e-12, atol=1e-12)
+    assert looped == 2 * ["forward", "backward"]
+
+
+def test_second_derivatives_take_the_accepted_steps_again(field):
+    y0 = torch.ones(3, requires_grad=True)
+    found = []
+    for compile in (False, True):
+        ys = solve(field, y0, [0.0, 0.4, 1.0], **FAST, compile=compile).ys
+        (first,) = torch.autograd.grad(ys.square().sum(), y0, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), [y0, *field.parameters()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("func", "keywords", "error"), [
+    (lambda t, y: torch.where(t > 0.5, torch.nan, 1.0) * y, {}, NonFiniteError),
+    (stiff, {"max_evals": 60}, TooManyEvaluationsError),
+    slow(lambda t, y: y**2, {"times": [0.0, 2.0]}, (StepSizeUnderflowError, NonFiniteError)),
+    slow(lambda t, y: torch.where(t > 0.5, torch.nan, 1.0) * y, {"options": {"min_step": 0.1}}, NonFiniteError),
+    slow(lambda t, y: y / 0, {}, NonFiniteError),
+    slow(stiff, {"options": {"max_num_steps": 5}}, TooManyEvaluationsError),
+], ids=itertools.count())  # fmt: skip
+def test_errors_are_those_of_eager_steps(func, keywords, error):
+    messages = []
+    for compile in (False, True):
+        with pytest.raises(error) as caught:
+            results(func, torch.ones(2), **keywords, compile=compile)
+        messages.append((type(caught.value), str(caught.value).split(" at ")[0]))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.slow
+def test_a_func_that_changes_is_noticed(looped):
+    """Mode, attributes, parameters, what a closure holds: before the next solve, each of them."""
+
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.factor = nn.Linear(2, 2), 1.0
+
+        def forward(self, t, y):
+            return self.layer(y) * self.factor if self.training else y
+
+    func, y0 = Changing(), torch.ones(2, requires_grad=True)
+    scale = torch.ones(2)
+    changes = [
+        lambda: None, func.eval, func.train, lambda: setattr(func, "factor", 2.0),
+        lambda: setattr(func, "layer", nn.Linear(2, 2)), lambda: func.layer.weight.data.mul_(0.5),
+        lambda: scale.mul_(2), lambda: func.layer.weight.requires_grad_(False),
+    ]  # fmt: skip
+    for change in changes:
+        change()
+        assert_as_eager(lambda t, y: func(t, y) * scale, y0, wanted=[y0])
+    assert len(looped) == 2 * len(changes)
+
+
+def test_what_changes_between_forward_and_backward_is_an_error(field):
+    for change in (lambda: field.net[0].weight.data.add_(0.1), lambda: scale.add_(0.1)):
+        scale, y0 = torch.ones(3), torch.ones(3, requires_grad=True)
+        ys = solve(lambda t, y: field(t, y) * scale, y0, [0.0, 1.0], **FAST, compile=True).ys
+        change()
+        with pytest.raises(ReplayError, match="func is not what it was"):
+            ys.sum().backward()
+
+
+@pytest.mark.slow
+def test_callbacks_may_change_func():
+    gate = [1.0]
+
+    def close(t, y, h):
+        gate[0] = 0.5
+
+    ends = []
+    for compile in (False, True):
+        gate[0] = 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            keywords = FAST | {"compile": compile, "callbacks": Callbacks(accept=close)}
+            ends.append(solve(lambda t, y: gate[0] * y, torch.ones(2), [0.0, 1.0], **keywords).ys)
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("keywords", "reason"), [
+    ({"options": {"jump_t": [0.5]}}, "func jumps"), slow({"memory": 3}, "memory is limited"),
+    slow({"dense": True}, "dense=True was asked for"), slow({"record": True}, "callbacks or record=True"),
+    slow({"on_failure": "return"}, "on_failure='return'"),
+    slow({"method": "RK4", "h": 0.1}, "the steps are fixed"),
+    slow({"rtol": torch.tensor([1e-6, 1e-4, 1e-6])}, "a tolerance"),
+    slow({"options": {"norm": torch.max}}, "the error norm"),
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
+@pytest.mark.filterwarnings("default:compile=True")
+def test_what_keeps_a_loop_from_being_compiled_is_told_once(field, keywords, reason):
+    y0 = torch.ones(3, requires_grad=True)
+    with pytest.warns(UserWarning, match=f"for Field steps are compiled, and the loop over them is not .*{reason}"):
+        assert_as_eager(field, y0, wanted=[y0, *field.parameters()], **keywords)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results(field, y0, **keywords, wanted=[y0], compile=True)
+        results(field, y0, **keywords, wanted=[y0], compile="step")
+
+
+def test_the_choices_without_branches_are_the_controllers():
+    """On tries of every kind: accepted, rejected, shortened, at the smallest size, under I and PI controllers."""
+    ratios = [0.0, 1e-7, 0.3, 1.0, 1.7, 1e9, math.inf, math.nan]
+    for beta, minimum in itertools.product((0.0, 0.04), (0.0, 0.3)):
+        controller = Controller(1e-3, 1e-6, 5, beta=beta, min_step=minimum, max_step=2.0)
+        twin = choice.controller_of(choice.settings_of(controller), 5)
+        for ratio, size, previous, landing, rejected in itertools.product(
+            ratios, (0.2, 0.3, 1.0, 7.0), (1.0, 0.01), (False, True), (False, True)
+        ):
+            expected = controller.judge(ratio, previous, size, 0.8 * size, landing=landing, rejected=rejected)
+            numbers = (torch.tensor(x, dtype=torch.float64) for x in (ratio, previous, size, 0.8 * size))
+            flags = {"landing": torch.tensor(landing), "rejected": torch.tensor(rejected)}
+            found = choice.verdict(twin, *numbers, **flags)
+            if not expected.accepted:  # what to remember is then what it was
+                expected = dataclasses.replace(expected, previous=previous)
+            for name, value in dataclasses.asdict(expected).items():
+                assert getattr(found, name).item() == pytest.approx(value, rel=1e-14, abs=0), (name, ratio, size)
+
+
+def test_the_first_step_and_the_way_to_a_stop_are_those_of_eager_steps(field):
+    y0, controller = torch.ones(3), Controller(1e-3, 1e-6, 5, max_step=0.9)
+    twin = choice.controller_of(choice.settings_of(controller), 5)
+    with torch.no_grad():
+        for func, end in itertools.product((field, stiff, lambda t, y: 0 * y, lambda t, y: y / 0), (1.0, -1.0, 1e-9)):
+            slope, times = func(torch.tensor(0.0), y0), torch.tensor([0.0, end])
+            expected = controller.initial_step(lambda t, y: func(torch.tensor(t), y), 0.0, end, y0, slope)
+            found = choice.initial_step(twin, func, *times, y0, slope)
+            assert found.item() == pytest.approx(expected, rel=1e-13)
+    for t, stop, size in itertools.product((0.0, 0.4), (1.0, -1.0), (0.1, 0.6, 0.6 * (1 - 1e-10), 1.4, 3.0)):
+        found = choice.next_step(*torch.tensor([t, stop, size]))
+        assert tuple(x.item() for x in found) == next_step(t, stop, size)
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what would wait for a GPU: numbers taken out of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        self.count += waits and args[0].dtype != torch.uint8  # the state of a random stream: on the CPU anyway
+        return func(*args, **(kwargs or {}))
+
+
+def syncs(tolerance, **keywords):
+    y0 = torch.ones(3)
+    with torch.no_grad(), Syncs() as mode:
+        stats = solve(stiff, y0, [0.0, 1.0], method="RK23", rtol=tolerance, atol=tolerance, **keywords).stats
+    return mode.count, stats.n_accepted + stats.n_rejected
+
+
+def unseen(function):
+    """The same without the modes around it: Dynamo compiles nothing inside of one, and generated code passes by them,
+    which the graphs that run in its place here do not."""
+
+    def call(*arguments, **keywords):
+        with _disable_current_modes():
+            return function(*arguments, **keywords)
+
+    return call
+
+
+@pytest.mark.parametrize(("compile", "a_try"), [(False, 1), ("step", 1), ("loop", 0)])
+def test_how_often_a_solve_waits_for_the_device(compile, a_try, monkeypatch):
+    """In a try; by the difference of two solves, as what is done once in a solve does not count."""
+    generated = code.generated
+    monkeypatch.setattr(code, "generated", lambda *a, **k: unseen(unseen(generated)(*a, **k)))
+    monkeypatch.setattr(Tracer, "__call__", unseen(Tracer.__call__))
+    (few, n_few), (many, n_many) = syncs(1e-2, compile=compile), syncs(1e-4, compile=compile)
+    assert n_few + 20 < n_many < loops.MOST
+    assert many - few == a_try * (n_many - n_few)
+
+
+def test_a_compiled_model_with_a_compiled_block(field, looped):
+    """One break in the model's graph, and nothing compiled again at later calls."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = ODEBlock(field, method="RK23", rtol=1e-4, atol=1e-4, compile=True)
+            self.before, self.behind = nn.Linear(5, 3), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.behind(self.block(self.before(x)))
+
+    model = Model()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled, x = torch.compile(model, backend=graphs), torch.ones(4, 5)
+    found = []
+    for called in (model, compiled, compiled, compiled):
+        loss = called(x).square().mean()
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+        if called is compiled:
+            assert graphs.frame_count == 2  # before the solve and behind it
+    for a, b in zip(found[0], found[-1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert looped == 4 * ["forward", "backward"]
+
+
+@pytest.mark.slow
+def test_code_is_kept_for_a_number_of_kinds_of_states(field, monkeypatch):
+    monkeypatch.setattr(code, "MOST", 2)
+    for size in (1, 2, 3, 1):
+        solve(field, torch.ones(size, 3), [0.0, 0.1], **FAST, compile=True)
+    assert len(code._KNOWN[field]) == 2
+
+
+def test_the_time_that_compiling_takes_is_told_once(field, monkeypatch, caplog):
+    monkeypatch.setattr(generate, "TOLD_FROM", 0.0)
+    for _ in range(2):
+        y0 = torch.ones(3, requires_grad=True)
+        solve(field, y0, [0.0, 1.0], **FAST, compile=True).ys.sum().backward()
+    told = [record.message for record in caplog.records if record.name == "torch_ACA"]
+    assert len(told) == 1 and "code for Field took" in told[0] and "torch.compiler" in told[0]
+
+
+def test_modules_and_tensors_are_let_go(field):
+    import gc
+    import weakref
+
+    def made():
+        func, y0 = type(field)(), torch.ones(3, requires_grad=True)
+        solve(func, y0, [0.0, 1.0], **FAST, compile=True).ys.sum().backward()
+        return weakref.ref(func), weakref.ref(next(func.parameters()))
+
+    references = made()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [True, {"cpp_wrapper": False}])
+def test_generated_loops(field, monkeypatch, looped, options):
+    monkeypatch.setattr(generate, "BACKEND", "inductor")
+    monkeypatch.setattr(loops, "MOST", 3)
+    y0, times = torch.ones(3, requires_grad=True), torch.tensor([0.0, 0.3, 2.0], requires_grad=True)
+    wanted = [y0, times, *field.parameters()]
+    (eager, counts), (found, again) = (results(field, y0, times, wanted, compile=c) for c in (False, options))
+    for a, b in zip(eager, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+    assert counts == again and looped.count("forward") > 1
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.filterwarnings("default:compile=True")
+def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, name):
+    """Once: a later solve does not try again."""
+    generated, tried = code.generated, []
+
+    def failing(function, *arguments, **keywords):
+        if function.__name__ == f"_{name}":
+            tried.append(name)
+            raise RuntimeError("no such kernel")
+        return generated(function, *arguments, **keywords)
+
+    monkeypatch.setattr(code, "generated", failing)
+    y0 = torch.ones(3, requires_grad=True)
+    keywords = {"times": [0.0, 0.5, 1.0], "wanted": [y0, *field.parameters()]}
+    with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop .*no such kernel"):
+        assert_as_eager(field, y0, **keywords)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_as_eager(field, y0, **keywords)
+    assert tried == [name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in methods if getattr(methods.get(name), "adaptive", False)])
+def test_every_adaptive_explicit_method(field, name, looped):
+    if not isinstance(methods.get(name), Tableau):
+        pytest.skip("not an explicit Runge-Kutta method")
+    y0 = torch.ones(3, requires_grad=True)
+    times = torch.tensor([0.0, 0.3, 1.0], requires_grad=True)
+    loose = {"rtol": 1e-3, "atol": 1e-3}
+    assert_as_eager(field, y0, times, [y0, times, *field.parameters()], method=name, **loose)
+    assert looped == ["forward", "backward"]
+
+
+WARM = """
+import sys
+import torch
+from torch._dynamo.utils import counters
+from torch_ACA import solve
+
+factor, y0 = float(sys.argv[1]), torch.ones(2, dtype=torch.float64, requires_grad=True)
+solve(lambda t, y: factor * t * y, y0, [0.0, 1.0], compile=True).ys[-1].sum().backward()
+assert torch.allclose(y0.grad, torch.full_like(y0, factor / 2).exp(), rtol=1e-4)
+print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+"""
+
+
+@pytest.mark.slow
+def test_code_is_found_on_disk_by_later_processes(tmp_path):
+    """And not for another func, though the loop around it is the same."""
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    counts = []
+    for factor in ("1.0", "1.0", "0.5"):
+        run = [sys.executable, "-c", WARM, factor]
+        counts.append(subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout.split())
+    assert counts == [["0", "3"], ["3", "0"], ["0", "3"]]

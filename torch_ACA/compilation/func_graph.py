@@ -1,0 +1,178 @@
+"""func as a graph: traced by Dynamo, once as long as nothing changes that its guards look at.
+
+Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
+at the guards (code and closure of func, mode and attributes of modules, shapes and types of tensors) and finds the
+graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph.
+"""
+
+import contextlib
+import threading
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from ..state import StateLayout
+from .private_compiler import has_effects
+
+_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
+_now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
+
+
+class NotCompilable(Exception):
+    """func cannot be made a graph that stands for it; says why."""
+
+
+class Tracer:
+    """Traces funcs for states of one `StateLayout`.
+
+    :param layout: `StateLayout`
+    :param autocast: context in which func is called, or None
+    """
+
+    def __init__(self, layout: StateLayout, autocast: Any) -> None:
+        autocast = autocast or contextlib.nullcontext
+
+        def evaluate(func: Any, t: Any, y: Tensor) -> Any:
+            with autocast():
+                return layout.flatten(func(t, layout.unflatten(y)))
+
+        layout.leaves_of(None)  # lets the layout make what Dynamo cannot trace the making of
+        # a code object of its own, which Dynamo's limit of recompilations is for
+        own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
+        self._traced = torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
+
+    def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
+        """`FuncGraph`, and the list of its inputs.
+
+        :param t: time, 0-d in the precision of the state
+        :param y: flat state [n], without a history
+        :raises NotCompilable: func is no graph, or does more than compute its slope
+        """
+        _now.given, _now.found = (t, y), None
+        try:
+            with torch.no_grad():
+                self._traced(func, t, y)
+            found = _now.found
+        except _FAILURES as failure:
+            lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+            raise NotCompilable(lines[0] if lines else type(failure).__name__) from None
+        except RuntimeError as failure:
+            if "found no compiled frames" not in str(failure):
+                raise
+            raise NotCompilable("PyTorch compiles nothing here") from None
+        finally:
+            _now.given = _now.found = None
+        if found is None:
+            raise NotCompilable("it computes nothing")
+        return found
+
+
+def _backend(module: Any, examples: Any) -> Any:
+    effects, graph = has_effects(), None
+
+    def run(*inputs: Any) -> Any:
+        """Hand out the graph, and some slope to go on with. What func does besides is left undone by an exception."""
+        nonlocal graph
+        if effects:
+            raise NotCompilable("it changes what it keeps, such as a count of its calls")
+        if graph is None:
+            graph = FuncGraph(module, inputs, *_now.given)
+        if graph.failure is not None:
+            raise NotCompilable(graph.failure)
+        _now.found = graph, inputs
+        return (_now.given[1],)
+
+    return run
+
+
+class FuncGraph:
+    """The slope [n] as a function of time, state and other tensors.
+
+    ``others``: what it takes besides time and state, by their places in its inputs; ``wanted``: which of these require
+    grad; ``changed``: which of these it writes to; ``failure``: why it cannot be used, or None; ``functions``: what has
+    been made around it.
+
+    :param module: Dynamo's graph, of torch's functions
+    :param inputs: those of its first call
+    :param t, y: the time and the state among them
+    """
+
+    def __init__(self, module: Any, inputs: Any, t: Any, y: Tensor) -> None:
+        self._module, self._n_inputs = module, len(inputs)
+        self._t_at, self._y_at = (next((i for i, x in enumerate(inputs) if x is given), None) for given in (t, y))
+        self.others_at = [i for i in range(len(inputs)) if i not in (self._t_at, self._y_at)]
+        others = self.others(inputs)
+        self.wanted = [i for i, tensor in enumerate(others) if tensor.requires_grad]
+        self.functions = {}
+        self.changed, self.failure = [], _failure_of(module, inputs)
+        if self.failure is None:
+            written, self.failure = _looked_at(module, inputs)
+            self.changed = [i for i, place in enumerate(self.others_at) if place in written]
+            if written & {self._t_at, self._y_at}:
+                self.failure = "it changes its argument in place"
+
+    def others(self, inputs: Any) -> list[Tensor]:
+        """Those of the inputs that are neither time nor state."""
+        return [inputs[i] for i in self.others_at]
+
+    def __call__(self, t: Any, y: Tensor, others: Sequence[Tensor]) -> Any:
+        """The slope [n]; t a 0-d tensor of any precision."""
+        inputs: list[Tensor | None] = [None] * self._n_inputs
+        for place, tensor in zip(self.others_at, others):
+            inputs[place] = tensor
+        if self._t_at is not None:
+            inputs[self._t_at] = t.to(y)
+        if self._y_at is not None:
+            inputs[self._y_at] = y
+        return self._module(*inputs)[0]
+
+
+def _failure_of(module: Any, inputs: Any) -> str | None:
+    """Why a graph of Dynamo's cannot be used, as far as is seen from outside."""
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    if len(output.args[0]) != 1:
+        return "it keeps what it computes"
+    if any(type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter | torch.nn.Buffer) for x in inputs):
+        return "it uses tensors of a kind of their own"
+    return None
+
+
+# which running statistics they write to, where their schema does not tell: (arguments, the one that says whether)
+_WRITES = {"native_batch_norm": ((3, 4), 5), "cudnn_batch_norm": ((3, 4), 5), "miopen_batch_norm": ((3, 4), 5)}
+
+
+def _looked_at(module: Any, inputs: Any) -> Any:
+    """Places of the inputs that a graph writes to, and why it cannot be used, or None."""
+    with torch.no_grad():
+        detached = [x.detach() for x in inputs]
+        graph = make_fx(lambda *given: module(*given), tracing_mode="fake")(*detached).graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    written = set()
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
+        if schema is None:
+            continue
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            return written, "it draws random numbers"
+        arguments = dict(zip(schema.arguments, node.args))
+        values = [v for argument, v in arguments.items() if argument.alias_info and argument.alias_info.is_write]
+        places, switch = _WRITES.get(schema.name.removeprefix("aten::"), ((), None))
+        values += [node.args[i] for i in places if node.args[switch]]
+        written.update(placeholders.index(value) for value in map(_base, values) if value in placeholders)
+    return written, None
+
+
+def _base(node: Any) -> Any:
+    """What a view is a view of."""
+    while isinstance(node, torch.fx.Node) and node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.returns or schema.returns[0].alias_info is None:
+            return node
+        node = node.args[0]
+    return node

@@ -1,0 +1,240 @@
+"""`aca` with its loops compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..controller import Controller
+from ..errors import NonFiniteError, SolverError
+from ..gradients.discrete import DiscreteSolve
+from ..gradients.storage import STATES_ONLY
+from ..gradients.times import TimeCotangents
+from ..march import Callbacks, check_limits, next_step
+from ..problem import Problem, explain
+from ..steppers.base import Carry, Stepper
+from . import choice
+from .chunks import Chunk, LoopStorage
+from .func_graph import NotCompilable
+from .loops import Loops, Progress
+from .private_compiler import loops_may_write
+
+
+def loop_solve(problem: Problem) -> Any:
+    """`LoopSolve` of a problem, or None, with a warning once, where its loop cannot be compiled."""
+    compiler = problem.field.code.compiler
+    reason = compiler.against_loops or reason_against(problem)
+    if reason is None:
+        run = LoopSolve(problem)
+        try:
+            y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+            run.loops.prepare(choice.settings_of(problem.controller), problem.ts[0], y, slope)
+            return run
+        except NotCompilable as failure:
+            reason = compiler.against_loops = str(failure)
+    compiler.warn_of_steps(reason)
+    return None
+
+
+def reason_against(problem: Problem) -> str | None:
+    """Why the loop of a solve cannot be compiled, though its steps can; or None."""
+    controller, code = problem.controller, problem.field.code
+    if not loops_may_write():
+        return f"PyTorch {torch.__version__} has no loops that write to buffers; 2.14 has"
+    if problem.y0.device.type != "cpu":
+        return f"loops are compiled for CPUs, and the state is on {problem.y0.device.type}"
+    if not isinstance(controller, Controller):
+        return "the steps are fixed"
+    if not choice.is_plain(controller):
+        return "the error norm, or a tolerance, is not the default one for all of the state"
+    if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
+        return "func jumps"
+    if code.graph.changed:
+        return "func changes tensors, as batch normalisation does"
+    if problem.memory.states < float("inf") or 0 < problem.memory.n_bytes < float("inf"):
+        return "memory is limited"
+    for asked, name in (
+        (problem.dense, "dense=True"), (problem.callbacks != Callbacks(), "callbacks or record=True"),
+        (problem.return_on_failure, "on_failure='return'"),
+    ):  # fmt: skip
+        if asked:
+            return f"{name} was asked for"
+    return None
+
+
+class LoopSolve(DiscreteSolve):
+    """
+    :param problem: `Problem` that `reason_against` has nothing against
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, STATES_ONLY)
+        self.storage: LoopStorage = LoopStorage()
+        self.loops = Loops(
+            problem.field.code, problem.method, problem.y0.detach(), with_slopes=problem.interpolates,
+            time_grad=problem.time_grad,
+        )  # fmt: skip
+        self._fingerprint: Any = None
+
+    def forward(self, *, remember: bool = True) -> Any:
+        problem, loops = self.problem, self.loops
+        ys, stats, func = problem.new_outputs(), problem.stats, problem.field
+        y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+        problem.slope = problem.evaluation = None
+        settings, span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
+        t, size, previous = problem.ts[0], problem.first_step, 1.0
+        try:
+            for stop in problem.stops:
+                while t != stop.t:
+                    buffers = loops.buffers()
+                    tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
+                    limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
+                    now, y, slope = loops.forward(t, size, previous, stop.t, span, limits, settings, y, slope, buffers)
+                    n, n_tries = int(now.n_steps), int(now.n_tries)
+                    t, size, previous = now.t, now.size, now.previous
+                    stats.n_accepted += n
+                    stats.n_rejected += n_tries - n
+                    func.n_evals += n_tries * loops.evaluations
+                    if t != stop.t and n < loops.capacity:
+                        self._fail(now, stop.t, span)
+                    chunk = Chunk(n, buffers[0], stop if t == stop.t else None)
+                    self._interpolate(ys, t, chunk, *buffers[1:])
+                    if remember:
+                        self.storage.fill(chunk, buffers[1])
+                if stop.index is not None:
+                    ys[stop.index - 1] = y
+            if not Stepper.is_finite_state(Carry(t, y)):
+                raise NonFiniteError(t, 0.0, stats.n_accepted, func.n_evals)
+        except SolverError as error:
+            explain(error, self._stepper())
+            raise
+        finally:
+            stats.n_f_evals = func.n_evals
+        if remember:
+            self.storage.close(y)
+            self.end_sample, self._fingerprint = self.replay.sample(y), _fingerprint(problem.field.code)
+        else:
+            self.end_slope = slope
+        return (ys,)
+
+    def _fail(self, now: Progress, stop: Any, span: Any) -> None:
+        """Raise what `march` raises where it gives up.
+
+        :param now: `loops.Progress`
+        """
+        problem, h = self.problem, next_step(now.t, stop, now.size)[1]
+        stats, n_evals = problem.stats, problem.field.n_evals
+        rejected, finite = bool(now.rejected), bool(now.finite)
+        if not now.hopeless:
+            check_limits(now.t, h, span, n_evals, stats, problem.limits, rejected=rejected, finite=finite)
+        raise NonFiniteError(now.t, h, stats.n_accepted, n_evals)
+
+    def _interpolate(self, ys: Tensor, t: Any, chunk: Chunk, states: Tensor, slopes: Any = None) -> None:
+        """Fill in the outputs inside the steps of a chunk, which end at t."""
+        problem = self.problem
+        outputs = problem.outputs_within(t) if slopes is not None else []
+        if not outputs:
+            return
+        wanted, sign = torch.tensor([problem.ts[i] for i in outputs], dtype=torch.float64), problem.field.direction
+        starts, sizes, ends = chunk.times[: chunk.n].unbind(1)
+        places = torch.searchsorted((sign * ends).contiguous(), sign * wanted)
+        h = sizes[places]
+        chunk.outputs, chunk.places, chunk.theta = outputs, places.tolist(), (wanted - starts[places]) / h
+        weights = (problem.method.interpolant.weights(chunk.theta) * h[:, None]).to(states.dtype)
+        chunk.weights, inside = weights[:, None], slopes[places]
+        ys[outputs[0] - 1 : outputs[-1]] = torch.baddbmm(states[places][:, None], chunk.weights, inside).squeeze(1)
+        if problem.time_grad:
+            chunk.slopes = inside
+
+    def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
+        code = self.problem.field.code
+        if _fingerprint(code) == self._fingerprint:
+            try:
+                return self._looped_back(states, ys_bar)
+            except NotCompilable as failure:
+                code.compiler.against_loops = str(failure)
+                code.compiler.warn_of_steps(failure)
+        self._unroll()  # to replay steps one by one: where func is not what it was, that is noticed and said
+        return super().backward(self.storage.unrolled(states), ys_bar, dense_bars)
+
+    def _looped_back(self, states: dict, ys_bar: Tensor) -> Any:
+        problem, loops, code = self.problem, self.loops, self.problem.field.code
+        func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
+        y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
+        inside, end_bar = self._cotangents_inside(ys_bar)
+        if end_bar is not None and self.storage.chunks[-1].reaches_into_last_step:
+            bar, totals, t_bar = loops.through_slope(problem.ts[-1], states["end"], end_bar, totals)
+            y_bar, times.now = y_bar + bar, t_bar or 0.0
+            func.n_evals += 1
+        for k in range(len(self.storage.chunks) - 1, -1, -1):
+            chunk = self.storage.chunks[k]
+            if chunk.stop is not None and chunk.stop.index is not None:
+                y_bar = y_bar + ys_bar[chunk.stop.index - 1]
+            y_bar, totals, times_bar = loops.backward(chunk.n, y_bar, totals, chunk.times, states[k], inside[k])
+            func.n_evals += chunk.n * loops.own
+            if problem.time_grad:
+                self._through_times(chunk, times_bar[: chunk.n], ys_bar, times)
+        times.given[0] += times.now
+        problem.stats.n_backward_f_evals = func.n_evals - before
+        times_bar = times.given.to(problem.times) if problem.time_grad else None
+        return y_bar, times_bar, code.gradients(func.captured.sources, totals, loops.steps.reached)
+
+    def _cotangents_inside(self, ys_bar: Tensor) -> Any:
+        """What outputs inside steps say, by chunk: cotangents of the states at the starts of steps [capacity, n] and of
+        the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step."""
+        loops, chunks, end_bar = self.loops, self.storage.chunks, None
+        if not loops.with_slopes:
+            return [()] * len(chunks), None
+        found = []
+        for chunk in chunks:
+            start = ys_bar.new_zeros(loops.capacity, ys_bar.shape[1])
+            slopes = ys_bar.new_zeros(loops.capacity, loops.rows, ys_bar.shape[1])
+            if chunk.outputs:
+                places, bars = torch.tensor(chunk.places), ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
+                start.index_add_(0, places, bars)
+                slopes.index_add_(0, places, chunk.weights.mT * bars[:, None])
+            if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
+                ends = slopes[: chunk.n, loops.own].clone()
+                slopes[1 : chunk.n, 0] += ends[:-1]
+                if end_bar is not None:
+                    slopes[0, 0] += end_bar
+                end_bar = ends[-1]
+            found.append((start, slopes[:, : loops.own].contiguous()))
+        return found, end_bar
+
+    def _through_times(self, chunk: Chunk, times_bar: Tensor, ys_bar: Tensor, times: TimeCotangents) -> None:
+        """Walk back over the steps of a chunk.
+
+        :param times_bar: cotangents of (t, h, end) of its steps [n steps, 3]
+        :param times: `TimeCotangents`
+        """
+        of_start, of_size = times_bar[:, 0] + times_bar[:, 2], times_bar[:, 1] + times_bar[:, 2]
+        if chunk.outputs:
+            interpolant, theta, places = self.problem.method.interpolant, chunk.theta, torch.tensor(chunk.places)
+            bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
+            values, rates = (
+                (torch.bmm(w.to(bars.dtype)[:, None], chunk.slopes).squeeze(1) * bars).sum(1).double()
+                for w in (interpolant.weights(theta), interpolant.derivatives(theta))
+            )
+            times.given[chunk.outputs] += rates
+            of_start = of_start.index_add(0, places, -rates)
+            of_size = of_size.index_add(0, places, values - rates * theta)
+        stop = chunk.stop
+        for t_bar, h_bar in zip(reversed(of_start.tolist()), reversed(of_size.tolist())):
+            times.through(stop, t_bar, h_bar)
+            stop = None
+
+    def traced(self, y0: Tensor, times: Tensor) -> Any:
+        self._unroll()
+        return super().traced(y0, times)
+
+    def _unroll(self) -> None:
+        self.storage.unroll(self.problem.method, self.problem.y0.dtype)
+
+
+def _fingerprint(code: Any) -> Any:
+    """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
+    kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
+    others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]
+    norms = torch.stack([norm.double() for norm in torch._foreach_norm(kinds)]).tolist() if kinds else []
+    return norms, [x.sum().item() for x in others], [0 if x.is_inference() else x._version for x in code.others]

@@ -1,0 +1,230 @@
+"""The adaptive loop over steps as one compiled call, and the way back over its steps as another.
+
+Forward, the loop goes on to a stop or until its buffers are full; each accepted step leaves its times (t, h, end), the
+state at its start and, for outputs inside steps, its slopes. So neither the number of steps nor the memory for them is
+to be known beforehand. Every step begins with a slope that is known: methods that do not end on one (no FSAL) have it
+evaluated behind every try.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import choice
+from .generate import graph_of
+from .private_compiler import while_loop
+
+BYTES = 2**22  # of states and slopes in a buffer, about
+FEWEST, MOST = 4, 256  # steps in a buffer
+OPTIONS = {"cpp_wrapper": True}  # of Inductor: no Python inside the loop
+
+
+class Progress(NamedTuple):
+    """Where a loop has come to, as numbers of one tensor: accepted steps and tries of the call, how the last try went
+    (rejected, its error finite, no smaller one will follow: 0 or 1), time, size to try, error ratio to remember."""
+
+    n_steps: Any
+    n_tries: Any
+    rejected: Any
+    finite: Any
+    hopeless: Any
+    t: Any
+    size: Any
+    previous: Any
+
+
+def _packed(numbers: Sequence[Any]) -> Tensor:
+    """0-d tensors as one, float64; a stack would be a tensor more for each of them."""
+    index, found = torch.arange(len(numbers)), torch.zeros((), dtype=torch.float64)
+    for i, number in enumerate(numbers):
+        found = torch.where(index == i, number.double(), found)
+    return found
+
+
+class Loops:
+    """For one func, method and kind of state.
+
+    :param code: `Code`
+    :param tableau: `Tableau`, adaptive
+    :param y: a flat state [n]
+    :param with_slopes: there are outputs inside steps
+    :param time_grad: gradients in the times are wanted
+    """
+
+    def __init__(self, code: Any, tableau: Any, y: Tensor, *, with_slopes: bool, time_grad: bool) -> None:
+        self.code, self.tableau, self.y = code, tableau, y
+        self.steps = code.steps(tableau)
+        self.with_slopes, self.time_grad = with_slopes, time_grad
+        self.own, self.rows = self.steps.own, tableau.interpolant.slopes
+        per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
+        self.capacity = max(FEWEST, min(MOST, BYTES // per_step))
+        self.evaluations = tableau.stages - 1 if tableau.fsal else tableau.stages  # of func in a try
+        self._key = (tableau, with_slopes, time_grad)
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
+        times = torch.empty(self.capacity, 3, dtype=torch.float64)
+        states = self.y.new_empty(self.capacity, self.y.numel())
+        slopes = (self.y.new_empty(self.capacity, self.rows, self.y.numel()),) if self.with_slopes else ()
+        return times, states, *slopes
+
+    def prepare(self, settings: Tensor, t: Any, y: Tensor, slope: Tensor) -> None:
+        """Generate the code of `forward`.
+
+        :raises NotCompilable: there can be none
+        """
+        if ("forward", *self._key) not in self.code.graph.functions:
+            self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
+
+    @staticmethod
+    def _given(
+        t: Any,
+        size: Any,
+        previous: Any,
+        stop: Any,
+        span: Any,
+        limits: Any,
+        settings: Tensor,
+        y: Tensor,
+        slope: Tensor,
+        buffers: Any,
+    ) -> Any:
+        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64)
+        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64)
+        return [numbers, y, slope, bounds, settings, *buffers]
+
+    def _forward_code(self, given: Any) -> Any:
+        return self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
+
+    def forward(
+        self,
+        t: Any,
+        size: Any,
+        previous: Any,
+        stop: Any,
+        span: Any,
+        limits: Any,
+        settings: Tensor,
+        y: Tensor,
+        slope: Tensor,
+        buffers: Any,
+    ) -> Any:
+        """Go on from a state.
+
+        :param size, previous: step size to try, error ratio to remember
+        :param span: length of the whole solve
+        :param limits: most steps and most tries of this call
+        :param settings: `choice.settings_of` the controller
+        :returns: the numbers to go on with (`Progress`), the state, its slope
+        """
+        given = self._given(t, size, previous, stop, span, limits, settings, y, slope, buffers)
+        numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
+        return Progress(*numbers.tolist()), y, slope
+
+    def _forward(self, numbers: Tensor, y: Tensor, slope: Tensor, *given: Any) -> Any:
+        carried = numbers.clone(), y.clone(), slope.clone()
+        condition, body = graph_of(self._goes_on, (*carried, *given)), graph_of(self._try, (*carried, *given))
+        return while_loop(condition, body, carried, given, range(2, 4 + self.with_slopes))
+
+    def _goes_on(self, numbers: Tensor, y: Tensor, slope: Tensor, bounds: Tensor, *rest: Any) -> Any:
+        now, (stop, span, most_steps, most_tries) = Progress(*numbers.unbind()), bounds.unbind()
+        h = choice.next_step(now.t, stop, now.size)[1]
+        within = (now.n_steps < most_steps) & (now.n_tries < most_tries)
+        stuck = choice.is_stuck(now.t, h, span, now.rejected != 0)
+        return (now.t != stop) & within & (now.hopeless == 0) & ~stuck
+
+    def _try(
+        self,
+        numbers: Tensor,
+        y: Tensor,
+        slope: Tensor,
+        bounds: Tensor,
+        settings: Tensor,
+        times: Tensor,
+        states: Tensor,
+        *rest: Any,
+    ) -> Any:
+        now, stop = Progress(*numbers.unbind()), bounds[0]
+        kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
+        controller = choice.controller_of(settings, self.tableau.error_order)
+        landing, h, end = choice.next_step(now.t, stop, now.size)
+        y1, slopes, error = self.steps.step((now.t, h, end), y, slope, others)
+        if not self.tableau.fsal:
+            slopes.append(self.steps.graph(end, y1, others))
+        ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
+        found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
+        place, accepted = now.n_steps.long().reshape(1), found.accepted
+        times.index_copy_(0, place, _packed([now.t, h, end])[None])
+        states.index_copy_(0, place, y[None])
+        for buffer in kept_slopes:
+            buffer.index_copy_(0, place, torch.stack(slopes[: self.rows])[None])
+        progress = Progress(
+            now.n_steps + accepted,
+            now.n_tries + 1,
+            ~accepted,
+            found.finite,
+            found.at_minimum & ~accepted,
+            torch.where(accepted, end, now.t),
+            found.proposed,
+            found.previous,
+        )
+        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, slopes[-1], slope)
+
+    def backward(
+        self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any
+    ) -> Any:
+        """Go back over the first steps in buffers.
+
+        :param y_bar: cotangent of the state behind them [n]
+        :param totals: gradients so far, as `Code.zeros` begins them
+        :param times, states: the buffers
+        :param inside: cotangents of states [capacity, n] and slopes [capacity, own, n] from outputs inside steps; or ()
+        :returns: cotangent of the state at the start of the first, new totals, and the cotangents of the times
+            [capacity, 3] (None unless asked)
+        """
+        times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64)] if self.time_grad else []
+        given = [torch.tensor(n_steps - 1), y_bar, *totals, *times_bar, times, states, *inside]
+        key = ("backward", *self._key, len(inside))
+        call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
+        y_bar, *totals = call([*given, *self.code.others])
+        return y_bar, totals, *(times_bar or [None])
+
+    def _backward(self, at: Tensor, y_bar: Tensor, *given: Any) -> Any:
+        count = len(self.code.sources)
+        totals, given = given[:count], given[count:]
+        carried = (at.clone(), y_bar.clone(), *(total.clone() for total in totals))
+        condition = graph_of(lambda i, *rest: i >= 0, (*carried, *given))
+        body = graph_of(self._back, (*carried, *given))
+        _, y_bar, *totals = while_loop(condition, body, carried, given, range(self.time_grad))
+        return y_bar, *totals
+
+    def _back(self, at: Tensor, y_bar: Tensor, *given: Any) -> Any:
+        count = len(self.code.sources)
+        totals, given, others = given[:count], given[count:], ()
+        times_bar, given = (given[0], given[1:]) if self.time_grad else (None, given)
+        n_buffers = 4 if self.with_slopes else 2
+        buffers, others = given[:n_buffers], given[n_buffers:]
+        place = at.reshape(1)
+        times, y, *inside = (buffer.index_select(0, place).squeeze(0) for buffer in buffers)
+        slopes_bar = inside[1] if inside else None
+        y_bar, totals, bar, _, _ = self.steps.vjp(times, y, y_bar, slopes_bar, totals, others, self.time_grad)
+        if times_bar is not None:
+            times_bar.index_copy_(0, place, bar[None])
+        return at - 1, y_bar + inside[0] if inside else y_bar.clone(), *(total.clone() for total in totals)
+
+    def through_slope(self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
+        """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
+        the cotangent of the time (None unless asked)."""
+        given = [torch.tensor(t, dtype=torch.float64), y, bar, *totals]
+        call = self.code.function(("slope", *self._key), self._through_slope, lambda: given)
+        y_bar, *found = call([*given, *self.code.others])
+        count = len(totals)
+        return y_bar, found[:count], found[count].item() if self.time_grad else None
+
+    def _through_slope(self, t: Any, y: Tensor, bar: Tensor, *given: Any) -> Any:
+        count = len(self.code.sources)
+        totals, others = given[:count], given[count:]
+        y_bar, totals, t_bar, _ = self.steps.slope_vjp(t, y, bar, totals, others, self.time_grad)
+        return y_bar, *totals, *([t_bar] if self.time_grad else [])

@@ -1,0 +1,77 @@
+"""Parts of PyTorch's compiler that are not public, in one place, and what takes over where one is missing."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+try:
+    from torch._higher_order_ops.while_loop import while_loop_op
+except ImportError:
+    while_loop_op = None
+
+
+@functools.cache
+def loops_may_write() -> bool:
+    """Whether a compiled `while_loop` may write to buffers that it is given (PyTorch 2.14)."""
+    if while_loop_op is None:
+        return False
+    return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
+
+
+def while_loop(condition: Any, body: Any, carried: Any, given: Any, written: Iterable[int]) -> Any:
+    """What is carried once the condition no longer holds; to be traced.
+
+    :param condition, body: graphs of functions of (*carried, *given)
+    :param written: places in ``given`` of buffers that the body writes to
+    """
+    keywords = {}
+    if written:
+        keywords["mutated_arg_indices"] = ",".join(str(len(carried) + i) for i in written)
+    return while_loop_op(condition, body, tuple(carried), tuple(given), **keywords)
+
+
+def has_effects() -> bool:
+    """Whether the function that Dynamo is tracing in this thread changes anything but tensors in place."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
+
+    effects, new = InstructionTranslator.current_tx().output.side_effects, (AttributeMutationNew, ValueMutationNew)
+    old = [variable for variable in effects.id_to_variable.values() if not isinstance(variable.mutation_type, new)]
+    return bool(effects.tensor_hooks) or any(map(effects.is_modified, old))
+
+
+def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
+    """Inductor's code for a graph of ATen's operations.
+
+    :returns: a callable of tensors, and the bare code that it calls, a callable of a list of tensors (None: not known)
+    """
+    from torch._functorch import config as aot_config
+    from torch._inductor import compile_fx
+
+    made = []
+
+    def inner(*arguments: Any, **keywords: Any) -> Any:
+        made.append(compile_fx.compile_fx_inner(*arguments, **keywords))
+        return made[-1]
+
+    # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
+    options = options | {"unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": torch.__version__}}
+    with _shape_environment(), aot_config.patch(enable_autograd_cache=False):
+        whole = compile_fx.compile_fx(graph, list(inputs), inner_compile=inner, config_patches=options)
+    code = made[0] if len(made) == 1 else None
+    return whole, getattr(code, "current_callable", None)
+
+
+@contextlib.contextmanager
+def _shape_environment() -> Iterator[None]:
+    """Context with a fake mode that has an environment of shapes, which loops ask for."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
+        yield

@@ -1,0 +1,120 @@
+"""Functions of tensors around the graph of func, for one explicit Runge-Kutta method: what code is generated for.
+
+Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors that func depends on, in the order of
+`FuncGraph.others`; slopes are rows [n].
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..steppers.dense_output import combine
+from ..steppers.runge_kutta import taken
+from . import choice
+
+
+class Steps:
+    """
+    :param graph: `FuncGraph`
+    :param tableau: `Tableau`
+    """
+
+    def __init__(self, graph: Any, tableau: Any) -> None:
+        self.graph, self.tableau = graph, tableau
+        self.own = tableau.stages - tableau.fsal  # stages that a step pays for
+        self.reached: list[bool] | None = (
+            None  # per wanted tensor: whether its gradient was ever found, once `vjp` has been traced
+        )
+
+    def start(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
+        """Slope and first step size of a solve.
+
+        :param times: its first and its last
+        :param settings: `choice.settings_of` its controller
+        """
+        t0, t1 = times
+        slope = self.graph(t0, y, others)
+        controller = choice.controller_of(settings, self.tableau.error_order)
+        size = choice.initial_step(controller, lambda t, x: self.graph(t, x, others), t0, t1, y, slope)
+        return slope.clone(), size
+
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
+        """State at the end, slopes, error estimate (None: fixed steps); slope: the first one, if it is known."""
+        t, h, end = times
+        y1, slopes = taken(self.tableau, lambda t, x, at_end: self.graph(t, x, others), t, h, y, end, slope)
+        error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
+        return y1, slopes, error
+
+    def vjp(
+        self,
+        times: Tensor,
+        y: Tensor,
+        y_bar: Tensor,
+        slopes_bar: Any,
+        totals: Sequence[Tensor],
+        others: Sequence[Tensor],
+        time_grad: bool,
+    ) -> Any:
+        """An accepted step again, and cotangents pulled back through it.
+
+        :param slopes_bar: cotangents of the slopes that the step pays for [own, n], or None
+        :param totals: gradients so far of the wanted ones of ``others``
+        :returns: cotangent of y, new totals, cotangent of times [3] or None, state at the end, slopes [own, n]
+        """
+        with torch.enable_grad():
+            leaves = self._leaves(others)
+            times, y = times.detach().requires_grad_(time_grad), y.detach().requires_grad_()
+            y1, slopes, _ = self.step(times.unbind(), y, None, leaves)
+            slopes = slopes[: self.own]
+            outputs, bars = [y1], [y_bar]
+            if slopes_bar is not None:
+                outputs += slopes
+                bars += slopes_bar.unbind()
+            found = self._pulled_back(outputs, bars, [y, *self._wanted(leaves), *([times] if time_grad else [])])
+        self.reached = [g is not None for g in found[1 : 1 + len(totals)]]
+        times_bar = None
+        if time_grad:
+            times_bar = torch.zeros_like(times) if found[-1] is None else found[-1]
+        return (
+            torch.zeros_like(y_bar) if found[0] is None else found[0],
+            [total if g is None else total + g for total, g in zip(totals, found[1:])],
+            times_bar,
+            y1.detach(),
+            [slope.detach() for slope in slopes],
+        )
+
+    def slope_vjp(
+        self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor], others: Sequence[Tensor], time_grad: bool
+    ) -> Any:
+        """As `vjp`, through one evaluation of func: cotangent of y, new totals, cotangent of t or None, the slope."""
+        with torch.enable_grad():
+            leaves = self._leaves(others)
+            t, y = t.detach().requires_grad_(time_grad), y.detach().requires_grad_()
+            slope = self.graph(t, y, leaves)
+            found = self._pulled_back([slope], [bar], [y, *self._wanted(leaves), *([t] if time_grad else [])])
+        t_bar = None
+        if time_grad:
+            t_bar = torch.zeros_like(t) if found[-1] is None else found[-1]
+        return (
+            torch.zeros_like(bar) if found[0] is None else found[0],
+            [total if g is None else total + g for total, g in zip(totals, found[1:])],
+            t_bar,
+            slope.detach(),
+        )
+
+    def _leaves(self, others: Sequence[Tensor]) -> Any:
+        wanted = set(self.graph.wanted)
+        return [x.detach().requires_grad_() if i in wanted else x for i, x in enumerate(others)]
+
+    def _wanted(self, leaves: Sequence[Tensor]) -> Any:
+        return [leaves[i] for i in self.graph.wanted]
+
+    @staticmethod
+    def _pulled_back(outputs: Sequence[Tensor], bars: Sequence[Tensor], wanted: Sequence[Tensor]) -> Any:
+        pairs = [(output, bar) for output, bar in zip(outputs, bars) if output.requires_grad]
+        if not pairs:
+            return [None] * len(wanted)
+        outputs, bars = zip(*pairs)
+        return torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
