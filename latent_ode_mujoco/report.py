@@ -1,19 +1,21 @@
 """Tables over all runs, rendered from their records: runs.csv, tables.md, and a part of the README."""
 
 from pathlib import Path
-from statistics import geometric_mean, mean
+from statistics import geometric_mean, mean, median
 
 from harness import packed
 from harness.cli import run_main
 from harness.environment import hardware, origins
 from harness.experiment import LAST
 from harness.files import write_text
+from harness.measurement import read
 from harness.record import read_epochs, read_run
 from harness.tables import replace_measured, results_folder, spread, table, write_runs
 from harness.testing import runs_tested
 from harness.training import FINISHED
 from harness.verdicts import Means, hours_each, verdict_table
 from latent_ode_mujoco.experiment import PROFILES, LatentODE, joint_words, label, scaled_down
+from latent_ode_mujoco.gradients import FOLDER
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
 
 README = Path(__file__).parent / "README.md"
@@ -79,7 +81,7 @@ def _row(folder, run, test):
     }
 
 
-def tables(rows, speeds):
+def tables(rows, speeds, root):
     """The text of tables.md."""
     parts = []
     for profile in PROFILES:
@@ -90,6 +92,8 @@ def tables(rows, speeds):
                 parts.append(f"**The paper's claims at this scale**\n\n{verdict_table(found)}")
     if speeds:
         parts.append(_speed_table(speeds))
+    if packed.read(root / FOLDER.name, "summary.json") is not None:
+        parts.append(_gradient_table(root / FOLDER.name))
     return "\n".join(parts)
 
 
@@ -206,6 +210,24 @@ def _speed_table(speeds):
     return text + table(["sizes", *names, "rounds in which aca beats odeint", "hardware"], lines)
 
 
+def _gradient_table(folder):
+    """How far the methods' gradients are from the exact one, by tolerance and horizon."""
+    groups = {}
+    for row in read(folder):
+        group = groups.setdefault((row["horizon"], row["rtol"], row["atol"]), {})
+        group.setdefault(row["method"], []).append(row["error"])
+    lines = []
+    for (horizon, rtol, atol), found in groups.items():
+        cells = [f"{median(errors):.1e} ({min(errors):.0e} to {max(errors):.0e})" for errors in found.values()]
+        lines.append([f"{horizon:.2g}", f"{rtol:g}", f"{atol:g}", *cells])
+    header = ["horizon", "rtol", "atol", *dict.fromkeys(name for found in groups.values() for name in found)]
+    text = "### Errors of the gradients\n\nRelative error of the gradient in the decoder's weights and first state, of "
+    text += "a random functional of the latent states, at the first weights (paper profile, single precision); median "
+    text += f"(range) over seeds (`python latent_ode_mujoco/{folder.name}.py`). The first row is the recipe.\n\n"
+    kinds = origins([("all", read_run(folder)["environment"])])
+    return f"{text}{table(header, lines)}\n{kinds}\n"
+
+
 def _counted(values):
     """Mean and standard deviation, and in brackets of how many."""
     return spread(values, ".3f", f" ({len(values)})")
@@ -215,7 +237,7 @@ def main(argv=None):
     about = "Write runs.csv and tables.md from the records of all runs, and the README's tables."
     root = results_folder(argv, about, RESULTS, packs=True)
     rows = collect(root)
-    rendered = tables(rows, collect_speeds(root))
+    rendered = tables(rows, collect_speeds(root), root)
     write_runs(root / "runs.csv", COLUMNS, rows)
     write_text(root / "tables.md", f"# Latent ODE on hopper data: results\n\n{rendered}")
     if root == RESULTS:

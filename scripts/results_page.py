@@ -16,6 +16,7 @@ from harness.tables import spread, table
 from harness.verdicts import HEADER as CLAIM_HEADER
 from harness.verdicts import NOTE, in_how_many, verdict_rows
 from latent_ode_mujoco import report as latent_ode
+from three_body import findings as valleys
 from three_body import report as three_body
 from van_der_pol import records
 from van_der_pol import tables as van_der_pol
@@ -43,6 +44,33 @@ if it holds, or fails, in every case.
 """
 
 
+# Figures and tables of the paper and its supplement by content, as not all of their numbers are known here, and where
+# the counterpart lies, or why there is none
+PLACES = (
+    ("drawings of the naive method, the adjoint and ACA", "nothing to measure; see [CONTRIBUTING](../CONTRIBUTING.md)"),
+    ("table 1: computation, memory, depth", "[figure](van_der_pol/depth/depth.png), [tables](van_der_pol/tables.md)"),
+    ("figure: van der Pol, forward and reverse", "[figure](van_der_pol/reconstruction/reconstruction.png)"),
+    ("figure: a photograph, forward and reverse", "[figure](van_der_pol/picture/picture.png)"),
+    ("figure 6: gradient errors of dz/dt = kz", "[figure](van_der_pol/gradient_error/gradient_error.png)"),
+    ("figure 7(a, b): CIFAR-10, accuracy against epoch and time",
+     "[figure](cifar_classification/table/methods.png); against time: not drawn, as the processor was shared"),
+    ("figure 7(c, d): NODE-18 and ResNet", "[figure](cifar_classification/table/networks.png), three runs"),
+    ("table 2: errors of networks on CIFAR-10 by test solver",
+     "[here](#images-node-18-on-cifar); ResNet-50, ResNet-101, earlier neural ODEs: quoted there, not run here"),
+    ("table 3: reliability of repeated runs",
+     "[tables](cifar_classification/tables.md); the paper's values are not known"),
+    ("table 4: latent ODE on hopper data", "[here](#time-series-latent-ode-on-hopper-data-table-4)"),
+    ("table of the three bodies' errors", "[tables](three_body/tables.md); the paper's values are not known"),
+    ("figure: trajectories of three bodies, predicted",
+     "[animation](three_body/paper/paper/figures/orbits.gif), "
+     "[orbits](three_body/paper/paper/figures/orbits-ode-aca.png)"),
+    ("supplement, tables 1 and 2: other test solvers", "[tables](cifar_classification/tables.md)"),
+    ("supplement, figures of the latent ODE's test error by epoch",
+     "[figure](latent_ode_mujoco/table/figures/interpolation-10-curves.png), for 10% observed"),
+    ("supplement, figures 13 to 15", "none: what they show in detail is not known here"),
+)  # fmt: skip
+
+
 def page():
     """The text of the page."""
     parts = [(name, *make()) for name, make in SECTIONS.items()]
@@ -53,7 +81,8 @@ def page():
         if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
             texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")
     head = f"{INTRODUCTION}{RULE}## All claims in one minute\n\n{table(['where', 'claim', 'verdict'], summary)}"
-    return "\n".join([head, *texts])
+    listed = table(["in the paper", "here"], [list(row) for row in PLACES])
+    return "\n".join([head, *texts, f"## Every figure and table of the paper\n\n{listed}"])
 
 
 def link(folders):
@@ -252,10 +281,12 @@ def three_bodies():
     text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
     text += f"{table(HEADER, lines)}\nAll numbers: [tables](three_body/tables.md).\n"
     folder = f"three_body/paper/{three_body.PAPER.name}/figures"
-    images = [("errors, losses and masses", "comparison.png"), ("orbits", "orbits.gif")]
-    return text + "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images), verdict_rows(
-        three_body.comparisons(rows)
-    )
+    images = [("errors, gradients and masses", "comparison.png"), ("orbits", "orbits.gif")]
+    text += f"\n{chr(10).join(three_body.findings(three_body.RESULTS))}".replace("\n## ", "\n### ")
+    text += "\n![first gradient](three_body/first_gradient/first_gradient.png)\n"
+    text += "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images)
+    counted = [[row[0], row[-1]] for row in verdict_rows(valleys.comparisons(three_body.RESULTS))]
+    return text, verdict_rows(three_body.comparisons(rows)) + counted
 
 
 SECTIONS = {

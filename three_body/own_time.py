@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 
 from three_body.physics import distances
-from torch_ACA import solve
+from torch_ACA import SolverError, solve
 
-GROWTH = 1.5
+GROWTH, TRIES = 1.5, 8
 HALVINGS = 50  # of the search for an output's s, down to rounding
 
 
@@ -34,6 +34,9 @@ def solve_in_own_time(func, start, times, end, **solver):
         end: of s, to begin with; as long as the last time is not reached by then, the solve is made again up to a
             larger one. The ``stats`` are of the last solve.
         solver: keywords of `solve`.
+
+    Raises:
+        SolverError: the last time is still not reached after `TRIES` such solves: time stands still in a collision.
     """
 
     def field(s, state):
@@ -43,9 +46,15 @@ def solve_in_own_time(func, start, times, end, **solver):
 
     state = start, start.new_zeros(1)
     solution = solve(field, state, [0.0, end], dense=True, **solver)
-    while solution.ys[1][-1] < times[-1]:
+    for _ in range(TRIES):
+        if solution.ys[1][-1] >= times[-1]:
+            break
         end *= GROWTH
         solution = solve(field, state, [0.0, end], dense=True, **solver)
+    else:
+        reached, stats = float(solution.ys[1][-1].detach()), solution.stats
+        what = f"two bodies have all but collided, and time stands still up to s = {end:g}"
+        raise SolverError(reached, 0.0, stats.n_accepted, stats.n_f_evals, what=what)
     y, t = solution(_where(solution, times, end))
     # the marks are constants; what their times lack in derivatives, the step back along the slope has
     return SimpleNamespace(ys=y - func(t, y) * (t - times[:, None])[..., None, None], stats=solution.stats)

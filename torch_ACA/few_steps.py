@@ -20,8 +20,8 @@ from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
 from .march import Callbacks, Stats, next_step
 from .plan import Plan, checked
+from .random_streams import SameNumbers
 from .settings import Settings, checked_times
-from .side_effects import SameNumbers
 from .solver_options import SolverOptions
 from .state import StateLayout
 from .steppers.runge_kutta import taken

@@ -5,14 +5,20 @@ blocks at once, m of them for rows of m numbers. What they cannot tell row from 
 VJP with respect to its cotangent, in which a VJP is linear.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from .errors import JacobianError, SecondDerivativeError
 from .kept_func import KeptFunc
 from .rows.layout import RowLayout
+
+if TYPE_CHECKING:
+    from .linearisation import Linearisation
+    from .state import StateLayout
 
 NO_TIME_DERIVATIVE = (
     "df/dt could not be found: func's own backward pass has no derivative. Write the backward of its custom "
@@ -37,10 +43,10 @@ class Derivative(NamedTuple):
 class OneBlock:
     """The flat state as one system, with the members of `RowLayout` that `Jacobian` and its users need."""
 
-    def __init__(self, layout):
+    def __init__(self, layout: StateLayout) -> None:
         self.count, self.width = 1, layout.size
 
-    def rows(self, flat):
+    def rows(self, flat: torch.Tensor) -> torch.Tensor:
         """[..., n] as it is."""
         return flat
 
@@ -56,28 +62,29 @@ class Jacobian:
     :raises ValueError: a state that does not go with it
     """
 
-    def __init__(self, layout, function: Callable | None = None, *, by_rows: bool = False):
+    def __init__(self, layout: StateLayout, function: Callable | None = None, *, by_rows: bool = False) -> None:
         if function is not None and not layout.is_a_tensor:
             raise ValueError("jac needs a state that is one real tensor, not nested, not of half precision")
-        self.layout, self._function, self._kept = layout, function, None
-        self.blocks = RowLayout(layout) if by_rows else OneBlock(layout)
+        self.layout, self._function = layout, function
+        self._kept: KeptFunc | None = None
+        self.blocks: Any = RowLayout(layout) if by_rows else OneBlock(layout)
         self.by_rows, self._n_found = by_rows, 0
 
     @property
-    def is_given(self):
+    def is_given(self) -> bool:
         """Whether the user says something of it that may be wrong."""
         return self.by_rows or self.is_users
 
     @property
-    def is_users(self):
+    def is_users(self) -> bool:
         return self._function is not None or self._kept is not None
 
-    def finish(self, uses):
+    def finish(self, uses: Callable) -> None:
         """To be called when the forward pass is over: as `VectorField.finish`."""
         if self._function is not None:
             self._kept, self._function = KeptFunc(self._function, uses), None
 
-    def of(self, at, *, create_graph=False) -> Derivative:
+    def of(self, at: Linearisation, *, create_graph: bool = False) -> Derivative:
         """At a `Linearisation`; create_graph: differentiable in what f depends on, which the user's function may not
         be: then from f."""
         if self.is_users and not create_graph:
@@ -90,16 +97,16 @@ class Jacobian:
             self.check(at.products, at.leaf, at.time, found)
         return found
 
-    def units(self, like):
+    def units(self, like: torch.Tensor) -> torch.Tensor:
         """Unit vectors, the same in every row: [m, n]."""
         units = torch.eye(self.blocks.width, dtype=like.dtype, device=like.device)
         return self.blocks.flat(units[:, None].expand(-1, self.blocks.count, -1)) if self.by_rows else units
 
-    def matrices(self, products):
+    def matrices(self, products: torch.Tensor) -> torch.Tensor:
         """df/dy from its products [m, n] with `units`."""
         return self.blocks.rows(products).transpose(0, 1) if self.by_rows else products
 
-    def cotangents(self, lambdas, slopes, weights):
+    def cotangents(self, lambdas: torch.Tensor, slopes: torch.Tensor, weights: torch.Tensor) -> Derivative:
         """The `Derivative` with which sum_i lambda_i (J k_i + d_i f_t) is a scalar product.
 
         :param lambdas, slopes: [s, n]
@@ -108,7 +115,7 @@ class Jacobian:
         left, right = (self.blocks.rows(x) for x in (lambdas, slopes))
         return Derivative(left.movedim(0, -1) @ right.movedim(0, -2), weights @ lambdas)
 
-    def check(self, products, y, t, found: Derivative) -> None:
+    def check(self, products: Callable, y: torch.Tensor, t: torch.Tensor, found: Derivative) -> None:
         """Compare with VJPs of func, the first time and then ever more rarely; what is infinite or NaN there is left
         to the solver.
 
@@ -130,15 +137,15 @@ class Jacobian:
         excess = torch.where(expected.isfinite(), excess, torch.zeros_like(excess))
         if bool(excess.max() <= 0):
             return
-        wrong, t = ~(excess <= 0), f"at t = {float(t.detach()):.6g}"
+        wrong, where = ~(excess <= 0), f"at t = {float(t.detach()):.6g}"
         outside = wrong[:, :-1] & ~inside
         if bool(outside.any()):
-            raise JacobianError(f"jac_structure='rows', but {t} func couples rows: {_first(outside)}")
+            raise JacobianError(f"jac_structure='rows', but {where} func couples rows: {_first(outside)}")
         if self.is_users and bool(wrong[:, :-1].any()):
-            raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {t}: {_first(wrong[:, :-1])}")
+            raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {where}: {_first(wrong[:, :-1])}")
         raise SecondDerivativeError(NO_TIME_DERIVATIVE)
 
-    def _probes(self, like):
+    def _probes(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cotangents [k, n], and which entries a func that acts row by row pulls them back to.
 
         Rows with a zero, and then with a one, at one binary place of their numbers: any two rows are told apart.
@@ -151,7 +158,7 @@ class Jacobian:
         inside = torch.stack([self.blocks.spread((numbers >> place) % 2 == bit) for place in places for bit in (0, 1)])
         return weights * inside, inside
 
-    def _by_user(self, at):
+    def _by_user(self, at: Linearisation) -> torch.Tensor:
         """[n, n] or [b, m, m]."""
         layout, function = self.layout, self._function or self._kept()
         t, y = at.time.detach(), layout.unflatten(at.leaf.detach())
@@ -169,6 +176,6 @@ class Jacobian:
         return matrix.reshape((count, width, width) if self.by_rows else (width, width))
 
 
-def _first(wrong):
+def _first(wrong: torch.Tensor) -> str:
     """In words: the first entry of the state [n] at which what is said is wrong."""
     return f"entry {int(wrong.any(0).nonzero()[0])} of y.reshape(-1)"

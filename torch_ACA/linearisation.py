@@ -48,7 +48,7 @@ class Linearisation:
         """Gradient edges of the value, as those of `vector_field.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
-    def derivative(self, *, create_graph: bool = False):
+    def derivative(self, *, create_graph: bool = False) -> Derivative:
         """D as a `jacobian.Derivative`; create_graph: differentiable in what f depends on."""
         return self.field.jacobian.of(self, create_graph=create_graph)
 
@@ -115,8 +115,10 @@ def traced_linearisation(
     return at.value, at.derivative(create_graph=True)
 
 
-def _linearisation_under_transform(field, t, y, side):
-    def f(y, t):
+def _linearisation_under_transform(
+    field: VectorField, t: torch.Tensor, y: torch.Tensor, side: int
+) -> tuple[torch.Tensor, Derivative]:
+    def f(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return field.traced(t, y, side=side)
 
     jacobian = field.jacobian
@@ -125,9 +127,9 @@ def _linearisation_under_transform(field, t, y, side):
             lambda *at: (f(*at),) * 2, argnums=(0, 1), has_aux=True, chunk_size=1
         )(y, t)  # fmt: skip
         return value, Derivative(of_y, of_t.to(y))
-    value, pull = torch.func.vjp(f, y, t)
+    value, pull, *_ = torch.func.vjp(f, y, t)
 
-    def products(cotangents):
+    def products(cotangents: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.cat([of_y, of_t.reshape(1).to(y)]) for of_y, of_t in map(pull, cotangents)])
 
     matrices = jacobian.matrices(products(jacobian.units(y))[:, :-1])

@@ -34,8 +34,7 @@ _CALLED = frozenset(("forward", "__call__"))
 
 @dataclass
 class Reach:
-    """``modules``: every `nn.Module`, parts included; ``tensors``: those that require grad; ``constants``: the
-    others."""
+    """``modules``: all, parts included; ``tensors``: those that require grad; ``constants``: the others."""
 
     modules: list
     tensors: list

@@ -19,20 +19,18 @@ from .option_checks import (
     ADAMS_OPTIONS,
     OPTIONS,
     SCIPY_OPTIONS,
-    as_float,
     is_monotone,
     positive_size,
-    refuse_grad,
     times_of,
     whole_number,
 )
-from .private_torch import pytree
 from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.adams import Adams
 from .steppers.alf import ALF
 from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
 from .tableau import Tableau
+from .tolerances import tolerances
 
 GRADIENTS = ("aca", "direct", "naive", "adjoint", "mali")
 _NEEDED = {"aca": REPLAY, "direct": REPLAY, "naive": TRACE, "mali": INVERT}
@@ -74,7 +72,7 @@ def checked_settings(
     fixed, size = _step_size(h, options, method)
     if options.get("perturb") and not fixed:
         raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
-    rtol, atol = _tolerances(rtol, atol, layout)
+    rtol, atol = tolerances(rtol, atol, layout)
     method = _as_adams(method, rtol, atol, options)
     if fixed:
         return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
@@ -215,7 +213,7 @@ def _scipy_settings(rtol: Any, atol: Any, h: Any, options: Any, layout: StateLay
         raise ValueError(f"unknown option {', '.join(unknown)} of scipy_solver; accepted: {', '.join(SCIPY_OPTIONS)}")
     if h is not None:
         options["first_step"] = positive_size("h", h)
-    method = Scipy(*_tolerances(rtol, atol, layout), solver, options)
+    method = Scipy(*tolerances(rtol, atol, layout), solver, options)
     return Settings(method, None, 0.0, {"solver": solver} | options)
 
 
@@ -276,48 +274,3 @@ def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool
     if fixed and not given:
         raise ValueError(f"{method.name} takes fixed steps: give the step size h")
     return fixed, next(iter(given.values()), None)
-
-
-def _tolerances(rtol: Any, atol: Any, layout: StateLayout | None) -> tuple[Any, Any]:
-    """Both as floats, or as flat vectors of what is nested like the state (as given, without a layout)."""
-    rtol, atol = _tolerance("rtol", rtol, layout), _tolerance("atol", atol, layout)
-    plain = isinstance(rtol, float) and isinstance(atol, float)
-    if rtol == atol == 0.0 if plain else layout is not None and bool((rtol + atol == 0).any()):
-        raise ValueError("rtol and atol must not both be 0: no step would be accepted")
-    return rtol, atol
-
-
-def _tolerance(name: str, value: Any, layout: StateLayout | None) -> Any:
-    number = as_float(name, value)
-    if number is not None:
-        if not (math.isfinite(number) and number >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
-        return number
-    if layout is None:  # checked when there is a state
-        return value
-    parts = [value] if layout.structure.is_leaf() else layout.leaves_of(value)
-    if parts is None and isinstance(value, (list, tuple)):  # flat, though the state is nested deeper
-        parts = pytree.tree_leaves(value)
-        parts = parts * len(layout.leaves) if len(parts) == 1 else parts
-    if parts is None or len(parts) != len(layout.leaves):
-        raise ValueError(f"{name} must be a number or nested like y0, got {shown(value)}")
-    return torch.cat([_spread(name, leaf, part, layout) for leaf, part in zip(layout.leaves, parts)])
-
-
-def _spread(name: str, leaf: Any, part: Any, layout: StateLayout) -> Tensor:
-    """One part of a tolerance as a flat vector over a leaf of the state."""
-    for entry in pytree.tree_leaves(part):
-        refuse_grad(name, entry)
-    try:
-        spread = torch.as_tensor(part)
-        if spread.is_complex() or spread.dtype == torch.bool:
-            raise TypeError
-        spread = leaf.spread(spread, layout)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            f"{name} must be a number, or numbers and tensors nested like y0 and broadcastable to it; "
-            f"got {shown(part)} for shape {tuple(leaf.shape)}"
-        ) from None
-    if not bool((torch.isfinite(spread) & (spread >= 0)).all()):
-        raise ValueError(f"{name} must be finite and not negative, got {shown(part)}")
-    return spread

@@ -62,6 +62,11 @@ class Tableau:
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and self.c[-1] == 1
 
     @cached_property
+    def needs_end_slope(self) -> bool:
+        """Whether its dense output needs the slope at the new point."""
+        return self.fsal or self.interpolant.slopes > self.stages
+
+    @cached_property
     def b_error(self) -> tuple[Fraction, ...]:
         """Weights of the error estimate: y1 - y1_embedded = h * sum(b_error[i] * k[i])."""
         return tuple(b - e for b, e in zip(self.b, self.b_embedded))  # type: ignore[arg-type]  # asked if adaptive
@@ -72,7 +77,7 @@ class Tableau:
         return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]
 
     @cached_property
-    def real_stability(self):
+    def real_stability(self) -> float:
         """Steps of size h damp y' = -lambda y, lambda > 0, up to this h lambda (to two digits)."""
         powers, slopes = [1.0], [1.0] * self.stages  # of z in the factor of a step, and the slopes' part in each
         while any(slopes) and len(powers) <= self.stages:

@@ -17,6 +17,7 @@ from .graph import age_mark
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
+from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
 from .reach import Reach, reach
 from .saved_tensors import SavedOnce
@@ -60,8 +61,8 @@ class VectorField:
         self._cut: Cut | None = self.captured.use_all() if known else None
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
-        self._first_output: Any = None if under_transform() else _NOT_CALLED
-        self._returns_its_own = self._changes_its_argument = self._needs_gradients = False
+        self._memory = OutputMemory(watch=not under_transform())
+        self._changes_its_argument = self._needs_gradients = False
         self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
     def time(self, t: Any, side: int = 0) -> Tensor:
@@ -98,7 +99,7 @@ class VectorField:
         if side:
             t = t + (self._nudged(t.detach(), side) - t.detach())
         slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))
-        return slope.clone() if self._returns_its_own else slope
+        return slope.clone() if self._memory.comes_again else slope
 
     def record(
         self, t: Any, y: Tensor, out: Tensor | None = None, *, time_grad: bool = False, side: int = 0,
@@ -301,22 +302,8 @@ class VectorField:
             state = self.func(t, state)
         if cut is not None:
             state = pytree.tree_map(cut.of, state)
-        if self._first_output is not None:
-            self._compare_with_first_output(state)
-        special = effects.draws or self._changes_its_argument or self._first_output is not None
+        if self._memory.unknown:
+            self._memory.look_at(state)
+        special = effects.draws or self._changes_its_argument or self._memory.unknown
         self._as_it_is = not special and self.autocast is None and self._cut is None
         return state
-
-    def _compare_with_first_output(self, state: Any) -> None:
-        """Find out in the second call whether func returns the same memory again, which it then fills anew."""
-        leaves = [state] if isinstance(state, torch.Tensor) else pytree.tree_leaves(state)
-        leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if self._first_output is _NOT_CALLED:
-            self._first_output = [leaf.detach() for leaf in leaves]
-        else:
-            pairs = zip(leaves, self._first_output)
-            self._returns_its_own = any(a.data_ptr() == b.data_ptr() and a.numel() > 0 for a, b in pairs)
-            self._first_output = None
-
-
-_NOT_CALLED = object()

@@ -9,7 +9,7 @@ from three_body.experiment import ThreeBody, label
 from three_body.models import NewtonODE
 from three_body.own_time import extent, solve_in_own_time
 from three_body.training import ThreeBodyTraining
-from torch_ACA import solve
+from torch_ACA import SolverError, solve
 
 TIMES = time_grid(0.2, 100)
 
@@ -47,3 +47,11 @@ def test_a_run_in_its_own_time_is_named_so_and_trains():
 def test_methods_without_dense_output_are_refused(flags):
     with pytest.raises(UsageError, match="own-time"):
         ThreeBody().new_settings("--own-time", *flags)
+
+
+def test_a_collision_ends_in_an_error():
+    """Two bodies at rest, and a third far away: they fall into each other, where their own time never arrives."""
+    positions = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [9.0, 0.0, 0.0]], dtype=torch.float64)
+    start = torch.cat([positions, torch.zeros(3, 3, dtype=torch.float64)])[None]
+    with pytest.raises(SolverError, match="collided"):
+        solve_in_own_time(NewtonODE(), start, time_grid(1.0, 10), 0.5, rtol=1e-6, atol=1e-6)

@@ -22,7 +22,7 @@ from torch_ACA import (
 )
 from torch_ACA.rows.problem import problem_of_rows
 from torch_ACA.rows.solve import RowSolve
-from torch_ACA.steppers.base import combine
+from torch_ACA.steppers.dense_output import combine
 from torch_ACA.tableaus import Tableau
 
 ADAPTIVE = {methods[n]: n for n in METHODS if isinstance(methods[n], Tableau) and methods[n].adaptive}

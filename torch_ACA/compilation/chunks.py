@@ -57,12 +57,15 @@ class LoopStorage(Storage):
         self._buffers = self._end = None
         return states
 
-    def unroll(self, interpolant: Any, dtype: torch.dtype) -> None:
-        """Make ``steps`` what a `Storage` has there."""
+    def unroll(self, tableau: Any, dtype: torch.dtype) -> None:
+        """Make ``steps``, which the tableau took, what a `Storage` has there."""
         if self.steps:
             return
         for chunk in self.chunks:
-            steps = [AcceptedStep(t, h, end, None, False, False) for t, h, end in chunk.times[: chunk.n].tolist()]
+            steps = [
+                AcceptedStep(t, h, end, None, False, False, tableau, tableau.needs_end_slope)
+                for t, h, end in chunk.times[: chunk.n].tolist()
+            ]
             steps[-1].stop = chunk.stop
             for output, place in zip(chunk.outputs, chunk.places):
                 steps[place].outputs.append(output)
@@ -70,7 +73,7 @@ class LoopStorage(Storage):
                 if step.outputs:
                     first = step.outputs[0] - chunk.outputs[0]
                     step.theta = chunk.theta[first : first + len(step.outputs)]
-                    step.weights = interpolant.weights(step.theta).to(dtype)
+                    step.weights = tableau.interpolant.weights(step.theta).to(dtype)
             self.steps += steps
 
     def unrolled(self, states: dict) -> dict:

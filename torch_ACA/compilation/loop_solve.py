@@ -229,7 +229,7 @@ class LoopSolve(DiscreteSolve):
         return super().traced(y0, times)
 
     def _unroll(self) -> None:
-        self.storage.unroll(self.problem.method.interpolant, self.problem.y0.dtype)
+        self.storage.unroll(self.problem.method, self.problem.y0.dtype)
 
 
 def _fingerprint(code: Any) -> Any:

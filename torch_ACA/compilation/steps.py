@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..steppers.base import combine
+from ..steppers.dense_output import combine
 from ..steppers.runge_kutta import taken
 from . import choice
 

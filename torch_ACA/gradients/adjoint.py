@@ -8,7 +8,6 @@ outputs and the graph of one f. Cost: like the forward solve, with a VJP at ever
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,13 +18,11 @@ from torch import Tensor
 
 from ..controller import Controller, FixedSteps, rms_norm
 from ..errors import SolverError
-from ..evaluation import GradientSum
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
-from ..side_effects import NO_SIDE_EFFECTS
-from ..steppers.adams import Adams
 from ..steppers.base import Method
 from ..transforms import check_cotangents
+from .augmented import AugmentedField
 from .discrete import DiscreteSolve
 from .replay import Replay
 from .second_order import no_second_derivatives
@@ -33,7 +30,6 @@ from .storage import STATES_ONLY
 
 if TYPE_CHECKING:
     from ..problem import Problem
-    from ..vector_field import VectorField
 _BACKWARDS = (
     "This was the backward solve of the adjoint, which is unstable where the solution contracts; gradient='aca' has "
     "none (on a stiff problem with method='Rodas5P')."
@@ -110,7 +106,7 @@ def _backward(
     :param last_slope: sample of the slope in the last of the outputs, which the backward solve must find again
     """
     field, n = problem.field, len(y0)
-    augmented = _AugmentedField(field)
+    augmented = AugmentedField(field)
 
     def compare(found: Tensor) -> None:
         replay.compare_state(found, last_slope, torch.zeros_like(found), problem.ts[len(ys)])
@@ -153,7 +149,7 @@ class _ByMarching:
     :param jumps: times at which func jumps, a set
     """
 
-    def __init__(self, problem: Problem, augmented: _AugmentedField, jumps: set[float]) -> None:
+    def __init__(self, problem: Problem, augmented: AugmentedField, jumps: set[float]) -> None:
         settings = problem.adjoint
         self.augmented, self.limits, self.perturb = augmented, problem.limits, problem.perturb
         self.jumps, self.stops = jumps, sorted(jumps.union(settings.grid))
@@ -198,7 +194,7 @@ class _ByMarching:
 class _ByScipy:
     """Integrates the augmented state by scipy, which steps across jumps as its error control allows."""
 
-    def __init__(self, problem: Problem, augmented: _AugmentedField, jumps: set[float]) -> None:
+    def __init__(self, problem: Problem, augmented: AugmentedField, jumps: set[float]) -> None:
         self.augmented, self.limits = augmented, problem.limits
         self.method = augmented.widened(problem.adjoint.method)
 
@@ -211,114 +207,3 @@ class _ByScipy:
 
 def _of_state(callback: Callable, n: int) -> Callable:
     return lambda t, state, h: callback(t, state[:n], h)
-
-
-@dataclass(frozen=True)
-class _FlatLayout:
-    size: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @staticmethod
-    def target(flat: Tensor) -> Tensor:
-        return flat
-
-
-class _LargestRMS:
-    """The largest of the RMS norms of parts of a vector, in few operations.
-
-    :param sizes: of the parts; what lies behind them does not count
-    """
-
-    def __init__(self, *sizes: int) -> None:
-        self._sizes = sizes
-        self._weights: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._weights is None:
-            self._weights = x.new_tensor([1 / math.sqrt(max(size, 1)) for size in self._sizes])
-        parts = x.split([*self._sizes, len(x) - sum(self._sizes)])[:-1]
-        return (torch.stack([torch.linalg.vector_norm(part) for part in parts]) * self._weights).amax()
-
-
-class _AugmentedField:
-    """Derivative of (y, a, theta_bar) with respect to time, as a vector field for the Runge-Kutta stepper."""
-
-    side_effects = NO_SIDE_EFFECTS
-
-    def __init__(self, field: VectorField) -> None:
-        self.field = field
-        self.n = field.layout.size
-        self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
-        self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
-        self.n_evals = 0
-        self.reached: list[Any] = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
-        self.watch_first: Callable | None = None  # called with the slope of the state of the first evaluation [n]
-
-    def __call__(self, t: float, state: Tensor, out: Tensor, side: int = 0) -> None:
-        n = self.n
-        self.n_evals += 1
-        evaluation = self.field.record(t, state[:n], out[:n], side=-side)
-        if self.watch_first is not None:
-            self.watch_first(out[:n])
-            self.watch_first = None
-        gradients = GradientSum(len(self.sizes))
-        a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
-        if a_slope is None:
-            out[n : 2 * n].zero_()
-        else:
-            out[n : 2 * n].copy_(a_slope)
-        for i, (piece, total) in enumerate(zip(out[2 * n :].split(self.sizes), gradients.totals)):
-            if total is None:
-                piece.zero_()
-            else:
-                self.reached[i] = True
-                total = total if total.layout is torch.strided else total.to_dense()
-                piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
-
-    def slope(self, t: float, state: Tensor) -> Tensor:
-        out = torch.empty_like(state)
-        self(t, state, out)
-        return out
-
-    def norm(self, chosen: Any, of_state: Callable) -> Callable[[Tensor], Tensor]:
-        """The error norm of augmented vectors that `AdjointSettings.norm` asks for; by default the largest of the norms
-        of the state, its cotangent (both by of_state) and all captured tensors (RMS).
-        """
-        n, layout = self.n, self.field.layout
-
-        def of_parts(x: Tensor) -> Tensor:
-            return chosen((
-                x.new_zeros(()), *layout.unflatten_leaves(x[:n]), *layout.unflatten_leaves(x[n : 2 * n]),
-                *self.captured_parts(x),
-            ))  # fmt: skip
-
-        def mixed(x: Tensor) -> Tensor:
-            norms = [of_state(x[:n]), of_state(x[n : 2 * n])]
-            if chosen is None:
-                norms.append(rms_norm(x[2 * n :]))
-            return torch.stack([torch.as_tensor(value, dtype=x.dtype, device=x.device) for value in norms]).amax()
-
-        if callable(chosen):
-            return of_parts
-        counted = (n, n, sum(self.sizes)) if chosen is None else (n, n)
-        return _LargestRMS(*counted) if of_state is rms_norm else mixed
-
-    def captured_parts(self, x: Tensor) -> list[Tensor]:
-        """The part of an augmented vector that belongs to the captured tensors, shaped like them."""
-        return [
-            torch.view_as_complex(piece.view(*tensor.shape, 2)) if tensor.is_complex() else piece.view(tensor.shape)
-            for piece, tensor in zip(x[2 * self.n :].split(self.sizes), self.field.captured.tensors)
-        ]
-
-    def widened(self, method: Any) -> Any:
-        """The method, its tolerances those of the augmented vector where it has some of its own."""
-        if not isinstance(method, Scipy | Adams):
-            return method
-        return replace(method, rtol=self.tolerance(method.rtol), atol=self.tolerance(method.atol))
-
-    def tolerance(self, value: Any) -> Any:
-        """A tolerance of the state as one of the augmented vector: the captured tensors get the least of it."""
-        if not isinstance(value, torch.Tensor):
-            return value
-        return torch.cat([value, value, value.min().expand(sum(self.sizes))])

@@ -13,7 +13,7 @@ import torch
 from ..errors import NonFiniteError
 from ..events import HARDLY, Unknown
 from ..march import Stats
-from ..steppers.base import combine
+from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
 from .march import march_rows
 from .solve import aca_of_rows

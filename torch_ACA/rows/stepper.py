@@ -5,7 +5,7 @@ Every sum is made entry by entry (`combine`), so that a row's bits do not depend
 
 import torch
 
-from ..steppers.base import combine
+from ..steppers.dense_output import combine
 
 
 class RowStepper:

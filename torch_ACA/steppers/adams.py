@@ -20,7 +20,8 @@ from ..adams_weights import HERMITE, LINEAR, MAX_ORDER, MIN_ORDER, weighed, weig
 from ..interpolants import Polynomials
 from ..notices import warn_caller
 from ..tableaus import RK4_THREE_EIGHTHS as STARTER
-from .base import JUMPS, PLAIN, REPLAY, TRACE, Carry, TracedStep, Trial, combine
+from .base import JUMPS, PLAIN, REPLAY, TRACE, Carry, TracedStep, Trial
+from .dense_output import combine
 from .traced import TracedStepper
 
 

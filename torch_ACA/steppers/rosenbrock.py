@@ -23,7 +23,8 @@ from torch import Tensor
 from ..jacobian import Derivative
 from ..linearisation import Linearisation, traced_linearisation
 from ..transforms import under_transform
-from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial
+from .dense_output import combine
 
 if TYPE_CHECKING:
     from ..evaluation import GradientSum
@@ -69,7 +70,7 @@ class Rosenbrock(Stepper):
         self.tableau = tableau
         self.own_stages = s = tableau.stages
         self.n_jacobians = self.n_factorizations = 0
-        self._start_slope = None
+        self._start_slope: Tensor | None = None
         layout, self.jacobian = vector_field.layout, vector_field.jacobian
         like = {"dtype": layout.dtype, "device": layout.device}
         self.slopes = torch.empty(s, layout.size, **like)
@@ -126,7 +127,7 @@ class Rosenbrock(Stepper):
         self._start_slope = record.start.slope
 
     @property
-    def start_slope(self):
+    def start_slope(self) -> Tensor:
         return self._start_slope
 
     def vjp(
@@ -158,7 +159,9 @@ class Rosenbrock(Stepper):
                 t_bar, h_bar = t_bar + time_bar, h_bar + tableau.c[j] * time_bar
 
         # value and derivative of f at the start: cotangents lambda_0 and h sum_i lambda_i (k_i, d_i)^T
-        at, outputs = record.start.at, record.start.derivative
+        at = record.start.at
+        outputs: tuple[Tensor, ...] = record.start.derivative
+        bars: tuple[Tensor, ...]
         if any(output.requires_grad for output in outputs):
             bars = self.jacobian.cotangents(lambdas, slopes, self._d)
         else:  # their product, which has a graph

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..transforms import under_transform
-from .base import Carry, Stepper, Time, TracedStep, Trial, combine
+from .base import Carry, Stepper, Time, TracedStep, Trial
+from .dense_output import combine
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, GradientSum
@@ -47,7 +48,7 @@ class RungeKutta(Stepper):
         layout = vector_field.layout
         s = tableau.stages
         self.own_stages = s - 1 if tableau.fsal else s  # stages that a step pays for, its first one included
-        self.needs_end_slope = tableau.fsal or tableau.interpolant.slopes > s
+        self.needs_end_slope = tableau.needs_end_slope
         rows = max(s, tableau.interpolant.slopes)
         self.slopes = torch.empty(rows, layout.size, dtype=layout.dtype, device=layout.device)
         self._row = self.slopes.unbind()

@@ -11,9 +11,20 @@ of its eigenvalues. Which method takes a step depends on accepted steps alone; a
 who took it.
 """
 
-import torch
+from __future__ import annotations
 
-from .base import Stepper
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .base import Carry, Method, Stepper, Time, TracedStep, Trial
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation, GradientSum
+    from ..march import Stats
+    from ..switching import SwitchingMethod
+    from ..vector_field import VectorField
 
 BORDER = 0.9  # of the interval of stability: stiffness shows in steps beyond
 INSIDE = 0.5  # and is over in steps within
@@ -27,8 +38,10 @@ class Switching(Stepper):
     step, so that one interpolant serves both.
     """
 
-    def __init__(self, method, vector_field, *, keep_graphs=False, time_grad=False):
-        self.members = {
+    def __init__(
+        self, method: SwitchingMethod, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> None:
+        self.members: dict[Any, Any] = {
             one: one.stepper(vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
             for one in (method.explicit, method.stiff)
         }
@@ -37,48 +50,48 @@ class Switching(Stepper):
         super().__init__(method, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         self.own_stages = max(member.own_stages for member in self.members.values())
         self._none = [torch.zeros_like(member.slopes) for member in (self.stiff, self.explicit)]
-        self._between = self._none[1].new_tensor([float(w) for w in method.between_last_stages])
+        self._between = self._none[1].new_tensor(method.between_last_stages)
         self._for = self._against = self.n_stiff = 0
-        self._taken = None  # the step last tried: its size, and its slopes or by the stiff method its derivative
+        self._taken: Any = None  # the step last tried: its size, and its slopes or by the stiff method its derivative
 
     @property
-    def current(self):
+    def current(self) -> Method:
         return self._now.method
 
-    def turn_to(self, method):
+    def turn_to(self, method: Method) -> None:
         if method is not self._now.method:
             self._now, self._turned = self.members[method], True
 
     @property
-    def keep_graphs(self):
+    def keep_graphs(self) -> bool:
         return self.stiff.keep_graphs
 
     @keep_graphs.setter
-    def keep_graphs(self, keep):
+    def keep_graphs(self, keep: bool) -> None:
         self.stiff.keep_graphs = self.explicit.keep_graphs = keep
 
     @property
-    def needs_end_slope(self):
+    def needs_end_slope(self) -> bool:  # type: ignore[override]
         return self._now.needs_end_slope
 
     @property
-    def slopes(self):
+    def slopes(self) -> Tensor:  # type: ignore[override]
         stiff, explicit = self._none
         return torch.cat([self.stiff.slopes, explicit] if self._now is self.stiff else [stiff, self.explicit.slopes])
 
     @property
-    def start_slope(self):
+    def start_slope(self) -> Tensor:
         return self._now.start_slope
 
     @property
-    def hint(self):
+    def hint(self) -> str:  # type: ignore[override]
         return self.stiff.hint
 
-    def report(self, stats):
+    def report(self, stats: Stats) -> None:
         self.stiff.report(stats)
         stats.n_stiff_steps = self.n_stiff
 
-    def accepted(self):
+    def accepted(self) -> None:
         is_stiff = self._now is self.stiff
         self.n_stiff += is_stiff
         reach = self._reach(*self._taken) / self.method.explicit.real_stability
@@ -92,7 +105,7 @@ class Switching(Stepper):
             self._for = self._against = 0
             self.turn_to(self.method.explicit if is_stiff else self.method.stiff)
 
-    def _reach(self, h, found):
+    def _reach(self, h: Time, found: Any) -> float:
         """h |lambda| of a step of size h, by its slopes or its derivative; 0 where they say nothing."""
         if self._now is self.stiff:
             return abs(float(torch.as_tensor(h).detach())) * found.bound()
@@ -101,47 +114,53 @@ class Switching(Stepper):
         of_f, of_y = (float(torch.linalg.vector_norm(x)) for x in (slopes[-1] - slopes[-2], self._between @ slopes))
         return of_f / of_y if of_y > 0.0 else 0.0
 
-    def prepare(self, carry):
+    def prepare(self, carry: Carry) -> None:
         if self._turned:  # the graph behind the slope is of no use to the other method
             carry.evaluation, self._turned = None, False
         self._now.prepare(carry)
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         self._taken = h, carry.evaluation.derivative if self._now is self.stiff else self.explicit.slopes
         return self._now.step(carry, h, t_end, before_jump=before_jump)
 
-    def end_slope(self, carry, *, before_jump=False):
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         self._now.end_slope(carry, before_jump=before_jump)
 
-    def put_end_slope(self, slope):
+    def put_end_slope(self, slope: Tensor) -> None:
         self._now.put_end_slope(slope)
 
-    def know_start(self, slope, evaluation):
+    def know_start(self, slope: Tensor, evaluation: Evaluation) -> None:
         self._now.know_start(slope, evaluation)
 
-    def start_back(self):
+    def start_back(self) -> None:
         for member in self.members.values():
             member.start_back()
 
-    def replay(self, t, h, y, t_end, **keywords):
+    def replay(self, t: float, h: float, y: Tensor, t_end: float, **keywords: Any) -> Any:
         return self._now.replay(t, h, y, t_end, **keywords)
 
-    def reload(self, record):
+    def reload(self, record: Any) -> None:
         self._now.reload(record)
 
-    def replayed_end(self, y, h, every=1):
+    def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
         return self._now.replayed_end(y, h, every)
 
-    def vjp(self, h, record, y_bar, slope_bars, first_bar, gradients):
+    def vjp(
+        self, h: float, record: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
         if slope_bars is not None:
             own = self.method.stiff.interpolant.slopes
             slope_bars = slope_bars[:own] if self._now is self.stiff else slope_bars[own:]
         return self._now.vjp(h, record, y_bar, slope_bars, first_bar, gradients)
 
-    def traced_start(self, t, y, slope=None, *, after_jump=False):
+    def traced_start(self, t: Time, y: Tensor, slope: Any = None, *, after_jump: bool = False) -> Any:
         return self._now.traced_start(t, y, slope, after_jump=after_jump)
 
-    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False):
+    def traced(
+        self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
+        before_jump: bool = False,
+    ) -> TracedStep:  # fmt: skip
         stiff = self._now is self.stiff
         if isinstance(slope, torch.Tensor) == stiff:  # from a step of the other method
             slope = None
