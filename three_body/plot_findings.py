@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.measurement import read
 from harness.plots import colour, look, new_figure
-from three_body.first_gradient import PAPERS
+from three_body.first_gradient import LOOKED_INTO, PAPERS
 
 OWN_TIME = "aca, own time"
 MARKERS = dict(zip(("as it is", "lands 20 times", "lands 100 times", "lands where bodies are near", "safety 0.5",
@@ -18,13 +18,17 @@ def _look(method, **others):
     return look("aca", color=colour("ode"), linestyle="-.", **others) if method == OWN_TIME else look(method, **others)
 
 
+def _dots(method):
+    return _look(method, markers=True) | {"linestyle": "", "alpha": 0.35, "markersize": 3}
+
+
 def draw_first_gradient(folder):
     """The figure; `first_gradient` says what the rows are."""
     figure, axes = new_figure(2, 2, width=5.4, height=3.9)
     rows = read(folder)
     _against_tolerance(axes[0, 0], [row for row in rows if row["kind"] == "tolerance"])
     _against_cost(axes[0, 1], rows)
-    seed = next(row["seed"] for row in rows if row["kind"] == "step")
+    seed = LOOKED_INTO[0]
     _along_time(axes[1, 0], [row for row in rows if row["kind"] == "horizon" and row["seed"] == seed], seed)
     _by_step(axes[1, 1], [row for row in rows if row["kind"] == "step" and row["seed"] == seed], seed)
     seeds = len({row["seed"] for row in rows})
@@ -38,13 +42,15 @@ def _against_tolerance(ax, rows):
         for row in rows:
             if row["method"] == method and row["error"] is not None:
                 groups[row["tolerance"]].append(row["error"])
-        low, middle, high = np.array([np.quantile(errors, [0, 0.5, 1]) for errors in groups.values()]).T
-        ax.plot(list(groups), middle, label=method, **_look(method, markers=True))
-        ax.fill_between(list(groups), low, high, color=_look(method)["color"], alpha=0.12, lw=0)
+        most = max(map(len, groups.values()))  # a median over fewer seeds would be of others
+        middle = {tolerance: np.median(errors) for tolerance, errors in groups.items() if len(errors) >= most - 1}
+        ax.plot(list(middle), list(middle.values()), label=method, **_look(method, markers=True))
+        for tolerance, errors in groups.items():
+            ax.plot([tolerance] * len(errors), errors, **_dots(method))
     ax.axvline(PAPERS, color="grey", lw=0.8)
     ax.text(PAPERS, 2e-9, " the paper's", color="grey", fontsize="small")
     ax.set(xscale="log", yscale="log", xlabel="rtol = atol", ylabel="relative error of the gradient")
-    ax.set_title("By tolerance: median and range over seeds", fontsize="medium")
+    ax.set_title("By tolerance: medians, seeds as dots", fontsize="medium")
     ax.invert_xaxis()
     ax.legend(fontsize="small", loc="upper right")
 
@@ -52,20 +58,22 @@ def _against_tolerance(ax, rows):
 def _against_cost(ax, rows):
     for method in ("aca", "naive", OWN_TIME):
         own = [row for row in rows if row["kind"] == "tolerance" and row["method"] == method and row["error"]]
-        ax.plot([row["evaluations"] for row in own], [row["error"] for row in own], markersize=3,
-                **_look(method, markers=True) | {"linestyle": "", "alpha": 0.35})  # fmt: skip
+        ax.plot([row["evaluations"] for row in own], [row["error"] for row in own], **_dots(method))
         groups = defaultdict(list)
         for row in own:
             groups[row["tolerance"]].append((row["evaluations"], row["error"]))
-        ax.plot(*np.median(np.array(list(groups.values())), axis=1).T, label=method, **_look(method))
+        most = max(map(len, groups.values()))
+        middle = [np.median(own, axis=0) for own in groups.values() if len(own) >= most - 1]
+        ax.plot(*np.array(middle).T, label=method, **_look(method))
     for name, marker in MARKERS.items():
         own = [row for row in rows if row["kind"] == "correction" and row["name"] == name and row["error"]]
         if own and name not in ("as it is", "own time"):
             place = np.median([(row["evaluations"], row["error"]) for row in own], axis=0)
-            ax.plot(*place, marker, color=colour("truth"), ms=7, mfc="none", label=f"aca 1e-5, {name}")
+            ax.plot(*place, marker, color=colour("truth"), ms=7, mfc="none", label=f"aca 1e-5: {name}")
     ax.set(xscale="log", yscale="log", xlabel="evaluations of f, both passes", ylabel="relative error of the gradient")
     ax.set_title("By cost: medians, seeds as dots", fontsize="medium")
-    ax.legend(fontsize="x-small", loc="lower left")
+    ax.set_ylim(top=1e14)  # room for the legend
+    ax.legend(fontsize="x-small", loc="upper right", ncols=2)
 
 
 def _along_time(ax, rows, seed):
