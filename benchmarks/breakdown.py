@@ -20,15 +20,15 @@ from torch_ACA.gradients.discrete import DiscreteSolve
 from torch_ACA.steppers.compiled import CompiledRungeKutta
 
 FUNC, FUNC_WITH_GRAPH = "func", "func with graph"
-GENERATED, GUARDS = "generated code", "Dynamo's guards"
+GENERATED, GUARDS = "generated code", "calls of generated code"  # the latter: Dynamo's guards, looked at once a solve
 TIMED = (  # what is timed: where it is found, its name there, and what it is called
     (vector_field.VectorField, "call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
     (evaluation, "pulled_back", lambda: "VJPs of func"),
     (evaluation.GradientSum, "add", lambda: "sums of gradients"),
-    (Tracer, "__call__", lambda: GUARDS),
     (Loops, "forward", lambda: GENERATED),
     (Loops, "backward", lambda: GENERATED),
     (CompiledRungeKutta, "call", lambda: GENERATED),
+    (Tracer, "__call__", lambda: GUARDS),
     (api, "problem_of", lambda: "set-up"),
     (DiscreteSolve, "forward", lambda: "steps forward"),
     (DiscreteSolve, "backward", lambda: "steps backward"),

@@ -12,7 +12,7 @@ OPTIONS = {option.name: option.default for option in fields(SolverOptions)}
 TAKING = {  # what each does not take, and the defaults that differ
     solve: ((), {}),
     solve_endtime: (("dense", "on_failure", "record"), {}),
-    solve_event: (("dense", "on_failure", "record", "per_sample"), {}),
+    solve_event: (("dense", "on_failure", "record"), {}),
     odeint: (("dense", "on_failure", "record"), {"rtol": 1e-7, "atol": 1e-9}),
     ODEBlock: (("dense", "on_failure", "record"), {"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "max_evals": 50_000}),
     compare_gradients: (("gradient", "dense", "on_failure", "record", "per_sample"), {}),

@@ -43,6 +43,15 @@ def _packed(numbers: Sequence[Any]) -> Tensor:
     return found
 
 
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Vectors [n] as a matrix. In that of a stack the vectors would be views, at places that are not aligned, and the
+    loop cannot carry such a view on."""
+    index, found = torch.arange(len(rows))[:, None], torch.zeros((), dtype=rows[0].dtype)
+    for i, row in enumerate(rows):
+        found = torch.where(index == i, row, found)
+    return found
+
+
 class Loops:
     """For one func, method and kind of state.
 
@@ -159,7 +168,7 @@ class Loops:
         times.index_copy_(0, place, _packed([now.t, h, end])[None])
         states.index_copy_(0, place, y[None])
         for buffer in kept_slopes:
-            buffer.index_copy_(0, place, torch.stack(slopes[: self.rows])[None])
+            buffer.index_copy_(0, place, _stacked(slopes[: self.rows])[None])
         progress = Progress(
             now.n_steps + accepted,
             now.n_tries + 1,

@@ -30,8 +30,8 @@ class RowController:
         self.controller, self.rows = controller, rows
 
     def error_ratio(self, error, y0, y1):
-        """Errors in units of the tolerance: [b], float64."""
-        return self.rows.norm(error / self.controller.scale(torch.maximum(y0.abs(), y1.abs())))
+        """Errors [size], which are overwritten, in units of the tolerance: [b], float64."""
+        return self.rows.norm(error.div_(self.controller.scale(torch.maximum(y0.abs(), y1.abs()))))
 
     def judge(self, ratio, previous, size, h, *, landing, rejected):
         """The `RowVerdict`; all arguments [b], as of `Controller.judge`."""

@@ -1,6 +1,6 @@
 """An explicit Runge-Kutta step of all rows at once, each from its own time with its own size, and its VJP.
 
-Every sum is made entry by entry (`combine`), so that a row's bits do not depend on where in the batch it stands.
+Every sum is made entry by entry, so that a row's bits do not depend on where in the batch it stands.
 """
 
 import torch
@@ -39,13 +39,13 @@ class RowStepper:
         sizes, slopes = self.sizes(h), [first]
         evaluate = evaluate or self.field.slope
         for i in range(1, self.tableau.stages):
-            stage = y + sizes * combine(self._a[i], slopes)
+            stage = _moved(y, sizes, self._a[i], slopes)
             time, side = self._at(i, t, h, t_end, None, before_jump)
             slopes.append(evaluate(time, stage, side))
-        return stage if self.tableau.fsal else y + sizes * combine(self._b, slopes), slopes
+        return stage if self.tableau.fsal else _moved(y, sizes, self._b, slopes), slopes
 
     def error(self, h, slopes):
-        return self.sizes(h) * combine(self._b_error, slopes)
+        return _sum(self._b_error, slopes).mul_(self.sizes(h))
 
     def inside(self, h, y, slopes, row, theta):
         """Dense output at fractions theta [p] of the steps of rows [p]: [p, n].
@@ -63,11 +63,11 @@ class RowStepper:
         """
         evaluations, slopes, sizes = [], [], self.sizes(h)
         for i in range(self.own):
-            stage = y + sizes * combine(self._a[i], slopes) if i else y
+            stage = _moved(y, sizes, self._a[i], slopes) if i else y
             slopes.append(torch.empty_like(y))
             time, side = self._at(i, t, h, t_end, after_jump, before_jump)
             evaluations.append(self.field.record(time, stage, slopes[-1], time_grad=self.time_grad, side=side))
-        return evaluations, slopes, y + sizes * combine(self._b[: self.own], slopes)
+        return evaluations, slopes, _moved(y, sizes, self._b[: self.own], slopes)
 
     def _at(self, i, t, h, t_end, after_jump, before_jump):
         """Times [b] of stage i, and on which side of them."""
@@ -90,21 +90,39 @@ class RowStepper:
         t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
         for j in range(self.own - 1, -1, -1):
             later = sorted(stage_bars)
-            mixed = combine([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
-            k_bar = sizes * mixed
+            k_bar = _sum([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
+            if self.time_grad:
+                h_bar = h_bar + self.rows.dot(k_bar, slopes[j])
+            k_bar.mul_(sizes)
             if slope_bars[j] is not None:
-                k_bar = k_bar + slope_bars[j]
-            state_bar, time_bar = evaluations[j].vjp(torch.as_tensor(k_bar).expand_as(y_bar), gradients)
+                k_bar.add_(slope_bars[j])
+            state_bar, time_bar = evaluations[j].vjp(k_bar, gradients)  # may share memory with k_bar
             evaluations[j] = None
             stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
-            if self.time_grad:
-                h_bar = h_bar + self.rows.dot(torch.as_tensor(mixed).expand_as(y_bar), slopes[j])
-                if time_bar is not None:
-                    time_bar = time_bar.reshape(-1).double()
-                    t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
-        return sum(stage_bars.values(), y_bar), t_bar, h_bar
+            if self.time_grad and time_bar is not None:
+                time_bar = time_bar.reshape(-1).double()
+                t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
+        first, *others = stage_bars.values()
+        y_bar = y_bar + first
+        for bar in others:
+            y_bar.add_(bar)
+        return y_bar, t_bar, h_bar
 
 
 def side_of(jumps, side):
     """The side, 1.0 or -1.0, for the rows that jump (None: there are none)."""
     return 0 if jumps is None else side * jumps
+
+
+def _sum(weights, slopes):
+    """sum of weights[j] * slopes[j], in memory of its own."""
+    total = None
+    for weight, slope in zip(weights, slopes):
+        if weight != 0.0:
+            total = slope * weight if total is None else total.add_(slope, alpha=weight)
+    return torch.zeros_like(slopes[0]) if total is None else total
+
+
+def _moved(y, sizes, weights, slopes):
+    """y + sizes * (sum of weights[j] * slopes[j]): [size]."""
+    return _sum(weights, slopes).mul_(sizes).add_(y)
