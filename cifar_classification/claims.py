@@ -7,9 +7,9 @@ import numpy as np
 
 from cifar_classification import predictions
 from cifar_classification.data import TITLES
-from cifar_classification.reliability import icc
+from cifar_classification.reliability import icc, pseudo_values
 from cifar_classification.runs import on_gpus
-from harness.verdicts import Means, hours_each, pseudo_values
+from harness.verdicts import Means, hours_each
 
 SHARED_PROCESSOR = "the processor was shared, and times are compared in one quiet run of alternating processes only"
 

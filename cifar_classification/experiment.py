@@ -66,14 +66,9 @@ class Cifar(Experiment):
         solver.add_argument(
             "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
         )
-        solver.add_argument(
-            "--field-scale", type=positive_float, help="initial weight of each vector field's last BatchNorm"
-        )
-        parser.add_argument(
-            "--branch-scale",
-            type=positive_float,
-            help="with --model discrete, the same of the residual branch in the second block of every stage",
-        )
+        solver.add_argument("--field-scale", type=positive_float, help="initial weight of each field's last BatchNorm")
+        branch = "with --model discrete, the same of the residual branch in the second block of every stage"
+        parser.add_argument("--branch-scale", type=positive_float, help=branch)
         training = parser.add_argument_group("training; the defaults are the profile's")
         training.add_argument("--batch-size", type=positive_int, help="images per step")
         training.add_argument("--lr", type=positive_float, help="first, or one-cycle's largest, learning rate")

@@ -59,3 +59,13 @@ def resampled(ratings, others=None, *, form="ICC(2,1)", seed=0):
         value = icc(ratings[chosen])[form]
         values.append(value if others is None else value - icc(others[chosen])[form])
     return np.array(values)
+
+
+def pseudo_values(statistic, ratings):
+    """Jackknife: one value for each column of a matrix [targets, runs], whose mean estimates ``statistic`` of it.
+
+    Their spread is that between runs, which a resampling of the targets does not have (Tukey 1958).
+    """
+    runs = ratings.shape[1]
+    without = [statistic(np.delete(ratings, run, axis=1)) for run in range(runs)]
+    return {run: runs * statistic(ratings) - (runs - 1) * value for run, value in enumerate(without)}

@@ -293,13 +293,3 @@ def hours_each(*runs_seconds):
     if not all(runs_seconds):
         return None
     return tuple(mean(seconds) / 3600 for seconds in runs_seconds)
-
-
-def pseudo_values(statistic, ratings):
-    """Jackknife: one value for each column of a matrix [targets, runs], whose mean estimates ``statistic`` of it.
-
-    Their spread is that between runs, which a resampling of the targets does not have (Tukey 1958).
-    """
-    runs = ratings.shape[1]
-    without = [statistic(np.delete(ratings, run, axis=1)) for run in range(runs)]
-    return {run: runs * statistic(ratings) - (runs - 1) * value for run, value in enumerate(without)}

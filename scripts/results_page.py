@@ -81,7 +81,7 @@ def page():
         if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
             texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")
     head = f"{INTRODUCTION}{RULE}## All claims in one minute\n\n{table(['where', 'claim', 'verdict'], summary)}"
-    listed = table(["in the paper", "here"], [list(row) for row in PLACES])
+    listed = table(["in the paper", "counterpart"], [list(row) for row in PLACES])
     return "\n".join([head, *texts, f"## Every figure and table of the paper\n\n{listed}"])
 
 

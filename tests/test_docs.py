@@ -114,7 +114,7 @@ def test_the_page_of_results_is_up_to_date():
 def scaled(content):
     """JSON with all fractional numbers 3 times as large, but for those that name a case."""
     if isinstance(content, dict):
-        named = ("rtol", "atol", "sample", "horizon", "start", "shrink", "solver", "settings", "t", "lr")
+        named = ("rtol", "atol", "tolerance", "sample", "horizon", "start", "shrink", "solver", "settings", "t", "lr")
         return {name: value if name in named else scaled(value) for name, value in content.items()}
     if isinstance(content, list):
         return [scaled(value) for value in content]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cifar_classification.reliability import FORMS, icc, resampled
+from cifar_classification.reliability import FORMS, icc, pseudo_values, resampled
 
 # Shrout and Fleiss (1979), table 2: six targets, four judges; the values are those of their table 4
 EXAMPLE = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -78,3 +78,8 @@ def test_resampling_is_repeatable_and_around_the_value():
     assert np.array_equal(values, resampled(steady))
     assert values.min() < icc(steady)["ICC(2,1)"] < values.max()
     assert np.quantile(resampled(steady, noisy), 0.025) > 0
+
+
+def test_jackknife_of_a_mean_gives_back_the_columns():
+    ratings = np.random.default_rng(0).normal(size=(5, 4))
+    assert list(pseudo_values(np.mean, ratings).values()) == pytest.approx(ratings.mean(0), abs=1e-12)

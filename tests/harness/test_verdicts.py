@@ -16,7 +16,6 @@ from harness.verdicts import (
     holm,
     in_how_many,
     judge,
-    pseudo_values,
     sign_power,
     t_power,
     verdict_table,
@@ -125,11 +124,6 @@ def test_solves_without_seeds_have_to_agree_in_all_cases():
     assert in_how_many([1, 2, None], [2, 3, 1]) == f"{FOR}: in 2 of 2"
     assert in_how_many([3, 4], [2, 3]) == f"{AGAINST}: in 0 of 2"
     assert in_how_many([1, 4], [2, 3]) == f"{UNDECIDED}: in 1 of 2"
-
-
-def test_jackknife_of_a_mean_gives_back_the_columns():
-    ratings = np.random.default_rng(0).normal(size=(5, 4))
-    assert list(pseudo_values(np.mean, ratings).values()) == pytest.approx(ratings.mean(0), abs=1e-12)
 
 
 def test_rows_of_several_kinds_say_so():
