@@ -25,6 +25,7 @@ COLOURS = {
     "aca, memory=unlimited": METHOD_COLOURS["direct"],
     "aca, memory=50": "#44AA99",
     "aca, compile": "#332288",
+    "aca, compile steps": "#6699CC",
     "aca, CUDA graphs": "#88CCEE",
     "naive": METHOD_COLOURS["naive"],
     "adjoint": METHOD_COLOURS["adjoint"],

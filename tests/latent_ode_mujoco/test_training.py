@@ -251,7 +251,7 @@ def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 5
     plot.main(["--results", str(tmp_path)])
     drawn = {path.name for path in (tmp_path / "table" / "figures").iterdir()}
-    labels = ("curves", "rnn", "rnn-repaired", "latent-ode-aca")
+    labels = ("curves", "reconstructions")
     assert drawn == {f"interpolation-10-{name}.png" for name in labels}
 
 
