@@ -44,7 +44,10 @@ def test_without_a_name_the_gradients_are_the_same(kind, name, monkeypatch):
 
 
 def test_private_names_stand_in_two_modules():
-    private = r"torch\._(?!inductor|dynamo|foreach|_version__)|_execution_engine|forward_ad\._|import _pytree|parametrize\._"
+    private = (
+        r"torch\._(?!inductor|dynamo|foreach|_version__)"
+        r"|_execution_engine|forward_ad\._|import _pytree|parametrize\._"
+    )
     root = pathlib.Path(torch_ACA.__file__).parent
     for path in root.rglob("*.py"):
         if path.name not in ("private_torch.py", "private_compiler.py"):
