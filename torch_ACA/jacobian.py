@@ -90,12 +90,16 @@ class Jacobian:
         if self.is_users and not create_graph:
             found = Derivative(self._by_user(at), at.of_time())
         else:
-            products = at.products(self.units(at.leaf), create_graph=create_graph)
-            of_time = at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
-            found = Derivative(self.matrices(products[:, :-1]), of_time)
+            found = self.from_func(at, create_graph=create_graph)
         with torch.no_grad():
             self.check(at.products, at.leaf, at.time, found)
         return found
+
+    def from_func(self, at: Linearisation, *, create_graph: bool = False) -> Derivative:
+        """As `of`, but what the user says is not looked at, nor checked."""
+        products = at.products(self.units(at.leaf), create_graph=create_graph)
+        of_time = at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
+        return Derivative(self.matrices(products[:, :-1]), of_time)
 
     def units(self, like: torch.Tensor) -> torch.Tensor:
         """Unit vectors, the same in every row: [m, n]."""
