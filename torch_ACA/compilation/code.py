@@ -149,7 +149,8 @@ class Code:
         def start(times: Tensor, settings: Tensor, y: Tensor, *others: Sequence[Tensor]) -> Any:
             return steps.start(times, settings, y, others)
 
-        slope, size = self.function(("start", tableau), start, lambda: given)([*given, *self.others])
+        call = self.function(("start", tableau, len(controller_settings)), start, lambda: given)
+        slope, size = call([*given, *self.others])
         return slope, size.item()
 
     def zeros(self) -> list[Tensor]:

@@ -52,7 +52,7 @@ def reason_against(problem: Problem) -> str | None:
     if not isinstance(controller, Controller):
         return "the steps are fixed"
     if not choice.is_plain(controller):
-        return "the error norm, or a tolerance, is not the default one for all of the state"
+        return "the error norm is not the default one"
     if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
         return "func jumps"
     if problem.field.jacobian.is_users:

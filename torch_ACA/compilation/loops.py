@@ -84,7 +84,7 @@ class Loops:
 
         :raises NotCompilable: there can be none
         """
-        if ("forward", *self._key) not in self.code.graph.functions:
+        if ("forward", len(settings), *self._key) not in self.code.graph.functions:
             self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
 
     @staticmethod
@@ -105,7 +105,8 @@ class Loops:
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
-        return self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
+        key = ("forward", len(given[4]), *self._key)
+        return self.code.function(key, self._forward, lambda: given, options=OPTIONS)
 
     def forward(
         self,
