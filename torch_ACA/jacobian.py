@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .autocast import coarsest_rounding
 from .errors import JacobianError, SecondDerivativeError
 from .kept_func import KeptFunc
 from .rows.layout import RowLayout
@@ -96,7 +97,7 @@ class Jacobian:
             of_time = self.of_time(at, products, create_graph=create_graph)
             found = Derivative(self.matrices(products[:, : at.leaf.numel()]), of_time)
         with torch.no_grad():
-            self.check(at.products, at.leaf, at.time, found)
+            self.check(at.products, at.leaf, at.time, found, coarsest_rounding(at.field))
         return found
 
     def of_time(self, at: Linearisation, products: torch.Tensor, *, create_graph: bool) -> torch.Tensor:
@@ -136,12 +137,15 @@ class Jacobian:
         left, right = (self.blocks.rows(x) for x in (lambdas, slopes))
         return Derivative(left.movedim(0, -1) @ right.movedim(0, -2), weights @ lambdas)
 
-    def check(self, products: Callable, y: torch.Tensor, t: torch.Tensor, found: Derivative) -> None:
+    def check(
+        self, products: Callable, y: torch.Tensor, t: torch.Tensor, found: Derivative, eps: float
+    ) -> None:  # fmt: skip
         """Compare with VJPs of func, the first time and then ever more rarely; what is infinite or NaN there is left
         to the solver.
 
         :param products: cotangents [k, n] -> their products with df/dy and, last, df/dt at t, y: [k, n + 1], where each
             row has its time [k, n + b]
+        :param eps: rounding of func's arithmetic, relative
         :raises JacobianError: the user's function is not its Jacobian, or func does not act row by row
         """
         self._n_found += 1
@@ -153,9 +157,8 @@ class Jacobian:
             torch.cat([self.state_products(c, m), self.time_products(c, f_t)], 1)
             for c, m, f_t in ((cotangents, *found), (cotangents.abs(), *map(torch.abs, found)))
         )  # fmt: skip
-        eps = torch.finfo(y.dtype).eps
         largest = torch.maximum(expected, made).nan_to_num(0.0, 0.0, 0.0).abs().max()
-        excess = (expected - made).abs() - eps**0.5 * sizes - 1e3 * eps * largest
+        excess = (expected - made).abs() - eps**0.5 * sizes - min(1e3 * eps, eps**0.5) * largest
         excess = torch.where(expected.isfinite(), excess, torch.zeros_like(excess))
         if bool(excess.max() <= 0):
             return
@@ -166,7 +169,9 @@ class Jacobian:
             raise JacobianError(f"{self.asked}, but {where} func couples rows: {_first(outside)}")
         if self.is_users and bool(of_state.any()):
             raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {where}: {_first(of_state)}")
-        raise self.wrong_times(of_time.any(0), where)
+        if bool(of_time.any()):
+            raise self.wrong_times(of_time.any(0), where)
+        raise JacobianError(f"df/dy, {where}, is not what VJPs of func say, {_first(of_state)}: is func deterministic?")
 
     def _probes(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cotangents [k, n], and which entries a func that acts row by row pulls them back to.

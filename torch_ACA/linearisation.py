@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .autocast import coarsest_rounding
 from .errors import SecondDerivativeError
 from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
@@ -135,7 +136,7 @@ def _linearisation_under_transform(
 
     matrices = jacobian.matrices(products(jacobian.units(y))[:, :-1])
     found = Derivative(matrices, torch.func.grad(lambda w: pull(w)[1])(torch.ones_like(value)))
-    jacobian.check(products, y, t, found)
+    jacobian.check(products, y, t, found, coarsest_rounding(field))
     return value, found
 
 
@@ -166,9 +167,7 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
             raise SecondDerivativeError(_NO_SECOND.format(failure)) from failure
     u, w = u.detach(), w.detach()
     difference = abs((0.0 if found is None else float(found @ w)) - float(u @ v))
-    kinds = [leaf.dtype for leaf in field.layout.leaves]
-    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
-    eps = max(torch.finfo(kind).eps for kind in kinds)
+    eps = coarsest_rounding(field)
     # entries of J may have cancelled, to some digits or to nothing but rounding
     of_u, of_nothing = eps ** (1 / 3) * (u * v).abs().sum(), 1e3 * eps * at.value.detach().abs().sum().clamp(min=1.0)
     if difference > float(of_u + of_nothing):

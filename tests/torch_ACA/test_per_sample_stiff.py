@@ -256,3 +256,22 @@ class _Once(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, bar):
         return -2 * ctx.saved_tensors[0] * bar
+
+
+@pytest.mark.parametrize("structure", [{"per_sample": True}, {"jac_structure": "rows"}], ids=str)
+def test_the_check_of_blocks_knows_the_rounding_of_autocast(structure):
+    """Products of half precision with one cotangent and with another differ by that precision; rows that are coupled
+    differ by more."""
+    layer, y0 = torch.nn.Linear(3, 3, dtype=torch.float32), torch.randn(8, 3, dtype=torch.float32)
+
+    def uncoupled(t, y):
+        return layer(y) - 5 * y
+
+    def coupled(t, y):
+        return layer(y) - 5 * y[[1, 0, 2, 3, 4, 5, 6, 7]]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ys = solve(uncoupled, y0, [0.0, 1.0], **structure, **COARSE).ys
+        with pytest.raises(JacobianError, match="couples rows"):
+            solve(coupled, y0, [0.0, 1.0], **structure, **COARSE)
+    assert_close(ys, solve(uncoupled, y0, [0.0, 1.0], **structure, **COARSE).ys, 2e-2)
