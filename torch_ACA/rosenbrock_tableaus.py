@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .interpolants import Polynomials
-from .steppers.base import COMPILE, JUMPS, LINEARISE, REPLAY, TRACE
+from .rows.rosenbrock import RowRosenbrock
+from .steppers.base import COMPILE, JUMPS, LINEARISE, REPLAY, ROWS, TRACE
 from .steppers.rosenbrock import Rosenbrock
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class RosenbrockTableau:
     dense_order: int
 
     adaptive = True
-    abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE, COMPILE})
+    abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE, COMPILE, ROWS})
     needs_end_slope = False
+    row_steps = RowRosenbrock
 
     @property
     def stages(self) -> int:
@@ -71,6 +73,10 @@ class RosenbrockTableau:
     ) -> Rosenbrock:
         """What takes single steps where the loop over them is compiled: they are not."""
         return self.stepper(vector_field, time_grad=time_grad)
+
+    def row_stepper(self, field: Any, *, time_grad: bool = False) -> RowRosenbrock:
+        """As `steppers.base.Method` says."""
+        return self.row_steps(self, field, time_grad=time_grad)
 
 
 def _dense_output(b: Sequence[float], H: Sequence[Sequence[float]]) -> Polynomials:
