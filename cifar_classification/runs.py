@@ -43,9 +43,9 @@ class Recorded:
     def hardware(self):
         return hardware(self.environment)
 
-    def last(self, name):
-        """A value of the last epoch; None where it was not recorded."""
-        return self.rows[-1].get(name)
+    def record(self, root):
+        """Where its record lies, as seen from the folder of the results."""
+        return packed.source(self.folder).relative_to(root).as_posix()
 
     def average(self, name):
         """A value's mean over the epochs; None where it was not recorded."""
