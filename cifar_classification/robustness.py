@@ -70,7 +70,7 @@ def section(found):
 
 
 def sentences(found):
-    """How many solvers change the error of each tested network, which hurt most, and if NODE-18 has the worst of all."""
+    """How many solvers change the error of each tested network, which hurt most, if NODE-18 has the worst of all."""
     grown = {label: increases(tests, label) for label, (_, tests) in found.items() if len(tests) > 1}
     texts = []
     for label, by_solver in grown.items():
