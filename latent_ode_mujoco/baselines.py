@@ -4,6 +4,8 @@ lines between the observed points of a trajectory.
 On the test trajectories and observed points of every setting of the profiles: what a trained model has to beat.
 """
 
+import os
+
 import numpy as np
 import torch
 
@@ -21,12 +23,14 @@ FOLDER = LatentODE().results / "baselines"
 
 def main(argv=None):
     parser = measurement_parser(__doc__.partition("\n\n")[0].replace("\n", " "), FOLDER)
-    parser.add_argument("--data", default=DATA, metavar="DIR", help="folder of the simulated trajectories")
+    data = os.environ.get("HOPPER_DATA") or DATA
+    parser.add_argument("--data", default=data, metavar="DIR", help="folder of the simulated trajectories")
     parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES), help="settings to measure")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     sizes = [LatentODE().new_settings("--profile", name)["trajectories"] for name in args.profiles]
     states = load(args.data, max(sizes))
+    del args.data  # the machine's own folder is not recorded
     write_parts(args, SEEDS, lambda seed: rows(states, args.profiles, seed))
 
 

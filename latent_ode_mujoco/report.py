@@ -220,10 +220,10 @@ def _costs(rows):
             cells += [f"{minutes:.1f}", f"{max(norms):.2g}" if norms else ""]
             lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells])
     header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
-    header += ["largest gradient norm"]
+    header.append("largest gradient norm")
     minutes = sum(row["training_seconds"] for row in rows) / 60
-    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. Gradient norms are means "
-    note += "over an epoch, of which the largest of all epochs and seeds is shown. All these runs "
+    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. Gradient norm: mean over "
+    note += "an epoch, the largest of all epochs and seeds. All these runs "
     note += f"together: {minutes:.0f} minutes. {origins([(row['label'], row['environment']) for row in rows])}\n"
     return table(header, lines) + note
 
