@@ -11,9 +11,10 @@ from harness.plots import colour, new_figure, save_figure
 from harness.plots import look as method_look
 from harness.record import read_epochs, read_run
 from harness.tables import results_folder
+from latent_ode_mujoco import untrained
 from latent_ode_mujoco.data import FEATURES, NAMES
 from latent_ode_mujoco.experiment import LatentODE, joint_words
-from latent_ode_mujoco.report import LABELS, RESULTS, UNTRAINED, collect, untrained
+from latent_ode_mujoco.report import LABELS, RESULTS, collect
 
 # Models without a gradient method lend the colours of other recurrent networks and of ResNet
 COLOURS = {"rnn": "rnn", "rnn-decay": "gru", "rnn-vae": "lstm", "latent-ode-rnn": "resnet"}
@@ -45,7 +46,7 @@ def curve(rows):
 
 def draw_curves(rows, baselines, path, heading):
     """Test error against epoch and against time, a column for each fraction observed: the mean over seeds, a line for
-    each model. ``baselines`` are those of `untrained`."""
+    each model. ``baselines`` are those of `untrained.errors`."""
     fractions = sorted({row["sample"] for row in rows})
     figure, axes = new_figure(2, len(fractions), width=3.8, height=3.0, sharey=True, squeeze=False)
     for (by_epoch, by_time), fraction in zip(axes.T, fractions):
@@ -58,8 +59,8 @@ def draw_curves(rows, baselines, path, heading):
         if baselines:
             for ax in (by_epoch, by_time):
                 constant = np.mean(baselines["constant"][fraction])
-                ax.axhline(constant, color="grey", linewidth=0.8, linestyle="-.", label=UNTRAINED["constant"])
-            title += f"\n{UNTRAINED['straight']}: {np.mean(baselines['straight'][fraction]):.2g}"
+                ax.axhline(constant, color="grey", linewidth=0.8, linestyle="-.", label=untrained.TITLES["constant"])
+            title += f"\n{untrained.TITLES['straight']}: {np.mean(baselines['straight'][fraction]):.2g}"
         by_epoch.set_title(title, fontsize=8)
         by_epoch.set(xlabel="epoch")
         by_time.set(xlabel="seconds of training")
@@ -116,7 +117,7 @@ def main(argv=None):
         rows = [row for key, own in groups.items() if key[:2] == (profile, task) for row in own]
         heading = f"{task}, {profile} profile, mean over seeds\n{textwrap.fill(joint_words(rows), 120)}"
         path = root / profile / "figures" / f"{task}-curves.png"
-        draw_curves(rows, untrained(root, profile, task), path, heading)
+        draw_curves(rows, untrained.errors(root, profile, task), path, heading)
     for (profile, task, sample), rows in groups.items():
         folder = root / profile / "figures"
         name = f"{task}-{sample * 100:g}"

@@ -14,7 +14,7 @@ from harness.tables import replace_measured, results_folder, spread, table, writ
 from harness.testing import runs_tested
 from harness.training import FINISHED
 from harness.verdicts import Means, hours_each, verdict_table
-from latent_ode_mujoco.baselines import FOLDER as BASELINES
+from latent_ode_mujoco import untrained
 from latent_ode_mujoco.baselines import FRACTIONS
 from latent_ode_mujoco.experiment import PROFILES, LatentODE, joint_words, label, scaled_down
 from latent_ode_mujoco.gradients import FOLDER
@@ -23,7 +23,6 @@ from latent_ode_mujoco.models import ONE_STEP_AHEAD
 README = Path(__file__).parent / "README.md"
 RESULTS = LatentODE().results
 PLAIN, REPAIRED, OURS = "rnn", "rnn-repaired", "latent-ode-aca"
-UNTRAINED = {"constant": "constant: mean of the training data", "straight": "straight lines between what is observed"}
 PEER = "Seconds/torchdiffeq.odeint"
 LABELS = (
     *ONE_STEP_AHEAD,
@@ -90,9 +89,11 @@ def tables(rows, speeds, root):
     for profile in PROFILES:
         for task in sorted({row["task"] for row in rows if row["profile"] == profile}, reverse=True):
             own = [row for row in rows if (row["profile"], row["task"]) == (profile, task)]
-            parts += [_errors(profile, task, own, untrained(root, profile, task)), _costs(own)]
+            parts += [_errors(profile, task, own, untrained.errors(root, profile, task)), _costs(own)]
             if found := comparisons(own):
                 parts.append(f"**The paper's claims at this scale**\n\n{verdict_table(found)}")
+    if text := untrained.by_size(root, QUOTED):
+        parts.append(text)
     if speeds:
         parts.append(_speed_table(speeds))
     if packed.read(root / FOLDER.name, "summary.json") is not None:
@@ -131,31 +132,13 @@ def _heading(profile, task, rows):
     return f"### {task.capitalize()}, `--profile {profile}`{words and ', '}{words}\n"
 
 
-def untrained(root, profile, task):
-    """{label: {fraction: [test error x 1e-2 of each seed]}} of what `baselines.py` measured; empty if it did not."""
+def means(rows):
+    """{fraction: {model: mean test error x 1e-2}} of what was run."""
     found = {}
-    for row in read(root / BASELINES.name, profile=profile, task=task):
-        found.setdefault(row["label"], {}).setdefault(row["sample"], []).append(100 * row["mse"])
-    return found
-
-
-def beaten(rows, errors):
-    """Sentences on how the trained models compare with the predictors without training, which have these ``errors``."""
-    worse, best = [], []
     for fraction in FRACTIONS:
-        means = {name: mean(_errors_of(rows, name, fraction).values())
-                 for name in {row["label"] for row in rows if row["sample"] == fraction}}  # fmt: skip
-        if means and errors:
-            worse += [name for name, error in means.items() if error > mean(errors["constant"][fraction])]
-            least = min(means, key=means.get)
-            best.append(f"{means[least] / mean(errors['straight'][fraction]):.2g} at {fraction:.0%} ({least})")
-    if not best:
-        return ""
-    worse = ", ".join(sorted(set(worse), key=_rank)) or "none"
-    return (
-        f"The least error of a trained model over that of straight lines between the observed points: "
-        f"{'; '.join(best)}. Trained models that are worse than the constant: {worse}.\n"
-    )
+        for name in sorted({row["label"] for row in rows if row["sample"] == fraction}, key=_rank):
+            found.setdefault(fraction, {})[name] = mean(_errors_of(rows, name, fraction).values())
+    return found
 
 
 def _errors(profile, task, rows, baselines):
@@ -163,7 +146,7 @@ def _errors(profile, task, rows, baselines):
     columns = [f"{fraction:.0%}" for fraction in FRACTIONS]
     columns += [f"{source} {fraction:.0%}" for source in quoted for fraction in FRACTIONS]
     lines = [
-        [UNTRAINED[name], *(_counted(errors[fraction]) for fraction in FRACTIONS), *[""] * (len(columns) - 3)]
+        [untrained.TITLES[name], *(_counted(errors[fraction]) for fraction in FRACTIONS), *[""] * (len(columns) - 3)]
         for name, errors in baselines.items()
     ]
     for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
@@ -174,7 +157,7 @@ def _errors(profile, task, rows, baselines):
     text = f"{_heading(profile, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
     text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
     text += table(["model", *columns], lines)
-    if said := beaten(rows, baselines):
+    if said := untrained.compared(means(rows), baselines):
         text += f"\n{said}"
     for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
         ratios = [(fraction, _ratios(rows, other, fraction)) for fraction in FRACTIONS]
@@ -222,8 +205,8 @@ def _costs(rows):
     header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
     header.append("largest gradient norm")
     minutes = sum(row["training_seconds"] for row in rows) / 60
-    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. Gradient norm: mean over "
-    note += "an epoch, the largest of all epochs and seeds. All these runs "
+    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. Gradient norm: mean "
+    note += "over an epoch, the largest of all epochs and seeds. All these runs "
     note += f"together: {minutes:.0f} minutes. {origins([(row['label'], row['environment']) for row in rows])}\n"
     return table(header, lines) + note
 

@@ -2,11 +2,18 @@
 
 from harness.tables import table
 
-# By content, as not all numbers of the paper's figures are known here
+FIGURES = {
+    "reconstruction": "[figure](van_der_pol/reconstruction/reconstruction.png)",
+    "curves": "[figure](latent_ode_mujoco/table/figures/interpolation-curves.png)",
+    "orbits": "[figure](three_body/paper/paper/figures/orbits.png)",
+    "systems": "[figure](three_body/paper/systems.png)",
+    "robustness": "[figure](cifar_classification/table/robustness.png), [tables](cifar_classification/tables.md)",
+}
+# The paper's by content, as not all of their numbers are known here; the supplement's by number
 PLACES = (
     ("drawings of the naive method, the adjoint and ACA", "nothing to measure; see [CONTRIBUTING](../CONTRIBUTING.md)"),
     ("table 1: computation, memory, depth", "[figure](van_der_pol/depth/depth.png), [tables](van_der_pol/tables.md)"),
-    ("figure: van der Pol, forward and reverse", "[figure](van_der_pol/reconstruction/reconstruction.png)"),
+    ("figure: van der Pol, forward and reverse", FIGURES["reconstruction"]),
     ("figure: a photograph, forward and reverse", "[figure](van_der_pol/picture/picture.png)"),
     ("figure 6: gradient errors of dz/dt = kz", "[figure](van_der_pol/gradient_error/gradient_error.png)"),
     ("figure 7(a, b): CIFAR-10, accuracy against epoch and time",
@@ -18,13 +25,16 @@ PLACES = (
      "[tables](cifar_classification/tables.md); the paper's values are not known"),
     ("table 4: latent ODE on hopper data", "[here](#time-series-latent-ode-on-hopper-data-table-4)"),
     ("table of the three bodies' errors", "[tables](three_body/tables.md); the paper's values are not known"),
-    ("figure: trajectories of three bodies, predicted",
-     "[animation](three_body/paper/paper/figures/orbits.gif), "
-     "[orbits](three_body/paper/paper/figures/orbits-ode-aca.png)"),
-    ("supplement, tables 1 and 2: other test solvers", "[tables](cifar_classification/tables.md)"),
-    ("supplement, figures of the latent ODE's test error by epoch",
-     "[figure](latent_ode_mujoco/table/figures/interpolation-10-curves.png), for 10% observed"),
-    ("supplement, figures 13 to 15", "none: what they show in detail is not known here"),
+    ("figure: trajectories of three bodies, predicted", FIGURES["orbits"]),
+    ("supplement, figure 1: van der Pol, forward and reverse", FIGURES["reconstruction"]),
+    ("supplement, tables 1 and 2: growth of the error with other test solvers", FIGURES["robustness"]),
+    ("supplement, figures 2 to 4: test error of the latent ODE by epoch, 10, 20 and 50 % observed", FIGURES["curves"]),
+    ("supplement, table 3: settings of the three-body runs", "[settings](../three_body/README.md#settings)"),
+    ("supplement, figures 5 to 12: orbits in space, truth and prediction of each of the eight models",
+     f"{FIGURES['orbits']}, in a plane for each body"),
+    ("supplement, figures 13 to 15: orbits of ODE-ACA from three other initial conditions",
+     f"{FIGURES['systems']}, of five; the paper's initial conditions are not known"),
+    ("supplement, videos of the three bodies", "[animation](three_body/paper/paper/figures/orbits.gif)"),
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from harness.tables import spread, table
 from harness.verdicts import HEADER as CLAIM_HEADER
 from harness.verdicts import NOTE, in_how_many, verdict_rows
 from latent_ode_mujoco import report as latent_ode
+from latent_ode_mujoco import untrained
+from latent_ode_mujoco.baselines import FOLDER
 from three_body import findings as valleys
 from three_body import report as three_body
 from van_der_pol import records
@@ -218,13 +220,19 @@ def time_series():
     profile = next(name for name in LATENT_PROFILES if any(row["profile"] == name for row in rows))
     rows = [row for row in rows if row["profile"] == profile]
 
+    baselines = untrained.errors(latent_ode.RESULTS, profile, "interpolation")
+
     def of(label, fraction):
         return [row for row in rows if (row["label"], row["sample"]) == (label, fraction)]
 
     def errors(label, fraction):
         return [100 * row["mse"] for row in of(label, fraction)]
 
-    lines = []
+    lines = [
+        [f"{untrained.TITLES[name]}, {fraction:.0%} observed", UNKNOWN, UNKNOWN, spread(values, ".3f"),
+         str(len(values)), link([FOLDER])]
+        for name, found in baselines.items() for fraction, values in found.items()
+    ]  # fmt: skip
     labels = dict.fromkeys((*latent_ode.LABELS, *chain.from_iterable(latent_ode.QUOTED.values())))
     for label in labels:
         for index, fraction in enumerate(latent_ode.FRACTIONS):
@@ -239,12 +247,13 @@ def time_series():
     scale = latent_ode.joint_words(rows) or "the paper's settings"
     name = f"latent_ode_mujoco/{profile}/figures"
     images = [
-        ("test error against epoch and time", "interpolation-10-curves.png"),
+        ("test error against epoch and time", "interpolation-curves.png"),
         ("reconstructions", "interpolation-10-reconstructions.png"),
         ("the hopper's motion", "hopper.gif"),
     ]
     text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"
-    text += f"{table(HEADER, lines)}\nAll numbers: [tables](latent_ode_mujoco/tables.md).\n"
+    text += f"{table(HEADER, lines)}\n{untrained.compared(latent_ode.means(rows), baselines)}\n"
+    text += "All numbers: [tables](latent_ode_mujoco/tables.md).\n"
     return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), verdict_rows(
         latent_ode.comparisons(rows)
     )
@@ -265,12 +274,13 @@ def three_bodies():
     lines += [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
                link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
     text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
-    text += f"{table(HEADER, lines)}\nAll numbers: [tables](three_body/tables.md).\n"
-    folder = f"three_body/paper/{three_body.PAPER.name}/figures"
-    images = [("errors, gradients and masses", "comparison.png"), ("orbits", "orbits.gif")]
+    text += f"{table(HEADER, lines)}\n{three_body.exploded(rows)}All numbers: [tables](three_body/tables.md).\n"
+    images = [("errors, gradients and masses", "paper/figures/comparison.png"), ("orbits", "paper/figures/orbits.gif"),
+              ("orbits of all models", "paper/figures/orbits.png"),
+              ("orbits of ode-aca on other systems", "systems.png")]  # fmt: skip
     text += f"\n{chr(10).join(three_body.findings(three_body.RESULTS))}".replace("\n## ", "\n### ")
     text += "\n![first gradient](three_body/first_gradient/first_gradient.png)\n"
-    text += "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images)
+    text += "".join(f"\n![{words}](three_body/paper/{file})\n" for words, file in images)
     counted = [[row[0], row[-1]] for row in verdict_rows(valleys.comparisons(three_body.RESULTS))]
     return text, verdict_rows(three_body.comparisons(rows)) + counted
 

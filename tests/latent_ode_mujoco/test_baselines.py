@@ -7,7 +7,8 @@ from latent_ode_mujoco import baselines
 from latent_ode_mujoco.data import FEATURES, POINTS, TRAINED_FRACTION, WINDOW, normalise, prepare
 from latent_ode_mujoco.evaluation import test_batch as batch_of  # pytest would take it for a test
 from latent_ode_mujoco.experiment import LatentODE
-from latent_ode_mujoco.report import beaten, untrained
+from latent_ode_mujoco.report import QUOTED, means
+from latent_ode_mujoco.untrained import by_size, compared, errors
 from tests.latent_ode_mujoco.conftest import swinging
 
 
@@ -54,16 +55,19 @@ def test_a_measurement_is_found_by_the_report(states, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "load", lambda folder, count: torch.from_numpy(states))
     baselines.main(["--profiles", "quick", "--out", str(tmp_path / "baselines")])
     assert "data" not in read_run(tmp_path / "baselines")["arguments"]
-    errors = untrained(tmp_path, "quick", "interpolation")
-    assert [len(errors["straight"][fraction]) for fraction in baselines.FRACTIONS] == [3, 3, 3]
-    assert untrained(tmp_path, "table", "interpolation") == {}
-    constant, straight = (np.mean(errors[name][0.1]) / 100 for name in ("constant", "straight"))
+    found = errors(tmp_path, "quick", "interpolation")
+    assert [len(found["straight"][fraction]) for fraction in baselines.FRACTIONS] == [3, 3, 3]
+    assert errors(tmp_path, "table", "interpolation") == {}
+    constant, straight = (np.mean(found[name][0.1]) / 100 for name in ("constant", "straight"))
     rows = [{"label": name, "sample": 0.1, "seed": 0, "mse": mse}
             for name, mse in (("rnn", 2 * constant), ("rnn-vae", 3 * straight))]  # fmt: skip
-    said = beaten(rows, errors)
+    said = compared(means(rows), found)
     assert "straight lines between the observed points: 3 at 10% (rnn-vae)." in said
     assert said.endswith("worse than the constant: rnn.\n")
-    assert beaten(rows, {}) == ""
+    assert compared(means(rows), {}) == compared({}, found) == by_size(tmp_path / "elsewhere", QUOTED) == ""
+    text = by_size(tmp_path, QUOTED)
+    assert f"| 1,000 (`--profile quick`) | {np.mean(found['constant'][0.1]):.2g} ± " in text
+    assert "| 10,000 | 0.31 | 0.27 | 0.26 |" in text  # the least of what is quoted
 
 
 def test_windows_have_the_length_of_the_task():
