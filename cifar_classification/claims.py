@@ -14,11 +14,11 @@ from harness.verdicts import Means, hours_each
 SHARED_PROCESSOR = "the processor was shared, and times are compared in one quiet run of alternating processes only"
 
 
-def of_scale(chosen, own, robust):
+def of_scale(chosen, own, robust, times):
     """(comparisons, claims with the reason why nothing is compared) of one scale.
 
     ``chosen`` holds the runs by data set and label, ``own`` the labels with the paper's settings, ``robust`` is what
-    `robustness.tested` found.
+    `robustness.tested` found, and ``times`` what `timing.seconds` did.
     """
     found, others = [], []
     ten = chosen["cifar10"]
@@ -34,7 +34,9 @@ def of_scale(chosen, own, robust):
             fewer, unit = f"ACA evaluates f less often {end}", " per block and batch"
             found.append(compared(fewer, pair, evaluations, -1, unit=unit, paired=True))
             faster = f"ACA takes less time {end}"
-            if all(pair) and on_gpus([*pair[0], *pair[1]]):
+            if ours in times and label in times:  # rounds stand for seeds
+                found.append(Means(faster, times[ours], times[label], -1, paired=True, logs=True))
+            elif all(pair) and on_gpus([*pair[0], *pair[1]]):
                 found.append(compared(faster, pair, minutes, -1, form=".1f", unit=" min", paired=True))
             else:
                 others.append((faster, SHARED_PROCESSOR))

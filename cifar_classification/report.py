@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_classification import claims, plot, robustness
+from cifar_classification import claims, plot, robustness, timing
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import Cifar
 from cifar_classification.quoted import PAPER
@@ -66,7 +66,7 @@ def compared(runs, scale, root):
     save_figure(plot.draw_robustness(robust), root / scale / "robustness.png")
     parts = [
         f"## The paper's claims ({scaled})\n",
-        verdict_table(*claims_of(runs, scale)),
+        verdict_table(*claims_of(runs, scale, root)),
         f"## Gradient methods ({scaled})\n",
         "Like for like: the same solver (MALI has its own), tolerance, batch and seeds; `torchdiffeq` rows are that "
         "library's `odeint` and `odeint_adjoint`.\n",
@@ -74,6 +74,7 @@ def compared(runs, scale, root):
         "Solver, tolerance and batch as in the paper's figure 7(a, b).\n",
         method_table(methods, OWN[scale]),
         paper_methods(),
+        processor_time(root / timing.FOLDER.name / scale),
         f"![gradient methods]({scale}/methods.png)\n",
         precision(methods),
         f"## NODE-18 and ResNet-18 ({scaled})\n",
@@ -97,9 +98,10 @@ def chosen_runs(runs, scale):
     }
 
 
-def claims_of(runs, scale):
+def claims_of(runs, scale, root):
     """What `claims.of_scale` says of a scale."""
-    return claims.of_scale(chosen_runs(runs, scale), OWN[scale], robustness.tested(runs, scale))
+    times = timing.seconds(root / timing.FOLDER.name / scale)
+    return claims.of_scale(chosen_runs(runs, scale), OWN[scale], robustness.tested(runs, scale), times)
 
 
 def accuracies(runs):
@@ -157,6 +159,12 @@ def paper_methods():
     return f"In the paper: {PAPER['methods']['about']}\n\n" + table(
         ["method", "solver", "batch", "accuracy", "time"], rows
     )
+
+
+def processor_time(folder):
+    """What `timing.py` measured, if it did."""
+    measured = timing.finished(folder)
+    return f"### Processor time\n\n{timing.timing_table(folder)}" if measured else None
 
 
 def precision(methods):

@@ -16,6 +16,7 @@ from harness.environment import hardware
 from harness.record import read_epochs, read_run
 from harness.training import FINISHED
 
+TIMING = "timing"  # folder of what timing.py measures, which is no training
 NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 
 
@@ -63,7 +64,8 @@ class Recorded:
 
 def collect(root):
     """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    return [_recorded(Path(root), folder) for folder in packed.folders(root, "run.json")]
+    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name != TIMING]
+    return [_recorded(Path(root), folder) for folder in trained]
 
 
 def _recorded(root, folder):

@@ -167,7 +167,7 @@ def classification():
     text = f"## Images: NODE-18 on CIFAR\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
     said = "".join(f"{sentence}\n\n" for sentence in robustness.sentences(robust))
     text += f"{table(HEADER, rows)}\n{said}All numbers: [tables](cifar_classification/tables.md).\n{images}"
-    return text, verdict_rows(*cifar.claims_of(runs, scale))
+    return text, verdict_rows(*cifar.claims_of(runs, scale, cifar.RESULTS))
 
 
 def robust_rows(found):
