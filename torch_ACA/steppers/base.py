@@ -29,6 +29,7 @@ INVERT = "invert"  # `invert` and `pull_back`: for "mali"
 JUMPS = "jumps"  # f may jump at the end of a step
 COMPILE = "compile"  # `Method.compiled_stepper`
 SWITCH = "switch"  # takes each step by one of several methods, as its errors tell: not of a fixed size
+ROWS = "rows"  # `Method.row_stepper`: rows of a batch take steps of their own
 LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
 Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 tensor
@@ -41,7 +42,8 @@ class Method(Protocol):
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
     ``dense_order``; ``abilities``: those of this module's constants that it has. A multistep method also has
-    ``kept_rows``: how many vectors [n] are kept of a step, at most.
+    ``kept_rows``: how many vectors [n] are kept of a step, at most; one with `ROWS` also has ``row_steps``, a subclass
+    of `rows.stepper.RowStepper`, and row_stepper(field, *, time_grad=False), which makes one for a `RowField`.
     """
 
     name: str
@@ -94,12 +96,12 @@ class Trial:
 
 class TracedStep(NamedTuple):
     """A step as a graph: the state at its end [n], its slopes (list of [n]), its error estimate [n] or None, and the
-    slope at its end where that is known (None: not evaluated)."""
+    slope at its end where that is known (None: not evaluated; a multistep method has what it knows of its steps)."""
 
     y: torch.Tensor
     slopes: list
     error: torch.Tensor | None
-    end_slope: torch.Tensor | None = None
+    end_slope: Any = None
 
 
 class Stepper(StepInterpolation):
