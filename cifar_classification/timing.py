@@ -178,9 +178,10 @@ def timing_table(folder):
     shared = waiting(folder)
     verdict = "it was quiet" if shared <= QUIET else "it was not quiet, and its times decide nothing"
     return (
-        f"{table(header, rows)}\nProcessor time in the first batches of a training, median over {len(metrics)} rounds in "
-        f"which the methods' processes take turns; over {first}'s: median of the ratios within a round; NFE: per block "
-        f"and batch. The processes waited {shared:.1%} of the time for a processor: {verdict}. {origins([('all', run['environment'])])}\n"
+        f"{table(header, rows)}\nProcessor time in the first batches of a training, median over {len(metrics)} rounds "
+        f"in which the methods' processes take turns; over {first}'s: median of the ratios within a round; NFE: per "
+        f"block and batch. The processes waited {shared:.1%} of the time for a processor: {verdict}. "
+        f"{origins([('all', run['environment'])])}\n"
     )
 
 
