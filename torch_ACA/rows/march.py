@@ -43,7 +43,7 @@ def march_rows(problem, stepper):
     field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
     failures, limits, effects = problem.failures, problem.limits, field.side_effects
     t, y, size = times.start, problem.y0.detach(), problem.first_step
-    first = stepper.begin(problem.slope, side_of(times.starts_at_jump, 1.0))
+    first = stepper.begin(t, y, side_of(times.starts_at_jump, 1.0), problem.slope)
     span = (times.end - t).abs().clamp(max=1.0)
     counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed

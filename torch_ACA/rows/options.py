@@ -27,11 +27,6 @@ def check_per_sample(asked, settings):
             f"{method.name}{hint}"
         )
     given = {
-        "memory": (
-            asked.memory is not None,
-            "one state of each accepted step of each row is kept, and nothing else: rows move at different tries, and "
-            "share no steps whose graphs could be kept or that could be taken again from an earlier state",
-        ),
         "compile": (asked.compile is not False, "the tries of rows are not compiled"),
         "dense": (asked.dense, "give the times that are wanted, [b, m] for each row its own"),
         "record": (asked.record, "a record is of joint steps"),

@@ -76,7 +76,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, limits=plan.limits, return_on_failure=asked.on_failure == "return", row_times=row_times,
+        slope, memory=plan.memory, limits=plan.limits, return_on_failure=asked.on_failure == "return", row_times=row_times,
         failures=failures,
     )  # fmt: skip
     if linearises and problem.differentiable:
