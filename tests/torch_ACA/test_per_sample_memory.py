@@ -71,7 +71,7 @@ def test_the_steps_are_made_again_once_where_a_few_checkpoints_do():
     solution = solve(lambda t, y: speeds * torch.cos(speeds * t), y0, [0.0, 4.0], per_sample=True, memory=9)
     solution.ys[-1].sum().backward()
     most = int(solution.stats.n_accepted.max())
-    assert 4 * 9 < int(solution.stats.n_accepted.sum()) and most <= 55  # = 11! / (9! 2!)
+    assert int(solution.stats.n_accepted.sum()) > 4 * 9 and most <= 55  # = 11! / (9! 2!)
     # the replay and at most two further passes, with one evaluation more for each of their pieces
     assert 2 * 6 * most < solution.stats.n_backward_f_evals <= 3 * 6 * most + 2 * 9
 

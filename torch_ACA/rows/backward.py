@@ -46,6 +46,7 @@ class RowBackwardPass:
                 ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
             after_jump, before_jump = packed.jumps(last - k, at, self.problem.row_times.starts_at_jump)
             y = next(self.states)
+            self.field.choice.keep(exists)
             end = torch.where(rows.spread(exists), end, y)
             y_bar = self._landed(y_bar, ends_on)
             slope_bars, end_bar, start_bar = self._inside(outputs)

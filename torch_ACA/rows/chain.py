@@ -46,6 +46,7 @@ class RowChain:
         """The state behind the steps first to last - 1 of the chain, from the one before them, bit for bit."""
         packed, rows, stepper = self.packed, self.stepper.rows, self.stepper
         begins = None
+        stepper.field.choice.keep(packed.from_end(packed.most - last)[0])  # all that move on the way
         for i in range(first, last):
             k = packed.most - 1 - i
             exists, at = packed.from_end(k)

@@ -76,7 +76,7 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        with self.problem.backward_pass():
+        with self.problem.backward_pass(), self.problem.field.choice.all_behind():
             return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
