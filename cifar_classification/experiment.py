@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from cifar_classification import data, predictions
+from cifar_classification.collectives import check_collectives
 from cifar_classification.data import CLASSES, TITLES
 from cifar_classification.evaluation import evaluate
 from cifar_classification.models import NETWORKS, parameter_count, set_solver
@@ -14,7 +15,7 @@ from cifar_classification.models.blocks import ALL_GRADIENTS, PEERS, make_block
 from cifar_classification.training import CifarTraining, build_model, network_solver
 from harness.cli import UsageError, non_negative_float, positive_float, positive_int, refuse, usage_errors
 from harness.experiment import Experiment
-from harness.solvers import SOLVER, TEST_SOLVER, add_solver_arguments
+from harness.solvers import SOLVER, TEST_SOLVER, add_solver_arguments, joint_or_per_sample
 from torch_ACA import FIXED_STEP_METHODS
 
 PAPER_EPOCHS = 90
@@ -26,7 +27,6 @@ PAPER = {
 # what the command line does not name is taken from the file of a profile, and then from the paper
 FILES = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "profiles").glob("*.json")}
 PROFILES = {name: FILES[name] for name in sorted(FILES, key=lambda name: (name != "paper", name))}
-GLOBAL_NORM_GRADIENTS = ("aca", "direct", "mali")
 OF_A_SOLVER = (*SOLVER, "memory", "field_scale", "error_norm")
 # flags whose defaults stand in the parser, or that stay None
 OTHERS = (
@@ -50,7 +50,7 @@ class Cifar(Experiment):
     profiles = PROFILES
     data_env = "CIFAR_DATA"
     checkpoint_every = 100
-    several = True
+    several, rows = True, "image"
 
     def add_arguments(self, parser):
         parser.add_argument("--dataset", choices=["auto", *CLASSES], default="auto", help="auto: cifar10, else digits")
@@ -62,7 +62,8 @@ class Cifar(Experiment):
             help="second block of every stage: an ODE, or residual",
         )
         parser.add_argument("--width", type=positive_int, help="channels of the first stage; default: the paper's")
-        solver = add_solver_arguments(parser, "for --model ode", gradients=ALL_GRADIENTS, default_method="RK12")
+        solver = add_solver_arguments(parser, "for --model ode", gradients=ALL_GRADIENTS, default_method="RK12",
+                                      rows=self.rows)  # fmt: skip
         solver.add_argument(
             "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
         )
@@ -123,6 +124,7 @@ class Cifar(Experiment):
 
     def complete(self, values, chosen):
         settings = {name: values[name] for name in (*OTHERS, *PAPER)}
+        settings |= joint_or_per_sample({"per_sample": values.get("per_sample")})
         settings["width"] = settings["width"] or NETWORKS[settings["network"]].PAPER_WIDTH
         if settings["model"] == "ode":
             refuse(chosen, ("branch_scale",), "--model ode has vector fields instead of branches: see --field-scale")
@@ -136,7 +138,7 @@ class Cifar(Experiment):
         elif settings["gradient"] == "mali" and "method" not in chosen:
             settings["method"] = "ALF"
         if settings["gradient"] in PEERS:
-            refuse(chosen, ("max_evals", "compile"), f"{settings['gradient']} has no such option")
+            refuse(chosen, ("max_evals", "compile", "per_sample"), f"{settings['gradient']} has no such option")
         if settings["schedule"] == "onecycle":
             refuse(chosen, ("milestones",), "--schedule onecycle has none")
             settings["milestones"] = None
@@ -147,7 +149,7 @@ class Cifar(Experiment):
         if settings["model"] == "ode":
             with usage_errors():
                 make_block(nn.Identity(), **network_solver(settings))
-            _check_collectives(settings)
+            check_collectives(settings)
         if settings["dataset"] == "digits":
             refuse(chosen, ("data",), "the digits come with scikit-learn")
         return settings
@@ -172,6 +174,7 @@ class Cifar(Experiment):
         solved = settings["model"] == "ode"
         parts = [settings["network"], settings["method"] if solved else "discrete", "lr", settings["lr"]]
         parts += ["h", settings["h"], settings["gradient"]] if solved else []
+        parts += ["per_sample"] * bool(settings.get("per_sample"))
         parts += [settings["dataset"], "width", settings["width"]]
         return "_".join(map(str, [*parts, "epochs", settings["epochs"], "seed", settings["seed"]]))
 
@@ -212,7 +215,7 @@ class Cifar(Experiment):
     def _test_solver(self, settings, chosen):
         """The solver of a test; ALF, which only MALI has, stays. With --method other tolerances than the training's
         default to the paper's, as a network trained with fixed steps has none."""
-        own = {name: settings[name] for name in TEST_SOLVER}
+        own = joint_or_per_sample({name: settings.get(name) for name in TEST_SOLVER})
         if settings["model"] == "discrete":
             refuse(chosen, TEST_SOLVER, "--model discrete solves no ODE")
             return own
@@ -222,6 +225,7 @@ class Cifar(Experiment):
         if own["method"] in FIXED_STEP_METHODS:
             refuse(chosen, ("rtol", "atol"), f"{own['method']} has fixed steps")
             own |= {"rtol": None, "atol": None}
+        own = joint_or_per_sample(own)
         with usage_errors():
             make_block(nn.Identity(), **_keywords(own))
         return own
@@ -232,8 +236,8 @@ class Cifar(Experiment):
         images = data.load(
             settings["dataset"], args.data, args.download, device=device, channels_last=settings["channels_last"]
         ).with_tests(args.limit)
-        model = build_model(settings | {"gradient": settings["gradient"] and "aca", "memory": None, "method": "RK12",
-                                        "rtol": 1e-2, "atol": 1e-2, "compile": None}).to(device)  # fmt: skip
+        own = dict.fromkeys(("memory", "compile", "per_sample")) | {"method": "RK12", "rtol": 1e-2, "atol": 1e-2}
+        model = build_model(settings | own | {"gradient": settings["gradient"] and "aca"}).to(device)
         model.load_state_dict(state["model"])
         known = {
             "title": self.title(settings | {"limit": args.limit}),
@@ -283,18 +287,3 @@ def _keywords(solver):
     gradient = "mali" if solver["method"] == "ALF" else "aca"
     given = {name: value for name, value in solver.items() if value is not None or name == "h"}
     return given | {"gradient": gradient}
-
-
-def _check_collectives(settings):
-    """UsageError if processes could come to wait for each other in vain, or would get gradients that are not theirs."""
-    if settings["error_norm"] == "global" and settings["gradient"] not in GLOBAL_NORM_GRADIENTS:
-        raise UsageError(
-            f"--error-norm global goes with --gradient {' '.join(GLOBAL_NORM_GRADIENTS)}: "
-            f"{settings['gradient']} has a norm in its backward pass too"
-        )
-    if settings["batch_norm"] == "sync" and (settings["error_norm"] == "local" or settings["memory"]):
-        cause, instead = ("--memory", "leave it out") if settings["memory"] else ("--error-norm local", "use global")
-        raise UsageError(
-            f"--batch-norm sync does not go with {cause}: processes that evaluate f different numbers of times would "
-            f"wait for each other forever; {instead}"
-        )

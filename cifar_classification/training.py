@@ -1,5 +1,6 @@
 """A model in training: its steps, its epochs, and the state that a checkpoint holds."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -53,6 +54,9 @@ class CifarTraining(Training):
         self.model = build_model(settings).to(device)
         if processes.size > 1:
             self._prepare_for_several()
+        if settings.get("per_sample"):
+            with usage_errors():  # fields that tie images together, as BatchNorm does in training
+                copy.deepcopy(self.model).train()(next(self.images.test_batches(2))[0])
         if options.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(

@@ -30,6 +30,7 @@ class Experiment:
         data, data_env: default of --data, and the environment variable that sets it; neither: there is no such flag.
         checkpoint_every: default of the flag.
         several: whether torchrun can start several processes that train one model together.
+        rows: what of a batch can take steps of its own, for the flag --per-sample of a test; None: nothing.
     """
 
     name = train_help = test_help = ""
@@ -38,6 +39,7 @@ class Experiment:
     data = data_env = None
     checkpoint_every = 10
     several = False
+    rows = None
 
     @property
     def results(self):
@@ -134,7 +136,7 @@ class Experiment:
             choices=["best", "last"],
             help=f"of a run folder: {BEST} (best, the default) or {LAST} (last)",
         )
-        add_test_solver_arguments(parser)
+        add_test_solver_arguments(parser, rows=self.rows)
         self.add_test_arguments(parser)
         parser.add_argument(
             "--out",

@@ -5,8 +5,8 @@ import argparse
 from harness.cli import UsageError, flag, non_negative_float, positive_float, positive_int, refuse, usage_errors
 from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS, SolverOptions
 
-SOLVER = ("gradient", "method", "rtol", "atol", "h", "max_evals", "compile")  # keywords of `solve`
-TEST_SOLVER = ("method", "rtol", "atol", "h")
+SOLVER = ("gradient", "method", "rtol", "atol", "h", "max_evals", "compile", "per_sample")  # keywords of `solve`
+TEST_SOLVER = ("method", "rtol", "atol", "h", "per_sample")
 MAX_EVALS = 50_000  # some hundred suffice; a vector field gone stiff has to fail, not to fill the memory
 
 
@@ -18,13 +18,14 @@ def method_name(text):
     raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(METHODS)}")
 
 
-def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dopri5"):
+def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dopri5", rows=None):
     """Add the flags of SOLVER to a parser; returns their group.
 
     Args:
         of: which models have a solver, for the group's title.
         gradients: what --gradient accepts.
         default_method: what the method is without --method, for the help.
+        rows: what has steps of its own with --per-sample; None: there is no such flag.
     """
     group = parser.add_argument_group(f"solver, {of}; the defaults are the profile's")
     group.add_argument("--gradient", choices=gradients, help="gradient method; the default is aca")
@@ -41,15 +42,27 @@ def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dop
         action=argparse.BooleanOptionalAction,
         help="compile the steps, which takes up to minutes once; with --gradient aca only",
     )
+    _add_per_sample(group, rows, "with --gradient aca only")
     return group
 
 
-def add_test_solver_arguments(parser):
-    """Add the flags of TEST_SOLVER."""
+def add_test_solver_arguments(parser, *, rows=None):
+    """Add the flags of TEST_SOLVER.
+
+    Args:
+        rows: as for `add_solver_arguments`.
+    """
     parser.add_argument(
         "--method", type=method_name, metavar="NAME", help=f"one of {', '.join(METHODS)}; the default is training's"
     )
     _add_sizes(parser, "; the default is that of training")
+    _add_per_sample(parser, rows, "the default is training's")
+
+
+def _add_per_sample(parser, rows, condition):
+    if rows:
+        switch, text = argparse.BooleanOptionalAction, f"every {rows} takes steps of its own; {condition}"
+        parser.add_argument("--per-sample", action=switch, help=text)
 
 
 def _add_sizes(parser, otherwise):
@@ -72,11 +85,17 @@ def settle_solver(values, chosen, default_method="Dopri5"):
     solver["max_evals"] = solver["max_evals"] or MAX_EVALS
     solver["compile"] = bool(solver["compile"])
     _check_steps(solver, chosen)
-    with usage_errors():
-        SolverOptions(**{name: solver[name] for name in ("gradient", *TEST_SOLVER)}).check()
     if solver["compile"] and solver["gradient"] != "aca":
         raise UsageError(f"--compile goes with --gradient aca, not {solver['gradient']}")
+    solver = joint_or_per_sample(solver)
+    with usage_errors():
+        SolverOptions(**solver).check()
     return solver
+
+
+def joint_or_per_sample(solver):
+    """The same without a word of per_sample where the batch takes joint steps: what records have always said."""
+    return {name: value for name, value in solver.items() if name != "per_sample" or value}
 
 
 def solver_of(settings):
@@ -104,10 +123,12 @@ def settle_test_solver(trained, chosen):
         solver["method"] = "Dopri5"
     if given.get("method", solver["method"]) != trained["method"]:
         solver["h"] = None
-    solver |= given
+    if solver["method"] in FIXED_STEP_METHODS or given.get("method") in FIXED_STEP_METHODS:
+        solver["per_sample"] = None
+    solver = joint_or_per_sample(solver | given)
     _check_steps(solver, chosen)
     with usage_errors():
-        SolverOptions(**{name: solver[name] for name in TEST_SOLVER}).check()
+        SolverOptions(**{name: solver.get(name) for name in TEST_SOLVER}).check()
     return solver_of(solver)
 
 

@@ -72,8 +72,9 @@ def _status(folder):
 def _words(solver):
     if solver is None:
         return "without solver"
-    return ", ".join(str(solver[name]) if name == "method" else f"{name} {solver[name]:g}"
-                     for name in TEST_SOLVER if solver.get(name) is not None)  # fmt: skip
+    words = [str(solver[name]) if name == "method" else f"{name} {solver[name]:g}"
+             for name in TEST_SOLVER if solver.get(name) is not None and name != "per_sample"]  # fmt: skip
+    return ", ".join([*words, *["per sample"] * bool(solver.get("per_sample"))])
 
 
 def add_test(folder, row):

@@ -60,6 +60,8 @@ def label(settings):
         parts.append(settings["gradient"])
     if settings["repaired"] and settings["model"] in ONE_STEP_AHEAD:
         parts.append("repaired")
+    if settings.get("per_sample"):
+        parts.append("per-sample")
     return "-".join(parts)
 
 
@@ -97,6 +99,7 @@ class LatentODE(Experiment):
     epochs_help = "passes through the training trajectories"
     data, data_env = FOLDER, "HOPPER_DATA"
     checkpoint_every = 0
+    rows = "sample of every trajectory's latent state"
 
     def add_arguments(self, parser):
         parser.add_argument("--model", choices=MODELS, default="latent-ode", help="see the README")
@@ -133,7 +136,7 @@ class LatentODE(Experiment):
         schedule.add_argument(
             "--own-inputs", type=fraction, metavar="P", help="rnn, rnn-decay: part of inputs replaced"
         )
-        add_solver_arguments(parser, "for latent ODEs")
+        add_solver_arguments(parser, "for latent ODEs", rows=self.rows)
 
     def complete(self, values, chosen):
         settings = {name: values[name] for name in ("model", "profile", "task", "sample", "seed", *RECIPE)}

@@ -152,6 +152,16 @@ def sampled(mean, std, samples, draw):
     return mean + std * noise, divergence
 
 
+def solved(field, z, times, solver):
+    """The `Solution` from z [S, B, latent], by keywords of `solve`; with per_sample each of the S x B states has steps
+    of its own, and counts of steps are [S B]."""
+    if not solver.get("per_sample"):
+        return solve(field, z, times, **solver)
+    solution = solve(field, z.flatten(0, 1), times, **solver)
+    solution.ys = solution.ys.unflatten(1, z.shape[:2])
+    return solution
+
+
 class LatentODE(nn.Module):
     """The latent state at the first target time from an encoder; from there one solve gives all target times.
 
@@ -167,7 +177,7 @@ class LatentODE(nn.Module):
         self.encoder, self.samples = encoder, samples
         self.field = LatentField(latent, units, layers)
         self.decoder = _linear(latent, FEATURES)
-        self.integrate = lambda field, z, times: solve(field, z, times, **solver)
+        self.integrate = lambda field, z, times: solved(field, z, times, solver)
 
     def forward(self, batch, draw):
         z, divergence = sampled(*self.encoder(batch), self.samples, draw)

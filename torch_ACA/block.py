@@ -11,7 +11,7 @@ from .api import solve_endtime
 from .march import Stats
 from .solver_options import SolverOptions, takes_options
 
-_WITHOUT = ("dense", "on_failure", "record")  # a layer returns the state at t1 alone
+_WITHOUT = ("dense", "on_failure", "record", "args")  # a layer returns the state at t1 alone, of any batch
 
 
 class ODEBlock(nn.Module):

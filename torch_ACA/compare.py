@@ -35,7 +35,7 @@ class Comparison:
     failure: str | None = None
 
 
-@takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample"))
+@takes_options(without=("gradient", "dense", "on_failure", "record", "per_sample", "args"))
 def compare_gradients(
     func: Callable, y0: Any, t: Any, loss: Callable[[Any], torch.Tensor], *, gradients: Sequence[str] | None = None,
     reference: Mapping[str, Any] | None = None, show: bool = True, **keywords: Any,

@@ -95,6 +95,8 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     checked_jacobian(asked.jac, asked.jac_structure, method)
     if asked.per_sample:
         check_per_sample(asked, settings)
+    elif asked.args is not None:
+        raise ValueError("args are for per_sample=True: elsewhere let func close over its data")
     return Plan(
         settings,
         memory,

@@ -65,7 +65,7 @@ class SolverOptions:
     """what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB": all states,
     and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the
     first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
-    (less memory, slower)"""
+    (less memory, slower). With per_sample these are states of the whole batch, and no graphs are kept"""
     compile: Any = False
     """for gradient="aca": True, the same as "loop", generates code for the whole adaptive loop, func included, and for
     the loop back over its steps; "step" for a step and its VJP. The first solve with a func, method, shape and dtype
@@ -85,7 +85,10 @@ class SolverOptions:
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
     or [b, m], a row each, where NaN behind a row's last time are outputs that it does not have. For gradient="aca" and
-    adaptive explicit Runge-Kutta methods"""
+    adaptive explicit Runge-Kutta methods, or Rodas5P with a Jacobian for each row"""
+    args: Any = None
+    """with per_sample: tensors [b, ...] with the rows' data. func(t, y, *args), and jac(t, y, *args), are then called
+    without the rows that have come to their ends, which saves time where func is dear"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.

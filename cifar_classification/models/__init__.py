@@ -25,9 +25,14 @@ def set_solver(model, **settings):
 
 
 def solver_stats(model):
-    """What the last call of ``model`` (and of backward) cost: int64 [blocks, 4], the columns as named in STATS."""
-    rows = [[getattr(block.stats, name) or 0 for name in STATS] for block in ode_blocks(model)]
+    """What the last call of ``model`` (and of backward) cost: int64 [blocks, 4], the columns as named in STATS; where
+    images take steps of their own, the most of any image."""
+    rows = [[_most(getattr(block.stats, name)) for name in STATS] for block in ode_blocks(model)]
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(STATS))
+
+
+def _most(count):
+    return int(count.max()) if isinstance(count, torch.Tensor) else count or 0
 
 
 @torch.no_grad()

@@ -85,6 +85,21 @@ def test_stats_count_forward_and_backward_per_block():
     assert solver_stats(ResNet(width=4)).shape == (0, 4)
 
 
+def test_images_take_their_own_steps_where_batch_norm_does_not_tie_them_together():
+    """In evaluation mode: an image has its answer in every batch; counts are those of the image with the most steps."""
+    model = ResNet(width=4, solver={"method": "RK12", "rtol": 1e-3, "atol": 1e-3, "per_sample": True})
+    images, accepted = torch.randn(3, 3, 32, 32), STATS.index("n_accepted")
+    with pytest.raises(ValueError, match="func holds BatchNorm2d"):
+        model.train()(images)
+    model.eval()
+    with torch.no_grad():
+        together, most = model(images), solver_stats(model)[:, accepted]
+        alone = [(model(image[None]), solver_stats(model)[:, accepted]) for image in images]
+    # rounding of other kernels for other batches, in single precision, times what the steps make of it
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), rtol=1e-3, atol=1e-4)
+    assert torch.equal(most, torch.stack([counts for _, counts in alone]).amax(0))
+
+
 def test_scaling_a_field_scales_its_value():
     block = ode_blocks(ResNet(width=4, solver={}))[0]
     z = torch.randn(2, 4, 8, 8)

@@ -215,6 +215,23 @@ def test_aca_has_the_gradient_of_the_graph_of_the_accepted_steps(name, batch):
     torch.testing.assert_close(gradient_of(name, "aca", batch), exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
 
 
+def test_per_sample_a_latent_state_does_not_feel_the_others(batch):
+    """Each of the samples of each trajectory is solved as it is alone, and counted."""
+    model = model_of("latent-ode", "--per-sample")
+    z, times = torch.randn(2, 6, 4), torch.linspace(0, 1, 9)
+    with torch.no_grad():
+        solution = model.integrate(model.field, z, times)
+        some = model.integrate(model.field, z[1:, [4, 2]], times)
+    assert solution.ys.shape == (9, 2, 6, 4) and solution.stats.n_accepted.shape == (12,)
+    torch.testing.assert_close(solution.ys[:, 1:, [4, 2]], some.ys, rtol=1e-5, atol=1e-6)  # in single precision
+    assert torch.equal(solution.stats.n_accepted.reshape(2, 6)[1, [4, 2]], some.stats.n_accepted)
+    tight = ["--rtol", "1e-6", "--atol", "1e-6"]
+    few = replace(batch, targets=batch.targets[:, ::20], target_index=batch.target_index[::20])
+    joint = gradient_of("latent-ode", "aca", few, *tight)
+    own = gradient_of("latent-ode", "aca", few, "--per-sample", *tight)
+    assert float((own - joint).norm() / joint.norm()) < 1e-3
+
+
 @pytest.mark.parametrize("gradient", ["naive", "adjoint", "mali"])
 def test_other_gradient_methods_converge_to_the_same(gradient, batch):
     # in single precision; mali has a solver of second order, whose steps become many

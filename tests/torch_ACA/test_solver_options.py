@@ -14,8 +14,10 @@ TAKING = {  # what each does not take, and the defaults that differ
     solve_endtime: (("dense", "on_failure", "record"), {}),
     solve_event: (("dense", "on_failure", "record"), {}),
     odeint: (("dense", "on_failure", "record"), {"rtol": 1e-7, "atol": 1e-9}),
-    ODEBlock: (("dense", "on_failure", "record"), {"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "max_evals": 50_000}),
-    compare_gradients: (("gradient", "dense", "on_failure", "record", "per_sample"), {}),
+    ODEBlock: (
+        ("dense", "on_failure", "record", "args"), {"method": "RK12", "rtol": 1e-2, "atol": 1e-2, "max_evals": 50_000}
+    ),
+    compare_gradients: (("gradient", "dense", "on_failure", "record", "per_sample", "args"), {}),
 }
 
 
@@ -42,5 +44,5 @@ def test_a_block_has_the_settings_of_a_solve():
     assert block.settings == {
         name: value
         for name, value in (OPTIONS | TAKING[ODEBlock][1] | {"params": [], "max_evals": 7}).items()
-        if name not in ("dense", "on_failure", "record")
+        if name not in TAKING[ODEBlock][0]
     }

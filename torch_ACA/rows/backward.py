@@ -12,15 +12,14 @@ class RowBackwardPass:
     0, whose cotangents are zero.
 
     :param run: the `RowSolve`
-    :param states: what its `release` gave: states at the starts of all packed steps, and the state at the end
+    :param states: what its `release` gave
     :param ys_bar: cotangents of the outputs [m - 1, size]
     """
 
     def __init__(self, run, states, ys_bar):
         self.run, self.problem, self.stepper, self.packed = run, run.problem, run.stepper, run.packed
         self.rows, self.field = run.stepper.rows, run.problem.field
-        self.end = states.pop("end")
-        self.chunks = list(states.values())
+        self.states = run.chain.backwards(states)
         bars = self.rows.rows(ys_bar)
         # an output that is not there has no cotangent, whatever a loss makes of its NaN
         self.bars = bars if bool(run.solved.all()) else torch.where(run.solved[..., None], bars, 0.0)  # [m - 1, b, n]
@@ -34,9 +33,10 @@ class RowBackwardPass:
         """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors."""
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         before, last = self.field.n_evals, packed.counts - 1
-        y_bar, now = torch.zeros_like(self.end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
-        end, end_slope, t, outputs = self.end, None, packed.ends, packed.outputs_in(last)
-        lands_inside = self.problem.row_times.lands_inside
+        end = next(self.states)
+        y_bar, now = torch.zeros_like(end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
+        end_slope, t, outputs = None, packed.ends, packed.outputs_in(last)
+        lands_inside, some_stuck = self.problem.row_times.lands_inside, bool((packed.counts == 0).any())
         for k in range(packed.most):
             exists, at = packed.from_end(k)
             start, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
@@ -45,7 +45,8 @@ class RowBackwardPass:
             if k == 0 or lands_inside:
                 ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
             after_jump, before_jump = packed.jumps(last - k, at, self.problem.row_times.starts_at_jump)
-            y = rows.flat(packed.states.at(self.chunks, at))
+            y = next(self.states)
+            self.field.choice.keep(exists)
             end = torch.where(rows.spread(exists), end, y)
             y_bar = self._landed(y_bar, ends_on)
             slope_bars, end_bar, start_bar = self._inside(outputs)
@@ -68,14 +69,21 @@ class RowBackwardPass:
                 slope_bars[0] = first_bar if slope_bars[0] is None else slope_bars[0] + first_bar
             record, slopes, found = stepper.replay(t, h, t_end, y, after_jump=after_jump, before_jump=before_jump)
             if k % self.compared_every == 0:
+                found = torch.where(rows.spread(exists), found, end)  # a row that waits may be NaN
                 self.run.replay.compare_state(found, self.run.replay.sample(end), y, float(t_end[0]))
+            behind = y_bar
             y_bar, t_bar, h_bar = stepper.vjp(h, record, slopes, y_bar, slope_bars, self.gradients)
+            if some_stuck:  # func may be NaN there, wherever it is evaluated
+                y_bar = torch.where(rows.spread(exists), y_bar, behind)
+                if time_grad:
+                    t_bar, h_bar = (torch.where(exists, bar, 0.0) for bar in (t_bar, h_bar))
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:
                 t_bar, h_bar = self._through_outputs(inside, h, slopes, end_slope, t_bar, h_bar)
                 now = self._through_size(ends_on, now, t_bar, h_bar)
-            end, end_slope = y, slopes[0]
+            end, end_slope = y, slopes[0] if time_grad else None
+            del record, slopes, found  # before states are made again
         self.run.replay.conclude()
         if packed.most:
             self.field.captured.check_reached(self.gradients.totals)

@@ -7,6 +7,7 @@ import torch
 from ..evaluation import GradientSum
 from ..side_effects import modules_of
 from ..vector_field import VectorField
+from .active import Choice
 
 _SHOWN = "per_sample needs a func whose rows do not depend on each other, but row {} of its slope depends on {}. "
 _HINT = "BatchNorm in training, attention over the batch and means over it tie rows together: solve them jointly"
@@ -18,12 +19,13 @@ class RowField(VectorField):
     """A `VectorField` whose times are float64 tensors [b]; func gets them as [b, 1, ..., 1].
 
     :param rows: `RowLayout`
+    :param choice: `Choice` of rows (None: always all)
     :param settings: as of `VectorField`, but for the direction, a tensor [b]
     """
 
-    def __init__(self, func, layout, rows, **settings):
+    def __init__(self, func, layout, rows, choice=None, **settings):
         super().__init__(func, layout, **settings)
-        self.rows = rows
+        self.rows, self.choice = rows, choice or Choice()
 
     def time(self, t, side=0):
         """Times as func gets them.
@@ -45,6 +47,10 @@ class RowField(VectorField):
         k = torch.empty_like(y)
         self(t, y, k, side)
         return k
+
+    def finish(self):
+        super().finish()
+        self.choice.let_go(self.captured.uses)
 
     def _beside(self, time, side):
         far = torch.copysign(torch.full_like(time, math.inf), (side * self.direction).to(time))

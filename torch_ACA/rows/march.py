@@ -34,6 +34,12 @@ class RowStep:
 
 
 def march_rows(problem, stepper):
+    """As `_march_rows`; behind it, func is called with all rows again."""
+    with problem.field.choice.all_behind():
+        yield from _march_rows(problem, stepper)
+
+
+def _march_rows(problem, stepper):
     """Yield a `RowStep` for each try in which rows were accepted, from the first time of every row to its last. Rows
     that fail stop where they are, and are noted in the problem's ``failures``.
 
@@ -43,7 +49,7 @@ def march_rows(problem, stepper):
     field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
     failures, limits, effects = problem.failures, problem.limits, field.side_effects
     t, y, size = times.start, problem.y0.detach(), problem.first_step
-    first = stepper.begin(problem.slope, side_of(times.starts_at_jump, 1.0))
+    first = stepper.begin(t, y, side_of(times.starts_at_jump, 1.0), problem.slope)
     span = (times.end - t).abs().clamp(max=1.0)
     counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
@@ -55,6 +61,7 @@ def march_rows(problem, stepper):
         return running & ~failed
 
     some_run, some_rejected = bool(running.any()), False
+    field.choice.keep(running)
     while some_run:
         stop, given, jump = times.stop(place)
         landing = running & lands(t, stop, size)
@@ -72,6 +79,7 @@ def march_rows(problem, stepper):
                 running = fail(StepSizeUnderflowError, stuck & finite)
                 running = fail(NonFiniteError, stuck & ~finite)
                 some_run, rejected = bool(running.any()), rejected & running
+                field.choice.keep(running)
                 continue
         effects.check_stream()
         stepper.prepare(first, t, y)
@@ -116,6 +124,7 @@ def march_rows(problem, stepper):
             running = running & ~step.finished
         if some_landed or step.finished is not None:
             some_run = bool(running.any())
+            field.choice.keep(running)
     stats = problem.stats
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted.cpu(), n_rejected.cpu(), field.n_evals
     stepper.report(stats)

@@ -27,11 +27,6 @@ def check_per_sample(asked, settings):
             f"{method.name}{hint}"
         )
     given = {
-        "memory": (
-            asked.memory is not None,
-            "one state of each accepted step of each row is kept, and nothing else: rows move at different tries, and "
-            "share no steps whose graphs could be kept or that could be taken again from an earlier state",
-        ),
         f"compile={asked.compile!r}": (
             isinstance(asked.compile, str) and asked.compile != "loop", "the loop over tries is compiled as a whole",
         ),

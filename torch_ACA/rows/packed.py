@@ -1,5 +1,7 @@
 """What is remembered of the forward pass: the accepted steps of all rows and the outputs inside them, packed."""
 
+import math
+
 import torch
 
 _CHUNK = 2**16  # numbers: fewer are one chunk
@@ -8,16 +10,20 @@ _PARTS = 8  # of what there is, the part that may be there twice for a moment
 
 class PackedStates:
     """States [count, n], added piece by piece and held in a few chunks: to make one tensor of all would take their
-    memory twice."""
+    memory twice. More than ``most`` are not held: then there are none (``dropped``)."""
 
-    def __init__(self):
+    def __init__(self, most=math.inf):
         self.chunks, self.starts, self._pieces = [], [], []
         self.count = self._n_loose = 0
+        self.most, self.dropped = most, False
 
     def add(self, states):
         """Add states [c, n]."""
-        self._pieces.append(states)
         self.count += len(states)
+        if self.count > self.most:
+            self.chunks, self.starts, self._pieces, self._n_loose, self.dropped = [], [], [], 0, True
+            return
+        self._pieces.append(states)
         self._n_loose += len(states)
         if self._n_loose * states.shape[1] > max(_CHUNK, self.count * states.shape[1] // _PARTS):
             self.close()
@@ -54,11 +60,14 @@ class PackedSteps:
     number (from 0, the first behind the start), the place of its step and the fraction of the step at which it lies.
 
     After `pack`, ``counts`` [b] are the numbers of steps of the rows, ``most`` the largest, ``ends`` [b] the times at
-    the ends of their last ones.
+    the ends of their last ones; ``cut`` [b] are the rows whose last steps are forgotten; and a row without steps is
+    given the first step of the row ``elsewhere``, which has the most: a place where func can be evaluated.
+
+    :param most: states that are held, at most
     """
 
-    def __init__(self):
-        self.states = PackedStates()
+    def __init__(self, most=math.inf):
+        self.states = PackedStates(most)
         self.steps = {name: [] for name in ("row", "t", "h", "ends_on", "before_jump")}
         self.outputs = {name: [] for name in ("row", "number", "step", "theta")}
 
@@ -78,7 +87,8 @@ class PackedSteps:
             self.outputs[name].append(value)
 
     def pack(self, ends, y_end, failed):
-        """Put the pieces together; returns the states at the ends of the last steps [b, n].
+        """Put the pieces together; returns the states at the ends of the last steps [b, n], which for the rows that are
+        cut are known only where states are held.
 
         :param ends, y_end: times [b] and states [b, n] that the rows have reached
         :param failed: rows of which only the steps up to the last output are needed, list
@@ -90,6 +100,7 @@ class PackedSteps:
         self.outputs = {name: torch.cat(pieces) if pieces else None for name, pieces in self.outputs.items()}
         row = self.steps.pop("row")
         self.counts, self.ends, self.most = torch.zeros_like(ends, dtype=torch.long), ends, 0
+        self.cut, self.elsewhere = torch.zeros_like(ends, dtype=torch.bool), 0
         if row is None:
             return y_end
         self.counts = torch.bincount(row, minlength=len(ends))
@@ -102,21 +113,21 @@ class PackedSteps:
             self.number_in_row = rank[step] - self.first[row[step]]
         for number in failed:
             y_end = self._cut(number, y_end)
-        self.most = int(self.counts.max())
+        self.most, self.elsewhere = (int(x) for x in self.counts.max(0))
+        self.first = torch.where(self.counts > 0, self.first, self.first[self.elsewhere])
         self._last = self.first + self.counts - 1
         return y_end
 
     def of(self, number):
         """Of the steps with a number in each row [b]: which there are, and where they are packed. A row without one is
-        given its first step, or a step of another row: a place where func can be evaluated."""
+        given its first step."""
         exists = (number >= 0) & (number < self.counts)
-        place = self.first + torch.where(exists, number, 0)
-        return exists, self.by_row[place.clamp(max=len(self.by_row) - 1)]
+        return exists, self.by_row[self.first + torch.where(exists, number, 0)]
 
     def from_end(self, k):
         """As `of` for the k-th last steps of all rows."""
         exists = self.counts > k
-        return exists, self.by_row[torch.maximum(self._last - k, self.first).clamp(max=len(self.by_row) - 1)]
+        return exists, self.by_row[torch.maximum(self._last - k, self.first)]
 
     def end_of(self, number):
         """Times [b] at the ends of the steps with a number in each row."""
@@ -130,7 +141,7 @@ class PackedSteps:
         if before is None:
             return None, None
         earlier, place = self.of(number - 1)
-        return torch.where(earlier, before[place], starts_at_jump & (number == 0)), before[at]
+        return torch.where(earlier, before[place], starts_at_jump & (number <= 0)), before[at]
 
     def outputs_in(self, number):
         """Places among the outputs of those in the steps with a number in each row [b]."""
@@ -149,6 +160,8 @@ class PackedSteps:
         if kept < count:
             self.counts[row] = kept
             place = steps[kept : kept + 1]
-            self.ends = self.ends.index_copy(0, place.new_tensor([row]), self.steps["t"][place])
-            y_end = y_end.index_copy(0, place.new_tensor([row]), self.states.at(self.states.chunks, place))
+            row = place.new_tensor([row])
+            self.cut[row], self.ends = True, self.ends.index_copy(0, row, self.steps["t"][place])
+            if not self.states.dropped:
+                y_end = y_end.index_copy(0, row, self.states.at(self.states.chunks, place))
         return y_end

@@ -12,6 +12,7 @@ from ..problem import Problem
 from ..state import StateLayout
 from ..steppers.base import LINEARISE
 from ..transforms import under_transform
+from .active import ActiveRows, Choice, checked_args
 from .controller import RowController
 from .failures import RowFailures
 from .field import RowField
@@ -52,9 +53,14 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     layout = StateLayout(y0)
     plan, rows = checked(asked, layout), RowLayout(layout)
     times, row_times = checked_row_times(t, layout, rows.count, plan.settings.options)
+    jac, choice = asked.jac, Choice()
+    if asked.args is not None:
+        args = checked_args(asked.args, rows.count)
+        func, jac = ActiveRows(func, args), None if jac is None else ActiveRows(jac, args)
+        choice = Choice([func] if jac is None else [func, jac])
     field = RowField(
-        func, layout, rows, direction=row_times.direction, params=plan.params, autocast=autocast,
-        jacobian=RowJacobian(layout, asked.jac),
+        func, layout, rows, choice, direction=row_times.direction, params=plan.params, autocast=autocast,
+        jacobian=RowJacobian(layout, jac),
     )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
@@ -73,6 +79,8 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             by_time = differentiable and times.requires_grad
             method = plan.settings.method if linearises else None
             _check_func(field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method)
+        with field.side_effects.replay():
+            choice.check(field, row_times.start, start, slope)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":
             raise failures.error()
@@ -84,7 +92,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, compile_options=plan.compile_options, limits=plan.limits,
+        slope, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
         return_on_failure=asked.on_failure == "return", row_times=row_times, failures=failures,
     )  # fmt: skip
     if linearises and problem.differentiable:

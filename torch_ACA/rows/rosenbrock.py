@@ -54,14 +54,14 @@ class RowRosenbrock(RowStepper):
     def report(self, stats):
         stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
 
-    def begin(self, slope, side):
-        # func was evaluated here before, but the derivative is needed too
-        return _Start(None, None, moved=torch.ones(self.rows.count, dtype=torch.bool, device=slope.device), side=side)
+    def begin(self, t, y, side, slope=None):
+        # the slope alone is of no use, for the derivative is needed too
+        return _Start(None, None, moved=torch.ones(self.rows.count, dtype=torch.bool, device=y.device), side=side)
 
     def prepare(self, first, t, y):
         if first.moved is None:
             return
-        # func has had the effects of its first evaluation
+        # where steps begin anew, func was evaluated before and has had its effects
         known = self.field.side_effects.replay() if first.slope is None else contextlib.nullcontext()
         with known:
             found = self._linearised(t, y, first.side, with_graphs=False)

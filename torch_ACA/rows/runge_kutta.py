@@ -19,8 +19,8 @@ class RowRungeKutta(RowStepper):
         self._c, self._a, self._b = tableau.floats
         self._b_error = tuple(map(float, tableau.b_error))
 
-    def begin(self, slope, side):
-        return slope
+    def begin(self, t, y, side, slope=None):
+        return self.field.slope(t, y, side) if slope is None else slope
 
     def step(self, t, h, t_end, y, first, *, before_jump=None):
         return self._step(t, h, t_end, y, first, self.field.slope, before_jump)

@@ -1,8 +1,8 @@
 """``gradient="aca"`` by rows: what is remembered of the forward pass, and the accepted steps as a graph.
 
 Of rejected tries nothing is kept, and of accepted ones one state for each row that moved, packed: sum_r N_r states of n
-numbers. The k-th last steps of all rows that have one are walked back together (`backward`): evaluations and VJPs of
-func in the backward pass are stages * max_r N_r.
+numbers; where a budget has no room for them, some are made again (`chain`). The k-th last steps of all rows that have
+one are walked back together (`backward`): evaluations and VJPs of func in the backward pass are stages * max_r N_r.
 """
 
 import math
@@ -12,7 +12,9 @@ import torch
 from ..errors import SecondDerivativeError
 from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
+from ..gradients.storage import Storage
 from .backward import RowBackwardPass
+from .chain import RowChain
 from .march import march_rows
 from .packed import PackedSteps
 from .stepper import side_of
@@ -31,9 +33,12 @@ class RowSolve:
     """One solve by rows with all that its backward pass needs, but for the tensors that autograd looks after."""
 
     def __init__(self, problem):
-        self.problem, self.storage, self.packed = problem, self, PackedSteps()
+        self.problem, self.storage, y0 = problem, self, problem.y0
         self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
+        budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
+        self.packed = PackedSteps(budget.max_states * self.stepper.rows.count)
+        self.chain = RowChain(problem, self.stepper, self.packed, budget)
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
         self._states = None
@@ -69,6 +74,8 @@ class RowSolve:
         rows = self.stepper.rows
         end = self.packed.pack(t, rows.rows(y), failed)
         self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
+        if self.packed.states.dropped:
+            self._states["start"] = self.problem.y0.detach()
 
     def release(self):
         """The tensors that autograd is to look after, by name; they are forgotten here."""
@@ -77,7 +84,7 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        with self.problem.backward_pass():
+        with self.problem.backward_pass(), self.problem.field.choice.all_behind():
             return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
@@ -88,9 +95,8 @@ class RowSolve:
         t, y, first = columns[:, 0], y0, None
         stuck = packed.counts == 0
         if packed.most and bool(stuck.any()):  # elsewhere: func may be infinite at their starts
-            elsewhere = int(packed.counts.argmax())
-            there = rows.rows(y0.detach())[elsewhere].expand(rows.count, -1)
-            t = torch.where(stuck, t[elsewhere].detach(), t)
+            there = rows.rows(y0.detach())[packed.elsewhere].expand(rows.count, -1)
+            t = torch.where(stuck, t[packed.elsewhere].detach(), t)
             y = torch.where(rows.spread(stuck), rows.flat(there), y0)
         for i in range(packed.most):
             number = torch.full_like(packed.counts, i)

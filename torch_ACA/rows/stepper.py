@@ -26,11 +26,11 @@ class RowStepper:
     def __init__(self, tableau, field, *, time_grad=False):
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
 
-    def begin(self, slope, side):
-        """What the first step begins with.
+    def begin(self, t, y, side, slope=None):
+        """What a step begins with whose start is not the end of the step before.
 
-        :param slope: func at the start
         :param side: as for `RowField.time`
+        :param slope: func there, where it is known; its effects have been had
         """
         raise NotImplementedError
 
