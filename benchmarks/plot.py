@@ -35,6 +35,7 @@ COLOURS = {
     "torchode": "#AA4499",
     "diffrax, jitted": "#444444",
     "Rodas5P": METHOD_COLOURS["aca"],
+    "Rodas5P, compile": METHOD_COLOURS["adjoint"],
     "auto": METHOD_COLOURS["direct"],
     "Dopri5": "#88CCEE",
     "diffrax Kvaerno5, jitted": "#444444",

@@ -222,6 +222,7 @@ SOLVERS = {
     "torchode": _peer("torchode", torchode, _torchode),
     "diffrax, jitted": _diffrax(),
     "Rodas5P": _stiff(_ours()),
+    "Rodas5P, compile": _stiff(_ours(compile=True)),
     "auto": _stiff(_ours(method="auto")),
     "Dopri5": _stiff(_ours(method="Dopri5", jac_structure="dense", max_evals=MAX_EVALS // 2)),
     "diffrax Kvaerno5, jitted": _stiff(_diffrax()),

@@ -14,11 +14,10 @@ from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .hidden_time import hides_time, moved
+from .hidden_time import hides_time, moved, warn_of_hidden_time
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
-from .notices import warn_caller
 from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
@@ -169,7 +168,7 @@ def problem_of(
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 
         plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
-        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
+        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain, by_rows=by_rows)
     found = None if started is None else code.reach()
     direction = 1 if ts[-1] > ts[0] else -1
     field = VectorField(
@@ -205,10 +204,7 @@ def problem_of(
         with torch.no_grad():
             hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
         if hidden and linearises:
-            warn_caller(
-                f"func changes with its time, and autograd does not know (it detaches the time, or takes it as a "
-                f"number): {settings.method.name} needs that derivative, and takes very small steps without it"
-            )
+            warn_of_hidden_time(settings.method)
         if hidden and times.requires_grad and differentiable:
             times = times.detach()
             with field.side_effects.replay(), field.without_cut():

@@ -1,11 +1,17 @@
 """Autocast is for func alone: the solver's own sums keep their precision."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .vector_field import VectorField
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
@@ -22,3 +28,10 @@ def ambient_autocast(device_type: str) -> Callable[[], torch.autocast] | None:
     return functools.partial(
         torch.autocast, device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False
     )
+
+
+def coarsest_rounding(field: VectorField) -> float:
+    """Relative rounding of the coarsest arithmetic that func is known to be in."""
+    kinds = [leaf.dtype for leaf in field.layout.leaves]
+    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
+    return max(torch.finfo(kind).eps for kind in kinds)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .graph import leaves_behind
+from .notices import warn_caller
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
+    from .steppers.base import Method
     from .vector_field import VectorField
 
 _PROBES = (0.31, 0.83)  # of the way through the interval
@@ -56,6 +58,14 @@ def hides_time(
             if not differ(slope, there) or not differ(there, slope_at(t + eps ** (1 / 3) * span)):
                 return False
     return True
+
+
+def warn_of_hidden_time(method: Method) -> None:
+    """Warn that a method that differentiates func misses its derivative by time."""
+    warn_caller(
+        f"func changes with its time, and autograd does not know (it detaches the time, or takes it as a number): "
+        f"{method.name} needs that derivative, and takes very small steps without it"
+    )
 
 
 def moved(field: VectorField, y: Tensor, time: Tensor, sign: int = 1, side: int = 0) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .autocast import coarsest_rounding
 from .errors import JacobianError, SecondDerivativeError
 from .kept_func import KeptFunc
 from .rows.layout import RowLayout
@@ -62,6 +63,8 @@ class Jacobian:
     :raises ValueError: a state that does not go with it
     """
 
+    asked = "jac_structure='rows'"
+
     def __init__(self, layout: StateLayout, function: Callable | None = None, *, by_rows: bool = False) -> None:
         if function is not None and not layout.is_a_tensor:
             raise ValueError("jac needs a state that is one real tensor, not nested, not of half precision")
@@ -90,12 +93,20 @@ class Jacobian:
         if self.is_users and not create_graph:
             found = Derivative(self._by_user(at), at.of_time())
         else:
-            products = at.products(self.units(at.leaf), create_graph=create_graph)
-            of_time = at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
-            found = Derivative(self.matrices(products[:, :-1]), of_time)
+            found = self.from_func(at, create_graph=create_graph)
         with torch.no_grad():
-            self.check(at.products, at.leaf, at.time, found)
+            self.check(at.products, at.leaf, at.time, found, coarsest_rounding(at.field))
         return found
+
+    def from_func(self, at: Linearisation, *, create_graph: bool = False) -> Derivative:
+        """As `of`, but what the user says is not looked at, nor checked."""
+        products = at.products(self.units(at.leaf), create_graph=create_graph)
+        of_time = self.of_time(at, products, create_graph=create_graph)
+        return Derivative(self.matrices(products[:, : at.leaf.numel()]), of_time)
+
+    def of_time(self, at: Linearisation, products: torch.Tensor, *, create_graph: bool) -> torch.Tensor:
+        """df/dt [n], which the products with `units` may tell."""
+        return at.of_time(create_graph=create_graph) if self.by_rows else products[:, -1]
 
     def units(self, like: torch.Tensor) -> torch.Tensor:
         """Unit vectors, the same in every row: [m, n]."""
@@ -106,6 +117,21 @@ class Jacobian:
         """df/dy from its products [m, n] with `units`."""
         return self.blocks.rows(products).transpose(0, 1) if self.by_rows else products
 
+    def state_products(self, cotangents: torch.Tensor, of_state: torch.Tensor) -> torch.Tensor:
+        """Products of cotangents [k, n] with df/dy: [k, n]."""
+        return self.blocks.flat((self.blocks.rows(cotangents)[..., None, :] @ of_state).squeeze(-2))
+
+    def time_products(self, cotangents: torch.Tensor, of_time: torch.Tensor) -> torch.Tensor:
+        """Products of cotangents [k, n] with df/dt, as those of func: [k, 1]."""
+        return (cotangents @ of_time)[:, None]
+
+    def wrong_times(self, wrong: torch.Tensor, where: str) -> Exception:
+        """The error of products with df/dt that are not those of func.
+
+        :param wrong: of which of the times, flags
+        """
+        return SecondDerivativeError(NO_TIME_DERIVATIVE)
+
     def cotangents(self, lambdas: torch.Tensor, slopes: torch.Tensor, weights: torch.Tensor) -> Derivative:
         """The `Derivative` with which sum_i lambda_i (J k_i + d_i f_t) is a scalar product.
 
@@ -115,11 +141,15 @@ class Jacobian:
         left, right = (self.blocks.rows(x) for x in (lambdas, slopes))
         return Derivative(left.movedim(0, -1) @ right.movedim(0, -2), weights @ lambdas)
 
-    def check(self, products: Callable, y: torch.Tensor, t: torch.Tensor, found: Derivative) -> None:
+    def check(
+        self, products: Callable, y: torch.Tensor, t: torch.Tensor, found: Derivative, eps: float
+    ) -> None:  # fmt: skip
         """Compare with VJPs of func, the first time and then ever more rarely; what is infinite or NaN there is left
         to the solver.
 
-        :param products: cotangents [k, n] -> their products with df/dy and, last, df/dt at t, y: [k, n + 1]
+        :param products: cotangents [k, n] -> their products with df/dy and, last, df/dt at t, y: [k, n + 1], where each
+            row has its time [k, n + b]
+        :param eps: rounding of func's arithmetic, relative
         :raises JacobianError: the user's function is not its Jacobian, or func does not act row by row
         """
         self._n_found += 1
@@ -128,22 +158,24 @@ class Jacobian:
         found = Derivative(*(part.detach() for part in found))
         cotangents, inside = self._probes(y)
         expected, (made, sizes) = products(cotangents).detach(), (
-            torch.cat([self.blocks.flat((self.blocks.rows(c)[..., None, :] @ m).squeeze(-2)), (c @ f_t)[:, None]], 1)
+            torch.cat([self.state_products(c, m), self.time_products(c, f_t)], 1)
             for c, m, f_t in ((cotangents, *found), (cotangents.abs(), *map(torch.abs, found)))
         )  # fmt: skip
-        eps = torch.finfo(y.dtype).eps
         largest = torch.maximum(expected, made).nan_to_num(0.0, 0.0, 0.0).abs().max()
-        excess = (expected - made).abs() - eps**0.5 * sizes - 1e3 * eps * largest
+        excess = (expected - made).abs() - eps**0.5 * sizes - min(1e3 * eps, eps**0.5) * largest
         excess = torch.where(expected.isfinite(), excess, torch.zeros_like(excess))
         if bool(excess.max() <= 0):
             return
-        wrong, where = ~(excess <= 0), f"at t = {float(t.detach()):.6g}"
-        outside = wrong[:, :-1] & ~inside
+        wrong, where = ~(excess <= 0), f"at t = {float(t.detach().reshape(-1)[0]):.6g}"
+        of_state, of_time = wrong.split([y.numel(), t.numel()], 1)
+        outside = of_state & ~inside
         if bool(outside.any()):
-            raise JacobianError(f"jac_structure='rows', but {where} func couples rows: {_first(outside)}")
-        if self.is_users and bool(wrong[:, :-1].any()):
-            raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {where}: {_first(wrong[:, :-1])}")
-        raise SecondDerivativeError(NO_TIME_DERIVATIVE)
+            raise JacobianError(f"{self.asked}, but {where} func couples rows: {_first(outside)}")
+        if self.is_users and bool(of_state.any()):
+            raise JacobianError(f"jac(t, y) is not df/dy as autograd finds it, {where}: {_first(of_state)}")
+        if bool(of_time.any()):
+            raise self.wrong_times(of_time.any(0), where)
+        raise JacobianError(f"df/dy, {where}, is not what VJPs of func say, {_first(of_state)}: is func deterministic?")
 
     def _probes(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cotangents [k, n], and which entries a func that acts row by row pulls them back to.

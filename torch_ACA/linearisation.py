@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .autocast import coarsest_rounding
 from .errors import SecondDerivativeError
 from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
@@ -30,13 +31,14 @@ AT_ONCE = 2**28  # bytes that the VJPs which are computed at once may take
 class Linearisation:
     """f(t, y) with its graph.
 
-    :param field: `vector_field.VectorField`
+    :param field: `vector_field.VectorField`, or what stands for its ``jacobian``, ``vectorises`` and
+        ``evaluation_bytes``
     :param value: f [n]
     :param leaf: the state [n] that the graph ends in
-    :param time: and the time, 0-d
+    :param time: and the time, 0-d, or one for each of b rows
     """
 
-    def __init__(self, field: VectorField, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
+    def __init__(self, field: Any, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
         self.field, self.value, self.leaf, self.time = field, value, leaf, time
 
     @property
@@ -53,7 +55,8 @@ class Linearisation:
         return self.field.jacobian.of(self, create_graph=create_graph)
 
     def products(self, cotangents: torch.Tensor, *, create_graph: bool = False) -> torch.Tensor:
-        """Rows w^T D of cotangents [m, n]: [m, n + 1]; create_graph: differentiable in what f depends on."""
+        """Rows w^T D of cotangents [m, n]: [m, n + 1], of b times [m, n + b]; create_graph: differentiable in what f
+        depends on."""
         return _pulled_back(self.field, self.value, self.leaf, self.time, cotangents, create_graph)
 
     def of_time(self, *, create_graph: bool = False) -> torch.Tensor:
@@ -69,7 +72,7 @@ class Linearisation:
                 (product,) = torch.autograd.grad(self.value, self.time, w, create_graph=True, allow_unused=True)
                 if product is None:
                     return torch.zeros_like(w)
-                (found,) = torch.autograd.grad(product, w, retain_graph=True, create_graph=create_graph)
+                (found,) = torch.autograd.grad(product.sum(), w, retain_graph=True, create_graph=create_graph)
             except RuntimeError as failure:
                 raise SecondDerivativeError(NO_TIME_DERIVATIVE) from failure
         return found
@@ -81,7 +84,7 @@ class Linearisation:
         """Pull cotangents of the value [n] and of outputs that were made with create_graph back; the graph is used up.
 
         :param gradients: `vector_field.GradientSum`
-        :returns: cotangents of the state [n] and of the time (0-d), None for zero
+        :returns: cotangents of the state [n] and of the time (shaped like it), None for zero
         """
         captured = self.field.captured
         pairs = [(o, bar) for o, bar in zip((self.value, *outputs), (value_bar, *bars)) if o.requires_grad]
@@ -101,7 +104,7 @@ def traced_linearisation(
 ) -> tuple[torch.Tensor, Derivative]:
     """f(t, y) [n] and D for t and y with or without a history, differentiable in everything.
 
-    :param t: 0-d tensor
+    :param t: 0-d tensor, or [b] of a `RowField`
     :param side: as for `VectorField.time`
     """
     if under_transform():  # a graph of autograd's own is not seen there
@@ -134,7 +137,7 @@ def _linearisation_under_transform(
 
     matrices = jacobian.matrices(products(jacobian.units(y))[:, :-1])
     found = Derivative(matrices, torch.func.grad(lambda w: pull(w)[1])(torch.ones_like(value)))
-    jacobian.check(products, y, t, found)
+    jacobian.check(products, y, t, found, coarsest_rounding(field))
     return value, found
 
 
@@ -165,9 +168,7 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
             raise SecondDerivativeError(_NO_SECOND.format(failure)) from failure
     u, w = u.detach(), w.detach()
     difference = abs((0.0 if found is None else float(found @ w)) - float(u @ v))
-    kinds = [leaf.dtype for leaf in field.layout.leaves]
-    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
-    eps = max(torch.finfo(kind).eps for kind in kinds)
+    eps = coarsest_rounding(field)
     # entries of J may have cancelled, to some digits or to nothing but rounding
     of_u, of_nothing = eps ** (1 / 3) * (u * v).abs().sum(), 1e3 * eps * at.value.detach().abs().sum().clamp(min=1.0)
     if difference > float(of_u + of_nothing):
@@ -189,10 +190,11 @@ def _pulled_back(
     cotangents: torch.Tensor,
     create_graph: bool,
 ) -> torch.Tensor:
-    """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1]."""
+    """VJPs of value with each of the cotangents [m, n]: those of y and, last, of the time [m, n + 1], or of b
+    times [m, n + b]."""
     m, n = cotangents.shape
     if not value.requires_grad or n == 0:
-        return cotangents.new_zeros(m, n + 1)
+        return cotangents.new_zeros(m, n + time.numel())
 
     def grad(cotangent: torch.Tensor, batched: bool) -> torch.Tensor:
         of_y, of_time = torch.autograd.grad(
@@ -200,8 +202,9 @@ def _pulled_back(
             is_grads_batched=batched,
         )  # fmt: skip
         of_y = torch.zeros_like(cotangent) if of_y is None else of_y
-        of_time = cotangent.new_zeros(cotangent.shape[:-1]) if of_time is None else of_time.to(cotangent)
-        return torch.cat([of_y, of_time[..., None]], -1)
+        shape = (*cotangent.shape[:-1], time.numel())
+        of_time = cotangent.new_zeros(shape) if of_time is None else of_time.to(cotangent).reshape(shape)
+        return torch.cat([of_y, of_time], -1)
 
     if field.vectorises and m > 1:
         measured = field.evaluation_bytes if field.evaluation_bytes < math.inf else 0

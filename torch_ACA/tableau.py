@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .interpolants import Polynomials
-from .steppers.base import COMPILE, JUMPS, PLAIN, REPLAY, TRACE
+from .rows.runge_kutta import RowRungeKutta
+from .steppers.base import COMPILE, JUMPS, PLAIN, REPLAY, ROWS, TRACE
 from .steppers.runge_kutta import RungeKutta
 
 if TYPE_CHECKING:
@@ -90,11 +91,17 @@ class Tableau:
 
     @property
     def abilities(self) -> frozenset[str]:
-        return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE})
+        return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE}) | ({ROWS} if self.adaptive else frozenset())
 
     def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> RungeKutta:
         """As `steppers.base.Method.stepper`."""
         return RungeKutta(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+
+    row_steps = RowRungeKutta
+
+    def row_stepper(self, field: Any, *, time_grad: bool = False) -> RowRungeKutta:
+        """As `steppers.base.Method` says."""
+        return self.row_steps(self, field, time_grad=time_grad)
 
     def compiled_stepper(
         self, vector_field: VectorField, *, with_slopes: bool, options: dict[str, Any], time_grad: bool = False

@@ -292,7 +292,7 @@ def test_too_many_evaluations_say_what_helps():
         ({"options": {"interp": "linear"}}, "auto has its own dense output"),
         ({"options": {"step_size": 0.1}}, "takes none of a given size"),
         ({"options": {"grid": [0.0, 1.0]}}, "takes none of a given size"),
-        ({"per_sample": True}, "per_sample needs an explicit Runge-Kutta method"),
+        ({"per_sample": True}, "adaptive steps, got auto: take its stiff one, Rodas5P"),
     ],
 )
 def test_what_it_does_not_go_with(keywords, message):

@@ -55,7 +55,7 @@ def assert_close(found, expected, tolerance=ROUNDING):
     assert float((found - expected).detach().abs().max()) <= tolerance * scale
 
 
-@pytest.mark.parametrize("method", EXPLICIT)
+@pytest.mark.parametrize("method", [*EXPLICIT, "Rodas5P"])
 def test_a_row_does_not_feel_its_batch_mates(method):
     """To the last bit: func's arithmetic is the same for an entry wherever it stands."""
     mu, y0, t = batch()
@@ -228,7 +228,7 @@ def test_normalisation_within_a_row_is_no_mixing():
         {"gradient": "naive"},
         {"gradient": "adjoint"},
         {"gradient": "mali"},
-        {"method": "Rodas5P"},
+        {"method": "auto"},
         {"method": "rk4", "h": 0.1},
         {"memory": 5},
         {"compile": True},

@@ -76,6 +76,8 @@ LANDING = [
         ("Dopri5", LANDING[4], 1),
         ("HeunEuler", LANDING[2], -1),
         *(pytest.param(*case, marks=pytest.mark.slow)
+          for case in itertools.product(["Rodas5P"], LANDING[:4], [1, -1])),
+        *(pytest.param(*case, marks=pytest.mark.slow)
           for case in itertools.product(["Dopri5", "HeunEuler", "fehlberg2", "RK23"], LANDING, [1, -1])),
     ],
     ids=str,
@@ -83,19 +85,20 @@ LANDING = [
 def test_rows_land_where_they_are_told(method, options, direction):
     options = {name: [direction * x for x in value] if isinstance(value, list) else value
                for name, value in options.items()}  # fmt: skip
-    settings = SETTINGS if method == "Dopri5" else {"rtol": 1e-3, "atol": 1e-3}  # others take many steps
+    settings = SETTINGS if method in ("Dopri5", "Rodas5P") else {"rtol": 1e-3, "atol": 1e-3}  # others take many steps
     jump = 0.6 * direction if "jump_t" in options else None
     assert_rows_are_as_alone(jump, direction, method=method, options=options, **settings)
 
 
 @pytest.mark.slow
-def test_rows_start_at_a_jump_and_end_on_one():
+@pytest.mark.parametrize("method", ["Dopri5", "Rodas5P"])
+def test_rows_start_at_a_jump_and_end_on_one(method):
     def from_jump(t):
         t[0, 0], t[1, -1], t[2, 2] = 0.6, 0.6, 0.6  # at the start, at the end, and at an output
         return t.sort(1)[0]
 
-    assert_rows_are_as_alone(0.6, t=from_jump, options={"jump_t": [0.6]})
-    assert_rows_are_as_alone(0.6, t=from_jump, options={"jump_t": [0.6], "land_on_t": True})
+    for options in ({"jump_t": [0.6]}, {"jump_t": [0.6], "land_on_t": True}):
+        assert_rows_are_as_alone(0.6, t=from_jump, method=method, options=options)
 
 
 def test_a_jump_is_met_from_both_sides():

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..notices import warn_caller
 from ..reach import Reach
+from ..rosenbrock_tableaus import RosenbrockTableau
 from ..state import StateLayout
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
-from .steps import Steps
+from .rosenbrock_steps import RosenbrockSteps
+from .steps import RungeKuttaSteps
 
 SMALL = 64  # numbers in a tensor that are not worth vector instructions
 MOST = 16  # kinds of states and options that code is kept for, by func: those used last
@@ -59,7 +61,7 @@ class _Compiler:
 
     def __init__(self, func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> None:
         self.name = getattr(func, "__name__", type(func).__name__)
-        self.options, self.usable = options, True
+        self.layout, self.options, self.usable = layout, options, True
         self.tracer = Tracer(layout, autocast)
         self.stopwatch = Stopwatch(self.name)
         self.against_loops, self._told = None, set()
@@ -84,6 +86,8 @@ class Code:
     them; ``controller``: of the solve; ``watched``: func may change from step to step.
     """
 
+    by_rows = False  # func is said to act row by row
+
     def __init__(self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool) -> None:
         self.compiler, self.graph = compiler, graph
         self.controller, self.watched = controller, watched
@@ -105,7 +109,10 @@ class Code:
 
     def steps(self, tableau: Any) -> Any:
         """The `Steps` of a tableau."""
-        return self._kept(tableau, lambda: Steps(self.graph, tableau))
+        if not isinstance(tableau, RosenbrockTableau):
+            return self._kept(tableau, lambda: RungeKuttaSteps(self.graph, tableau))
+        layout, by_rows = self.compiler.layout, self.by_rows
+        return self._kept((tableau, by_rows), lambda: RosenbrockSteps(self.graph, tableau, layout, by_rows=by_rows))
 
     def function(
         self, key: Any, function: Callable, inputs: Any, *, options: dict[str, Any] = None, cuda_graphs: bool = False
@@ -142,7 +149,8 @@ class Code:
         def start(times: Tensor, settings: Tensor, y: Tensor, *others: Sequence[Tensor]) -> Any:
             return steps.start(times, settings, y, others)
 
-        slope, size = self.function(("start", tableau), start, lambda: given)([*given, *self.others])
+        call = self.function(("start", tableau, len(controller_settings)), start, lambda: given)
+        slope, size = call([*given, *self.others])
         return slope, size.item()
 
     def zeros(self) -> list[Tensor]:

@@ -12,7 +12,7 @@ from ..gradients.storage import STATES_ONLY
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, check_limits, next_step
 from ..problem import Problem, explain
-from ..steppers.base import Carry, Stepper
+from ..steppers.base import LINEARISE, Carry, Stepper
 from . import choice
 from .chunks import Chunk, LoopStorage
 from .func_graph import NotCompilable
@@ -28,11 +28,17 @@ def loop_solve(problem: Problem) -> Any:
         run = LoopSolve(problem)
         try:
             y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+            if problem.field.jacobian.is_given:  # generated code does not check what was said of it
+                problem.field.linearise(problem.ts[0], y, 0).derivative()
             run.loops.prepare(choice.settings_of(problem.controller), problem.ts[0], y, slope)
             return run
         except NotCompilable as failure:
             reason = compiler.against_loops = str(failure)
-    compiler.warn_of_steps(reason)
+    if LINEARISE not in problem.method.abilities:
+        compiler.warn_of_steps(reason)
+    else:
+        compiler.warn(f"compile=True: for {compiler.name} {problem.method.name} runs as it is ({reason})")
+        problem.compile_options = problem.field.code = None
     return None
 
 
@@ -46,9 +52,11 @@ def reason_against(problem: Problem) -> str | None:
     if not isinstance(controller, Controller):
         return "the steps are fixed"
     if not choice.is_plain(controller):
-        return "the error norm, or a tolerance, is not the default one for all of the state"
+        return "the error norm is not the default one"
     if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
         return "func jumps"
+    if problem.field.jacobian.is_users:
+        return "jac was given"
     if code.graph.changed:
         return "func changes tensors, as batch normalisation does"
     if problem.memory.states < float("inf") or 0 < problem.memory.n_bytes < float("inf"):
@@ -95,6 +103,9 @@ class LoopSolve(DiscreteSolve):
                     stats.n_accepted += n
                     stats.n_rejected += n_tries - n
                     func.n_evals += n_tries * loops.evaluations
+                    if LINEARISE in problem.method.abilities:
+                        stats.n_jacobians += n_tries
+                        stats.n_factorizations += n_tries
                     if t != stop.t and n < loops.capacity:
                         self._fail(now, stop.t, span)
                     chunk = Chunk(n, buffers[0], stop if t == stop.t else None)

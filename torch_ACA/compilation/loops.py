@@ -69,8 +69,8 @@ class Loops:
         self.own, self.rows = self.steps.own, tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
         self.capacity = max(FEWEST, min(MOST, BYTES // per_step))
-        self.evaluations = tableau.stages - 1 if tableau.fsal else tableau.stages  # of func in a try
-        self._key = (tableau, with_slopes, time_grad)
+        self.evaluations = self.steps.evaluations  # of func in a try
+        self._key = (tableau, code.by_rows, with_slopes, time_grad)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
@@ -84,7 +84,7 @@ class Loops:
 
         :raises NotCompilable: there can be none
         """
-        if ("forward", *self._key) not in self.code.graph.functions:
+        if ("forward", len(settings), *self._key) not in self.code.graph.functions:
             self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
 
     @staticmethod
@@ -105,7 +105,8 @@ class Loops:
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
-        return self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
+        key = ("forward", len(given[4]), *self._key)
+        return self.code.function(key, self._forward, lambda: given, options=OPTIONS)
 
     def forward(
         self,
@@ -159,9 +160,7 @@ class Loops:
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
         controller = choice.controller_of(settings, self.tableau.error_order)
         landing, h, end = choice.next_step(now.t, stop, now.size)
-        y1, slopes, error = self.steps.step((now.t, h, end), y, slope, others)
-        if not self.tableau.fsal:
-            slopes.append(self.steps.graph(end, y1, others))
+        y1, slopes, error, next_slope = self.steps.trial((now.t, h, end), y, slope, others)
         ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
         found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         place, accepted = now.n_steps.long().reshape(1), found.accepted
@@ -179,7 +178,7 @@ class Loops:
             found.proposed,
             found.previous,
         )
-        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, slopes[-1], slope)
+        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, next_slope, slope)
 
     def backward(
         self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any

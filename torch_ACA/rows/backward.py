@@ -66,12 +66,10 @@ class RowBackwardPass:
                 if after_jump is not None:
                     first_bar = torch.where(rows.spread(after_jump), 0.0, first_bar)
                 slope_bars[0] = first_bar if slope_bars[0] is None else slope_bars[0] + first_bar
-            evaluations, slopes, found = stepper.replay(
-                t, h, t_end, y, after_jump=after_jump, before_jump=before_jump
-            )
+            record, slopes, found = stepper.replay(t, h, t_end, y, after_jump=after_jump, before_jump=before_jump)
             if k % self.compared_every == 0:
                 self.run.replay.compare_state(found, self.run.replay.sample(end), y, float(t_end[0]))
-            y_bar, t_bar, h_bar = stepper.vjp(h, evaluations, slopes, y_bar, slope_bars, self.gradients)
+            y_bar, t_bar, h_bar = stepper.vjp(h, record, slopes, y_bar, slope_bars, self.gradients)
             if start_bar is not None:
                 y_bar = y_bar + start_bar
             if time_grad:

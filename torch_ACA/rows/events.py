@@ -17,7 +17,6 @@ from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
 from .march import march_rows
 from .solve import aca_of_rows
-from .stepper import RowStepper
 from .times import checked_row_times
 
 
@@ -96,8 +95,8 @@ class _Crossings:
 def _search(problem, event):
     """The first crossing of each row."""
     field, rows, start = problem.field, problem.field.rows, problem.row_times.start
-    problem = replace(problem, stats=Stats(), failures=RowFailures(start))
-    stepper = RowStepper(problem.method, field)
+    problem = replace(problem, stats=Stats(), failures=RowFailures(start, problem.method))
+    stepper = problem.method.row_stepper(field)
 
     def values_at(t, flat):
         values = event(t, flat)

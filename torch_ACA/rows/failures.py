@@ -4,7 +4,6 @@ import torch
 
 from ..errors import SolverError
 from ..problem import explain
-from ..steppers.runge_kutta import RungeKutta
 
 
 class RowFailures:
@@ -13,11 +12,13 @@ class RowFailures:
     ``failed``: [b], bool. ``errors``: a `SolverError` for each row that has, None for the others.
 
     :param like: tensor [b], on the device where ``failed`` is to be
+    :param method: of the solve
     """
 
-    def __init__(self, like):
+    def __init__(self, like, method):
         self.failed = torch.zeros_like(like, dtype=torch.bool)
         self.errors = [None] * len(like)
+        self._stepper = method.row_steps
         self._reasons = {}  # kinds of errors and their texts, each with its rows
 
     def __bool__(self):
@@ -34,7 +35,7 @@ class RowFailures:
         what = what or kind.what
         for row in failed.nonzero()[:, 0].tolist():
             error = kind(float(t[row]), float(h[row]), int(n_accepted[row]), n_evals, what=f"row {row}: {what}")
-            explain(error, RungeKutta)
+            explain(error, self._stepper)
             self.errors[row] = error
             self._reasons.setdefault((kind, what), []).append(row)
 
@@ -50,7 +51,7 @@ class RowFailures:
             texts.append(f"row {row}")
         what, n_evals = "; ".join(texts), max(error.n_f_evals for error in self.errors if error is not None)
         error = type(first)(first.t, first.h, first.n_steps, n_evals, what=what)
-        explain(error, RungeKutta)
+        explain(error, self._stepper)
         return error
 
 

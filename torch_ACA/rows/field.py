@@ -61,7 +61,7 @@ class RowField(VectorField):
         :raises ValueError: func mixes rows
         """
         rows = self.rows
-        if rows.count == 1:
+        if rows.count == 1 or not rows.width:
             return
         row = rows.count // 2
         cotangent = torch.zeros(rows.count, rows.width, dtype=self.layout.dtype, device=self.layout.device)

@@ -13,13 +13,14 @@ _EPS = 2.0**-52
 
 @dataclass(slots=True)
 class RowStep:
-    """A try in which rows were ``accepted``; the others stay where they are. States and slopes are [size], the others
-    [b]. ``ends_on``: the number of the time given on which a step ends, 0 for another stop, -1 for none (None: no step
-    ends on any); ``before_jump``: func jumps at its end (None: nowhere). ``finished`` may be set to rows that are to go
-    no farther.
+    """A try in which rows were ``accepted``; the others stay where they are. States, slopes and ``moved``, what of the
+    state is theirs, are [size], the others [b]. ``ends_on``: the number of the time given on which a step ends, 0 for
+    another stop, -1 for none (None: no step ends on any); ``before_jump``: func jumps at its end (None: nowhere), and
+    ``jumped``: and the step was accepted (None: none). ``finished`` may be set to rows that are to go no farther.
     """
 
     accepted: torch.Tensor
+    moved: torch.Tensor
     t: torch.Tensor
     h: torch.Tensor
     t_end: torch.Tensor
@@ -28,6 +29,7 @@ class RowStep:
     slopes: list
     ends_on: torch.Tensor | None
     before_jump: torch.Tensor | None
+    jumped: torch.Tensor | None
     finished: torch.Tensor | None = None
 
 
@@ -39,8 +41,9 @@ def march_rows(problem, stepper):
     :param stepper: `RowStepper`
     """
     field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
-    failures, limits, effects, fsal = problem.failures, problem.limits, field.side_effects, stepper.tableau.fsal
-    t, y, slope, size = times.start, problem.y0.detach(), problem.slope, problem.first_step
+    failures, limits, effects = problem.failures, problem.limits, field.side_effects
+    t, y, size = times.start, problem.y0.detach(), problem.first_step
+    first = stepper.begin(problem.slope, side_of(times.starts_at_jump, 1.0))
     span = (times.end - t).abs().clamp(max=1.0)
     counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
@@ -71,10 +74,11 @@ def march_rows(problem, stepper):
                 some_run, rejected = bool(running.any()), rejected & running
                 continue
         effects.check_stream()
+        stepper.prepare(first, t, y)
         mark = effects.mark()
         t_end = torch.where(landing, stop, t + h)
         before = None if jump is None else landing & jump
-        y_end, slopes = stepper.step(t, h, t_end, y, slope, before_jump=before)
+        y_end, slopes = stepper.step(t, h, t_end, y, first, before_jump=before)
         ratio = controller.error_ratio(stepper.error(h, slopes), y, y_end)
         verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
         finite, size, previous = verdict.finite, verdict.proposed, verdict.previous
@@ -97,15 +101,12 @@ def march_rows(problem, stepper):
             continue
         moved = rows.spread(accepted)
         t_end, y_end = torch.where(accepted, t_end, t), torch.where(moved, y_end, y)
-        if not fsal:  # of the next try, and of dense output in this one
-            slopes.append(field.slope(t_end, y_end, side_of(before, -1.0)))
-        slope = torch.where(moved, slopes[-1], slope)
-        if before is not None and some_landed:
-            jumped = accepted & before
-            if bool(jumped.any()):
-                slope = torch.where(rows.spread(jumped), field.slope(t_end, y_end, side_of(jumped, 1.0)), slope)
+        jumped = None if before is None or not some_landed else accepted & before
+        if jumped is not None and not bool(jumped.any()):
+            jumped = None
         ends_on = torch.where(landing, given, -1) if some_landed else None
-        step = RowStep(accepted, t, h, t_end, y, y_end, slopes, ends_on, before)
+        step = RowStep(accepted, moved, t, h, t_end, y, y_end, slopes, ends_on, before, jumped)
+        first = stepper.follow(first, step)
         yield step
         t, y = t_end, y_end
         if some_landed:
@@ -117,6 +118,7 @@ def march_rows(problem, stepper):
             some_run = bool(running.any())
     stats = problem.stats
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted.cpu(), n_rejected.cpu(), field.n_evals
+    stepper.report(stats)
 
 
 def _any(*flags):

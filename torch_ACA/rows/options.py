@@ -1,6 +1,7 @@
 """What ``per_sample=True`` goes together with."""
 
 from ..march import Callbacks
+from ..steppers.base import ROWS, SWITCH
 
 _TAKEN = frozenset({
     "safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp", "step_t",
@@ -16,13 +17,15 @@ def check_per_sample(asked, settings):
     :param settings: the checked `Settings` of its method
     :raises ValueError: an option or a combination that cannot be used
     """
-    from ..tableaus import Tableau  # here, since tableaus need steppers
-
     method = settings.method
     if asked.gradient != "aca":
         raise ValueError(f"per_sample needs gradient='aca', got {asked.gradient!r}")
-    if not isinstance(method, Tableau) or not method.adaptive or settings.controller.error_order is None:
-        raise ValueError(f"per_sample needs an explicit Runge-Kutta method with adaptive steps, got {method.name}")
+    if ROWS not in method.abilities or settings.controller.error_order is None:
+        hint = ": take its stiff one, Rodas5P" if SWITCH in method.abilities else ""
+        raise ValueError(
+            "per_sample needs an explicit Runge-Kutta or a Rosenbrock method with adaptive steps, got "
+            f"{method.name}{hint}"
+        )
     given = {
         "memory": (
             asked.memory is not None,

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import NonFiniteError, TransformError
-from ..hidden_time import hides_time
+from ..hidden_time import hides_time, warn_of_hidden_time
+from ..linearisation import check_differentiable_twice
 from ..plan import checked
 from ..problem import Problem
 from ..state import StateLayout
+from ..steppers.base import LINEARISE
 from ..transforms import under_transform
 from .controller import RowController
 from .failures import RowFailures
 from .field import RowField
+from .jacobian import RowJacobian
 from .layout import RowLayout, with_rows_outermost
 from .stepper import side_of
 from .times import RowTimes, checked_row_times
@@ -41,23 +44,27 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     layout = StateLayout(y0)
     plan, rows = checked(asked, layout), RowLayout(layout)
     times, row_times = checked_row_times(t, layout, rows.count, plan.settings.options)
-    field = RowField(func, layout, rows, direction=row_times.direction, params=plan.params, autocast=autocast)
+    field = RowField(
+        func, layout, rows, direction=row_times.direction, params=plan.params, autocast=autocast,
+        jacobian=RowJacobian(layout, asked.jac),
+    )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
     flat = layout.flatten(y0)
     differentiable, start = torch.is_grad_enabled(), flat.detach()
-    side = side_of(row_times.starts_at_jump, 1.0)
-    failures = RowFailures(row_times.start)
+    side, linearises = side_of(row_times.starts_at_jump, 1.0), LINEARISE in plan.settings.method.abilities
+    failures = RowFailures(row_times.start, plan.settings.method)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
-            row_times.start, start, differentiable=differentiable, time_grad=True, side=side
+            row_times.start, start, differentiable=differentiable, time_grad=True, measure=linearises, side=side
         )
         if torch.is_inference_mode_enabled():
             with field.side_effects.replay():
                 field.check_rows_by_values(row_times.start, start, slope)
         else:
-            hides = differentiable and times.requires_grad
-            _check_func(field, row_times, start, slope, side, evaluation, hides=hides)
+            by_time = differentiable and times.requires_grad
+            method = plan.settings.method if linearises else None
+            _check_func(field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":
             raise failures.error()
@@ -72,22 +79,29 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
         slope, limits=plan.limits, return_on_failure=asked.on_failure == "return", row_times=row_times,
         failures=failures,
     )  # fmt: skip
+    if linearises and problem.differentiable:
+        with torch.no_grad():
+            check_differentiable_twice(field, row_times.start, start, side=side)
     return problem, layout
 
 
-def _check_func(field, times, y, slope, side, evaluation, *, hides):
-    """Refuse a func that mixes rows and, if ``hides``, one that hides its time from autograd.
+def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by):
+    """Refuse a func that mixes rows and, if there are gradients ``by_time``, one that hides its time from autograd.
 
     :param evaluation: the one at the start (None: there is none with a graph), used up
+    :param linearised_by: method that needs the derivative by time (None: it does not)
     """
     with field.side_effects.replay():
         if evaluation is None:
             evaluation = field.record(times.start, y, time_grad=True, side=side)
-        if hides and hides_time(field, [times.start, times.end], y, slope, side, evaluation):
-            raise ValueError(
-                "per_sample gives no gradient in times where func hides its time from autograd (it detaches it, or "
-                "takes it as a number): detach t, or let func compute with its time"
-            )
+        asked = by_time or linearised_by is not None
+        if asked and hides_time(field, [times.start, times.end], y, slope, side, evaluation):
+            if by_time:
+                raise ValueError(
+                    "per_sample gives no gradient in times where func hides its time from autograd (it detaches it, or "
+                    "takes it as a number): detach t, or let func compute with its time"
+                )
+            warn_of_hidden_time(linearised_by)
         field.check_rows(evaluation)
 
 

@@ -15,7 +15,7 @@ from ..gradients.replay import Replay
 from .backward import RowBackwardPass
 from .march import march_rows
 from .packed import PackedSteps
-from .stepper import RowStepper, side_of
+from .stepper import side_of
 
 
 def aca_of_rows(problem):
@@ -32,7 +32,7 @@ class RowSolve:
 
     def __init__(self, problem):
         self.problem, self.storage, self.packed = problem, self, PackedSteps()
-        self.stepper = RowStepper(problem.method, problem.field, time_grad=problem.time_grad)
+        self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
@@ -77,7 +77,7 @@ class RowSolve:
         problem, stepper, packed, rows = self.problem, self.stepper, self.packed, self.stepper.rows
         columns = times.double().to(y0.device).expand(rows.count, -1)
         ys = [[y0.new_full((rows.width,), math.nan)] * rows.count for _ in range(columns.shape[1] - 1)]
-        t, y, slope = columns[:, 0], y0, None
+        t, y, first = columns[:, 0], y0, None
         stuck = packed.counts == 0
         if packed.most and bool(stuck.any()):  # elsewhere: func may be infinite at their starts
             elsewhere = int(packed.counts.argmax())
@@ -93,14 +93,14 @@ class RowSolve:
             stop = torch.where(ends_on > 0, given, packed.end_of(number))
             h = torch.where(ends_on < 0, torch.where(exists, packed.steps["h"][at], 0.0), stop - t)
             t_end = torch.where(ends_on < 0, t + h, stop)
-            if slope is None or after is not None:
-                fresh = self._evaluate(t, y, side_of(after, 1.0))
-                slope = fresh if slope is None else torch.where(rows.spread(after), fresh, slope)
-            y_end, slopes = stepper.step(t, h, t_end, y, slope, self._evaluate, before_jump=before)
-            slope = slopes[-1] if stepper.tableau.fsal else None
+            if first is None or after is not None:
+                fresh = stepper.traced_start(t, y, side_of(after, 1.0))
+                first = fresh if first is None else torch.where(rows.spread(after), fresh, first)
+            y_end, slopes = stepper.traced(t, h, t_end, y, first, before_jump=before)
+            first = slopes[-1] if stepper.fsal else None
             inside = packed.outputs_in(number)
-            if len(inside) and slope is None:
-                slopes.append(self._evaluate(t_end, y_end, side_of(before, -1.0)))
+            if len(inside) and stepper.uses_end and not stepper.fsal:
+                slopes.append(stepper.field.traced(t_end, y_end, side=side_of(before, -1.0)))
             for p in inside.tolist() if len(inside) else ():
                 r, o = int(packed.outputs["row"][p]), int(packed.outputs["number"][p])
                 ys[o][r] = self._traced_output(r, columns[r, o + 1], t, h, y, slopes)
@@ -108,9 +108,6 @@ class RowSolve:
             for r in (ends_on > 0).nonzero()[:, 0].tolist():
                 ys[int(ends_on[r]) - 1][r] = rows.rows(y)[r]
         return (rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype)),)
-
-    def _evaluate(self, t, y, side):
-        return self.stepper.field.traced(t, y, side=side)
 
     def _traced_output(self, row, time, t, h, y, slopes):
         """State [n] of one row inside its step, at a time (0-d)."""

@@ -1,4 +1,4 @@
-"""An explicit Runge-Kutta step of all rows at once, each from its own time with its own size, and its VJP.
+"""What steps of all rows at once have in common, each from its own time with its own size.
 
 Every sum is made entry by entry, so that a row's bits do not depend on where in the batch it stands.
 """
@@ -9,43 +9,85 @@ from ..steppers.dense_output import combine
 
 
 class RowStepper:
-    """Steps of one tableau; times and sizes are float64 tensors [b], states [size].
+    """Steps of one method; times and sizes are float64 tensors [b], states and slopes [size].
 
-    ``own``: stages that an accepted step pays for; ``uses_end``: dense output takes the slope at the end of the step.
+    ``own``: slopes that an accepted step pays for; ``fsal``: the last slope is the first of the next step;
+    ``uses_end``: dense output takes the slope at the end of the step. A step begins with what `begin` or `follow` gave
+    and `prepare` made ready, which nobody else looks into.
 
-    :param tableau: `Tableau`
+    :param tableau: of the method
     :param field: `RowField`
     :param time_grad: let `vjp` return cotangents of times and sizes
     """
 
+    hint = ""  # for a solve that takes too many steps
+    own, fsal, uses_end = 0, False, False
+
     def __init__(self, tableau, field, *, time_grad=False):
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
-        self.own = tableau.stages - 1 if tableau.fsal else tableau.stages
-        self.uses_end = tableau.interpolant.slopes > self.own
-        self._c, self._a, self._b = tableau.floats
-        self._b_error = tuple(map(float, tableau.b_error))
+
+    def begin(self, slope, side):
+        """What the first step begins with.
+
+        :param slope: func at the start
+        :param side: as for `RowField.time`
+        """
+        raise NotImplementedError
+
+    def prepare(self, first, t, y):
+        """To be called before `step`, at its start."""
+
+    def step(self, t, h, t_end, y, first, *, before_jump=None):
+        """The state at the end and the slopes of all stages.
+
+        :param first: what the step begins with
+        :param before_jump: rows at whose ``t_end`` func jumps (None: none)
+        """
+        raise NotImplementedError
+
+    def error(self, h, slopes):
+        """Estimate of the error of a step [size]."""
+        raise NotImplementedError
+
+    def follow(self, first, step):
+        """What the steps behind an accepted one begin with: of the rows that were not accepted, as before.
+
+        :param step: `march.RowStep`; slopes that its dense output needs are appended
+        """
+        raise NotImplementedError
+
+    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
+        """A record for `vjp`, the own slopes, and the state at the end.
+
+        :param after_jump: rows at whose t func jumps, as ``before_jump``
+        """
+        raise NotImplementedError
+
+    def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
+        """Discrete adjoint of a step.
+
+        :param record: of `replay`, used up
+        :param y_bar: cotangent of the state at the end [size]
+        :param slope_bars: further cotangents of the own slopes, list of [size] or None
+        :param gradients: `GradientSum`, added to
+        :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
+        """
+        raise NotImplementedError
+
+    def traced_start(self, t, y, side):
+        """What a step begins with, as a graph of everything."""
+        raise NotImplementedError
+
+    def traced(self, t, h, t_end, y, first, *, before_jump=None):
+        """As `step`."""
+        raise NotImplementedError
+
+    def report(self, stats):
+        """Fill in what was counted here."""
 
     def sizes(self, h):
         """Step sizes for each entry of the state: [size]."""
         return self.rows.spread(h.to(self.field.layout.dtype))
-
-    def step(self, t, h, t_end, y, first, evaluate=None, *, before_jump=None):
-        """The state at the end and the slopes of all stages.
-
-        :param first: slope at the start
-        :param evaluate: evaluate(t, y, side) -> slope (None: `RowField.slope`)
-        :param before_jump: rows at whose ``t_end`` func jumps (None: none)
-        """
-        sizes, slopes = self.sizes(h), [first]
-        evaluate = evaluate or self.field.slope
-        for i in range(1, self.tableau.stages):
-            stage = _moved(y, sizes, self._a[i], slopes)
-            time, side = self._at(i, t, h, t_end, None, before_jump)
-            slopes.append(evaluate(time, stage, side))
-        return stage if self.tableau.fsal else _moved(y, sizes, self._b, slopes), slopes
-
-    def error(self, h, slopes):
-        return _sum(self._b_error, slopes).mul_(self.sizes(h))
 
     def inside(self, h, y, slopes, row, theta):
         """Dense output at fractions theta [p] of the steps of rows [p]: [p, n].
@@ -56,57 +98,12 @@ class RowStepper:
         parts = [self.rows.rows(k)[row] for k in slopes]
         return self.rows.rows(y)[row] + h.to(y)[row, None] * combine(weights, parts)
 
-    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
-        """The `Evaluation`s and slopes of a step's own stages, and the state at its end.
+    def at_stage(self, c, t, h, t_end, before_jump):
+        """Times [b] of a stage behind the first, and on which side of them.
 
-        :param after_jump: rows at whose t func jumps, likewise
+        :param c: where in the step
         """
-        evaluations, slopes, sizes = [], [], self.sizes(h)
-        for i in range(self.own):
-            stage = _moved(y, sizes, self._a[i], slopes) if i else y
-            slopes.append(torch.empty_like(y))
-            time, side = self._at(i, t, h, t_end, after_jump, before_jump)
-            evaluations.append(self.field.record(time, stage, slopes[-1], time_grad=self.time_grad, side=side))
-        return evaluations, slopes, _moved(y, sizes, self._b[: self.own], slopes)
-
-    def _at(self, i, t, h, t_end, after_jump, before_jump):
-        """Times [b] of stage i, and on which side of them."""
-        at_end = self._c[i] == 1.0
-        time = t_end if at_end else t + self._c[i] * h
-        if i == 0:
-            return t, side_of(after_jump, 1.0)
-        return time, side_of(before_jump, -1.0) if at_end else 0
-
-    def vjp(self, h, evaluations, slopes, y_bar, slope_bars, gradients):
-        """Discrete adjoint of a step.
-
-        :param evaluations: used up
-        :param y_bar: cotangent of the state at the end [size]
-        :param slope_bars: further cotangents of the own slopes, list of [size] or None
-        :param gradients: `GradientSum`, added to
-        :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
-        """
-        sizes, stage_bars = self.sizes(h), {}
-        t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
-        for j in range(self.own - 1, -1, -1):
-            later = sorted(stage_bars)
-            k_bar = _sum([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
-            if self.time_grad:
-                h_bar = h_bar + self.rows.dot(k_bar, slopes[j])
-            k_bar.mul_(sizes)
-            if slope_bars[j] is not None:
-                k_bar.add_(slope_bars[j])
-            state_bar, time_bar = evaluations[j].vjp(k_bar, gradients)  # may share memory with k_bar
-            evaluations[j] = None
-            stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
-            if self.time_grad and time_bar is not None:
-                time_bar = time_bar.reshape(-1).double()
-                t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
-        first, *others = stage_bars.values()
-        y_bar = y_bar + first
-        for bar in others:
-            y_bar.add_(bar)
-        return y_bar, t_bar, h_bar
+        return (t_end, side_of(before_jump, -1.0)) if c == 1.0 else (t + c * h, 0)
 
 
 def side_of(jumps, side):
@@ -114,7 +111,7 @@ def side_of(jumps, side):
     return 0 if jumps is None else side * jumps
 
 
-def _sum(weights, slopes):
+def weighted(weights, slopes):
     """sum of weights[j] * slopes[j], in memory of its own."""
     total = None
     for weight, slope in zip(weights, slopes):
@@ -123,6 +120,6 @@ def _sum(weights, slopes):
     return torch.zeros_like(slopes[0]) if total is None else total
 
 
-def _moved(y, sizes, weights, slopes):
+def moved(y, sizes, weights, slopes):
     """y + sizes * (sum of weights[j] * slopes[j]): [size]."""
-    return _sum(weights, slopes).mul_(sizes).add_(y)
+    return weighted(weights, slopes).mul_(sizes).add_(y)

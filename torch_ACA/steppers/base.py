@@ -29,6 +29,7 @@ INVERT = "invert"  # `invert` and `pull_back`: for "mali"
 JUMPS = "jumps"  # f may jump at the end of a step
 COMPILE = "compile"  # `Method.compiled_stepper`
 SWITCH = "switch"  # takes each step by one of several methods, as its errors tell: not of a fixed size
+ROWS = "rows"  # `Method.row_stepper`: rows of a batch take steps of their own
 LINEARISE = "linearise"  # differentiates func to take a step, so that the gradient needs second derivatives of func
 
 Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 tensor
@@ -41,7 +42,8 @@ class Method(Protocol):
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order
     ``dense_order``; ``abilities``: those of this module's constants that it has. A multistep method also has
-    ``kept_rows``: how many vectors [n] are kept of a step, at most.
+    ``kept_rows``: how many vectors [n] are kept of a step, at most; one with `ROWS` also has ``row_steps``, a subclass
+    of `rows.stepper.RowStepper`, and row_stepper(field, *, time_grad=False), which makes one for a `RowField`.
     """
 
     name: str

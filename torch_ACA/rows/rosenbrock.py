@@ -1,0 +1,199 @@
+"""A Rosenbrock step of all rows at once, and its VJP: the formulas of `steppers.rosenbrock`, with a matrix W of its own
+for each row. The matrices are factorised together, and a row's Jacobian is found once for all tries of its step."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..jacobian import Derivative
+from ..linearisation import Linearisation, traced_linearisation
+from ..steppers.rosenbrock import Rosenbrock
+from .jacobian import block_dot, block_times
+from .stepper import RowStepper, moved, side_of, weighted
+
+
+@dataclass(slots=True, eq=False)
+class _Start:
+    """func [size] and its `Derivative` where steps begin (None: not found yet); ``at``: with their graph (None: not
+    kept). For the rows that have ``moved`` (None: no more) they are still to be found, on that ``side`` of their times.
+    """
+
+    slope: torch.Tensor | None
+    derivative: Derivative | None
+    at: Linearisation | None = None
+    moved: torch.Tensor | None = None
+    side: Any = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """What the VJP of a step needs: its start, the evaluations of the stages after the first, and the factors of W."""
+
+    start: _Start
+    evaluations: list
+    factors: tuple
+
+
+class RowRosenbrock(RowStepper):
+    """Steps of one `RosenbrockTableau`. Takes memory for b blocks of n x n numbers, for b rows of n."""
+
+    hint = Rosenbrock.hint
+
+    def __init__(self, tableau, field, *, time_grad=False):
+        super().__init__(tableau, field, time_grad=time_grad)
+        self.own, self.jacobian = tableau.stages, field.jacobian
+        self.n_jacobians = self.n_factorizations = 0
+        layout = field.layout
+        self._eye = torch.eye(self.rows.width, dtype=layout.dtype, device=layout.device) / tableau.gamma
+        self._d = torch.tensor(tableau.d, dtype=layout.dtype, device=layout.device)
+
+    def report(self, stats):
+        stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
+
+    def begin(self, slope, side):
+        # func was evaluated here before, but the derivative is needed too
+        return _Start(None, None, moved=torch.ones(self.rows.count, dtype=torch.bool, device=slope.device), side=side)
+
+    def prepare(self, first, t, y):
+        if first.moved is None:
+            return
+        # func has had the effects of its first evaluation
+        known = self.field.side_effects.replay() if first.slope is None else contextlib.nullcontext()
+        with known:
+            found = self._linearised(t, y, first.side, with_graphs=False)
+        if first.slope is not None:
+            entries = self.rows.spread(first.moved)
+            (J, f_t), (J_before, f_t_before) = found.derivative, first.derivative
+            found.slope = torch.where(entries, found.slope, first.slope)
+            J, f_t = torch.where(first.moved[:, None, None], J, J_before), torch.where(entries, f_t, f_t_before)
+            found.derivative = Derivative(J, f_t)
+        first.slope, first.derivative, first.moved = found.slope, found.derivative, None
+
+    def step(self, t, h, t_end, y, first, *, before_jump=None):
+        slopes, _ = self._stages(t, h, t_end, y, first, self.field.slope, before_jump)
+        return moved(y, self.sizes(h), self.tableau.b, slopes), slopes
+
+    def error(self, h, slopes):
+        return slopes[-1] * self.sizes(h)
+
+    def follow(self, first, step):
+        return replace(first, moved=step.accepted, side=side_of(step.jumped, 1.0))
+
+    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
+        start, evaluations = self._linearised(t, y, side_of(after_jump, 1.0), with_graphs=True), []
+
+        def evaluate(time, stage, side):
+            slope = torch.empty_like(stage)
+            evaluations.append(self.field.record(time, stage, slope, time_grad=self.time_grad, side=side))
+            return slope
+
+        slopes, factors = self._stages(t, h, t_end, y, start, evaluate, before_jump)
+        end = moved(y, self.sizes(h), self.tableau.b, slopes)
+        return _Record(start, evaluations, factors), slopes, end
+
+    def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
+        tableau, sizes, stages = self.tableau, self.sizes(h), range(self.own)
+        lambdas, stage_bars = [None] * self.own, [None] * self.own
+        start_bar = y_bar.clone()
+        t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
+        for j in reversed(stages):
+            later = stages[j + 1 :]
+            weights = [tableau.b[j], *(tableau.a[m][j] for m in later)]
+            k_bar = weighted(weights, [y_bar, *stage_bars[j + 1 :]]).mul_(sizes)
+            if later:
+                k_bar += weighted([tableau.C[m][j] for m in later], lambdas[j + 1 :])
+            if slope_bars[j] is not None:
+                k_bar += slope_bars[j]
+            lambdas[j] = self._solve(record.factors, k_bar, adjoint=True)
+            if j == 0:
+                break
+            state_bar, time_bar = record.evaluations[j - 1].vjp(lambdas[j], gradients)
+            record.evaluations[j - 1] = None
+            stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
+            start_bar += stage_bars[j]
+            if self.time_grad:
+                h_bar = h_bar + self.rows.dot(stage_bars[j], weighted(tableau.a[j], slopes))
+                if time_bar is not None:
+                    time_bar = time_bar.reshape(-1).double()
+                    t_bar, h_bar = t_bar + time_bar, h_bar + tableau.c[j] * time_bar
+        outputs, bars, of_size = self._at_start(record.start, h, sizes, lambdas, slopes)
+        state_bar, time_bar = record.start.at.vjp(lambdas[0], outputs, bars, gradients)
+        if state_bar is not None:
+            start_bar += state_bar
+        if self.time_grad:
+            h_bar = h_bar + self.rows.dot(y_bar, weighted(tableau.b, slopes)) + of_size
+            t_bar = t_bar if time_bar is None else t_bar + time_bar.reshape(-1).double()
+        return start_bar, t_bar, h_bar
+
+    def traced_start(self, t, y, side):
+        self.n_jacobians += 1
+        return _Start(*traced_linearisation(self.field, t, y, side=side))
+
+    def traced(self, t, h, t_end, y, first, *, before_jump=None):
+        def evaluate(time, stage, side):
+            return self.field.traced(time, stage, side=side)
+
+        slopes, _ = self._stages(t, h, t_end, y, first, evaluate, before_jump)
+        return moved(y, self.sizes(h), self.tableau.b, slopes), slopes
+
+    def _linearised(self, t, y, side, *, with_graphs):
+        self.n_jacobians += 1
+        at = self.field.linearise(t, y, side)
+        # that of a small system keeps its graph, so that no product with it need be recorded later on
+        create_graph = with_graphs and self.rows.width <= self.own and not self.jacobian.is_users
+        with torch.set_grad_enabled(create_graph):
+            derivative = at.derivative(create_graph=create_graph)
+        return _Start(at.value.detach(), derivative, at if with_graphs else None)
+
+    def _stages(self, t, h, t_end, y, start, evaluate, before_jump):
+        """The slopes of a step, and the factors of W.
+
+        :param evaluate: evaluate(t, y, side) -> func
+        """
+        tableau, sizes, slopes = self.tableau, self.sizes(h), []
+        graph = torch.is_grad_enabled()
+        J, f_t = start.derivative if graph else (part.detach() for part in start.derivative)
+        self.n_factorizations += 1
+        matrix = self._eye - block_times(h, J)
+        # a singular W gives an infinite error estimate: a rejected try
+        factors = None if graph else torch.linalg.lu_factor_ex(matrix)[:2]
+        for i in range(tableau.stages):
+            if i == 0:
+                value = start.slope
+            else:
+                time, side = self.at_stage(tableau.c[i], t, h, t_end, before_jump)
+                value = evaluate(time, moved(y, sizes, tableau.a[i], slopes), side) + weighted(tableau.C[i], slopes)
+            if tableau.d[i]:
+                value = value + tableau.d[i] * sizes * f_t
+            slopes.append(self._solve(factors, value) if factors else self._traced_solve(matrix, value))
+        return slopes, factors
+
+    def _at_start(self, start, h, sizes, lambdas, slopes):
+        """What has a graph of the derivative at the start, its cotangents, and that of the sizes [b] (None without
+        time_grad)."""
+        lambdas, slopes = torch.stack(lambdas), torch.stack(slopes)
+        outputs, of_size = start.derivative, None
+        if any(output.requires_grad for output in outputs):
+            of_state, of_time = self.jacobian.cotangents(lambdas, slopes, self._d)
+            if self.time_grad:
+                J, f_t = (output.detach() for output in outputs)
+                of_size = block_dot(J, of_state) + self.rows.dot(f_t, of_time)
+            return outputs, (block_times(h, of_state), sizes * of_time), of_size
+        with torch.enable_grad():  # the product of both, which has a graph
+            products = start.at.products(lambdas, create_graph=True)
+        if self.time_grad:
+            of_state, of_time = products.detach().split([len(sizes), len(h)], 1)
+            of_size = self.rows.dot(of_state, slopes).sum(0) + (of_time * self._d[:, None]).sum(0, dtype=torch.float64)
+        return (products,), (torch.cat([sizes * slopes, self._d[:, None] * h.to(sizes)], 1),), of_size
+
+    def _solve(self, factors, vector, adjoint=False):
+        rows = self.rows
+        return rows.flat(torch.linalg.lu_solve(*factors, rows.rows(vector)[..., None], adjoint=adjoint)[..., 0])
+
+    def _traced_solve(self, matrix, vector):
+        rows = self.rows
+        return rows.flat(torch.linalg.solve_ex(matrix, rows.rows(vector)[..., None])[0][..., 0])

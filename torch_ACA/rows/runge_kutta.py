@@ -1,0 +1,89 @@
+"""An explicit Runge-Kutta step of all rows at once, and its VJP."""
+
+import torch
+
+from ..steppers.runge_kutta import RungeKutta
+from .stepper import RowStepper, moved, side_of, weighted
+
+
+class RowRungeKutta(RowStepper):
+    """Steps of one `Tableau`. A step begins with the slope at its start and records the `Evaluation`s of its stages."""
+
+    hint = RungeKutta.hint
+
+    def __init__(self, tableau, field, *, time_grad=False):
+        super().__init__(tableau, field, time_grad=time_grad)
+        self.fsal = tableau.fsal
+        self.own = tableau.stages - 1 if tableau.fsal else tableau.stages
+        self.uses_end = tableau.interpolant.slopes > self.own
+        self._c, self._a, self._b = tableau.floats
+        self._b_error = tuple(map(float, tableau.b_error))
+
+    def begin(self, slope, side):
+        return slope
+
+    def step(self, t, h, t_end, y, first, *, before_jump=None):
+        return self._step(t, h, t_end, y, first, self.field.slope, before_jump)
+
+    def error(self, h, slopes):
+        return weighted(self._b_error, slopes).mul_(self.sizes(h))
+
+    def follow(self, first, step):
+        slope = self.field.slope
+        if not self.fsal:  # of the next try, and of dense output in this one
+            step.slopes.append(slope(step.t_end, step.y_end, side_of(step.before_jump, -1.0)))
+        first = torch.where(step.moved, step.slopes[-1], first)
+        if step.jumped is None:
+            return first
+        behind = slope(step.t_end, step.y_end, side_of(step.jumped, 1.0))
+        return torch.where(self.rows.spread(step.jumped), behind, first)
+
+    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
+        evaluations, slopes, sizes = [], [], self.sizes(h)
+        for i in range(self.own):
+            stage = moved(y, sizes, self._a[i], slopes) if i else y
+            slopes.append(torch.empty_like(y))
+            time, side = self.at_stage(self._c[i], t, h, t_end, before_jump) if i else (t, side_of(after_jump, 1.0))
+            evaluations.append(self.field.record(time, stage, slopes[-1], time_grad=self.time_grad, side=side))
+        return evaluations, slopes, moved(y, sizes, self._b[: self.own], slopes)
+
+    def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
+        sizes, stage_bars = self.sizes(h), {}
+        t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
+        for j in range(self.own - 1, -1, -1):
+            later = sorted(stage_bars)
+            k_bar = weighted([self._b[j], *(self._a[m][j] for m in later)], [y_bar, *map(stage_bars.get, later)])
+            if self.time_grad:
+                h_bar = h_bar + self.rows.dot(k_bar, slopes[j])
+            k_bar.mul_(sizes)
+            if slope_bars[j] is not None:
+                k_bar.add_(slope_bars[j])
+            state_bar, time_bar = record[j].vjp(k_bar, gradients)  # may share memory with k_bar
+            record[j] = None
+            stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
+            if self.time_grad and time_bar is not None:
+                time_bar = time_bar.reshape(-1).double()
+                t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
+        first, *others = stage_bars.values()
+        y_bar = y_bar + first
+        for bar in others:
+            y_bar.add_(bar)
+        return y_bar, t_bar, h_bar
+
+    def traced_start(self, t, y, side):
+        return self.field.traced(t, y, side=side)
+
+    def traced(self, t, h, t_end, y, first, *, before_jump=None):
+        return self._step(t, h, t_end, y, first, self.traced_start, before_jump)
+
+    def _step(self, t, h, t_end, y, first, evaluate, before_jump):
+        """As `step`.
+
+        :param evaluate: evaluate(t, y, side) -> slope
+        """
+        sizes, slopes = self.sizes(h), [first]
+        for i in range(1, self.tableau.stages):
+            stage = moved(y, sizes, self._a[i], slopes)
+            time, side = self.at_stage(self._c[i], t, h, t_end, before_jump)
+            slopes.append(evaluate(time, stage, side))
+        return stage if self.fsal else moved(y, sizes, self._b, slopes), slopes
