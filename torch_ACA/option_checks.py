@@ -1,4 +1,4 @@
-"""The options of `solve(options=...)`: a check for each, which returns the value in the solver's terms."""
+"""Checks of what the user gives: the options of `solve(options=...)`, each returned in the solver's terms."""
 
 import math
 import numbers
@@ -140,3 +140,14 @@ def times_of(name: str, value: Any) -> torch.Tensor:
 
 def is_monotone(ts: Sequence[float]) -> bool:
     return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))
+
+
+def tensor_of(returned: Any, name: str) -> torch.Tensor:
+    """What a function of the user returned, as a tensor.
+
+    :raises TypeError: it is neither a tensor nor numbers
+    """
+    try:
+        return torch.as_tensor(returned)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
