@@ -37,7 +37,7 @@ def code_for(
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
     :param layout, autocast: as `VectorField` has them
-    :param t, y: a time (float) and the flat state there, without a history
+    :param t, y: a time (a float, or times as func gets those of rows) and the flat state there, without a history
     :param options: of Inductor, a dict
     :param controller, watched: as `Code` has them
     """
@@ -46,7 +46,9 @@ def code_for(
         return None
     try:
         start = time.perf_counter()
-        graph, inputs = compiler.tracer(func, torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device), y)
+        if not isinstance(t, Tensor):
+            t = torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device)
+        graph, inputs = compiler.tracer(func, t, y)
         if not graph.functions:  # it was traced now
             compiler.stopwatch.add(time.perf_counter() - start)
         return Code(compiler, graph, inputs, y, controller, watched)
@@ -110,9 +112,9 @@ class Code:
     def steps(self, tableau: Any) -> Any:
         """The `Steps` of a tableau."""
         if not isinstance(tableau, RosenbrockTableau):
-            return self._kept(tableau, lambda: RungeKuttaSteps(self.graph, tableau))
+            return self.kept(tableau, lambda: RungeKuttaSteps(self.graph, tableau))
         layout, by_rows = self.compiler.layout, self.by_rows
-        return self._kept((tableau, by_rows), lambda: RosenbrockSteps(self.graph, tableau, layout, by_rows=by_rows))
+        return self.kept((tableau, by_rows), lambda: RosenbrockSteps(self.graph, tableau, layout, by_rows=by_rows))
 
     def function(
         self, key: Any, function: Callable, inputs: Any, *, options: dict[str, Any] = None, cuda_graphs: bool = False
@@ -138,7 +140,7 @@ class Code:
             finally:
                 self.compiler.stopwatch.add(time.perf_counter() - start)
 
-        return self._kept(key, make)
+        return self.kept(key, make)
 
     def start(self, tableau: Any, controller_settings: Any, times: Tensor, y: Tensor) -> Any:
         """Slope at the start, and first step size (float)."""
@@ -180,7 +182,8 @@ class Code:
             self._places = captured, places
         return places
 
-    def _kept(self, key: Any, make: Callable) -> Any:
+    def kept(self, key: Any, make: Callable) -> Any:
+        """What ``make`` made when it was first asked for, as long as func stays what it is."""
         functions = self.graph.functions
         found = functions.get(key)
         if found is None:

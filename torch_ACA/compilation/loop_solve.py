@@ -17,7 +17,7 @@ from . import choice
 from .chunks import Chunk, LoopStorage
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
-from .private_compiler import loops_may_write
+from .private_compiler import against_loops
 
 
 def loop_solve(problem: Problem) -> Any:
@@ -45,10 +45,8 @@ def loop_solve(problem: Problem) -> Any:
 def reason_against(problem: Problem) -> str | None:
     """Why the loop of a solve cannot be compiled, though its steps can; or None."""
     controller, code = problem.controller, problem.field.code
-    if not loops_may_write():
-        return f"PyTorch {torch.__version__} has no loops that write to buffers; 2.14 has"
-    if problem.y0.device.type != "cpu":
-        return f"loops are compiled for CPUs, and the state is on {problem.y0.device.type}"
+    if against := against_loops(problem.y0.device.type):
+        return against
     if not isinstance(controller, Controller):
         return "the steps are fixed"
     if not choice.is_plain(controller):
@@ -78,8 +76,9 @@ class LoopSolve(DiscreteSolve):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, STATES_ONLY)
         self.storage: LoopStorage = LoopStorage()
+        code = problem.field.code
         self.loops = Loops(
-            problem.field.code, problem.method, problem.y0.detach(), with_slopes=problem.interpolates,
+            code, code.steps(problem.method), problem.y0.detach(), with_slopes=problem.interpolates,
             time_grad=problem.time_grad,
         )  # fmt: skip
         self._fingerprint: Any = None
@@ -123,7 +122,7 @@ class LoopSolve(DiscreteSolve):
             stats.n_f_evals = func.n_evals
         if remember:
             self.storage.close(y)
-            self.end_sample, self._fingerprint = self.replay.sample(y), _fingerprint(problem.field.code)
+            self.end_sample, self._fingerprint = self.replay.sample(y), fingerprint(problem.field.code)
         else:
             self.end_slope = slope
         return (ys,)
@@ -159,7 +158,7 @@ class LoopSolve(DiscreteSolve):
 
     def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.problem.field.code
-        if _fingerprint(code) == self._fingerprint:
+        if fingerprint(code) == self._fingerprint:
             try:
                 return self._looped_back(states, ys_bar)
             except NotCompilable as failure:
@@ -243,7 +242,7 @@ class LoopSolve(DiscreteSolve):
         self.storage.unroll(self.problem.method, self.problem.y0.dtype)
 
 
-def _fingerprint(code: Any) -> Any:
+def fingerprint(code: Any) -> Any:
     """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
     kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
     others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]

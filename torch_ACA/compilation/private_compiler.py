@@ -23,6 +23,13 @@ def loops_may_write() -> bool:
     return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
 
 
+def against_loops(device_type: str) -> str | None:
+    """Why there can be no compiled loop over tensors of a device, or None."""
+    if not loops_may_write():
+        return f"PyTorch {torch.__version__} has no loops that write to buffers; 2.14 has"
+    return None if device_type == "cpu" else f"loops are compiled for CPUs, and the state is on {device_type}"
+
+
 def while_loop(condition: Any, body: Any, carried: Any, given: Any, written: Iterable[int]) -> Any:
     """What is carried once the condition no longer holds; to be traced.
 

@@ -28,6 +28,7 @@ class RosenbrockSteps(Steps):
 
     def __init__(self, graph: Any, tableau: Any, layout: StateLayout, *, by_rows: bool) -> None:
         super().__init__(graph, tableau)
+        self.key = (tableau, by_rows)
         self.jacobian, self.vectorises = Jacobian(layout, by_rows=by_rows), True
 
     def counts(self) -> tuple[int, int]:

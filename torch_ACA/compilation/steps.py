@@ -24,6 +24,7 @@ class Steps:
 
     def __init__(self, graph: Any, tableau: Any) -> None:
         self.graph, self.tableau = graph, tableau
+        self.key: tuple = (tableau,)  # by which code made of this is found
         self.own, self.evaluations = self.counts()
         self.reached: list[bool] | None = None  # per wanted tensor: whether `vjp` found a gradient, once traced
 

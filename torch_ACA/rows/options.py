@@ -32,7 +32,9 @@ def check_per_sample(asked, settings):
             "one state of each accepted step of each row is kept, and nothing else: rows move at different tries, and "
             "share no steps whose graphs could be kept or that could be taken again from an earlier state",
         ),
-        "compile": (asked.compile is not False, "the tries of rows are not compiled"),
+        f"compile={asked.compile!r}": (
+            isinstance(asked.compile, str) and asked.compile != "loop", "the loop over tries is compiled as a whole",
+        ),
         "dense": (asked.dense, "give the times that are wanted, [b, m] for each row its own"),
         "record": (asked.record, "a record is of joint steps"),
         "callbacks": (asked.callbacks not in (None, Callbacks()), "they are called with one time for all"),

@@ -24,7 +24,7 @@ def aca_of_rows(problem):
 
     :raises SolverError: rows have failed, and failures are not to be returned
     """
-    return integrate(problem, RowSolve(problem))
+    return integrate(problem, problem.compiled_run() or RowSolve(problem))
 
 
 class RowSolve:
@@ -57,10 +57,18 @@ class RowSolve:
         if failures and not problem.return_on_failure:
             raise failures.error()
         if remember:
-            failed = failures.failed.nonzero()[:, 0].tolist() if failures else ()
-            end = self.packed.pack(t, rows.rows(y), failed)
-            self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
+            self.remember_end(t, y, failures.failed.nonzero()[:, 0].tolist() if failures else ())
         return (rows.flat(ys),)
+
+    def remember_end(self, t, y, failed):
+        """To be called when all steps were taken.
+
+        :param t, y: times [b] and states [size] that the rows have reached
+        :param failed: rows that have failed
+        """
+        rows = self.stepper.rows
+        end = self.packed.pack(t, rows.rows(y), failed)
+        self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
 
     def release(self):
         """The tensors that autograd is to look after, by name; they are forgotten here."""
