@@ -41,6 +41,7 @@ COLOURS = {
     "diffrax Kvaerno5, jitted": "#444444",
     "scipy Radau, forward": "#DDCC77",
     "aca, per_sample": METHOD_COLOURS["direct"],
+    "aca, per_sample, compile": METHOD_COLOURS["adjoint"],
     "aca, rows jointly": METHOD_COLOURS["aca"],
     "torchode, per row": "#AA4499",
     "diffrax, vmap": "#444444",

@@ -228,6 +228,7 @@ SOLVERS = {
     "diffrax Kvaerno5, jitted": _stiff(_diffrax()),
     "scipy Radau, forward": _stiff(Solver("scipy", Radau, lambda problem: None)),
     "aca, per_sample": _peer("torch_ACA", solve, row_solvers.per_sample, of_rows=True),
+    "aca, per_sample, compile": _peer("torch_ACA", solve, row_solvers.compiled, of_rows=True),
     "aca, rows jointly": _peer("torch_ACA", solve, row_solvers.joint, of_rows=True),
     "torchode, per row": _peer("torchode", torchode, row_solvers.by_torchode, of_rows=True),
     "diffrax, vmap": _diffrax("diffrax_rows"),

@@ -231,7 +231,7 @@ def test_normalisation_within_a_row_is_no_mixing():
         {"method": "auto"},
         {"method": "rk4", "h": 0.1},
         {"memory": 5},
-        {"compile": True},
+        {"compile": "step"},
         {"dense": True},
         {"record": True},
         {"callbacks": Callbacks(step=print)},

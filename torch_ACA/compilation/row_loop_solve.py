@@ -93,11 +93,11 @@ class RowLoopSolve(RowSolve):
 
     def _begin(self) -> RowProgress:
         problem = self.problem
-        t, y = problem.row_times.start.contiguous(), problem.y0.detach().contiguous()
-        zero, one = torch.zeros((), dtype=torch.float64), torch.ones_like(t)
-        return RowProgress(
-            zero, t, problem.first_step.contiguous(), one, torch.full_like(t, FRESH), y, problem.slope.contiguous()
-        )
+        parts = problem.row_times.start, problem.first_step, problem.y0.detach(), problem.slope
+        # copies: a view of one number may keep strides that the loop's own tensors do not have
+        t, size, y, slope = (part.clone(memory_format=torch.contiguous_format) for part in parts)
+        zero = torch.zeros((), dtype=torch.float64)
+        return RowProgress(zero, t, size, torch.ones_like(t), torch.full_like(t, FRESH), y, slope)
 
     def forward(self, *, remember: bool = True) -> Any:
         n_evals = self.problem.field.n_evals
