@@ -84,8 +84,8 @@ class SolverOptions:
     per_sample: bool = False
     """True: the first axis of every leaf of y0 is a batch of b independent systems, each with steps of its own. func
     gets t of shape [b, 1, ..., 1], with as many axes as y (the first leaf of a nested one). Times are [m] for all rows
-    or [b, m], a row each, where NaN behind a row's last time are outputs that it does not have. For gradient="aca" and
-    adaptive explicit Runge-Kutta methods"""
+    or [b, m], a row each, where NaN behind a row's last time are outputs that it does not have. For gradient="aca" with
+    an adaptive explicit Runge-Kutta method or Rodas5P"""
 
     def check(self) -> None:
         """Check all that can be checked without a func and a state.
