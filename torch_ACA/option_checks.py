@@ -1,5 +1,6 @@
 """Checks of what the user gives: the options of `solve(options=...)`, each returned in the solver's terms."""
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -151,3 +152,18 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
         return torch.as_tensor(returned)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
+
+
+def check_arguments(func: Callable) -> None:
+    """To be called where a call of func(t, y) raised a TypeError: was it that func takes other arguments?
+
+    :raises TypeError: it does
+    """
+    try:
+        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
+    except (TypeError, ValueError):  # not callable, or without a signature
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"func is called as func(t, y), which {type(func).__name__} does not take: {error}") from None
