@@ -1,8 +1,9 @@
 """Processor time per batch by gradient method, in one run in which the processes of the methods take turns.
 
-Every method trains in a process of its own, on the same images, and waits while another one has its turn. So what slows
-the machine down for a while slows all of them. What counts is the time of the process; a turn that took longer by the
-clock had to wait for a processor, and a run with such turns was not quiet: its times are shown and decide nothing.
+Every method trains in a process of its own, from the same first weights and on the same images, and waits while another
+one has its turn. So what slows the machine down for a while slows all of them. What counts is the time of the process;
+a turn that took longer by the clock had to wait for a processor, and a run with such turns was not quiet: its times are
+shown and decide nothing.
 """
 
 import multiprocessing
@@ -177,9 +178,10 @@ def timing_table(folder):
     shared = waiting(folder)
     verdict = "it was quiet" if shared <= QUIET else "it was not quiet, and its times decide nothing"
     return (
-        f"{table(header, rows)}\nProcessor time, median over {len(metrics)} rounds in which the methods' processes "
-        f"take turns; over {first}'s: median of the ratios within a round; NFE: per block and batch. The processes "
-        f"waited {shared:.1%} of the time for a processor: {verdict}. {origins([('all', run['environment'])])}\n"
+        f"{table(header, rows)}\nProcessor time in the first batches of a training, median over {len(metrics)} rounds "
+        f"in which the methods' processes take turns; over {first}'s: median of the ratios within a round; NFE: per "
+        f"block and batch. The processes waited {shared:.1%} of the time for a processor: {verdict}. "
+        f"{origins([('all', run['environment'])])}\n"
     )
 
 

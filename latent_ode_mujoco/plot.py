@@ -4,6 +4,7 @@ import io
 import textwrap
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from harness import packed
 from harness.cli import run_main
@@ -102,7 +103,9 @@ def draw_reconstructions(rows, path, heading):
         axes[-1, column].set_xlabel("time")
     for ax, feature in zip(axes[:, 0], DRAWN):
         ax.set_ylabel(NAMES[feature], fontsize=8)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    truth, _, seen = axes[0, 0].get_legend_handles_labels()[0]
+    prediction = Line2D([], [], color="grey", linestyle="--", label="prediction, in the column's style")
+    figure.legend(handles=[truth, seen, prediction], loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{heading}\none test trajectory, one seed; the error is that of this trajectory", fontsize=9)
     save_figure(figure, path)
 

@@ -4,14 +4,14 @@ import numpy as np
 
 from harness import packed
 from harness.cli import run_main
-from harness.plots import colour, look, new_figure, save_figure
+from harness.plots import PART_COLOURS, colour, look, new_figure, save_figure
 from harness.record import read_epochs, read_run
 from harness.tables import results_folder
 from three_body.data import PAPER
 from three_body.experiment import ThreeBody, label
 from three_body.first_gradient import FOLDER
 from three_body.plot_findings import draw_first_gradient
-from three_body.plot_orbits import BODIES, animate, draw_orbits, model_of, trajectory
+from three_body.plot_orbits import animate, draw_orbits, model_of, trajectory
 from three_body.report import collect
 
 STYLES = {"lstm": (0, (4, 1, 1, 1)), "lstm-aug": (0, (1, 2))}
@@ -84,7 +84,7 @@ def draw_masses(row, path):
     """The three learnt masses against the epoch, with the true ones."""
     figure, ax = new_figure()
     metrics = read_epochs(row["folder"])
-    for i, (mass, shade) in enumerate(zip(row["masses"], BODIES), 1):
+    for i, (mass, shade) in enumerate(zip(row["masses"], PART_COLOURS), 1):
         steps, learnt = zip(*((entry["step"], entry[f"Masses/{i}"]) for entry in metrics))
         ax.plot(steps, learnt, color=shade, label=f"body {i}")
         ax.axhline(mass, color=colour("truth"), linewidth=0.6)

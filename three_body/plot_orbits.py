@@ -7,10 +7,9 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.lines import Line2D
 
 from harness import packed
-from harness.plots import colour, new_figure, save_figure
+from harness.plots import PART_COLOURS, colour, new_figure, save_figure
 
 FRAMES, TAIL = 50, 0.25  # of the animation, and the time that trails behind each body
-BODIES = ("#CC6677", "#44AA99", "#DDAA33")  # none of a gradient method's colours
 ROOM = 0.3  # beyond the true orbit, as a part of its extent: a prediction may fly off
 
 
@@ -87,7 +86,7 @@ def animate(rows, path, heading):
     for ax, (name, own_times, positions) in zip(axes, panels):
         ax.set(xlim=(true.min(), true.max()), ylim=(true.min(), true.max()), zlim=(true.min(), true.max()), title=name)
         ax.tick_params(labelbottom=False, labelleft=False, labelright=False)
-        for body, shade in enumerate(BODIES):
+        for body, shade in enumerate(PART_COLOURS):
             (tail,), (head,) = ax.plot([], [], [], color=shade), ax.plot([], [], [], "o", color=shade)
             artists.append((tail, head, own_times, positions[:, body]))
     clock = figure.suptitle("", fontsize=9)
