@@ -23,7 +23,7 @@ from harness.cli import UsageError, usage_errors
 from harness.distributed import ALONE
 from harness.resources import peak_memory_bytes
 from harness.seeding import random_state, restore_random_state, seed_everything
-from harness.solvers import SOLVER
+from harness.solvers import MEMORY, SOLVER
 from harness.training import Training, TrainingFailed
 from torch_ACA import SolverError
 
@@ -238,6 +238,8 @@ def network_solver(settings):
     if settings["model"] == "discrete":
         return None
     given = {name: settings.get(name) for name in (*SOLVER, "memory")}
+    if settings["gradient"] == "aca":
+        given["memory"] = given["memory"] or MEMORY
     return {name: value for name, value in given.items() if name == "h" or (value is not None and value is not False)}
 
 

@@ -7,6 +7,7 @@ from torch_ACA import FIXED_STEP_METHODS, GRADIENTS, METHODS, SolverOptions
 
 SOLVER = ("gradient", "method", "rtol", "atol", "h", "max_evals", "compile", "per_sample")  # keywords of `solve`
 TEST_SOLVER = ("method", "rtol", "atol", "h", "per_sample")
+MEMORY = "states"  # what the paper's ACA keeps; small graphs beside them would save evaluations that it counts
 MAX_EVALS = 50_000  # some hundred suffice; a vector field gone stiff has to fail, not to fill the memory
 
 
@@ -104,7 +105,8 @@ def solver_of(settings):
     """Keywords of `solve` among the settings of a run; None for a model that solves no ODE."""
     if settings.get("gradient") is None:
         return None
-    return {name: settings[name] for name in SOLVER if settings.get(name) is not None}
+    solver = {name: settings[name] for name in SOLVER if settings.get(name) is not None}
+    return solver | ({"memory": MEMORY} if solver["gradient"] == "aca" else {})
 
 
 def settle_test_solver(trained, chosen):

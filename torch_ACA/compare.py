@@ -109,7 +109,8 @@ def _compared(
     name: str, exact: torch.Tensor, func: Callable, y0: Any, t: Any, loss: Callable, wanted: list[torch.Tensor],
     keywords: dict[str, Any],
 ) -> Comparison:  # fmt: skip
-    keywords = keywords | {"gradient": name}
+    # aca as the paper has it: states alone, so that what is evaluated and saved shows
+    keywords = ({"memory": "states"} if name == "aca" else {}) | keywords | {"gradient": name}
     if name == "mali":
         keywords.pop("method", None)
     seconds = []

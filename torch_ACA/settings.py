@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .controller import Controller, FixedSteps
-from .gradients.storage import Budget
+from .gradients.storage import STATES_ONLY, Budget
 from .interpolants import cubic_hermite, linear_between
 from .march import Callbacks
 from .methods import methods
@@ -95,7 +95,7 @@ def checked_memory(memory: Any, gradient: str) -> Budget:
     """The `Budget` of what the backward pass may keep."""
     if memory is not None and gradient != "aca":
         raise ValueError(f"memory needs gradient='aca', got {gradient!r}")
-    return Budget.of(memory)
+    return Budget.of(memory) if gradient == "aca" else STATES_ONLY
 
 
 def checked_params(params: Any) -> tuple[Tensor, ...]:

@@ -62,10 +62,12 @@ class SolverOptions:
     params: Any = None
     """only these tensors, besides y0 and t, get gradients (None: all that func uses)"""
     memory: Any = None
-    """what gradient="aca" keeps; the gradient stays the same. None: all states. A size such as "512MiB": all states,
-    and the graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the
-    first evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again
-    (less memory, slower). With per_sample these are states of the whole batch, and no graphs are kept"""
+    """what gradient="aca" keeps; the gradient stays the same. None: all states, and beside them the graphs of as many
+    accepted steps as fit into 1 MiB, so that small problems evaluate nothing twice. "states": all states and no graph.
+    A size such as "512MiB": states, and the graphs of as many accepted steps as fit beside them (faster); the size of
+    a graph is estimated from the first evaluation. "unlimited": all graphs. A number: at most so many states, and the
+    others are computed again (less memory, slower). With per_sample these are states of the whole batch, and no graphs
+    are kept"""
     compile: Any = False
     """for gradient="aca": True, the same as "loop", generates code for the whole adaptive loop, func included, and for
     the loop back over its steps; "step" for a step and its VJP. The first solve with a func, method, shape and dtype

@@ -4,6 +4,7 @@ import torch
 
 from harness.cli import run_main
 from harness.progress import progress
+from harness.solvers import MEMORY
 from torch_ACA import SavedTensors, solve
 from van_der_pol import records
 from van_der_pol.graph_depth import graph_depth
@@ -51,7 +52,10 @@ def measure(speed, shrink, gradient):
 
     options = {"dfactor": shrink, "max_step": MAX_STEP}
     with SavedTensors() as saved:
-        solution = solve(counted, start, (0.0, HORIZON), gradient=gradient, options=options, record=True, **SOLVER)
+        memory = MEMORY if gradient == "aca" else None
+        solution = solve(
+            counted, start, (0.0, HORIZON), gradient=gradient, memory=memory, options=options, record=True, **SOLVER
+        )
         held = saved.held
         depth = graph_depth(solution.ys if gradient == "naive" else _accepted_graph(solution, start))
         saved.peak = held

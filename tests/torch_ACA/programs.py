@@ -21,7 +21,8 @@ FINE = 1 / 64  # steps of the oracle for the continuous adjoint
 
 # ways to solve; all but the last two have second derivatives
 EXACT = {
-    "aca": {"gradient": "aca"},
+    "aca": {"gradient": "aca", "memory": "states"},
+    "default": {},
     "two states": {"gradient": "aca", "memory": 2},
     "1MiB": {"gradient": "aca", "memory": "1MiB"},
     "unlimited": {"gradient": "aca", "memory": "unlimited"},

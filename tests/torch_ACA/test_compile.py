@@ -34,8 +34,8 @@ def assert_as_eager(func, compile="step", **keywords):
     """States and gradients agree to the rounding of float64, and the same evaluations are counted, but that the first
     one is not kept for the backward pass. For methods without FSAL a rejected try has its first stage evaluated again
     where no step before has left it, and a compiled loop evaluates the slope behind its last step."""
-    eager, counts = states_and_gradients(func, **keywords)
-    found, compiled_counts = states_and_gradients(func, **keywords, compile=compile)
+    eager, counts = states_and_gradients(func, **{"memory": "states"} | keywords)
+    found, compiled_counts = states_and_gradients(func, **{"memory": "states"} | keywords, compile=compile)
     for a, b in zip(eager, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     again = counts.n_rejected + (compile != "step") if keywords.get("method") == "RK12" else 0

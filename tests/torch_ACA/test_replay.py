@@ -257,7 +257,7 @@ def test_no_false_alarm(kind, dtype):
 
 def test_the_message_says_what_to_do():
     f = Rate()
-    loss = solve(f, torch.ones(2), [0.0, 1.0]).ys.sum()
+    loss = solve(f, torch.ones(2), [0.0, 1.0], memory="states").ys.sum()
     f.c = 3.0
     with pytest.raises(ReplayError, match=r"t = .*(direct|unlimited)"):
         loss.backward()
@@ -510,7 +510,7 @@ def test_no_further_evaluations_to_verify():
     calls = []
     w = leaf(2)
     f = lambda t, y: calls.append(1) or w * y  # noqa: E731
-    loss = square(solve(f, torch.ones(2), [0.0, 1.0], method="RK4", h=0.25).ys)
+    loss = square(solve(f, torch.ones(2), [0.0, 1.0], method="RK4", h=0.25, memory="states").ys)
     forward = len(calls)
     loss.backward()
     assert forward == 16 and len(calls) == 31  # the first one is kept

@@ -119,7 +119,7 @@ def test_robertson(robertson_reference, rtol, dtype, tries, state, gradient):
     p, scale = torch.ones(3, dtype=dtype, requires_grad=True), torch.tensor(ROBERTSON_SCALE, dtype=dtype)
     found = solve(
         lambda t, y: robertson(torch, y, p), torch.tensor(ROBERTSON_START, dtype=dtype), ROBERTSON_TIMES,
-        rtol=rtol, atol=1e-4 * rtol, **METHOD,
+        rtol=rtol, atol=1e-4 * rtol, memory="states", **METHOD,
     )  # fmt: skip
     (bar,) = torch.autograd.grad((found.ys[1:] / scale).pow(2).mean(), p)
     errors = ((found.ys.detach().double().numpy() - ys) / ROBERTSON_SCALE)[1:]

@@ -15,7 +15,6 @@ from torch import nn
 
 from ..api import solve
 from ..events import solve_event
-from ..gradients.storage import SMALL_GRAPHS
 from ..march import Callbacks
 from ..notices import warn_caller
 from ..private_torch import pytree
@@ -67,8 +66,7 @@ def odeint(
         knows is left out with a warning
     :param event_fn: stop where event_fn(t, y) crosses zero; of t[1:] only the direction counts then
     :param gradient: one of `torch_ACA.GRADIENTS`
-    :param keywords: options as in `SolverOptions`; memory, if not given: all states, and the graphs of as many steps as
-        fit into 1 MiB
+    :param keywords: options as in `SolverOptions`
     :returns: [m, *shape] (nested like y0); with event_fn, the event time and [2, *shape]
     :raises ValueError: a method or value that is not available
     :raises SolverError: the solve failed. Infinite and NaN states of fixed steps are returned instead
@@ -77,8 +75,6 @@ def odeint(
     t = times_of("t", t)
     options = _translated(func, y0, t, options, method, kind, event_fn)
     keywords = {"rtol": rtol, "atol": atol, "method": method, "gradient": gradient} | keywords
-    if gradient == "aca" and kind != "scipy" and keywords.get("memory") is None and not keywords.get("per_sample"):
-        keywords["memory"] = SMALL_GRAPHS
     return _odeint(func, y0, t, event_fn, kind, options, keywords)
 
 

@@ -29,21 +29,25 @@ class Budget:
 
     @classmethod
     def of(cls, memory: Any) -> Budget:
-        """None: every state and no graph; a whole number: so many states; "512MiB": so many bytes; "unlimited"."""
+        """None: every state, and graphs where they are small; "states": no graphs; a whole number: so many states;
+        "512MiB": so many bytes; "unlimited"."""
         if memory is None:
-            return STATES_ONLY
+            return SMALL_GRAPHS
         if isinstance(memory, Budget):
             return memory
         if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 2:
             return cls(states=memory, n_bytes=0)
         text = str(memory).strip().lower()
+        if text == "states":
+            return STATES_ONLY
         if text in ("unlimited", "inf"):
             return UNLIMITED
         match = re.fullmatch(r"(\d+(?:\.\d*)?) ?([kmg]?i?)b", text)
         if isinstance(memory, str) and match and match[2] in _UNITS:
             return cls(n_bytes=float(match[1]) * _UNITS[match[2]])
         raise ValueError(
-            f"memory must be a size ('512MiB', '2GB', 'unlimited') or a number of states (at least 2), got {memory!r}"
+            f"memory must be a size ('512MiB', '2GB', 'unlimited'), 'states' or a number of states (at least 2), "
+            f"got {memory!r}"
         )
 
     @property
