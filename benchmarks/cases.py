@@ -16,8 +16,8 @@ TIMED = ("aca", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
-STIFF = ("Rodas5P", "auto", "diffrax Kvaerno5, jitted", "scipy Radau, forward")
-ROWS = ("aca, per_sample", "aca, rows jointly", "torchode, per row", "diffrax, vmap")
+STIFF = ("Rodas5P", "Rodas5P, compile", "auto", "diffrax Kvaerno5, jitted", "scipy Radau, forward")
+ROWS = ("aca, per_sample", "aca, per_sample, compile", "aca, rows jointly", "torchode, per row", "diffrax, vmap")
 TOLERANCES = tuple(10.0**-i for i in range(3, 10))
 EVALUATIONS, VJPS = "limit: evaluations", "limit: VJPs"  # names of what `Limit` does in the rounds
 

@@ -15,7 +15,7 @@ from benchmarks.cases import (
     time_rows,
 )
 from harness.cli import ArgumentParser, UsageError, run_main
-from harness.plots import METHOD_COLOURS, new_figure, save_figure
+from harness.plots import METHOD_COLOURS, METHOD_STYLES, new_figure, save_figure
 from harness.record import read_run
 from harness.tables import add_record_argument, pack_runs
 
@@ -35,16 +35,21 @@ COLOURS = {
     "torchode": "#AA4499",
     "diffrax, jitted": "#444444",
     "Rodas5P": METHOD_COLOURS["aca"],
+    "Rodas5P, compile": METHOD_COLOURS["adjoint"],
     "auto": METHOD_COLOURS["direct"],
     "Dopri5": "#88CCEE",
     "diffrax Kvaerno5, jitted": "#444444",
     "scipy Radau, forward": "#DDCC77",
     "aca, per_sample": METHOD_COLOURS["direct"],
+    "aca, per_sample, compile": METHOD_COLOURS["adjoint"],
     "aca, rows jointly": METHOD_COLOURS["aca"],
     "torchode, per row": "#AA4499",
     "diffrax, vmap": "#444444",
 }
 OURS, PEER = "-", "--"
+# they tell solvers apart in grey print
+MARKERS = dict(zip(COLOURS, "DP*Xv<>" * len(COLOURS)))
+MARKERS |= {name: METHOD_STYLES[name][1] for name in ("aca", "naive", "adjoint")}
 
 
 def main(argv=None):
@@ -101,7 +106,7 @@ def diagram(folder, name):
             ]
             if points:
                 style = PEER if next(iter(found.values())).solvers[solver]["library"] != tables.OURS else OURS
-                ax.plot(*zip(*points), style, marker=".", color=COLOURS[solver], label=solver)
+                ax.plot(*zip(*points), style, marker=MARKERS[solver], ms=5, color=COLOURS[solver], label=solver)
         ax.set(xscale="log", yscale="log", xlabel=f"relative error of the {what}")
         ax.invert_xaxis()
     axes[0].set_ylabel("forward and backward pass (ms)")
@@ -118,8 +123,8 @@ def growth(folder, name):
         done = [row for row in rows if "peak_bytes" in row]
         style = OURS if solver.startswith(("aca", "naive", "adjoint")) else PEER
         ax.plot(
-            [row["n_accepted"] for row in done], [row["peak_bytes"] / 1e6 for row in done], style, marker=".",
-            color=COLOURS[solver], label=solver,
+            [row["n_accepted"] for row in done], [row["peak_bytes"] / 1e6 for row in done], style, ms=5,
+            marker=MARKERS[solver], color=COLOURS[solver], label=solver,
         )  # fmt: skip
     rows = next(iter(found.values()))
     states = [row["n_accepted"] * row["state_bytes"] / 1e6 for row in rows]

@@ -9,13 +9,18 @@ except ImportError:
     torchode = None
 
 
-def per_sample(func, y0, problem):
+def per_sample(func, y0, problem, **keywords):
     """A row like another takes its own steps."""
 
     def end(y, t0, t1):
-        return solve_endtime(func, y, t0, t1, per_sample=True, **problem.solver)[0]
+        return solve_endtime(func, y, t0, t1, per_sample=True, **problem.solver, **keywords)[0]
 
     return problem.through(end, y0)
+
+
+def compiled(func, y0, problem):
+    """The same with its loop compiled."""
+    return per_sample(func, y0, problem, compile=True)
 
 
 def joint(func, y0, problem):

@@ -111,6 +111,11 @@ AIMS = (
         lambda f: _at(f, "stiff_robertson_rows", 1e-3, "Rodas5P", "diffrax Kvaerno5, jitted"),
     ),
     (
+        "Rodas5P compiled, Robertson at 1e-6: time / diffrax Kvaerno5",
+        1.0,
+        lambda f: _at(f, "stiff_robertson", 1e-6, "Rodas5P, compile", "diffrax Kvaerno5, jitted"),
+    ),
+    (
         "Rodas5P, reaction and diffusion at 1e-3: time / Dopri5",
         0.02,
         lambda f: _at(f, "stiff_reaction_diffusion", 1e-3, "Rodas5P", "Dopri5"),

@@ -5,7 +5,7 @@ from statistics import mean
 
 import numpy as np
 
-from cifar_classification import predictions
+from cifar_classification import predictions, robustness
 from cifar_classification.data import TITLES
 from cifar_classification.reliability import icc, pseudo_values
 from cifar_classification.runs import on_gpus
@@ -14,11 +14,11 @@ from harness.verdicts import Means, hours_each
 SHARED_PROCESSOR = "the processor was shared, and times are compared in one quiet run of alternating processes only"
 
 
-def of_scale(chosen, own, robust):
+def of_scale(chosen, own, robust, times):
     """(comparisons, claims with the reason why nothing is compared) of one scale.
 
-    ``chosen`` holds the runs by data set and label, ``own`` the labels with the paper's settings, ``robust`` for aca
-    and euler the tested run (None: none) and by how much each test solver increases its error.
+    ``chosen`` holds the runs by data set and label, ``own`` the labels with the paper's settings, ``robust`` is what
+    `robustness.tested` found, and ``times`` what `timing.seconds` did.
     """
     found, others = [], []
     ten = chosen["cifar10"]
@@ -34,7 +34,9 @@ def of_scale(chosen, own, robust):
             fewer, unit = f"ACA evaluates f less often {end}", " per block and batch"
             found.append(compared(fewer, pair, evaluations, -1, unit=unit, paired=True))
             faster = f"ACA takes less time {end}"
-            if all(pair) and on_gpus([*pair[0], *pair[1]]):
+            if ours in times and label in times:  # rounds stand for seeds
+                found.append(Means(faster, times[ours], times[label], -1, paired=True, logs=True))
+            elif all(pair) and on_gpus([*pair[0], *pair[1]]):
                 found.append(compared(faster, pair, minutes, -1, form=".1f", unit=" min", paired=True))
             else:
                 others.append((faster, SHARED_PROCESSOR))
@@ -54,7 +56,7 @@ def of_scale(chosen, own, robust):
         for of in ("true-class probability", "correctness"):
             what = f"NODE-18 is more reliable than ResNet-18 on {TITLES[dataset]}: ICC(2,1) of {of}"
             found.append(Means(what, *(reliabilities(runs, of) for runs in pair), 1, form=".3f", hours=hours(*pair)))
-    found.append(sturdier(*robust["aca"], *robust["euler"]))
+    found += sturdier(robust)
     scaled = any(", scaled down" in run.title for run in chain(*ten.values()))
     reason = "not at this scale" if scaled else "see the tables"
     others += [(claim, reason) for claim in ("NODE-18 has about 5 % error on CIFAR-10", "NODE-18 beats ResNet-101")]
@@ -108,9 +110,18 @@ def reliabilities(runs, of):
     return pseudo_values(lambda columns: icc(columns)["ICC(2,1)"], matrix[of])
 
 
-def sturdier(ours, our_increases, theirs, their_increases):
-    """That other test solvers hurt one trained network less than the other: the mean increase of a network's error."""
-    sides = ({run.place[3]: mean(grown)} if run else {}
-             for run, grown in ((ours, our_increases), (theirs, their_increases)))  # fmt: skip
-    what = "Other test solvers hurt NODE-18 less than the network trained with one Euler step: mean growth of the error"
-    return Means(what, *sides, -1, unit=" points", hours=hours(*([run] if run else [] for run in (ours, theirs))))
+def sturdier(robust):
+    """That other test solvers hurt NODE-18 less than the network trained with one Euler step: on average over the
+    solvers, and by the worst of them."""
+    grown = {label: robustness.increases(tests, label).values() for label, (_, tests) in robust.items()}
+
+    def side(label, value):
+        run, _ = robust[label]
+        return {run.place[3]: value(grown[label])} if run else {}
+
+    what = "Other test solvers hurt NODE-18 less than the network trained with one Euler step"
+    cost = hours(*([run] if run else [] for run in (robust["aca"][0], robust["euler"][0])))
+    return [
+        Means(f"{what}: {words}", side("aca", value), side("euler", value), -1, unit=" points", hours=cost)
+        for words, value in (("mean growth of the error", mean), ("growth by the worst solver", max))
+    ]

@@ -8,6 +8,16 @@ OTHER_SOLVERS = (
     (("--method", "RK23", "--rtol", "1e-3", "--atol", "1e-3"), None),
     (("--method", "Euler", "--h", "0.2"), None),
 )
+# flags of the gradient methods, with the same solver (MALI has its own), and with the one that the paper gives to each
+LIKE_FOR_LIKE = {
+    **{name: ("--gradient", name) for name in ("aca", "direct", "naive", "adjoint")},
+    "mali": ("--gradient", "mali", "--method", "ALF"),
+    **{name: ("--gradient", name) for name in ("torchdiffeq", "torchdiffeq-adjoint")},
+}
+OWN = {
+    name: ("--gradient", name, "--method", "Dopri5", "--rtol", "1e-5", "--atol", "1e-5", *batch)
+    for name, batch in (("adjoint", ()), ("naive", ("--batch-size", "32")))
+}
 
 
 def single(profile):
@@ -31,7 +41,7 @@ def table():
     jobs = []
     for seed in range(3):
         jobs += [row("table", "aca", seed), row("table", "resnet", seed, "--model", "discrete")]
-        jobs += [row("table", name, seed, "--gradient", name) for name in ("adjoint", "naive")]
+        jobs += [row("table", name, seed, *LIKE_FOR_LIKE[name]) for name in ("adjoint", "naive")]
     jobs.append(row("cpu", "euler", 0, "--method", "Euler"))
     for seed in range(3):
         jobs.append(row("table", "aca", seed, dataset="cifar100"))
@@ -51,7 +61,7 @@ def paper():
     for seed in range(3):
         jobs.append(row("paper", "aca-own", seed, "--lr", "0.01"))
         jobs += own_settings("paper", seed, "--lr", "0.01")
-        jobs += [row("paper", name, seed, "--gradient", name) for name in ("adjoint", "naive")]
+        jobs += [row("paper", name, seed, *LIKE_FOR_LIKE[name]) for name in ("adjoint", "naive")]
         jobs += further("paper", seed)
     return jobs + fair("paper", 10, ("--field-scale", "0.2"), ("--branch-scale", "0.2"))
 
@@ -68,21 +78,13 @@ def fair(scale, seeds, ours, theirs):
 
 def further(scale, seed):
     """Gradient methods like for like, beside aca, adjoint and naive, and aca with --amp."""
-    return [
-        row(scale, "direct", seed, "--gradient", "direct"),
-        row(scale, "mali", seed, "--gradient", "mali", "--method", "ALF"),
-        *(row(scale, name, seed, "--gradient", name) for name in ("torchdiffeq", "torchdiffeq-adjoint")),
-        row(scale, "aca-amp", seed, "--amp"),
-    ]
+    names = ("direct", "mali", "torchdiffeq", "torchdiffeq-adjoint")
+    return [*(row(scale, name, seed, *LIKE_FOR_LIKE[name]) for name in names), row(scale, "aca-amp", seed, "--amp")]
 
 
 def own_settings(scale, seed, *flags):
     """The other methods with the solver, tolerance and batch that the paper gives to each."""
-    solver = ("--method", "Dopri5", "--rtol", "1e-5", "--atol", "1e-5")
-    return [
-        row(scale, "adjoint-own", seed, *flags, "--gradient", "adjoint", *solver),
-        row(scale, "naive-own", seed, *flags, "--gradient", "naive", *solver, "--batch-size", "32"),
-    ]
+    return [row(scale, f"{name}-own", seed, *flags, *own) for name, own in OWN.items()]
 
 
 LAUNCHES = {

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cifar_classification import robustness
 from cifar_classification.data import TITLES
-from cifar_classification.experiment import Cifar
+from cifar_classification.experiment import ALL_SOLVERS, Cifar
 from harness.cli import ArgumentParser, run_main
 from harness.plots import colour, look, new_figure, save_figure
 from harness.record import read_metrics, read_run
 
 STYLES = {"Train": ":", "Test": "-"}
+ROBUST_STYLES = {"euler": {"color": colour("resnet"), "marker": "s"}, "aca": look("aca", markers=True)}
 
 
 def main(argv=None):
@@ -67,7 +69,7 @@ def draw_methods(methods, *groups):
         dots.set_xticks(range(len(shown)), [label.removesuffix("-own") for label in shown], rotation=20, ha="right")
         dots.set(ylabel="after the last epoch", xlim=(-0.6, max(len(shown), 1) - 0.4))
         if shown:
-            curves.legend(loc="upper left", fontsize="x-small")
+            curves.legend(loc="lower right", fontsize="x-small")
     for ax, text in zip(axes[:, 0], ("like for like", "the paper's solvers, tolerances and batches")):
         ax.set_title(text, fontsize="medium")
     figure.suptitle(f"{heading}\nleft: mean and range over seeds; right: each seed, bar: mean", fontsize="medium")
@@ -112,6 +114,35 @@ def draw_networks(chosen, names, paper, heading):
         if not ours.has_data():
             ours.set_yticks([])
     figure.suptitle(f"Accuracy over seeds, {heading}", fontsize="medium")
+    return figure
+
+
+def draw_robustness(found):
+    """The supplement's tables 1 and 2: by how much each test solver increases the error, here and in the paper.
+
+    ``found`` is what `robustness.tested` gives.
+    """
+    figure, (ours, theirs) = new_figure(1, 2, width=4.6, height=5.4, sharey=True)
+    places = np.arange(len(ALL_SOLVERS))
+    for shift, (label, (_, tests)) in zip((-0.15, 0.15), found.items()):
+        style = ROBUST_STYLES[label] | {"linestyle": "", "markersize": 6}
+        for ax, grown in ((ours, robustness.increases(tests, label)), (theirs, robustness.quoted(label))):
+            values = [grown.get(robustness.cell(solver), np.nan) for solver in ALL_SOLVERS]
+            ax.plot(values, places + shift, label=robustness.ROBUST[label], **style)
+    scales = dict.fromkeys(run.title.partition(", ")[2] or "the paper's scale" for run, _ in found.values() if run)
+    here = "; ".join(["here, one run each", *scales] if scales else ["here: not run"])
+    for ax, title in ((ours, here), (theirs, "in the paper")):
+        ax.axvline(0, color="grey", linewidth=0.8)
+        ax.set(xlabel="increase of the error, percentage points", title=title)
+        ax.title.set_fontsize("medium")
+        for place in places[1:]:
+            if ALL_SOLVERS[place]["method"] != ALL_SOLVERS[place - 1]["method"]:
+                ax.axhline(place - 0.5, color="grey", linewidth=0.5)
+    ours.set_yticks(places, [robustness.name(solver) for solver in ALL_SOLVERS], fontsize="small")
+    ours.set_ylim(len(places) - 0.5, -0.5)
+    figure.get_layout_engine().set(w_pad=0.1)
+    figure.legend(*theirs.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    figure.suptitle("Growth of the error on CIFAR-10 with other test solvers than that of the training")
     return figure
 
 

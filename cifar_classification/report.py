@@ -1,31 +1,28 @@
 """Write what the recorded runs show: tables.md, figures, and the measured part of the README."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
-from cifar_classification import claims, plot
+from cifar_classification import claims, plot, robustness, timing
 from cifar_classification.data import TITLES
-from cifar_classification.experiment import ADAPTIVE, ALL_SOLVERS, FIXED, Cifar
+from cifar_classification.experiment import Cifar
+from cifar_classification.quoted import PAPER
 from cifar_classification.reliability import FORMS, icc, resampled
 from cifar_classification.runs import collect, of_place, on_gpus
-from harness import packed
-from harness.cli import flag, run_main
+from cifar_classification.single_runs import every_run, single_runs, single_tests
+from harness.cli import run_main
 from harness.environment import origins
 from harness.files import write_text
 from harness.plots import save_figure
 from harness.tables import replace_measured, results_folder, spread, table
-from harness.testing import read_tests
 from harness.verdicts import verdict_table
 
 README = Path(__file__).parent / "README.md"
-CIFAR = Cifar()
-RESULTS = CIFAR.results
+RESULTS = Cifar().results
 SCRIPT = "cifar_classification/report.py"
-COMMANDS = {"quick": "bash scripts/run_cifar.sh", "paper": "bash scripts/run_cifar.sh --paper"}
-PAPER = json.loads((Path(__file__).parent / "paper.json").read_text())
+SEEN = "../results/cifar_classification"  # its folder, as seen from the README
 SCALES = ("table", "paper")
 LIKE_FOR_LIKE = ("aca", "direct", "naive", "adjoint", "mali", "torchdiffeq", "torchdiffeq-adjoint")
 OWN = {  # at the table's scale aca has the paper's solver, tolerance and batch anyway
@@ -35,9 +32,6 @@ OWN = {  # at the table's scale aca has the paper's solver, tolerance and batch 
 NETWORKS = {"aca": "NODE-18, ACA", "resnet": "ResNet-18"}
 # the same with their second blocks at the other size in the beginning
 OTHER_SCALE = {"aca-scale": "NODE-18, ACA", "resnet-scale": "ResNet-18"}
-ROBUST = {"euler": "trained with one Euler step", "aca": "NODE-18, trained with HeunEuler and ACA"}
-ROBUST_SCALES = {"table": ("cpu", "table"), "paper": ("paper-350", "paper")}  # where its robust models lie, best first
-BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", "rtol": 1e-2, "atol": 1e-2}}
 
 
 def main(argv=None):
@@ -49,72 +43,9 @@ def main(argv=None):
     if root.resolve() == RESULTS:
         single = [run for run in runs if run.summary and not (run.place and run.place[0] in SCALES)]
         tests = filter(None, (single_tests(run) for run in single if not run.place))  # the others' are in the tables
-        linked = [re.sub(r"\]\((?!http)", "](../results/cifar_classification/", section) for section in sections]
-        replace_measured(README, SCRIPT, "\n".join([single_runs(single, "../results"), *tests, *linked]))
+        linked = [re.sub(r"\]\((?!http)", f"]({SEEN}/", section) for section in sections]
+        replace_measured(README, SCRIPT, "\n".join([single_runs(single, root, SEEN), *tests, *linked]))
     print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
-
-
-# Single runs
-
-
-def single_runs(runs, results):
-    rows = [
-        [
-            command_of(run),
-            f"[{run.summary['title']}]({results}/cifar_classification/{link(run, RESULTS)})",
-            f"{run.chosen.gradient}, {run.chosen.method}" if run.chosen.model == "ode" else "",
-            f"{run.summary['test_accuracy']:.2%}",
-            f"{run.summary['best_test_accuracy']:.2%}",
-            f"{run.summary['seconds'] / 60:.1f}",
-            run.hardware,
-        ]
-        for run in runs
-    ]
-    return table(["command", "what", "solver", "test accuracy", "best", "minutes", "hardware"], rows)
-
-
-def link(run, root):
-    """Where the record of a run lies, as seen from the folder of the results."""
-    return packed.source(run.folder).relative_to(root).as_posix()
-
-
-def command_of(run):
-    """How such a run is made: by its profile, and flags for what it has otherwise. What its settings leave open has no
-    flag."""
-    chosen = run.chosen
-    today = CIFAR.settle({name: getattr(chosen, name) for name in ("profile", "dataset", "seed")})
-    others = {name: getattr(chosen, name, None) for name, value in today.items()}
-    others = {name: value for name, value in others.items() if value not in (None, today[name])}
-    command = COMMANDS.get(chosen.profile, f"python cifar_classification/train.py --profile {chosen.profile}")
-    return f"`{' '.join([command, *map(as_flag, others, others.values())])}`"
-
-
-def as_flag(name, value):
-    """A setting as on the command line."""
-    if isinstance(value, bool):
-        return flag(name if value else f"no_{name}")
-    return f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-
-
-def single_tests(run):
-    """A trained model under other solvers; nothing if it was not tested."""
-    records = read_tests(run.folder)
-    if not records:
-        return None
-    rows = [
-        [solver_text(record["solver"]), f"{1 - record['test_accuracy']:.2%}", nfe_text(record["nfe_per_block"])]
-        for record in records
-    ]
-    heading = f"**{records[-1]['title']}, after epoch {records[-1]['epoch']}, tested with**"
-    return f"{heading}\n\n" + table(["solver", "error", "NFE per block"], rows)
-
-
-def solver_text(solver):
-    return ", ".join(f"{name} {value:g}" if name != "method" else value for name, value in solver.items() if value)
-
-
-def nfe_text(per_block):
-    return " ".join(f"{value:.1f}" for value in per_block)
 
 
 # Runs compared with each other
@@ -128,13 +59,14 @@ def compared(runs, scale, root):
         return []
     heading = known[0].title.partition(", ")[2] or "the paper's scale"
     scaled = f"`--profile {scale}`, {heading}"
-    methods = chosen["cifar10"]
+    methods, robust = chosen["cifar10"], robustness.tested(runs, scale)
     figure = plot.draw_methods(methods, LIKE_FOR_LIKE, OWN[scale], f"NODE-18 on CIFAR-10, {heading}")
     save_figure(figure, root / scale / "methods.png")
     save_figure(plot.draw_networks(chosen, NETWORKS, PAPER["networks"], heading), root / scale / "networks.png")
+    save_figure(plot.draw_robustness(robust), root / scale / "robustness.png")
     parts = [
         f"## The paper's claims ({scaled})\n",
-        verdict_table(*claims_of(runs, scale)),
+        verdict_table(*claims_of(runs, scale, root)),
         f"## Gradient methods ({scaled})\n",
         "Like for like: the same solver (MALI has its own), tolerance, batch and seeds; `torchdiffeq` rows are that "
         "library's `odeint` and `odeint_adjoint`.\n",
@@ -142,6 +74,7 @@ def compared(runs, scale, root):
         "Solver, tolerance and batch as in the paper's figure 7(a, b).\n",
         method_table(methods, OWN[scale]),
         paper_methods(),
+        processor_time(root / timing.FOLDER.name / scale),
         f"![gradient methods]({scale}/methods.png)\n",
         precision(methods),
         f"## NODE-18 and ResNet-18 ({scaled})\n",
@@ -150,8 +83,8 @@ def compared(runs, scale, root):
         f"## Reliability of repeated runs ({scaled})\n",
         reliability(chosen),
         "## Robustness to the test solver\n",
-        *(robustness(*solver_tests(runs, scale, label), label) for label in ROBUST),
-        f"Increase of the error in percentage points; NFE per block, mean over blocks. {PAPER['solvers']['about']}\n",
+        f"![increase of the error by test solver]({scale}/robustness.png)\n",
+        robustness.section(robust),
     ]
     return list(filter(None, parts))
 
@@ -165,11 +98,10 @@ def chosen_runs(runs, scale):
     }
 
 
-def claims_of(runs, scale):
+def claims_of(runs, scale, root):
     """What `claims.of_scale` says of a scale."""
-    tested = {label: solver_tests(runs, scale, label) for label in ROBUST}
-    robust = {label: (run, increases(run, tests, label)) for label, (run, tests) in tested.items()}
-    return claims.of_scale(chosen_runs(runs, scale), OWN[scale], robust)
+    times = timing.seconds(root / timing.FOLDER.name / scale)
+    return claims.of_scale(chosen_runs(runs, scale), OWN[scale], robustness.tested(runs, scale), times)
 
 
 def accuracies(runs):
@@ -227,6 +159,12 @@ def paper_methods():
     return f"In the paper: {PAPER['methods']['about']}\n\n" + table(
         ["method", "solver", "batch", "accuracy", "time"], rows
     )
+
+
+def processor_time(folder):
+    """What `timing.py` measured, if it did."""
+    measured = timing.finished(folder)
+    return f"### Processor time\n\n{timing.timing_table(folder)}" if measured else None
 
 
 def precision(methods):
@@ -306,91 +244,6 @@ def reliability(chosen):
         "The paper's values (its table 3) are not known to us."
     )
     return f"{table(['data', 'network', 'ICC of', 'runs', *FORMS, 'ICC(2,1), 95 %'], rows)}\n{note}\n"
-
-
-# One model, many test solvers
-
-
-def solver_tests(runs, scale, label):
-    """A run with that label that was tested with ALL_SOLVERS, and its tests by `cell`; (None, {}) where none was."""
-    for where in ROBUST_SCALES[scale]:
-        for run in of_place(runs, where, "cifar10", label):
-            groups = {}
-            for record in read_tests(run.folder):
-                kind = record["checkpoint"], record["epoch"], record.get("amp"), record.get("images")
-                groups.setdefault(kind, {})[cell(record["solver"])] = record
-            tests = max(groups.values(), key=lambda group: len(group.keys() & set(map(cell, ALL_SOLVERS))), default={})
-            if cell(BASES[label]) in tests and len(tests) > 1:
-                return run, tests
-    return None, {}
-
-
-def cell(solver):
-    """A solver as a key: its method, and its step size or tolerance."""
-    return solver["method"], solver.get("rtol") or solver.get("h")
-
-
-def increases(run, tests, label):
-    """By how many percentage points each solver but that of the training increases the error."""
-    base = cell(BASES[label])
-    others = [other for other in map(cell, ALL_SOLVERS) if run and other in tests and other != base]
-    return [100 * (tests[base]["test_accuracy"] - tests[other]["test_accuracy"]) for other in others]
-
-
-def robustness(run, tests, label):
-    """One of the supplement's tables beside the same for `run`; blank where nothing was tested."""
-    theirs, what = PAPER["solvers"][label], ROBUST[label]
-    base = tests.get(cell(BASES[label]))
-    if base:
-        precision = "bfloat16" if base.get("amp", run.chosen.amp) else "float32"
-        what += (
-            f": [{base['title']}]({link(run, run.folder.parents[1])}), error {1 - base['test_accuracy']:.2%} "
-            f"(paper: {theirs['error']:g} %), after epoch {base['epoch']}, {base.get('images', 10_000)} test images, "
-            f"{precision}, {run.hardware}{_first_step(run, label)}"
-        )
-    rows = []
-    for method in (*FIXED, *ADAPTIVE):
-        solvers = [solver for solver in ALL_SOLVERS if solver["method"] == method]
-        for solver, in_paper in zip(solvers, theirs[method], strict=True):
-            own, (_, size) = tests.get(cell(solver)), cell(solver)
-            rows.append(
-                [
-                    f"{method}, {'h' if method in FIXED else 'tolerance'} {size:g}",
-                    f"{100 * (base['test_accuracy'] - own['test_accuracy']):+.2f}" if own else "",
-                    f"{in_paper:+.2f}",
-                    f"{np.mean(own['nfe_per_block']):.1f}" if own else "",
-                    f"{own['seconds']:.1f}" if own else "",
-                ]
-            )
-    cells = table(["test solver", "increase", "in the paper", "NFE", "seconds"], rows)
-    return f"**Supplement table {theirs['table']}**, {what}\n\n{cells}"
-
-
-def _first_step(run, label):
-    """Why the training's own test, which the other tables have, differs a little from the solver of the same name."""
-    if label != "aca" or not run.chosen.h:
-        return ""
-    own = f"{1 - run.summary['test_accuracy']:.2%}"
-    return (
-        f"; in training, where the first step to be tried was {run.chosen.h:g} and not chosen by a rule, it was {own}"
-    )
-
-
-def every_run(runs):
-    """All runs of the tables, and how they ended."""
-    rows = [
-        [
-            f"[{'/'.join(run.folder.parts[-2:])}]({link(run, run.folder.parents[1])})",
-            run.title,
-            f"{run.summary['test_accuracy']:.2%}" if run.summary else "",
-            f"{run.summary['seconds'] / 60:.1f}" if run.summary else "",
-            "finished" if run.summary else run.failure or f"{len(run.rows)} of {run.chosen.epochs} epochs",
-            run.hardware,
-        ]
-        for run in runs
-        if run.place
-    ]
-    return "## All runs of the tables\n\n" + table(["run", "what", "accuracy", "minutes", "ended", "hardware"], rows)
 
 
 if __name__ == "__main__":

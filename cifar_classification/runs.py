@@ -16,6 +16,7 @@ from harness.environment import hardware
 from harness.record import read_epochs, read_run
 from harness.training import FINISHED
 
+TIMING = "timing"  # folder of what timing.py measures, which is no training
 NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 
 
@@ -43,9 +44,9 @@ class Recorded:
     def hardware(self):
         return hardware(self.environment)
 
-    def last(self, name):
-        """A value of the last epoch; None where it was not recorded."""
-        return self.rows[-1].get(name)
+    def record(self, root):
+        """Where its record lies, as seen from the folder of the results."""
+        return packed.source(self.folder).relative_to(root).as_posix()
 
     def average(self, name):
         """A value's mean over the epochs; None where it was not recorded."""
@@ -63,7 +64,8 @@ class Recorded:
 
 def collect(root):
     """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    return [_recorded(Path(root), folder) for folder in packed.folders(root, "run.json")]
+    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name != TIMING]
+    return [_recorded(Path(root), folder) for folder in trained]
 
 
 def _recorded(root, folder):

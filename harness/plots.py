@@ -29,7 +29,8 @@ MODEL_COLOURS = {
     "ode": "#332288",
     "truth": "#000000",
 }
-
+# For the parts of one thing, such as three bodies: no method or model has them
+PART_COLOURS = ("#CC6677", "#44AA99", "#661100")
 
 # Line style and marker of each gradient method, in all figures: they tell methods apart in grey print too.
 METHOD_STYLES = {

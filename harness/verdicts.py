@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 import numpy as np
-from scipy.stats import binom, binomtest, nct, t, ttest_ind, ttest_rel
+from scipy.special import chdtri, ndtr
+from scipy.stats import binom, binomtest, norm, t, ttest_ind, ttest_rel
 
 from harness.tables import table
 
@@ -138,25 +139,22 @@ class Means(Comparison):
         def enough(seeds):
             return t_power(difference, variances, seeds, level) >= POWER
 
-        most = LEAST_SEEDS
-        while not enough(most):  # upwards, as scipy's noncentral t fails far behind the answer
-            if most == MOST_SEEDS:
-                return None
-            most = min(2 * most, MOST_SEEDS)
-        choice = range(LEAST_SEEDS, most + 1)
-        return choice[bisect_left(choice, True, key=enough)]
+        choice = range(LEAST_SEEDS, MOST_SEEDS + 1)
+        return choice[bisect_left(choice, True, key=enough)] if enough(MOST_SEEDS) else None
 
 
 def t_power(difference, variances, seeds, level):
     """The power of a two-sided t-test of the mean of ``seeds`` values (one variance) or of two such means (Welch's).
 
-    From the noncentral t distribution, with Welch and Satterthwaite's degrees of freedom.
+    From the noncentral t distribution, with Welch and Satterthwaite's degrees of freedom. It is integrated here, over
+    the spread that the test may find, as scipy's is NaN for some arguments of this size.
     """
     variances = np.asarray(variances, dtype=float)
     freedom = (seeds - 1) * variances.sum() ** 2 / np.square(variances).sum()
     shift = difference / math.sqrt(variances.sum() / seeds)
-    critical = t.isf(level / 2, freedom)
-    return float(nct.sf(critical, freedom, shift) + nct.cdf(-critical, freedom, shift))
+    x = np.linspace(-9.0, 9.0, 721)  # the trapezium rule converges exponentially fast under this density
+    critical = t.isf(level / 2, freedom) * np.sqrt(chdtri(freedom, ndtr(-x)) / freedom)
+    return float((x[1] - x[0]) * (norm.pdf(x) * (ndtr(shift - critical) + ndtr(-critical - shift))).sum())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import io
 import textwrap
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from harness import packed
 from harness.cli import run_main
@@ -11,6 +12,7 @@ from harness.plots import colour, new_figure, save_figure
 from harness.plots import look as method_look
 from harness.record import read_epochs, read_run
 from harness.tables import results_folder
+from latent_ode_mujoco import untrained
 from latent_ode_mujoco.data import FEATURES, NAMES
 from latent_ode_mujoco.experiment import LatentODE, joint_words
 from latent_ode_mujoco.report import LABELS, RESULTS, collect
@@ -43,16 +45,30 @@ def curve(rows):
     return np.array(epochs), np.array(seconds), 100 * np.array(errors)
 
 
-def draw_curves(rows, path, heading):
-    """Test error against epoch and against time, the mean over seeds, a line for each model."""
-    figure, (by_epoch, by_time) = new_figure(1, 2, width=5.5, height=4)
-    for name in (name for name in LABELS if any(row["label"] == name for row in rows)):
-        epochs, seconds, errors = curve([row for row in rows if row["label"] == name])
-        by_epoch.semilogy(epochs, errors, **look(name))
-        by_time.loglog(seconds, errors, **look(name))
-    by_epoch.set(xlabel="epoch", ylabel="test MSE x 1e-2")
-    by_time.set(xlabel="seconds of training")
-    by_epoch.legend(fontsize=7)
+def draw_curves(rows, baselines, path, heading):
+    """Test error against epoch and against time, a column for each fraction observed: the mean over seeds, a line for
+    each model. ``baselines`` are those of `untrained.errors`."""
+    fractions = sorted({row["sample"] for row in rows})
+    figure, axes = new_figure(2, len(fractions), width=3.8, height=3.0, sharey=True, squeeze=False)
+    for (by_epoch, by_time), fraction in zip(axes.T, fractions):
+        own = [row for row in rows if row["sample"] == fraction]
+        for name in (name for name in LABELS if any(row["label"] == name for row in own)):
+            epochs, seconds, errors = curve([row for row in own if row["label"] == name])
+            by_epoch.semilogy(epochs, errors, **look(name))
+            by_time.loglog(seconds, errors, **look(name))
+        title = f"{fraction:.0%} observed"
+        if baselines:
+            for ax in (by_epoch, by_time):
+                constant = np.mean(baselines["constant"][fraction])
+                ax.axhline(constant, color="grey", linewidth=0.8, linestyle="-.", label=untrained.TITLES["constant"])
+            title += f"\n{untrained.TITLES['straight']}: {np.mean(baselines['straight'][fraction]):.2g}"
+        by_epoch.set_title(title, fontsize=8)
+        by_epoch.set(xlabel="epoch")
+        by_time.set(xlabel="seconds of training")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test MSE x 1e-2")
+    names = {name: line for ax in axes.flat for line, name in zip(*ax.get_legend_handles_labels())}
+    figure.legend(names.values(), names, loc="outside lower center", ncols=5, fontsize=7)
     figure.suptitle(heading, fontsize=9)
     save_figure(figure, path)
 
@@ -87,7 +103,9 @@ def draw_reconstructions(rows, path, heading):
         axes[-1, column].set_xlabel("time")
     for ax, feature in zip(axes[:, 0], DRAWN):
         ax.set_ylabel(NAMES[feature], fontsize=8)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    truth, _, seen = axes[0, 0].get_legend_handles_labels()[0]
+    prediction = Line2D([], [], color="grey", linestyle="--", label="prediction, in the column's style")
+    figure.legend(handles=[truth, seen, prediction], loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{heading}\none test trajectory, one seed; the error is that of this trajectory", fontsize=9)
     save_figure(figure, path)
 
@@ -98,15 +116,19 @@ def main(argv=None):
     for row in collect(root):
         row["title"] = LatentODE().title(read_run(row["folder"])["settings"])
         groups.setdefault((row["profile"], row["task"], row["sample"]), []).append(row)
+    for profile, task in dict.fromkeys(key[:2] for key in groups):
+        rows = [row for key, own in groups.items() if key[:2] == (profile, task) for row in own]
+        heading = f"{task}, {profile} profile, mean over seeds\n{textwrap.fill(joint_words(rows), 120)}"
+        path = root / profile / "figures" / f"{task}-curves.png"
+        draw_curves(rows, untrained.errors(root, profile, task), path, heading)
     for (profile, task, sample), rows in groups.items():
         folder = root / profile / "figures"
         name = f"{task}-{sample * 100:g}"
         heading = f"{task}, {sample:.0%} observed, {profile} profile\n{textwrap.fill(joint_words(rows), 120)}"
-        draw_curves(rows, folder / f"{name}-curves.png", heading)
         first = {row["label"]: row for row in reversed(rows)}  # rows go by seed: the lowest one stays
         shown = [first[label] for label in RECONSTRUCTED if label in first]
         draw_reconstructions(shown, folder / f"{name}-reconstructions.png", heading)
-        print(f"{len(rows)} runs -> {folder / name}-*.png")
+        print(f"{len(rows)} runs -> {folder / name}-reconstructions.png")
 
 
 if __name__ == "__main__":

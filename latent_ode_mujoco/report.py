@@ -14,13 +14,14 @@ from harness.tables import replace_measured, results_folder, spread, table, writ
 from harness.testing import runs_tested
 from harness.training import FINISHED
 from harness.verdicts import Means, hours_each, verdict_table
+from latent_ode_mujoco import untrained
+from latent_ode_mujoco.baselines import FRACTIONS
 from latent_ode_mujoco.experiment import PROFILES, LatentODE, joint_words, label, scaled_down
 from latent_ode_mujoco.gradients import FOLDER
 from latent_ode_mujoco.models import ONE_STEP_AHEAD
 
 README = Path(__file__).parent / "README.md"
 RESULTS = LatentODE().results
-FRACTIONS = (0.1, 0.2, 0.5)
 PLAIN, REPAIRED, OURS = "rnn", "rnn-repaired", "latent-ode-aca"
 PEER = "Seconds/torchdiffeq.odeint"
 LABELS = (
@@ -51,7 +52,7 @@ QUOTED = {
 }
 COLUMNS = (
     "profile", "task", "sample", "label", "seed", "status", "mse", "epochs", "iterations", "training_seconds",
-    "seconds", "forward", "backward", "parameters", "test_evaluations",
+    "seconds", "forward", "backward", "parameters", "test_evaluations", "gradient_norm",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def _row(folder, run, test):
         "mse": test["mse"],
         "parameters": summary["parameters"],
         "test_evaluations": test["evaluations"],
+        "gradient_norm": max((row["Train/GradientNorm"] for row in read_epochs(folder)), default=None),
         "scaled_down": scaled_down(settings),
         "environment": run["environment"],
         "folder": folder,
@@ -87,9 +89,11 @@ def tables(rows, speeds, root):
     for profile in PROFILES:
         for task in sorted({row["task"] for row in rows if row["profile"] == profile}, reverse=True):
             own = [row for row in rows if (row["profile"], row["task"]) == (profile, task)]
-            parts += [_errors(profile, task, own), _costs(own)]
+            parts += [_errors(profile, task, own, untrained.errors(root, profile, task)), _costs(own)]
             if found := comparisons(own):
                 parts.append(f"**The paper's claims at this scale**\n\n{verdict_table(found)}")
+    if text := untrained.by_size(root, QUOTED):
+        parts.append(text)
     if speeds:
         parts.append(_speed_table(speeds))
     if packed.read(root / FOLDER.name, "summary.json") is not None:
@@ -128,11 +132,23 @@ def _heading(profile, task, rows):
     return f"### {task.capitalize()}, `--profile {profile}`{words and ', '}{words}\n"
 
 
-def _errors(profile, task, rows):
+def means(rows):
+    """{fraction: {model: mean test error x 1e-2}} of what was run."""
+    found = {}
+    for fraction in FRACTIONS:
+        for name in sorted({row["label"] for row in rows if row["sample"] == fraction}, key=_rank):
+            found.setdefault(fraction, {})[name] = mean(_errors_of(rows, name, fraction).values())
+    return found
+
+
+def _errors(profile, task, rows, baselines):
     quoted = QUOTED if task == "interpolation" else {}
     columns = [f"{fraction:.0%}" for fraction in FRACTIONS]
     columns += [f"{source} {fraction:.0%}" for source in quoted for fraction in FRACTIONS]
-    lines = []
+    lines = [
+        [untrained.TITLES[name], *(_counted(errors[fraction]) for fraction in FRACTIONS), *[""] * (len(columns) - 3)]
+        for name, errors in baselines.items()
+    ]
     for name in sorted({*LABELS, *(row["label"] for row in rows)}, key=_rank):
         cells = [_counted(list(_errors_of(rows, name, fraction).values())) for fraction in FRACTIONS]
         for published in quoted.values():
@@ -141,6 +157,8 @@ def _errors(profile, task, rows):
     text = f"{_heading(profile, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
     text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
     text += table(["model", *columns], lines)
+    if said := untrained.compared(means(rows), baselines):
+        text += f"\n{said}"
     for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
         ratios = [(fraction, _ratios(rows, other, fraction)) for fraction in FRACTIONS]
         if found := [f"{ratio} at {fraction:.0%}" for fraction, ratio in ratios if ratio]:
@@ -181,10 +199,14 @@ def _costs(rows):
             for kind in ("forward", "backward"):
                 cells.append(f"{sum(row[kind] for row in own) / iterations:.1f}" if own[0][kind] is not None else "")
             minutes = mean(row["training_seconds"] for row in own) / 60
-            lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells, f"{minutes:.1f}"])
+            norms = [row["gradient_norm"] for row in own if row["gradient_norm"] is not None]
+            cells += [f"{minutes:.1f}", f"{max(norms):.2g}" if norms else ""]
+            lines.append([name, f"{fraction:.0%}", f"{own[0]['parameters']:,}", *cells])
     header = ["model", "observed", "parameters", "ms a step", "NFE forward", "NFE backward", "minutes a run"]
+    header.append("largest gradient norm")
     minutes = sum(row["training_seconds"] for row in rows) / 60
-    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. All these runs "
+    note = "\nOne step is one batch. Processor time; tests between the epochs are not counted. Gradient norm: mean "
+    note += "over an epoch, the largest of all epochs and seeds. All these runs "
     note += f"together: {minutes:.0f} minutes. {origins([(row['label'], row['environment']) for row in rows])}\n"
     return table(header, lines) + note
 

@@ -17,7 +17,7 @@ import results_page  # noqa: E402  it lies beside this script
 from cifar_classification import report as cifar  # noqa: E402  ROOT has to be known first
 from harness import packed  # noqa: E402
 from harness.files import write_text  # noqa: E402
-from harness.plots import colour, new_figure, save_figure  # noqa: E402
+from harness.plots import colour, look, new_figure, save_figure  # noqa: E402
 from harness.tables import spread, table  # noqa: E402
 from latent_ode_mujoco import report as latent_ode  # noqa: E402
 from three_body import report as three_body  # noqa: E402
@@ -115,8 +115,8 @@ def figure():
     forward, *backward = records.read(records.RESULTS / "reconstruction", kind="trajectory")
     seen = {row["label"]: list(zip(*row["y"])) for row in backward}
     phase.plot(*zip(*forward["y"]), color=colour("truth"), lw=1, label="solved forward from y(0)")
-    phase.plot(*seen["adjoint"], "--", color=colour("adjoint"), label="adjoint: solved back from y(T)")
-    phase.plot(*seen["aca"], "o", ms=4, color=colour("aca"), label="ACA: replayed steps")
+    phase.plot(*seen["adjoint"], label="adjoint: solved back from y(T)", **look("adjoint", linewidth=2))
+    phase.plot(*seen["aca"], label="ACA: replayed steps", **look("aca", markers=True, linestyle=""))
     phase.plot(*forward["y"][0], "*", ms=12, color=colour("truth"))
     phase.annotate("y(0)", forward["y"][0], xytext=(-6, 9), textcoords="offset points")
     phase.plot(*backward[0]["y"][0], "X", ms=9, color=colour("adjoint"))
@@ -126,7 +126,7 @@ def figure():
         rows = [row for row in gradient_errors() if row["gradient"] == name]
         done = [row for row in rows if row["error_start"] is not None]
         points = zip(*((row["rtol"], row["error_start"]) for row in done))
-        errors.plot(*points, "o-", ms=4, color=colour(name), label=text)
+        errors.plot(*points, label=text, **look(name, markers=True))
         lost = [row["rtol"] for row in rows if row["error_start"] is None]
         if lost:
             place = {"transform": errors.get_xaxis_transform(), "label": f"{text}: the solve back failed"}

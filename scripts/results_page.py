@@ -6,9 +6,12 @@ What a paper says comes from the files of the experiments (paper.json, QUOTED), 
 import os
 from itertools import chain
 
-from cifar_classification import claims
+import counterparts  # it lies beside this script
+
+from cifar_classification import claims, robustness
 from cifar_classification import report as cifar
 from cifar_classification.data import TITLES
+from cifar_classification.experiment import ALL_SOLVERS
 from harness import packed
 from harness.environment import ROOT
 from harness.record import read_run
@@ -16,6 +19,8 @@ from harness.tables import spread, table
 from harness.verdicts import HEADER as CLAIM_HEADER
 from harness.verdicts import NOTE, in_how_many, verdict_rows
 from latent_ode_mujoco import report as latent_ode
+from latent_ode_mujoco import untrained
+from latent_ode_mujoco.baselines import FOLDER
 from three_body import findings as valleys
 from three_body import report as three_body
 from van_der_pol import records
@@ -44,33 +49,6 @@ if it holds, or fails, in every case.
 """
 
 
-# Figures and tables of the paper and its supplement by content, as not all of their numbers are known here, and where
-# the counterpart lies, or why there is none
-PLACES = (
-    ("drawings of the naive method, the adjoint and ACA", "nothing to measure; see [CONTRIBUTING](../CONTRIBUTING.md)"),
-    ("table 1: computation, memory, depth", "[figure](van_der_pol/depth/depth.png), [tables](van_der_pol/tables.md)"),
-    ("figure: van der Pol, forward and reverse", "[figure](van_der_pol/reconstruction/reconstruction.png)"),
-    ("figure: a photograph, forward and reverse", "[figure](van_der_pol/picture/picture.png)"),
-    ("figure 6: gradient errors of dz/dt = kz", "[figure](van_der_pol/gradient_error/gradient_error.png)"),
-    ("figure 7(a, b): CIFAR-10, accuracy against epoch and time",
-     "[figure](cifar_classification/table/methods.png); against time: not drawn, as the processor was shared"),
-    ("figure 7(c, d): NODE-18 and ResNet", "[figure](cifar_classification/table/networks.png), three runs"),
-    ("table 2: errors of networks on CIFAR-10 by test solver",
-     "[here](#images-node-18-on-cifar); ResNet-50, ResNet-101, earlier neural ODEs: quoted there, not run here"),
-    ("table 3: reliability of repeated runs",
-     "[tables](cifar_classification/tables.md); the paper's values are not known"),
-    ("table 4: latent ODE on hopper data", "[here](#time-series-latent-ode-on-hopper-data-table-4)"),
-    ("table of the three bodies' errors", "[tables](three_body/tables.md); the paper's values are not known"),
-    ("figure: trajectories of three bodies, predicted",
-     "[animation](three_body/paper/paper/figures/orbits.gif), "
-     "[orbits](three_body/paper/paper/figures/orbits-ode-aca.png)"),
-    ("supplement, tables 1 and 2: other test solvers", "[tables](cifar_classification/tables.md)"),
-    ("supplement, figures of the latent ODE's test error by epoch",
-     "[figure](latent_ode_mujoco/table/figures/interpolation-10-curves.png), for 10% observed"),
-    ("supplement, figures 13 to 15", "none: what they show in detail is not known here"),
-)  # fmt: skip
-
-
 def page():
     """The text of the page."""
     parts = [(name, *make()) for name, make in SECTIONS.items()]
@@ -81,8 +59,7 @@ def page():
         if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
             texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")
     head = f"{INTRODUCTION}{RULE}## All claims in one minute\n\n{table(['where', 'claim', 'verdict'], summary)}"
-    listed = table(["in the paper", "counterpart"], [list(row) for row in PLACES])
-    return "\n".join([head, *texts, f"## Every figure and table of the paper\n\n{listed}"])
+    return "\n".join([head, *texts, counterparts.section()])
 
 
 def link(folders):
@@ -174,26 +151,8 @@ def classification():
         quoted = f"median {paper['networks'][dataset][label]['med']:g} %"
         what = f"figure 7(c, d): {TITLES[dataset]}, {cifar.NETWORKS[label]}"
         rows.append(cifar_row(what, quoted, of(label, dataset)))
-    for label, words in cifar.ROBUST.items():
-        run, tests = cifar.solver_tests(runs, scale, label)
-        grown = cifar.increases(run, tests, label) if run else []
-        theirs = paper["solvers"][label]
-        quoted = f"{max(chain.from_iterable(theirs[m] for m in (*cifar.FIXED, *cifar.ADAPTIVE))):.2f} points"
-        what = f"supplement table {theirs['table']}: {words}, largest increase of the error by another test solver"
-        here = f"{max(grown):.2f} points" if grown else ""
-        proof = ["1" if run else "", link([run.folder] if run else [])]
-        rows.append([what, quoted, SUPPLEMENT, here, *proof])
-        own = tests.get(cifar.cell(cifar.BASES[label]))
-        what = f"supplement table {theirs['table']}: {words}, error with that solver{trained(run)}"
-        rows.append([what, f"{theirs['error']:g} %", SUPPLEMENT, own and error_of(own) or "", *proof])
-    for solver in cifar.ALL_SOLVERS:
-        cell = cifar.cell(solver)
-        if cell[1] in TABLE_2:  # the last network is the one that table 2 tests
-            sizes = [other for other in cifar.ALL_SOLVERS if other["method"] == cell[0]]
-            increase = theirs[cell[0]][sizes.index(solver)]
-            what = f"table 2: NODE-18 tested with {cifar.solver_text(solver)}, error{trained(run)}"
-            here = error_of(tests[cell]) if cell in tests else ""
-            rows.append([what, f"{theirs['error'] + increase:.2f} %", SUPPLEMENT, here, *proof])
+    robust = robustness.tested(runs, scale)
+    rows += robust_rows(robust)
     for dataset in ("cifar10", "cifar100"):
         for label, name in cifar.NETWORKS.items():
             own = of(label, dataset)
@@ -203,10 +162,39 @@ def classification():
             rows.append([what, UNKNOWN, UNKNOWN, here, str(len(own)), link(run.folder for run in own)])
     title = of("aca")[0].title.partition(", ")[2] or "the paper's settings"
     images = "".join(f"\n![{text}](cifar_classification/{scale}/{name}.png)\n"
-                     for text, name in (("gradient methods", "methods"), ("networks", "networks")))  # fmt: skip
+                     for text, name in (("gradient methods", "methods"), ("networks", "networks"),
+                                        ("test solvers", "robustness")))  # fmt: skip
     text = f"## Images: NODE-18 on CIFAR\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
-    text += f"{table(HEADER, rows)}\nAll numbers: [tables](cifar_classification/tables.md).\n{images}"
-    return text, verdict_rows(*cifar.claims_of(runs, scale))
+    said = "".join(f"{sentence}\n\n" for sentence in robustness.sentences(robust))
+    text += f"{table(HEADER, rows)}\n{said}All numbers: [tables](cifar_classification/tables.md).\n{images}"
+    return text, verdict_rows(*cifar.claims_of(runs, scale, cifar.RESULTS))
+
+
+def robust_rows(found):
+    """The supplement's tables 1 and 2 in short, and the row of table 2 that follows from them."""
+    rows = []
+
+    def row(run, what, quoted, here):
+        rows.append([what, quoted, SUPPLEMENT, here, "1" if run else "", link([run.folder] if run else [])])
+
+    for label, words in robustness.ROBUST.items():
+        run, tests = found[label]
+        theirs, in_paper = robustness.QUOTED[label], robustness.quoted(label)
+        grown = robustness.increases(tests, label)
+        start = f"supplement table {theirs['table']}: {words}"
+        largest = f"{max(in_paper.values()):.2f} points"
+        here = f"{max(grown.values()):.2f} points" if grown else ""
+        row(run, f"{start}, largest increase of the error by another test solver", largest, here)
+        own = tests.get(robustness.cell(robustness.BASES[label]))
+        what = f"{start}, error with that solver{trained(run)}"
+        row(run, what, f"{theirs['error']:g} %", own and error_of(own) or "")
+    for solver in ALL_SOLVERS:
+        cell = robustness.cell(solver)
+        if cell[1] in TABLE_2:  # the last network is the one that table 2 tests
+            quoted = f"{theirs['error'] + in_paper.get(cell, 0):.2f} %"
+            here = error_of(tests[cell]) if cell in tests else ""
+            row(run, f"table 2: NODE-18 tested with {robustness.name(solver)}, error{trained(run)}", quoted, here)
+    return rows
 
 
 def trained(run):
@@ -232,13 +220,19 @@ def time_series():
     profile = next(name for name in LATENT_PROFILES if any(row["profile"] == name for row in rows))
     rows = [row for row in rows if row["profile"] == profile]
 
+    baselines = untrained.errors(latent_ode.RESULTS, profile, "interpolation")
+
     def of(label, fraction):
         return [row for row in rows if (row["label"], row["sample"]) == (label, fraction)]
 
     def errors(label, fraction):
         return [100 * row["mse"] for row in of(label, fraction)]
 
-    lines = []
+    lines = [
+        [f"{untrained.TITLES[name]}, {fraction:.0%} observed", UNKNOWN, UNKNOWN, spread(values, ".3f"),
+         str(len(values)), link([FOLDER])]
+        for name, found in baselines.items() for fraction, values in found.items()
+    ]  # fmt: skip
     labels = dict.fromkeys((*latent_ode.LABELS, *chain.from_iterable(latent_ode.QUOTED.values())))
     for label in labels:
         for index, fraction in enumerate(latent_ode.FRACTIONS):
@@ -253,12 +247,13 @@ def time_series():
     scale = latent_ode.joint_words(rows) or "the paper's settings"
     name = f"latent_ode_mujoco/{profile}/figures"
     images = [
-        ("test error against epoch and time", "interpolation-10-curves.png"),
+        ("test error against epoch and time", "interpolation-curves.png"),
         ("reconstructions", "interpolation-10-reconstructions.png"),
         ("the hopper's motion", "hopper.gif"),
     ]
     text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"
-    text += f"{table(HEADER, lines)}\nAll numbers: [tables](latent_ode_mujoco/tables.md).\n"
+    text += f"{table(HEADER, lines)}\n{untrained.compared(latent_ode.means(rows), baselines)}\n"
+    text += "All numbers: [tables](latent_ode_mujoco/tables.md).\n"
     return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), verdict_rows(
         latent_ode.comparisons(rows)
     )
@@ -279,12 +274,13 @@ def three_bodies():
     lines += [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
                link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
     text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
-    text += f"{table(HEADER, lines)}\nAll numbers: [tables](three_body/tables.md).\n"
-    folder = f"three_body/paper/{three_body.PAPER.name}/figures"
-    images = [("errors, gradients and masses", "comparison.png"), ("orbits", "orbits.gif")]
+    text += f"{table(HEADER, lines)}\n{three_body.exploded(rows)}All numbers: [tables](three_body/tables.md).\n"
+    images = [("errors, gradients and masses", "paper/figures/comparison.png"), ("orbits", "paper/figures/orbits.gif"),
+              ("orbits of all models", "paper/figures/orbits.png"),
+              ("orbits of ode-aca on other systems", "systems.png")]  # fmt: skip
     text += f"\n{chr(10).join(three_body.findings(three_body.RESULTS))}".replace("\n## ", "\n### ")
     text += "\n![first gradient](three_body/first_gradient/first_gradient.png)\n"
-    text += "".join(f"\n![{words}]({folder}/{file})\n" for words, file in images)
+    text += "".join(f"\n![{words}](three_body/paper/{file})\n" for words, file in images)
     counted = [[row[0], row[-1]] for row in verdict_rows(valleys.comparisons(three_body.RESULTS))]
     return text, verdict_rows(three_body.comparisons(rows)) + counted
 

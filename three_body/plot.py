@@ -1,63 +1,22 @@
-"""Figures and animations from the records: orbits, errors, gradients and masses."""
-
-import io
+"""Figures and animations from the records: errors, gradients and masses here, orbits in plot_orbits.py."""
 
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
 
 from harness import packed
 from harness.cli import run_main
-from harness.plots import colour, look, new_figure, save_figure
+from harness.plots import PART_COLOURS, colour, look, new_figure, save_figure
 from harness.record import read_epochs, read_run
 from harness.tables import results_folder
+from three_body.data import PAPER
 from three_body.experiment import ThreeBody, label
 from three_body.first_gradient import FOLDER
 from three_body.plot_findings import draw_first_gradient
+from three_body.plot_orbits import animate, draw_orbits, model_of, trajectory
 from three_body.report import collect
 
 STYLES = {"lstm": (0, (4, 1, 1, 1)), "lstm-aug": (0, (1, 2))}
 ANIMATED = ("lstm-aug", "node-aca", "ode-aca")
-FRAMES, TAIL = 50, 0.25  # of the animation, and the time that trails behind each body
-
-
-def trajectory(folder):
-    """Times and errors [T], true and predicted positions [T, 3, 3] of a run; NaN where the prediction had failed."""
-    numbers = np.genfromtxt(io.BytesIO(packed.read(folder, "trajectory.csv")), delimiter=",", skip_header=1)
-    return numbers[:, 0], numbers[:, 1], numbers[:, 2:11].reshape(-1, 3, 3), numbers[:, 11:].reshape(-1, 3, 3)
-
-
-def model_of(name):
-    """Model and gradient method of a label such as ode-aca; the method is None for a recurrent network."""
-    return (name, None) if name.startswith("lstm") else tuple(name.split("-", 1))
-
-
-def draw_orbits(row, path):
-    """Each body's true and predicted orbit in the plane of its two widest axes; what was not trained on is dotted."""
-    figure, axes = new_figure(1, 3, width=3.6, height=3.6)
-    times, _, true, predicted = trajectory(row["folder"])
-    until = row["until"][0]
-    for body, ax in enumerate(axes):
-        across, up = sorted(np.argsort(np.ptp(true[:, body], axis=0))[1:])
-        shades = {"truth": (true, colour("truth")), "predicted": (predicted, _shade(row["label"]))}
-        for name, (positions, shade) in shades.items():
-            for seen, style, part in ((times <= until, "-", "trained on"), (times > until, ":", "beyond")):
-                x, y = positions[seen, body, across], positions[seen, body, up]
-                ax.plot(x, y, style, color=shade, linewidth=1.2, label=f"{name}, {part}")
-            ax.plot(*positions[-1, body, [across, up]], "s", color=shade, markersize=4)
-        for axis, limits in ((across, ax.set_xlim), (up, ax.set_ylim)):  # a prediction may fly off
-            lower, upper = true[:, body, axis].min(), true[:, body, axis].max()
-            limits(lower - 0.3 * (upper - lower), upper + 0.3 * (upper - lower))
-        ax.set(title=f"body {body + 1}", xlabel="xyz"[across], ylabel="xyz"[up])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    span = f"[0, {row['until'][1]:g}], trained on [0, {until:g}]"
-    figure.suptitle(f"{row['title']}\n{span}; squares: the end", fontsize=9)
-    save_figure(figure, path)
-
-
-def _shade(name):
-    """The colour of a model: that of its gradient method where it has one."""
-    model, gradient = model_of(name)
-    return colour((gradient or model).partition("-own")[0])
+OTHERS = "ode-aca"  # the model whose orbits are drawn for all other systems
 
 
 def _look(name):
@@ -70,7 +29,7 @@ def _look(name):
 def draw_comparison(groups, path, heading):
     """Errors of networks and of Newton's law against time, gradient norms and the masses' errors against the epoch.
 
-    ``groups`` holds the runs of each label, a run a seed: the line is their median, the band their range.
+    ``groups`` holds the runs of each label, a run a seed: thin lines, of which the thick one is the median.
     """
     figure, ((networks, laws), (norms, masses)) = new_figure(2, 2, width=5.4, height=3.7)
     some = next(iter(groups.values()))[0]
@@ -80,13 +39,13 @@ def draw_comparison(groups, path, heading):
         model, gradient = model_of(name)
         ax = laws if model == "ode" else networks
         errors = [trajectory(row["folder"])[1] for row in rows]
-        _band(ax, times, [np.where(error > 0, error, np.nan) for error in errors], name)  # 0: given to the model
+        _curves(ax, times, [np.where(error > 0, error, np.nan) for error in errors], name)  # 0: given to the model
         metrics = [read_epochs(row["folder"]) for row in rows]
         if gradient:
             line = {"linewidth": 2.4, "alpha": 0.6} if model == "node" else {}
-            _band(norms, *_by_epoch(metrics, lambda entry: entry["Train/GradientNorm"]), name, **line)
+            _curves(norms, *_by_epoch(metrics, lambda entry: entry["Train/GradientNorm"]), name, **line)
         if model == "ode":
-            _band(masses, *_by_epoch(metrics, lambda entry: max(
+            _curves(masses, *_by_epoch(metrics, lambda entry: max(
                 abs(entry[f"Masses/{i}"] - mass) for i, mass in enumerate(some["masses"], 1))), name)  # fmt: skip
     for ax, title in ((networks, "black boxes and neural fields"), (laws, "Newton's law, unknown masses")):
         ax.plot(times, constant, color="grey", linestyle="-.", linewidth=1, label="constant: the mean of [0, 1]")
@@ -100,7 +59,7 @@ def draw_comparison(groups, path, heading):
     masses.legend(fontsize="x-small", loc="lower left")
     counts = sorted({len(rows) for rows in groups.values()})
     words = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed" + "s" * (counts[0] > 1)
-    figure.suptitle(f"{heading}: median and range over {words}", fontsize=10)
+    figure.suptitle(f"{heading}: {words} (thin) and their median", fontsize=10)
     save_figure(figure, path)
 
 
@@ -110,57 +69,29 @@ def _by_epoch(metrics, value):
     return [entry["step"] for entry in metrics[0][:count]], [[value(row) for row in run[:count]] for run in metrics]
 
 
-def _band(ax, x, curves, name, **line):
-    """Median and range of curves, as far as there are numbers."""
+def _curves(ax, x, curves, name, **line):
+    """Each curve, and their median, as far as there are numbers."""
     curves = np.array(curves, dtype=float)
     known = ~np.isnan(curves).all(0)
     x, curves = np.asarray(x)[known], curves[:, known]
     style = _look(name) | line
     ax.plot(x, np.nanmedian(curves, 0), label=name, **style)
-    ax.fill_between(x, np.nanmin(curves, 0), np.nanmax(curves, 0), color=style["color"], alpha=0.12, linewidth=0)
+    if len(curves) > 1:
+        ax.plot(x, curves.T, **style | {"linewidth": 0.5, "alpha": 0.5})
 
 
 def draw_masses(row, path):
     """The three learnt masses against the epoch, with the true ones."""
     figure, ax = new_figure()
     metrics = read_epochs(row["folder"])
-    for i, (mass, shade) in enumerate(zip(row["masses"], ("aca", "naive", "mali")), 1):
+    for i, (mass, shade) in enumerate(zip(row["masses"], PART_COLOURS), 1):
         steps, learnt = zip(*((entry["step"], entry[f"Masses/{i}"]) for entry in metrics))
-        ax.plot(steps, learnt, color=colour(shade), label=f"body {i}")
+        ax.plot(steps, learnt, color=shade, label=f"body {i}")
         ax.axhline(mass, color=colour("truth"), linewidth=0.6)
     ax.set(xlabel="epoch", ylabel="mass (thin lines: true)", title=row["title"])
     ax.title.set_fontsize(9)
     ax.legend()
     save_figure(figure, path)
-
-
-def animate(rows, path, heading):
-    """The truth beside the predictions of ``rows``, over the whole of [0, 2]."""
-    figure, axes = new_figure(1, 1 + len(rows), width=2.6, height=3.0, subplot_kw={"projection": "3d"})
-    loaded = [trajectory(row["folder"]) for row in rows]
-    times, _, true, _ = loaded[0]
-    panels = [("truth", times, true)]
-    panels += [(row["label"], own_times, predicted) for row, (own_times, _, _, predicted) in zip(rows, loaded)]
-    bodies = [colour(name) for name in ("aca", "naive", "mali")]
-    artists = []
-    for ax, (name, own_times, positions) in zip(axes, panels):
-        ax.set(xlim=(true.min(), true.max()), ylim=(true.min(), true.max()), zlim=(true.min(), true.max()), title=name)
-        ax.tick_params(labelbottom=False, labelleft=False, labelright=False)
-        for body, shade in enumerate(bodies):
-            (tail,), (head,) = ax.plot([], [], [], color=shade), ax.plot([], [], [], "o", color=shade)
-            artists.append((tail, head, own_times, positions[:, body]))
-    clock = figure.suptitle("", fontsize=9)
-
-    def show(frame):
-        now = times[-1] * frame / (FRAMES - 1)
-        for tail, head, own_times, positions in artists:
-            seen = positions[(own_times > now - TAIL) & (own_times <= now)]
-            tail.set_data_3d(*seen.T)
-            head.set_data_3d(*seen[-1:].T)
-        clock.set_text(f"{heading}, t = {now:.2f}" + (" (beyond the training data)" if now > 1 else ""))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(figure, show, frames=FRAMES).save(path, writer=PillowWriter(fps=8), dpi=50)
 
 
 def main(argv=None):
@@ -178,13 +109,18 @@ def main(argv=None):
         scaled = ", scaled down" if any("scaled down" in row["title"] for row in first.values()) else ""
         heading = f"{system} system, {profile} profile{scaled}"
         draw_comparison(of_label, folder / "comparison.png", heading)
+        draw_orbits(of_label, folder / "orbits.png", f"{heading}\nbroad: the lowest seed; thin: the others")
         for row in first.values():
-            draw_orbits(row, folder / f"orbits-{row['label']}.png")
             if row["label"].startswith("ode"):
                 draw_masses(row, folder / f"masses-{row['label']}.png")
         if animated := [first[name] for name in ANIMATED if name in first]:
             animate(animated, folder / "orbits.gif", heading)
         print(f"{len(first)} models -> {folder}")
+    for profile in dict.fromkeys(profile for profile, _ in groups):
+        systems = {system: of_label[OTHERS] for (own, system), of_label in groups.items()
+                   if own == profile and system != PAPER.name and OTHERS in of_label}  # fmt: skip
+        if systems:
+            draw_orbits(systems, root / profile / "systems.png", f"{OTHERS} on other systems, {profile} profile")
 
 
 if __name__ == "__main__":

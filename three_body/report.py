@@ -20,6 +20,7 @@ README = Path(__file__).parent / "README.md"
 RESULTS = ThreeBody().results
 COMPARED = ("adjoint", "naive", "aca")
 CONSTANT = "constant"  # predicts the mean positions of the training data at all times: knows nothing
+EXPLODED = 1e3  # norm of a gradient; where training goes well it is a few units at most
 LABELS = (*RECURRENT, *(f"{model}-{gradient}" for model in ("node", "ode") for gradient in COMPARED))
 COLUMNS = (
     "profile", "system", "label", "seed", "status", "mse", "mse_trained", "mass_error", "last_mass_error",
@@ -132,8 +133,21 @@ def _table(title, rows):
                 if outcome != FINISHED:
                     failures.append(f"- {name}, {row['system']} system, seed {row['seed']}, {stage}: {outcome}\n")
     kinds = origins([(row["label"], row["environment"]) for row in rows])
-    text = f"## {title}\n\n{table(['model', 'runs', *HEADINGS.values()], lines)}\n{kinds}\n"
+    text = f"## {title}\n\n{table(['model', 'runs', *HEADINGS.values()], lines)}\n{exploded(rows)}{kinds}\n"
     return text + ("\nFailures (means leave out what has no number):\n\n" + "".join(failures) if failures else "")
+
+
+def exploded(rows):
+    """A paragraph on the models whose gradients exploded, with how many of their runs; nothing if there are none."""
+    parts, found = [], False
+    for name in sorted({row["label"] for row in rows}, key=_rank):
+        norms = [row["gradient_norm"] for row in rows if row["label"] == name and row["gradient_norm"] is not None]
+        if largest := [norm for norm in norms if norm > EXPLODED]:
+            parts.append(f"{name} in {len(largest)} of {len(norms)} runs, up to {max(norms):.1e}")
+            found = True
+        elif norms:
+            parts.append(f"{name} in none, at most {max(norms):.2g}")
+    return f"Gradients of norm above {EXPLODED:g}: {'; '.join(parts)}.\n\n" if found else ""
 
 
 def _constant(rows, key):

@@ -168,7 +168,7 @@ def problem_of(
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 
         plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
-        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain)
+        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain, by_rows=by_rows)
     found = None if started is None else code.reach()
     direction = 1 if ts[-1] > ts[0] else -1
     field = VectorField(

@@ -1,8 +1,9 @@
 """The cut itself: stand-ins in the place of tensors with a history, wherever func hands these to an operation."""
 
+import contextlib
 import threading
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -60,6 +61,15 @@ def stand_in_of(entry: list) -> Tensor:
 def outer_cuts() -> list[Cut]:
     """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
     return [Cut(cut._entries, cut._used) for cut in getattr(_active, "cuts", ())]
+
+
+@contextlib.contextmanager
+def within(cuts: Iterable[Cut]) -> Iterator[None]:
+    """Context inside of these cuts, the outermost first."""
+    with contextlib.ExitStack() as stack:
+        for cut in cuts:
+            stack.enter_context(cut)
+        yield
 
 
 def of_outer_solves(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:

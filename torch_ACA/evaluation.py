@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .private_torch import pulled_back
+from .saved_tensors import SavedOnce
 
 if TYPE_CHECKING:
     from .vector_field import VectorField
@@ -84,6 +86,21 @@ class Evaluation:
             return layout.join(states), time_cotangent
         layout.write(states, out)
         return out, time_cotangent
+
+
+def measured(record: Callable[[], Evaluation]) -> tuple[Evaluation, float]:
+    """The evaluation that ``record`` makes, and the bytes that it keeps besides what func holds.
+
+    Infinity for a func with a transform inside of it: it cannot be measured, and keeps no graphs.
+    """
+    try:
+        with SavedOnce() as saved:
+            evaluation = record()
+            # the state it was taken at stays as well, and its value where that is kept
+            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
+            return evaluation, saved.n_bytes(kept, without=evaluation.field.captured.candidates)
+    except RuntimeError:
+        return record(), math.inf
 
 
 class GradientSum:

@@ -93,12 +93,16 @@ class Jacobian:
         if self.is_users and not create_graph:
             found = Derivative(self._by_user(at), at.of_time())
         else:
-            products = at.products(self.units(at.leaf), create_graph=create_graph)
-            of_time = self.of_time(at, products, create_graph=create_graph)
-            found = Derivative(self.matrices(products[:, : at.leaf.numel()]), of_time)
+            found = self.from_func(at, create_graph=create_graph)
         with torch.no_grad():
             self.check(at.products, at.leaf, at.time, found, coarsest_rounding(at.field))
         return found
+
+    def from_func(self, at: Linearisation, *, create_graph: bool = False) -> Derivative:
+        """As `of`, but what the user says is not looked at, nor checked."""
+        products = at.products(self.units(at.leaf), create_graph=create_graph)
+        of_time = self.of_time(at, products, create_graph=create_graph)
+        return Derivative(self.matrices(products[:, : at.leaf.numel()]), of_time)
 
     def of_time(self, at: Linearisation, products: torch.Tensor, *, create_graph: bool) -> torch.Tensor:
         """df/dt [n], which the products with `units` may tell."""

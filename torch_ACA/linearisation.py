@@ -31,13 +31,14 @@ AT_ONCE = 2**28  # bytes that the VJPs which are computed at once may take
 class Linearisation:
     """f(t, y) with its graph.
 
-    :param field: `vector_field.VectorField`
+    :param field: `vector_field.VectorField`, or what stands for its ``jacobian``, ``vectorises`` and
+        ``evaluation_bytes``
     :param value: f [n]
     :param leaf: the state [n] that the graph ends in
     :param time: and the time, 0-d, or one for each of b rows
     """
 
-    def __init__(self, field: VectorField, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
+    def __init__(self, field: Any, value: torch.Tensor, leaf: torch.Tensor, time: torch.Tensor) -> None:
         self.field, self.value, self.leaf, self.time = field, value, leaf, time
 
     @property

@@ -26,7 +26,7 @@ from .settings import (
 )
 from .solver_options import SolverOptions
 from .state import StateLayout
-from .steppers.base import COMPILE, JUMPS, PLAIN
+from .steppers.base import COMPILE, JUMPS, LINEARISE, PLAIN
 
 _OF_THE_TIMES = ("norm", "step_t", "jump_t", "land_on_t", "perturb", "interp")  # not for the backward solve
 _NAMES = tuple(option.name for option in fields(SolverOptions))
@@ -88,6 +88,8 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     compile_options, compile_loop = checked_compile(asked.compile, gradient)
     if compile_options is not None and COMPILE not in method.abilities:
         raise ValueError(f"compile is not available with the method {method.name}")
+    if compile_options is not None and not compile_loop and LINEARISE in method.abilities:
+        raise ValueError(f"compile={asked.compile!r} compiles single steps; {method.name} needs compile=True")
     if (options.get("jump_t") or options.get("perturb")) and JUMPS not in method.abilities:
         raise ValueError(f"jumps are not available with the method {method.name}")
     checked_jacobian(asked.jac, asked.jac_structure, method)

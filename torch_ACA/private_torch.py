@@ -8,7 +8,13 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn.modules import batchnorm
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
+
+from .errors import TransformError
+
+try:
+    from torch.utils import _pytree as pytree
+except ImportError:
+    from . import trees as pytree  # type: ignore[no-redef]
 
 __all__ = ["age", "batch_norms", "forward_ad_level", "is_batched", "is_transformed", "parametrize_cache"]
 __all__ += ["pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
@@ -28,6 +34,9 @@ _run_backward = _found("autograd.Variable._execution_engine.run_backward")
 set_grad_enabled = _found("_C._set_grad_enabled") or torch.set_grad_enabled
 _are_transforms_active = _found("_C._are_functorch_transforms_active")
 _dispatch_keys = _found("_C._dispatch_keys")
+_forward_ad_switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
+# of any operation, for they all have it or none has
+_sequence_number = getattr(torch.zeros((), requires_grad=True).view(()).grad_fn, "_sequence_nr", None)
 batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
 
 
@@ -46,19 +55,33 @@ def age(node: Any) -> int:
 
 
 def forward_ad_level() -> int:
-    """The level of forward-mode AD that is active; -1: none."""
-    return getattr(forward_ad, "_current_level", -1)
+    """The level of forward-mode AD that is active; -1: none. Where it is not known: 0 for any level."""
+    level = getattr(forward_ad, "_current_level", None)
+    if level is not None:
+        return level
+    try:
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+    except RuntimeError:  # there is no level
+        return -1
+    return 0
 
 
 def without_tangents() -> AbstractContextManager:
-    """Context in which forward-mode AD carries no tangents on."""
-    return forward_ad._set_fwd_grad_enabled(False)
+    """Context in which forward-mode AD carries no tangents on.
+
+    :raises TransformError: this PyTorch has none
+    """
+    if _forward_ad_switch is None:
+        raise TransformError(
+            "a solve in forward-mode AD needs another version of PyTorch; backward() works with this one"
+        )
+    return _forward_ad_switch(False)
 
 
 def is_transformed() -> bool:
     """Whether a transform of `torch.func` is active. Where that is not known: yes, as the graph of all steps that a
-    solve then makes is right without one too."""
-    return _are_transforms_active is None or _are_transforms_active()
+    solve then makes is right without one too. So it is where `age` is not known."""
+    return _sequence_number is None or _are_transforms_active is None or _are_transforms_active()
 
 
 def is_batched(tensor: torch.Tensor) -> bool:

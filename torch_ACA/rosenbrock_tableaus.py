@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .interpolants import Polynomials
 from .rows.rosenbrock import RowRosenbrock
-from .steppers.base import JUMPS, LINEARISE, REPLAY, ROWS, TRACE
+from .steppers.base import COMPILE, JUMPS, LINEARISE, REPLAY, ROWS, TRACE
 from .steppers.rosenbrock import Rosenbrock
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class RosenbrockTableau:
     dense_order: int
 
     adaptive = True
-    abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE, ROWS})
+    abilities = frozenset({REPLAY, TRACE, JUMPS, LINEARISE, COMPILE, ROWS})
+    needs_end_slope = False
     row_steps = RowRosenbrock
 
     @property
@@ -66,6 +67,12 @@ class RosenbrockTableau:
     def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> Rosenbrock:
         """As `steppers.base.Method.stepper`."""
         return Rosenbrock(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
+
+    def compiled_stepper(
+        self, vector_field: VectorField, *, with_slopes: bool, options: dict[str, Any], time_grad: bool = False
+    ) -> Rosenbrock:
+        """What takes single steps where the loop over them is compiled: they are not."""
+        return self.stepper(vector_field, time_grad=time_grad)
 
     def row_stepper(self, field: Any, *, time_grad: bool = False) -> RowRosenbrock:
         """As `steppers.base.Method` says."""

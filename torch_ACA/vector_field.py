@@ -1,7 +1,6 @@
 """The user's func as the solver sees it: on flat real vectors, counted, its side effects under control."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .capture import LOOKED_AT_EVERY, Captured
-from .cut import Cut, outer_cuts
+from .cut import Cut, outer_cuts, within
 from .errors import SolverError
-from .evaluation import Evaluation
+from .evaluation import Evaluation, measured
 from .graph import age_mark
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
@@ -20,7 +19,6 @@ from .linearisation import Linearisation
 from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
 from .reach import Reach, reach
-from .saved_tensors import SavedOnce
 from .side_effects import SideEffects
 from .side_outputs import SideOutputs
 from .state import StateLayout
@@ -168,15 +166,7 @@ class VectorField:
     def _first_recorded(self, t: Any, y: Tensor, k: Tensor, time_grad: bool, side: int, measure: bool) -> Evaluation:
         if not measure:
             return self._recorded(t, y, k, time_grad, side)
-        try:
-            with SavedOnce() as saved:
-                evaluation = self._recorded(t, y, k, time_grad, side)
-                # the state it was taken at stays as well, and its value where that is kept
-                kept = [*evaluation.leaves, *(evaluation.outputs or ())]
-                self.evaluation_bytes = saved.n_bytes(kept, without=self.captured.candidates)
-        except RuntimeError:  # a func with a transform inside of it cannot be measured, and keeps no graphs
-            evaluation = self._recorded(t, y, k, time_grad, side)
-            self.evaluation_bytes = math.inf
+        evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side))
         return evaluation
 
     def first_traced(self, t: Any, y: Tensor, side: int = 0) -> Tensor:
@@ -269,12 +259,7 @@ class VectorField:
         """Context in which f is evaluated again, after `finish`."""
         self.func = self._kept()
         try:
-            if not self._outer_cuts:
-                yield
-                return
-            with contextlib.ExitStack() as stack:
-                for cut in self._outer_cuts:  # a backward pass runs outside of the solve around this one
-                    stack.enter_context(cut)
+            with within(self._outer_cuts):  # a backward pass runs outside of the solve around this one
                 yield
         finally:
             self.func = None

@@ -10,13 +10,12 @@ from harness import packed
 from harness.cli import run_main
 from harness.plots import colour, look, new_figure, save_figure
 from harness.tables import results_folder
-from harness.training import FINISHED
 from van_der_pol import records, tables
-from van_der_pol.models import MU
 from van_der_pol.picture import PICTURES
-from van_der_pol.training import HORIZON, OBSERVED
+from van_der_pol.plot_training import train
+from van_der_pol.styles import NAMES, style
 
-NAMES = {"aca": "ACA", "direct": "direct", "naive": "naive", "adjoint": "adjoint (reverse time)", "mali": "MALI"}
+MARKERS = {"RK12": "v", "RK23": "s", "RK45": "^"}  # of the adjoint by solver
 FLOOR = 1e-17  # where a logarithmic axis shows exact zeros
 
 
@@ -54,10 +53,11 @@ def _trajectories(axes, forward, backward):
     course.plot(t, y[:, 0], color=colour("truth"), label="forward")
     for row in backward:
         t, y = np.array(row["t"]), np.array(row["y"])
-        style = {"ls": "", "marker": "o", "ms": 4} if row["label"] == "aca" else {"ls": "--"}
-        label = "ACA: replayed steps" if row["label"] == "aca" else "adjoint: solved back from y(T)"
-        phase.plot(*y.T, color=colour(row["label"]), label=label, **style)
-        course.plot(t, y[:, 0], color=colour(row["label"]), label=label, **style)
+        replayed = row["label"] == "aca"
+        drawn = look("aca", markers=True, linestyle="") if replayed else look("adjoint", linewidth=2)
+        label = "ACA: replayed steps" if replayed else "adjoint: solved back from y(T)"
+        phase.plot(*y.T, label=label, **drawn)
+        course.plot(t, y[:, 0], label=label, **drawn)
         if row["label"] == "adjoint":
             phase.plot(*y[0], "X", ms=10, color=colour("adjoint"))
     phase.annotate("y(0)", forward["y"][0], xytext=(8, 8), textcoords="offset points")
@@ -86,10 +86,10 @@ def _against_horizon(ax, rows):
 
 
 def _against_tolerance(ax, rows):
-    for method, style in {"RK12": ":", "RK23": "--", "RK45": "-"}.items():
-        for label in ("adjoint", "aca"):
-            chosen = [row for row in rows if row["label"] == label and row["method"] == method]
-            _errors(ax, chosen, "rtol", label, f"{NAMES[label]}, {method}" if label == "adjoint" else None, ls=style)
+    for method, marker in MARKERS.items():
+        chosen = [row for row in rows if (row["label"], row["method"]) == ("adjoint", method)]
+        _errors(ax, chosen, "rtol", "adjoint", f"{NAMES['adjoint']}, {method}", marker=marker)
+        _errors(ax, [row for row in rows if (row["label"], row["method"]) == ("aca", method)], "rtol", "aca", None)
     _errors(ax, [row for row in rows if row["label"] == "mali"], "rtol", "mali", None)
     _dots(ax, rows, "scipy", "rtol")
     ax.set(xlabel="rtol (atol = rtol / 1000)", xscale="log", yscale="log", title="Error against tolerance")
@@ -99,17 +99,11 @@ def _against_tolerance(ax, rows):
     ax.legend(fontsize="small", loc="center right")
 
 
-def _errors(ax, rows, key, label, name, ls="-"):
+def _errors(ax, rows, key, label, name, **others):
     """A line of errors; crosses at the upper edge for solves that did not finish."""
     done = [row for row in rows if row["error"] is not None]
-    ax.plot(
-        [row[key] for row in done],
-        [max(row["error"], FLOOR) for row in done],
-        ls,
-        marker=".",
-        color=colour(label),
-        label=name,
-    )
+    errors = [max(row["error"], FLOOR) for row in done]
+    ax.plot([row[key] for row in done], errors, label=name, **look(label, markers=True, **others))
     lost = [row[key] for row in rows if row["error"] is None]
     if lost:
         height = {"mali": 0.97}.get(label, 0.93)
@@ -170,12 +164,7 @@ def _solvers(rows):
 
 def _style(library, gradient):
     """Thin for torchdiffeq."""
-    return look(gradient, linewidth=0.8, alpha=0.7) if library == "torchdiffeq" else look(gradient, **_broad(gradient))
-
-
-def _broad(gradient):
-    """ACA is drawn broad, as direct, which coincides with it, is drawn over it."""
-    return {"linewidth": 3.0, "alpha": 0.7} if gradient == "aca" else {}
+    return look(gradient, linewidth=0.8, alpha=0.7) if library == "torchdiffeq" else style(gradient)
 
 
 def _band(ax, rows, key, value, solver):
@@ -273,7 +262,7 @@ def depth(folder):
             points = [tuple(zip(*group)) for group in groups.values()]
             m = [mean(tries) for tries, _ in points]
             middle = [float(np.exp(np.mean(np.log(values)))) for _, values in points]
-            ax.plot(m, middle, label=NAMES[gradient], **look(gradient, markers=True, **_broad(gradient)))
+            ax.plot(m, middle, label=NAMES[gradient], **style(gradient, markers=True))
             low, high = [min(values) for _, values in points], [max(values) for _, values in points]
             ax.fill_between(m, low, high, color=colour(gradient), alpha=0.15, lw=0)
         ax.set(xlabel="tries per accepted step m", title=title, xlim=(0, None))
@@ -282,50 +271,6 @@ def depth(folder):
     speeds = len({row["speed"] for row in rows})
     figure.suptitle(f"A field of sudden changes, RK45: means and ranges over {speeds} fields")
     return figure
-
-
-def train(folder):
-    """Loss curves, the recovered parameter, and the gradient's norm, mean and spread over seeds."""
-    runs = tables.training_runs(folder)
-    problems = list(dict.fromkeys(run["problem"] for run in runs))
-    figure, axes = new_figure(len(problems) + 1, 1, width=8.0, height=3.0)
-    panels = [(problem, "Train/Loss", f"{tables.PROBLEM_TITLES[problem]}: loss") for problem in problems]
-    panels.append(("parameter", "Train/Parameter", "parameter of the equation"))
-    for ax, (problem, tag, title) in zip(axes, panels):
-        for gradient in NAMES:
-            chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
-            if chosen:
-                _curves(ax, chosen, tag, gradient)
-        ax.set(xlabel="iteration", title=title)
-    axes[-1].axhline(MU, color=colour("truth"), ls=":", label="truth")
-    for ax, (_, tag, _) in zip(axes, panels):
-        ax.set(yscale="log" if tag == "Train/Loss" else "linear")
-        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    first = runs[0]["settings"]
-    figure.suptitle(
-        f"Training on a trajectory observed from t = {float(OBSERVED[0]):g} to {HORIZON:g}, rtol {first['rtol']:g}, "
-        f"atol {first['atol']:g}\nthin: single seeds, a cross where a run dies; thick: mean over seeds",
-        fontsize="medium",
-    )
-    return figure
-
-
-def _curves(ax, runs, tag, gradient):
-    """Each run, and their mean (losses: of the logarithm); crosses where a run broke off."""
-    log = tag == "Train/Loss"
-    curves = [[row[tag] for row in run["rows"]] for run in runs]
-    values = np.full((len(curves), max(map(len, curves))), np.nan)
-    for row, curve in zip(values, curves):
-        row[: len(curve)] = np.log(curve) if log else curve
-    back = np.exp if log else np.asarray
-    x, middle = np.arange(1, values.shape[1] + 1), np.nanmean(values, 0)
-    broken = [(len(c), c[-1]) for run, c in zip(runs, curves) if c and run["summary"]["status"] != FINISHED]
-    finished = sum(run["summary"]["status"] == FINISHED for run in runs)
-    label = f"{NAMES[gradient]}: {finished} of {len(runs)} finished"
-    ax.plot(x, back(middle), label=label, **look(gradient, **_broad(gradient)))
-    for curve in values:
-        ax.plot(x, back(curve), **look(gradient, linewidth=0.6, alpha=0.5))
-    ax.plot([i for i, _ in broken], [value for _, value in broken], "X", ms=9, color=colour(gradient), mec="white")
 
 
 FIGURES = {figure.__name__: figure for figure in (reconstruction, gradient_error, picture, depth, train)}

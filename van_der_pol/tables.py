@@ -166,6 +166,7 @@ def train(folder):
                 _spread([row["Train/Loss"] for row in last]),
                 _spread([abs(row["Train/Parameter"] - MU) for row in last]) if problem == "parameter" else "",
                 _spread([run["summary"]["test"]["rmse"] for run in complete]),
+                _spread([max(row["Train/GradientNorm"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/Forward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/Backward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
@@ -175,7 +176,7 @@ def train(folder):
         "Training: mean and standard deviation over the seeds that finished",
         [
             "problem", "method", "finished", "last loss", "error of the parameter", "RMSE to the truth",
-            "evaluations forward", "backward", "bytes held", "seconds per iteration",
+            "largest gradient norm", "evaluations forward", "backward", "bytes held", "seconds per iteration",
         ],  # fmt: skip
         lines,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import json
 
 from harness.cli import run_main
 from harness.experiment import BEST
-from harness.plots import colour, new_figure, save_figure
+from harness.plots import colour, look, new_figure, save_figure
 from harness.record import read_epochs
 from harness.tables import results_folder
 from harness.testing import read_tests
@@ -12,7 +12,7 @@ from neural_ode_2018.mnist.experiment import MNIST
 from neural_ode_2018.mnist.memory import RECORD, RESNET
 from neural_ode_2018.mnist.models import SOLVED
 
-MARKERS = {"ode-net": "o-", "rk-net": "s--"}
+LOOK_OF_RESNET = {"color": colour(RESNET), "linestyle": (0, (3, 1, 1, 1)), "marker": "P", "markersize": 5}
 
 
 def swept(folder):
@@ -26,14 +26,13 @@ def draw_solves(rows, path, heading):
     figure, axes = new_figure(1, 4, width=3.4, height=3.2)
     errors, times, backward, epochs = axes
     for row in rows:
-        look = {"color": colour(row["gradient"]), "label": row["label"], "ms": 4}
-        tests, marker = swept(row["folder"]), MARKERS[row["model"]]
+        tests, style = swept(row["folder"]), look(row["gradient"], markers=True, label=row["label"])
         forward = [test["forward_of_batch"] for test in tests]
-        errors.plot(forward, [test["solution_error"] for test in tests], marker, **look)
-        times.plot(forward, [test["seconds_forward"] for test in tests], marker, **look)
-        backward.plot(forward, [test["backward_of_batch"] for test in tests], marker, **look)
+        errors.plot(forward, [test["solution_error"] for test in tests], **style)
+        times.plot(forward, [test["seconds_forward"] for test in tests], **style)
+        backward.plot(forward, [test["backward_of_batch"] for test in tests], **style)
         metrics = read_epochs(row["folder"])
-        epochs.plot([m["step"] for m in metrics], [m["Solver/Forward"] for m in metrics], marker, **look)
+        epochs.plot([m["step"] for m in metrics], [m["Solver/Forward"] for m in metrics], **style)
     errors.set(yscale="log", xlabel="NFE forward", ylabel="relative error of the block's output")
     times.set(xlabel="NFE forward", ylabel="seconds, one batch forward")
     low, high = backward.get_xlim()
@@ -51,7 +50,8 @@ def draw_memory(record, path):
     for name in dict.fromkeys(row["network"] for row in record["rows"]):
         own = [row for row in record["rows"] if row["network"] == name]
         sizes = [row["bytes"] / 2**20 for row in own]
-        ax.plot([row["depth"] for row in own], sizes, "s--" if name == RESNET else "o-", color=colour(name), label=name)
+        style = LOOK_OF_RESNET if name == RESNET else look(name, markers=True)
+        ax.plot([row["depth"] for row in own], sizes, label=name, **style)
     ax.set(yscale="log", xlabel="depth: steps, or residual blocks", ylabel="peak memory above that of depth 1, MiB")
     ax.set_xscale("log", base=2)
     ax.legend()

@@ -4,11 +4,11 @@ import csv
 
 from harness import packed
 from harness.cli import run_main
-from harness.plots import colour, new_figure, save_figure
+from harness.plots import PART_COLOURS, colour, new_figure, save_figure
 from harness.tables import results_folder
 from neural_ode_2018.spirals.experiment import SHOWN, SPIRALS
 
-SHADES = {"seen": colour("aca"), "ahead": colour("adjoint"), "behind": colour("mali")}
+PARTS = dict(zip(("seen", "ahead", "behind"), zip(PART_COLOURS, ("-", "--", ":"))))
 
 
 def read(folder):
@@ -33,13 +33,14 @@ def draw(rows, path, heading):
             ax.plot(*columns(own, "true_"), color=colour("truth"), lw=0.8, label="truth")
             seen = [p for p in own if p["seen_x"] is not None]
             ax.plot(*columns(seen, "seen_"), ".", color="grey", ms=3, label="observed")
-            for part, shade in SHADES.items():
+            for part, (shade, style) in PARTS.items():
                 guess = [p for p in own if p["part"] == part and p["x"] is not None]
                 if guess:
-                    ax.plot(*columns(guess), color=shade, lw=1.6, label=part)
+                    ax.plot(*columns(guess), style, color=shade, lw=1.8, label=part)
             ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
         axes[0].set_ylabel(row["label"])
-        axes[0].legend(fontsize=6, loc="lower left")
+    names = {name: line for ax in panels[:, 0] for line, name in zip(*ax.get_legend_handles_labels())}
+    figure.legend(names.values(), names, loc="outside lower center", ncols=len(names), fontsize="small")
     figure.suptitle(f"{heading}\nnew spirals: predicted at the times trained on, ahead of them and behind", fontsize=9)
     save_figure(figure, path)
 

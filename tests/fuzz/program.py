@@ -228,6 +228,8 @@ class Program:
         case = self.case
         leaves = {name: leaf for name, leaf in self.tensors.leaves.items() if leaf.requires_grad}
         wanted = list(leaves.values())
+        if not wanted:  # all that the case has was frozen
+            return
         for number in range(case.passes):
             loss, keep = (total if number == 0 else torch.sin(total)), number + 1 < case.passes
             if case.take == "backward" and case.order == "first":
@@ -259,6 +261,7 @@ class Program:
             return {}
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         return {name: g for name, g in zip(leaves, found)}
+
 
 def _hook(action, key, calls):
     def hook(gradient):

@@ -251,8 +251,7 @@ def test_tables_and_figures_come_from_the_records(run, cache, tmp_path, capsys):
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 5
     plot.main(["--results", str(tmp_path)])
     drawn = {path.name for path in (tmp_path / "table" / "figures").iterdir()}
-    labels = ("curves", "reconstructions")
-    assert drawn == {f"interpolation-10-{name}.png" for name in labels}
+    assert drawn == {"interpolation-curves.png", "interpolation-10-reconstructions.png"}
 
 
 def test_what_ended_early_is_said_below_the_table(run, cache, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_classification import report
+from cifar_classification import report, robustness
 from cifar_classification.experiment import Cifar
 from cifar_classification.runs import NAME
 from harness import launch
@@ -74,7 +74,7 @@ def test_every_cifar_run_is_one_that_the_report_knows(scale):
     labels = set()
     for job in listed:
         where, name = job.folder.split("/")
-        assert where in (scale, *report.ROBUST_SCALES[scale])
+        assert where in (scale, *robustness.SCALES[scale])
         place = NAME.fullmatch(name)
         labels.add(place["label"])
         settings = Cifar().new_settings(*job.flags)

@@ -95,6 +95,15 @@ def test_controllers_and_interpolants(method, options, looped):
     assert set(looped) == {"forward", "backward"}
 
 
+def test_tolerances_of_each_component(field, looped):
+    """One, or both; what they are is no reason for other code."""
+    y0 = torch.tensor([1.0, -0.5, 0.01], requires_grad=True)
+    for rtol, atol in ((1e-5, [1e-3, 1e-6, 1e-9]), ([1e-3, 1e-5, 1e-4], [1e-6, 1e-3, 1e-5])):
+        keywords = {"rtol": rtol if isinstance(rtol, float) else torch.tensor(rtol), "atol": torch.tensor(atol)}
+        assert_as_eager(field, y0, [0.0, 0.4, 2.0], [y0, *field.parameters()], **keywords)
+    assert looped == ["forward", "backward"] * 2
+
+
 def test_float32_and_nested_states(looped):
     """To the rounding of float32, 6e-8, grown over the steps by less than a hundred."""
     layer = nn.Linear(3, 3).float()
@@ -218,7 +227,6 @@ def test_callbacks_may_change_func():
     slow({"dense": True}, "dense=True was asked for"), slow({"record": True}, "callbacks or record=True"),
     slow({"on_failure": "return"}, "on_failure='return'"),
     slow({"method": "RK4", "h": 0.1}, "the steps are fixed"),
-    slow({"rtol": torch.tensor([1e-6, 1e-4, 1e-6])}, "a tolerance"),
     slow({"options": {"norm": torch.max}}, "the error norm"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 @pytest.mark.filterwarnings("default:compile=True")

@@ -1,14 +1,23 @@
 """Where a private name of PyTorch is gone, a public one takes over: slower, never wrong."""
 
+import math
 import pathlib
 import re
+import sys
+import types
+import typing
+from collections import OrderedDict
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
 
 import torch_ACA
 from tests.torch_ACA.programs import assert_close, keywords_of, tolerance_of
-from torch_ACA import private_torch, solve, transforms, vector_field
+from torch_ACA import private_torch, solve, transforms, trees, vector_field
+
+UNKNOWN = ["_are_transforms_active", "_sequence_number"]  # without them, all solves go as under a transform
 
 
 def gradients(kind):
@@ -24,23 +33,86 @@ def gradients(kind):
 
 
 @pytest.mark.parametrize("kind", ["aca", "direct", "adjoint", "mali"])
-@pytest.mark.parametrize("name", ["_run_backward", "set_grad_enabled", "_dispatch_keys", "_are_transforms_active"])
+@pytest.mark.parametrize("name", ["_run_backward", "set_grad_enabled", "_dispatch_keys", *UNKNOWN])
 def test_without_a_name_the_gradients_are_the_same(kind, name, monkeypatch):
     expected = gradients(kind)
     if name == "set_grad_enabled":
         monkeypatch.setattr(vector_field, name, torch.set_grad_enabled)
     else:
         monkeypatch.setattr(private_torch, name, None)
-    if name in ("_dispatch_keys", "_are_transforms_active") and kind in ("adjoint", "mali"):
+    if name in ("_dispatch_keys", *UNKNOWN) and kind in ("adjoint", "mali"):
         with pytest.raises(torch_ACA.TransformError):  # a transform may be active, for all that is known
             gradients(kind)
         return
     found = gradients(kind)
-    if name == "_are_transforms_active":  # the steps run once more, as ordinary operations: BatchNorm counts them too
+    if name in UNKNOWN:  # the steps run once more, as ordinary operations: BatchNorm counts them too
         n_buffers = 3
         found, expected = found[:-n_buffers], expected[:-n_buffers]
     assert_close(found, expected, tolerance_of(kind))
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["_current_level", "_set_fwd_grad_enabled"])
+def test_without_a_name_of_forward_mode_tangents_are_the_same_or_refused(name, monkeypatch):
+    def tangent():
+        y0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
+        with forward_ad.dual_level():
+            rate = forward_ad.make_dual(torch.tensor(0.5, dtype=torch.float64), torch.ones((), dtype=torch.float64))
+            ys = solve(lambda t, y: -rate * y, y0, torch.tensor([0.0, 1.0]), rtol=1e-8, atol=1e-10).ys
+            return forward_ad.unpack_dual(ys[-1]).tangent
+
+    expected = tangent()
+    torch.testing.assert_close(expected, -torch.tensor([1.0, 2.0]).double() * math.exp(-0.5), rtol=1e-6, atol=0.0)
+    if name == "_current_level":
+        # PyTorch's own functions read the name too: only the look at it is taken away
+        monkeypatch.setattr(private_torch, "forward_ad", types.SimpleNamespace(make_dual=forward_ad.make_dual))
+    else:
+        monkeypatch.setattr(private_torch, "_forward_ad_switch", None)
+        with pytest.raises(torch_ACA.TransformError, match="another version of PyTorch"):
+            tangent()
+        return
+    torch.testing.assert_close(tangent(), expected, rtol=1e-14, atol=0.0)
+    assert not transforms.under_transform()
+
+
+class Pair(typing.NamedTuple):
+    left: object
+    right: object
+
+
+NESTED = [
+    1, (), [], {}, None, (1, 2), [1, (2,)], {"b": 1, "a": [2, None]}, Pair((1,), {"x": 2}), OrderedDict(b=(), a=(1, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", NESTED, ids=str)
+def test_trees_are_those_of_pytorch(tree):
+    leaves, structure = trees.tree_flatten(tree)
+    assert leaves == trees.tree_leaves(tree) == pytree.tree_leaves(tree)
+    again = trees.tree_unflatten(leaves, structure)
+    assert again == tree and type(again) is type(tree)
+    for other in NESTED:
+        same = trees.tree_structure(other) == structure
+        assert same == (pytree.tree_structure(other) == pytree.tree_structure(tree))
+    assert trees.tree_map(str, tree) == pytree.tree_map(str, tree)
+    assert trees.tree_map_only(int, float, tree) == pytree.tree_map_only(int, float, tree)
+
+
+def test_without_pytrees_the_solution_is_the_same(monkeypatch):
+    def solution():
+        y0 = {"a": torch.ones(2), "b": [torch.zeros(3, 1), (torch.ones(()),)]}
+        return solve(
+            lambda t, y: {"a": -y["a"], "b": [y["b"][0] + t, (y["a"].sum(),)]}, y0, torch.tensor([0.0, 1.0])
+        ).ys
+
+    expected = solution()
+    users = [
+        module for name, module in sys.modules.items() if name.startswith("torch_ACA.") and hasattr(module, "pytree")
+    ]
+    assert len(users) > 5
+    for module in users:
+        monkeypatch.setattr(module, "pytree", trees)
+    torch.testing.assert_close(solution(), expected, rtol=0.0, atol=0.0)
 
 
 def test_private_names_stand_in_two_modules():

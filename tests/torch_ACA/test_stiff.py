@@ -463,7 +463,8 @@ def test_error_of_the_backward_solve_of_the_adjoint_names_it():
     [
         ({"gradient": "adjoint"}, "method Rodas5P cannot solve backwards: give adjoint="),
         ({"gradient": "mali"}, "go together"),
-        ({"compile": True}, "compile is not available with the method Rodas5P"),
+        ({"compile": "step"}, "compiles single steps; Rodas5P needs compile=True"),
+        ({"compile": "reduce-overhead"}, "compiles single steps; Rodas5P needs compile=True"),
         ({"options": {"interp": "linear"}}, "Rodas5P has its own dense output"),
     ],
 )

@@ -16,32 +16,41 @@ from torch import Tensor
 from ..controller import Controller, Verdict, rms_norm
 from ..march import EPS, lands
 
-SETTINGS = ("rtol", "atol", "safety", "ifactor", "dfactor", "beta", "min_step", "max_step")
+SETTINGS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step")
 
 
 def is_plain(controller: Any) -> bool:
     """Whether a controller is one that this module knows."""
-    return (
-        isinstance(controller, Controller)
-        and controller.norm is rms_norm
-        and not isinstance(controller.rtol, torch.Tensor)
-        and not isinstance(controller.atol, torch.Tensor)
-    )
+    if not isinstance(controller, Controller) or controller.norm is not rms_norm:
+        return False
+    return all(value.numel() for value in (controller.rtol, controller.atol) if isinstance(value, torch.Tensor))
+
+
+def settings_of(controller: Any) -> Tensor:
+    """A `Controller`'s numbers as a float64 tensor on the CPU, which nobody writes to: `SETTINGS` and behind them rtol
+    and atol, one number each or as many as the flat state has."""
+    tolerances = controller.rtol, controller.atol
+    if not any(isinstance(value, torch.Tensor) for value in tolerances):
+        return _settings_of_floats(controller)
+    kind: Any = {"dtype": torch.float64, "device": "cpu"}
+    parts = torch.broadcast_tensors(*(torch.as_tensor(value, **kind) for value in tolerances))
+    return torch.cat([torch.tensor(_numbers(controller), **kind), *parts])
 
 
 @functools.lru_cache(64)
-def settings_of(controller: Controller) -> Tensor:
-    """A `Controller`'s numbers as a tensor [8], which nobody writes to."""
-    return torch.tensor([getattr(controller, name) for name in SETTINGS], dtype=torch.float64)
+def _settings_of_floats(controller: Controller) -> Tensor:
+    return torch.tensor([*_numbers(controller), controller.rtol, controller.atol], dtype=torch.float64)
 
 
-def _named(settings: Tensor) -> dict[str, Any]:
-    return dict(zip(SETTINGS, settings.unbind()))
+def _numbers(controller: Controller) -> list[float]:
+    return [getattr(controller, name) for name in SETTINGS]
 
 
 def controller_of(settings: Tensor, error_order: int) -> Controller:
-    """The `Controller` with these numbers, 0-d tensors."""
-    return Controller(error_order=error_order, **_named(settings))
+    """The `Controller` with these numbers: 0-d tensors, or tolerances [n]."""
+    numbers, tolerances = settings[: len(SETTINGS)].unbind(), settings[len(SETTINGS) :].unflatten(0, (2, -1))
+    rtol, atol = (value.squeeze(0) for value in tolerances)  # of one number: 0-d
+    return Controller(rtol, atol, error_order, **dict(zip(SETTINGS, numbers)))  # type: ignore[arg-type]
 
 
 def rms(x: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..notices import warn_caller
 from ..reach import Reach
+from ..rosenbrock_tableaus import RosenbrockTableau
 from ..state import StateLayout
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
-from .steps import Steps
+from .rosenbrock_steps import RosenbrockSteps
+from .steps import RungeKuttaSteps
 
 SMALL = 64  # numbers in a tensor that are not worth vector instructions
 MOST = 16  # kinds of states and options that code is kept for, by func: those used last
@@ -35,7 +37,7 @@ def code_for(
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
     :param layout, autocast: as `VectorField` has them
-    :param t, y: a time (float) and the flat state there, without a history
+    :param t, y: a time (a float, or times as func gets those of rows) and the flat state there, without a history
     :param options: of Inductor, a dict
     :param controller, watched: as `Code` has them
     """
@@ -44,7 +46,9 @@ def code_for(
         return None
     try:
         start = time.perf_counter()
-        graph, inputs = compiler.tracer(func, torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device), y)
+        if not isinstance(t, Tensor):
+            t = torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device)
+        graph, inputs = compiler.tracer(func, t, y)
         if not graph.functions:  # it was traced now
             compiler.stopwatch.add(time.perf_counter() - start)
         return Code(compiler, graph, inputs, y, controller, watched)
@@ -59,7 +63,7 @@ class _Compiler:
 
     def __init__(self, func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> None:
         self.name = getattr(func, "__name__", type(func).__name__)
-        self.options, self.usable = options, True
+        self.layout, self.options, self.usable = layout, options, True
         self.tracer = Tracer(layout, autocast)
         self.stopwatch = Stopwatch(self.name)
         self.against_loops, self._told = None, set()
@@ -84,6 +88,8 @@ class Code:
     them; ``controller``: of the solve; ``watched``: func may change from step to step.
     """
 
+    by_rows = False  # func is said to act row by row
+
     def __init__(self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool) -> None:
         self.compiler, self.graph = compiler, graph
         self.controller, self.watched = controller, watched
@@ -105,7 +111,10 @@ class Code:
 
     def steps(self, tableau: Any) -> Any:
         """The `Steps` of a tableau."""
-        return self._kept(tableau, lambda: Steps(self.graph, tableau))
+        if not isinstance(tableau, RosenbrockTableau):
+            return self.kept(tableau, lambda: RungeKuttaSteps(self.graph, tableau))
+        layout, by_rows = self.compiler.layout, self.by_rows
+        return self.kept((tableau, by_rows), lambda: RosenbrockSteps(self.graph, tableau, layout, by_rows=by_rows))
 
     def function(
         self, key: Any, function: Callable, inputs: Any, *, options: dict[str, Any] = None, cuda_graphs: bool = False
@@ -131,7 +140,7 @@ class Code:
             finally:
                 self.compiler.stopwatch.add(time.perf_counter() - start)
 
-        return self._kept(key, make)
+        return self.kept(key, make)
 
     def start(self, tableau: Any, controller_settings: Any, times: Tensor, y: Tensor) -> Any:
         """Slope at the start, and first step size (float)."""
@@ -142,7 +151,8 @@ class Code:
         def start(times: Tensor, settings: Tensor, y: Tensor, *others: Sequence[Tensor]) -> Any:
             return steps.start(times, settings, y, others)
 
-        slope, size = self.function(("start", tableau), start, lambda: given)([*given, *self.others])
+        call = self.function(("start", tableau, len(controller_settings)), start, lambda: given)
+        slope, size = call([*given, *self.others])
         return slope, size.item()
 
     def zeros(self) -> list[Tensor]:
@@ -172,7 +182,8 @@ class Code:
             self._places = captured, places
         return places
 
-    def _kept(self, key: Any, make: Callable) -> Any:
+    def kept(self, key: Any, make: Callable) -> Any:
+        """What ``make`` made when it was first asked for, as long as func stays what it is."""
         functions = self.graph.functions
         found = functions.get(key)
         if found is None:

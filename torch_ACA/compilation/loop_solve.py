@@ -12,12 +12,12 @@ from ..gradients.storage import STATES_ONLY
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, check_limits, next_step
 from ..problem import Problem, explain
-from ..steppers.base import Carry, Stepper
+from ..steppers.base import LINEARISE, Carry, Stepper
 from . import choice
 from .chunks import Chunk, LoopStorage
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
-from .private_compiler import loops_may_write
+from .private_compiler import against_loops
 
 
 def loop_solve(problem: Problem) -> Any:
@@ -28,27 +28,33 @@ def loop_solve(problem: Problem) -> Any:
         run = LoopSolve(problem)
         try:
             y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+            if problem.field.jacobian.is_given:  # generated code does not check what was said of it
+                problem.field.linearise(problem.ts[0], y, 0).derivative()
             run.loops.prepare(choice.settings_of(problem.controller), problem.ts[0], y, slope)
             return run
         except NotCompilable as failure:
             reason = compiler.against_loops = str(failure)
-    compiler.warn_of_steps(reason)
+    if LINEARISE not in problem.method.abilities:
+        compiler.warn_of_steps(reason)
+    else:
+        compiler.warn(f"compile=True: for {compiler.name} {problem.method.name} runs as it is ({reason})")
+        problem.compile_options = problem.field.code = None
     return None
 
 
 def reason_against(problem: Problem) -> str | None:
     """Why the loop of a solve cannot be compiled, though its steps can; or None."""
     controller, code = problem.controller, problem.field.code
-    if not loops_may_write():
-        return f"PyTorch {torch.__version__} has no loops that write to buffers; 2.14 has"
-    if problem.y0.device.type != "cpu":
-        return f"loops are compiled for CPUs, and the state is on {problem.y0.device.type}"
+    if against := against_loops(problem.y0.device.type):
+        return against
     if not isinstance(controller, Controller):
         return "the steps are fixed"
     if not choice.is_plain(controller):
-        return "the error norm, or a tolerance, is not the default one for all of the state"
+        return "the error norm is not the default one"
     if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
         return "func jumps"
+    if problem.field.jacobian.is_users:
+        return "jac was given"
     if code.graph.changed:
         return "func changes tensors, as batch normalisation does"
     if problem.memory.states < float("inf") or 0 < problem.memory.n_bytes < float("inf"):
@@ -70,8 +76,9 @@ class LoopSolve(DiscreteSolve):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, STATES_ONLY)
         self.storage: LoopStorage = LoopStorage()
+        code = problem.field.code
         self.loops = Loops(
-            problem.field.code, problem.method, problem.y0.detach(), with_slopes=problem.interpolates,
+            code, code.steps(problem.method), problem.y0.detach(), with_slopes=problem.interpolates,
             time_grad=problem.time_grad,
         )  # fmt: skip
         self._fingerprint: Any = None
@@ -95,6 +102,9 @@ class LoopSolve(DiscreteSolve):
                     stats.n_accepted += n
                     stats.n_rejected += n_tries - n
                     func.n_evals += n_tries * loops.evaluations
+                    if LINEARISE in problem.method.abilities:
+                        stats.n_jacobians += n_tries
+                        stats.n_factorizations += n_tries
                     if t != stop.t and n < loops.capacity:
                         self._fail(now, stop.t, span)
                     chunk = Chunk(n, buffers[0], stop if t == stop.t else None)
@@ -112,7 +122,7 @@ class LoopSolve(DiscreteSolve):
             stats.n_f_evals = func.n_evals
         if remember:
             self.storage.close(y)
-            self.end_sample, self._fingerprint = self.replay.sample(y), _fingerprint(problem.field.code)
+            self.end_sample, self._fingerprint = self.replay.sample(y), fingerprint(problem.field.code)
         else:
             self.end_slope = slope
         return (ys,)
@@ -148,7 +158,7 @@ class LoopSolve(DiscreteSolve):
 
     def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.problem.field.code
-        if _fingerprint(code) == self._fingerprint:
+        if fingerprint(code) == self._fingerprint:
             try:
                 return self._looped_back(states, ys_bar)
             except NotCompilable as failure:
@@ -232,7 +242,7 @@ class LoopSolve(DiscreteSolve):
         self.storage.unroll(self.problem.method, self.problem.y0.dtype)
 
 
-def _fingerprint(code: Any) -> Any:
+def fingerprint(code: Any) -> Any:
     """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
     kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
     others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]

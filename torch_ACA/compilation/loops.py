@@ -43,7 +43,7 @@ def _packed(numbers: Sequence[Any]) -> Tensor:
     return found
 
 
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
+def stacked(rows: Sequence[Tensor]) -> Tensor:
     """Vectors [n] as a matrix. In that of a stack the vectors would be views, at places that are not aligned, and the
     loop cannot carry such a view on."""
     index, found = torch.arange(len(rows))[:, None], torch.zeros((), dtype=rows[0].dtype)
@@ -56,35 +56,37 @@ class Loops:
     """For one func, method and kind of state.
 
     :param code: `Code`
-    :param tableau: `Tableau`, adaptive
+    :param steps: `Steps` of an adaptive method
     :param y: a flat state [n]
     :param with_slopes: there are outputs inside steps
     :param time_grad: gradients in the times are wanted
     """
 
-    def __init__(self, code: Any, tableau: Any, y: Tensor, *, with_slopes: bool, time_grad: bool) -> None:
-        self.code, self.tableau, self.y = code, tableau, y
-        self.steps = code.steps(tableau)
+    def __init__(self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool) -> None:
+        self.code, self.steps, self.tableau, self.y = code, steps, steps.tableau, y
         self.with_slopes, self.time_grad = with_slopes, time_grad
-        self.own, self.rows = self.steps.own, tableau.interpolant.slopes
+        self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
         self.capacity = max(FEWEST, min(MOST, BYTES // per_step))
-        self.evaluations = tableau.stages - 1 if tableau.fsal else tableau.stages  # of func in a try
-        self._key = (tableau, with_slopes, time_grad)
+        self.evaluations = steps.evaluations  # of func in a try
+        self.key = (*steps.key, with_slopes, time_grad)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
-        times = torch.empty(self.capacity, 3, dtype=torch.float64)
+        return torch.empty(self.capacity, 3, dtype=torch.float64), *self.kept_buffers()
+
+    def kept_buffers(self) -> tuple[Tensor, ...]:
+        """Those of states and slopes."""
         states = self.y.new_empty(self.capacity, self.y.numel())
         slopes = (self.y.new_empty(self.capacity, self.rows, self.y.numel()),) if self.with_slopes else ()
-        return times, states, *slopes
+        return states, *slopes
 
     def prepare(self, settings: Tensor, t: Any, y: Tensor, slope: Tensor) -> None:
         """Generate the code of `forward`.
 
         :raises NotCompilable: there can be none
         """
-        if ("forward", *self._key) not in self.code.graph.functions:
+        if ("forward", len(settings), *self.key) not in self.code.graph.functions:
             self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
 
     @staticmethod
@@ -105,7 +107,8 @@ class Loops:
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
-        return self.code.function(("forward", *self._key), self._forward, lambda: given, options=OPTIONS)
+        key = ("forward", len(given[4]), *self.key)
+        return self.code.function(key, self._forward, lambda: given, options=OPTIONS)
 
     def forward(
         self,
@@ -159,16 +162,14 @@ class Loops:
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
         controller = choice.controller_of(settings, self.tableau.error_order)
         landing, h, end = choice.next_step(now.t, stop, now.size)
-        y1, slopes, error = self.steps.step((now.t, h, end), y, slope, others)
-        if not self.tableau.fsal:
-            slopes.append(self.steps.graph(end, y1, others))
+        y1, slopes, error, next_slope = self.steps.trial((now.t, h, end), y, slope, others)
         ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
         found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         place, accepted = now.n_steps.long().reshape(1), found.accepted
         times.index_copy_(0, place, _packed([now.t, h, end])[None])
         states.index_copy_(0, place, y[None])
         for buffer in kept_slopes:
-            buffer.index_copy_(0, place, _stacked(slopes[: self.rows])[None])
+            buffer.index_copy_(0, place, stacked(slopes[: self.rows])[None])
         progress = Progress(
             now.n_steps + accepted,
             now.n_tries + 1,
@@ -179,7 +180,7 @@ class Loops:
             found.proposed,
             found.previous,
         )
-        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, slopes[-1], slope)
+        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, next_slope, slope)
 
     def backward(
         self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any
@@ -195,7 +196,7 @@ class Loops:
         """
         times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64)] if self.time_grad else []
         given = [torch.tensor(n_steps - 1), y_bar, *totals, *times_bar, times, states, *inside]
-        key = ("backward", *self._key, len(inside))
+        key = ("backward", *self.key, len(inside))
         call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
         y_bar, *totals = call([*given, *self.code.others])
         return y_bar, totals, *(times_bar or [None])
@@ -227,7 +228,7 @@ class Loops:
         """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
         the cotangent of the time (None unless asked)."""
         given = [torch.tensor(t, dtype=torch.float64), y, bar, *totals]
-        call = self.code.function(("slope", *self._key), self._through_slope, lambda: given)
+        call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         count = len(totals)
         return y_bar, found[:count], found[count].item() if self.time_grad else None

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,13 @@ def loops_may_write() -> bool:
     if while_loop_op is None:
         return False
     return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
+
+
+def against_loops(device_type: str) -> str | None:
+    """Why there can be no compiled loop over tensors of a device, or None."""
+    if not loops_may_write():
+        return f"PyTorch {torch.__version__} has no loops that write to buffers; 2.14 has"
+    return None if device_type == "cpu" else f"loops are compiled for CPUs, and the state is on {device_type}"
 
 
 def while_loop(condition: Any, body: Any, carried: Any, given: Any, written: Iterable[int]) -> Any:
@@ -60,10 +68,25 @@ def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> A
 
     # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
     options = options | {"unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": torch.__version__}}
-    with _shape_environment(), aot_config.patch(enable_autograd_cache=False):
+    with _shape_environment(), _without_notes(), aot_config.patch(enable_autograd_cache=False):
         whole = compile_fx.compile_fx(graph, list(inputs), inner_compile=inner, config_patches=options)
     code = made[0] if len(made) == 1 else None
     return whole, getattr(code, "current_callable", None)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Context in which Inductor does not note, for each of them, the operations that it calls by a detour."""
+    log = logging.getLogger("torch._inductor.ir")
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "c-shim" not in str(record.msg)
+
+    log.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_wanted)
 
 
 @contextlib.contextmanager

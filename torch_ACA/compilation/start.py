@@ -16,13 +16,16 @@ from .code import code_for
 from .func_graph import NotCompilable
 
 
-def start(func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, plan: Plan, *, plain: bool) -> Any:
+def start(
+    func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, plan: Plan, *, plain: bool, by_rows: bool
+) -> Any:
     """`Code` of func in this solve (None, with a warning, where it cannot be compiled); and the slope at the start with
     the first step size, or None where they are to be found by evaluating func.
 
     :param ts: times of the solve, floats
     :param y: the flat state at the first of them, without a history
     :param plain: no jumps, gradients in times or choice of tensors stand against generated code from the start
+    :param by_rows: func is said to act row by row
     """
     if outer_cuts():
         warn_caller("compile=True: a solve inside of another one's func runs as it is")
@@ -30,6 +33,8 @@ def start(func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Ten
     settings = plan.settings
     watched = plan.callbacks != Callbacks()
     code = code_for(func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched)
+    if code is not None:
+        code.by_rows = by_rows
     known = settings.first_step is None and choice.is_plain(settings.controller)
     if code is None or code.graph.changed or not plain or not known:
         return code, None

@@ -1,4 +1,4 @@
-"""Functions of tensors around the graph of func, for one explicit Runge-Kutta method: what code is generated for.
+"""Functions of tensors around the graph of func, for one method: what code is generated for.
 
 Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors that func depends on, in the order of
 `FuncGraph.others`; slopes are rows [n].
@@ -16,17 +16,32 @@ from . import choice
 
 
 class Steps:
-    """
+    """What methods have in common.
+
     :param graph: `FuncGraph`
-    :param tableau: `Tableau`
+    :param tableau: the method
     """
 
     def __init__(self, graph: Any, tableau: Any) -> None:
         self.graph, self.tableau = graph, tableau
-        self.own = tableau.stages - tableau.fsal  # stages that a step pays for
-        self.reached: list[bool] | None = (
-            None  # per wanted tensor: whether its gradient was ever found, once `vjp` has been traced
-        )
+        self.key: tuple = (tableau,)  # by which code made of this is found
+        self.own, self.evaluations = self.counts()
+        self.reached: list[bool] | None = None  # per wanted tensor: whether `vjp` found a gradient, once traced
+
+    def counts(self) -> tuple[int, int]:
+        """How many slopes a step pays for, and how many evaluations of func a `trial`."""
+        raise NotImplementedError
+
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
+        """State at the end, slopes, error estimate (None: fixed steps); differentiable where gradients are on.
+
+        :param slope: the first one, if it is known
+        """
+        raise NotImplementedError
+
+    def trial(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
+        """As `step`, and the slope that the next trial is to know."""
+        raise NotImplementedError
 
     def start(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
         """Slope and first step size of a solve.
@@ -39,13 +54,6 @@ class Steps:
         controller = choice.controller_of(settings, self.tableau.error_order)
         size = choice.initial_step(controller, lambda t, x: self.graph(t, x, others), t0, t1, y, slope)
         return slope.clone(), size
-
-    def step(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
-        """State at the end, slopes, error estimate (None: fixed steps); slope: the first one, if it is known."""
-        t, h, end = times
-        y1, slopes = taken(self.tableau, lambda t, x, at_end: self.graph(t, x, others), t, h, y, end, slope)
-        error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
-        return y1, slopes, error
 
     def vjp(
         self,
@@ -118,3 +126,26 @@ class Steps:
             return [None] * len(wanted)
         outputs, bars = zip(*pairs)
         return torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
+
+
+class RungeKuttaSteps(Steps):
+    """Of an explicit method.
+
+    :param tableau: `Tableau`
+    """
+
+    def counts(self) -> tuple[int, int]:
+        stages, fsal = self.tableau.stages, self.tableau.fsal
+        return stages - fsal, stages - 1 if fsal else stages
+
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
+        t, h, end = times
+        y1, slopes = taken(self.tableau, lambda t, x, at_end: self.graph(t, x, others), t, h, y, end, slope)
+        error = h * combine(self.tableau.b_error, slopes) if self.tableau.adaptive else None
+        return y1, slopes, error
+
+    def trial(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
+        y1, slopes, error = self.step(times, y, slope, others)
+        if not self.tableau.fsal:
+            slopes.append(self.graph(times[2], y1, others))
+        return y1, slopes, error, slopes[-1]

@@ -30,6 +30,14 @@ class RowProblem(Problem):
     row_times: RowTimes | None = None
     failures: RowFailures | None = None
 
+    def compiled_run(self):
+        """A `RowLoopSolve`, where the loop over tries is to be compiled and can be; or None."""
+        if self.compile_options is None:
+            return None
+        from ..compilation.row_loop_solve import row_loop_solve  # here, since Dynamo takes a second to import
+
+        return row_loop_solve(self)
+
 
 def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     """The `RowProblem` of a solve, and the `StateLayout` of y0.
@@ -84,8 +92,8 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, memory=plan.memory, limits=plan.limits, return_on_failure=asked.on_failure == "return",
-        row_times=row_times, failures=failures,
+        slope, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
+        return_on_failure=asked.on_failure == "return", row_times=row_times, failures=failures,
     )  # fmt: skip
     if linearises and problem.differentiable:
         with torch.no_grad():

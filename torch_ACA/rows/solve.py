@@ -14,7 +14,6 @@ from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
 from ..gradients.storage import Storage
 from .backward import RowBackwardPass
-from .chain import RowChain
 from .march import march_rows
 from .packed import PackedSteps
 from .stepper import side_of
@@ -26,7 +25,7 @@ def aca_of_rows(problem):
 
     :raises SolverError: rows have failed, and failures are not to be returned
     """
-    return integrate(problem, RowSolve(problem))
+    return integrate(problem, problem.compiled_run() or RowSolve(problem))
 
 
 class RowSolve:
@@ -36,9 +35,8 @@ class RowSolve:
         self.problem, self.storage, y0 = problem, self, problem.y0
         self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
-        budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
-        self.packed = PackedSteps(budget.max_states * self.stepper.rows.count)
-        self.chain = RowChain(problem, self.stepper, self.packed, budget)
+        self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
+        self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
         self._states = None
@@ -62,12 +60,20 @@ class RowSolve:
         if failures and not problem.return_on_failure:
             raise failures.error()
         if remember:
-            failed = failures.failed.nonzero()[:, 0].tolist() if failures else ()
-            end = self.packed.pack(t, rows.rows(y), failed)
-            self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
-            if self.packed.states.dropped:
-                self._states["start"] = problem.y0.detach()
+            self.remember_end(t, y, failures.failed.nonzero()[:, 0].tolist() if failures else ())
         return (rows.flat(ys),)
+
+    def remember_end(self, t, y, failed):
+        """To be called when all steps were taken.
+
+        :param t, y: times [b] and states [size] that the rows have reached
+        :param failed: rows that have failed
+        """
+        rows = self.stepper.rows
+        end = self.packed.pack(t, rows.rows(y), failed)
+        self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
+        if self.packed.states.dropped:
+            self._states["start"] = self.problem.y0.detach()
 
     def release(self):
         """The tensors that autograd is to look after, by name; they are forgotten here."""

@@ -10,19 +10,26 @@ A step is a function of the state and of the slopes before it. The backward pass
 step: it is the exact derivative of the steps, with as many corrections as the forward pass made.
 """
 
+from __future__ import annotations
+
 import contextlib
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ..adams_weights import HERMITE, LINEAR, MAX_ORDER, MIN_ORDER, weighed, weights_of
+from ..adams_weights import HERMITE, LINEAR, MAX_ORDER
 from ..interpolants import Polynomials
 from ..notices import warn_caller
 from ..tableaus import RK4_THREE_EIGHTHS as STARTER
-from .base import JUMPS, PLAIN, REPLAY, TRACE, Carry, TracedStep, Trial
-from .dense_output import combine
+from .adams_step import Decided, Evaluate, Past, taken
+from .base import JUMPS, PLAIN, REPLAY, TRACE, Carry, Time, TracedStep, Trial
 from .traced import TracedStepper
+
+if TYPE_CHECKING:
+    from ..evaluation import GradientSum
+    from ..vector_field import VectorField
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,47 +54,29 @@ class Adams:
     abilities: frozenset = field(default=frozenset({REPLAY, TRACE, PLAIN, JUMPS}), init=False)
 
     @property
-    def order(self):
+    def order(self) -> int:
         return min(self.max_order, 5) if self.implicit else min(self.max_order - 1, 4)
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return max(STARTER.stages, 1 + self.max_iters if self.implicit else 1)
 
     @property
-    def kept_rows(self):
+    def kept_rows(self) -> int:
         """Vectors [n] that are kept of a step: the state and the slopes before it."""
         return self.max_order - 1
 
-    def with_interpolant(self, name):
+    def with_interpolant(self, name: str) -> Adams:
         """The same with dense output that is "linear" or "cubic"."""
         return self if name == "cubic" else replace(self, interpolant=LINEAR, dense_order=1)
 
-    def stepper(self, vector_field, *, keep_graphs=False, time_grad=False):
+    def stepper(self, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False) -> AdamsStepper:
         """As `base.Method.stepper`."""
         return AdamsStepper(self, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
 
 
 _IMPLICIT = Adams("implicit_adams", True)
 ADAMS = {"explicit_adams": Adams("explicit_adams", False), _IMPLICIT.name: _IMPLICIT, "fixed_adams": _IMPLICIT}
-
-
-class Past(NamedTuple):
-    """The slopes [n] of the steps before and their times, the latest first; ``slope``: that here, where it is known
-    (of `AdamsStepper.traced`; None: not known)."""
-
-    slopes: tuple = ()
-    times: tuple = ()
-    slope: torch.Tensor | None = None
-
-
-class Decided(NamedTuple):
-    """What is constant in the gradient of a step: the times of the slopes before it, how many corrections it made
-    (None: of the starter, or explicit), and how many slopes the next step gets."""
-
-    times: tuple
-    corrections: int | None
-    passed_on: int
 
 
 class _Recorded(NamedTuple):
@@ -104,7 +93,9 @@ class _Recorded(NamedTuple):
 class AdamsStepper(TracedStepper):
     """`traced` takes and returns a `Past` where other steppers have the slope at the start and at the end."""
 
-    def __init__(self, method, vector_field, *, keep_graphs=False, time_grad=False):
+    def __init__(
+        self, method: Any, vector_field: VectorField, *, keep_graphs: bool = False, time_grad: bool = False
+    ) -> None:
         super().__init__(method, vector_field, keep_graphs=keep_graphs, time_grad=time_grad)
         self.needs_end_slope = method.interpolant is HERMITE
         self._warned = False
@@ -112,14 +103,16 @@ class AdamsStepper(TracedStepper):
 
     # Forward
 
-    def start(self, t, y, slope=None, evaluation=None, *, after_jump=False):
+    def start(
+        self, t: float, y: Tensor, slope: Tensor | None = None, evaluation: Any = None, *, after_jump: bool = False
+    ) -> Carry:
         # with slope, f was evaluated here before; its graph is of no use, for the whole step has one
         return Carry(t, y, slope, after_jump=after_jump, past=Past())
 
-    def step(self, carry, h, t_end, *, before_jump=False):
+    def step(self, carry: Carry, h: float, t_end: float, *, before_jump: bool = False) -> Trial:
         recorded = None
         if self.keep_graphs:
-            recorded = self._record(carry, h, t_end, before_jump)
+            recorded = self._with_graph(carry, h, t_end, before_jump)
             made, decided = recorded.made, recorded.decided
         else:
             slope = carry.slope
@@ -127,45 +120,51 @@ class AdamsStepper(TracedStepper):
                 slope = self._evaluated(carry.t, carry.y, int(carry.after_jump))
             past = carry.past._replace(slope=slope)
             made, decided = self._made(self._evaluated, carry.t, h, carry.y, t_end, past, before_jump)
-        return Trial(Carry(t_end, made.y.detach(), past=_detached(made.end_slope)), None, recorded, decided)
+        return Trial(Carry(t_end, made.y.detach(), past=made.end_slope.detached()), None, recorded, decided)
 
-    def refresh(self, carry):
+    def refresh(self, carry: Carry) -> None:
         super().refresh(carry)
         carry.past = Past()
 
-    def end_slope(self, carry, *, before_jump=False):
+    def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
         if carry.slope is None:
             carry.slope = self._evaluated(carry.t, carry.y, -int(before_jump))
         self.slopes[-1].copy_(carry.slope)
 
-    def kept(self, carry):
+    def kept(self, carry: Carry) -> Tensor:
         return torch.cat([carry.y, *carry.past.slopes]) if carry.past.slopes else carry.y
 
-    def state_of(self, kept):
+    def state_of(self, kept: Any) -> Any:
         return None if kept is None else kept[: self.field.layout.size]
 
-    def resumed(self, step, kept):
+    def resumed(self, step: Any, kept: Tensor) -> Carry:
         y, *slopes = kept.split(self.field.layout.size)
         self._warned = True  # when the step was taken
         return Carry(step.t, y, after_jump=step.after_jump, past=Past(tuple(slopes), step.decided.times))
 
     # Backward
 
-    def replay(self, t, h, y, t_end, *, after_jump=False, before_jump=False, every=1, decided=None):
+    def replay(
+        self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
+        every: int | None = 1, decided: Decided | None = None,
+    ) -> Any:  # fmt: skip
         y, *slopes = y.split(self.field.layout.size)
         carry = Carry(t, y, after_jump=after_jump, past=Past(tuple(slopes), decided.times))
-        recorded = self._record(carry, h, t_end, before_jump, decided)
-        self._passed_on = _detached(recorded.made.end_slope).slopes
+        recorded = self._with_graph(carry, h, t_end, before_jump, decided)
+        self._passed_on = recorded.made.end_slope.detached().slopes
         return recorded
 
-    def kept_behind(self, y):
+    def kept_behind(self, y: Tensor) -> Tensor:
         return torch.cat([y, *self._passed_on])
 
-    def start_back(self):
+    def start_back(self) -> None:
         self._slope_bars, self._time_bars = [], []
 
-    def vjp(self, h, recorded, y_bar, slope_bars, first_bar, gradients):
-        made, n_slopes = recorded.made, len(recorded.slopes)
+    def vjp(
+        self, h: float, evaluations: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Any, Any]:  # fmt: skip
+        recorded, made, n_slopes = evaluations, evaluations.made, len(evaluations.slopes)
         # cotangents of the slopes that the next step was given and of their times: own first, then those before
         first, *passed = self._slope_bars + [None] * (1 + n_slopes - len(self._slope_bars))
         start_bar, *passed_times = self._time_bars + [0.0] * (1 + n_slopes - len(self._time_bars))
@@ -173,11 +172,11 @@ class AdamsStepper(TracedStepper):
         if slope_bars is not None:
             bars[1:] = _sum(bars[1], slope_bars[0]), slope_bars[1]
         pairs = [(x, bar) for x, bar in zip((made.y, *made.slopes), bars) if bar is not None and x.requires_grad]
-        outputs, bars = zip(*pairs)  # one at least: the state at the end contains that at the start
+        outputs, cotangents = zip(*pairs)  # one at least: the state at the end contains that at the start
         captured = self.field.captured.leaves
         wanted = (recorded.y, *recorded.slopes, *captured, *((recorded.times,) if self.time_grad else ()))
         found = torch.autograd.grad(
-            outputs, wanted, bars, allow_unused=True, retain_graph=self.field.captured.keep_graph
+            outputs, wanted, cotangents, allow_unused=True, retain_graph=self.field.captured.keep_graph
         )
         gradients.add(found[1 + n_slopes : 1 + n_slopes + len(captured)])
         t_bar = h_bar = end_bar = 0.0
@@ -190,90 +189,62 @@ class AdamsStepper(TracedStepper):
 
     # As ordinary operations
 
-    def traced_start(self, t, y, slope=None, *, after_jump=False):
+    def traced_start(self, t: Time, y: Tensor, slope: Any = None, *, after_jump: bool = False) -> Past:
         past = slope if isinstance(slope, Past) else Past(slope=slope)
         if past.slope is not None:
             return past
         return past._replace(slope=super().traced_start(t, y, after_jump=after_jump))
 
-    def traced(self, t, h, y, t_end, slope=None, *, after_jump=False, before_jump=False, decided=None):
+    def traced(
+        self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
+        before_jump: bool = False, decided: Decided | None = None,
+    ) -> TracedStep:  # fmt: skip
         past = self.traced_start(t, y, slope, after_jump=after_jump)
         return self._made(self._traced, t, h, y, t_end, past, before_jump, decided)[0]
 
-    def with_end_slope(self, step, t_end, *, before_jump=False):
+    def with_end_slope(self, step: TracedStep, t_end: Time, *, before_jump: bool = False) -> TracedStep:
         if not self.needs_end_slope or step.end_slope.slope is not None:
             return step
         slope = self._traced(t_end, step.y, -int(before_jump))
         return step._replace(slopes=[*step.slopes, slope], end_slope=step.end_slope._replace(slope=slope))
 
-    # The step, once for all
+    def _made(
+        self, evaluate: Evaluate, t: Time, h: Time, y: Tensor, t_end: Time, past: Past, before_jump: bool,
+        decided: Decided | None = None,
+    ) -> tuple[TracedStep, Decided]:  # fmt: skip
+        """The step, and what it decided (given: is to decide)."""
+        change, decided = taken(
+            self.method, evaluate, t, h, y, t_end, past, -int(before_jump), decided, self._warn_once
+        )
+        slopes = [past.slope, change / h]
+        self._keep_slopes(slopes)
+        n = decided.passed_on
+        return TracedStep(y + change, slopes, None, Past((past.slope, *past.slopes)[:n], (t, *past.times)[:n])), decided
 
-    def _made(self, evaluate, t, h, y, t_end, past, before_jump, decided=None):
-        """The step as a `TracedStep`, with a `Past` for the next one, and what it `Decided` (given: is to decide).
+    def _warn_once(self, corrections: int, t: Time) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warn_caller(
+            f"{self.method.name}: {corrections} corrections did not settle in the step from t = {float(t):.6g}: take "
+            "smaller steps, or set the option max_iters"
+        )
 
-        :param evaluate: evaluate(t, y, side) -> slope [n]
-        :param t, h, t_end: floats or 0-d float64 tensors, as are the times in the past
-        """
-        slopes, side, corrections, goes_on = [past.slope, *past.slopes], -int(before_jump), None, True
-        if len(slopes) < MIN_ORDER - 1:
-            change = self._start_up(evaluate, t, h, y, t_end, slopes[0], side)
-        else:
-            change = weighed(weights_of(t, h, past.times), slopes)
-            if self.method.implicit:
-                change, corrections, goes_on = self._corrected(
-                    evaluate, change, t, h, y, t_end, past.times, slopes, side, decided and decided.corrections
-                )
-        if decided is None:
-            # torchdiffeq's rule: where the corrections do not settle, the order does not grow
-            passed_on = min(len(slopes), self.method.max_order - 2) if goes_on else len(slopes) - 1
-            decided = Decided(past.times, corrections, passed_on)
-        self._keep_slopes([slopes[0], change / h])
-        behind = Past(tuple(slopes[: decided.passed_on]), (t, *past.times)[: decided.passed_on])
-        return TracedStep(y + change, [slopes[0], change / h], None, behind), decided
-
-    def _start_up(self, evaluate, t, h, y, t_end, slope, side):
-        """What a Runge-Kutta step adds to y."""
-        slopes = [slope]
-        for a, c in zip(STARTER.a[1:], STARTER.c[1:]):
-            time, at = (t_end, side) if c == 1 else (t + float(c) * h, 0)
-            slopes.append(evaluate(time, y + h * combine(a, slopes), at))
-        return h * combine(STARTER.b, slopes)
-
-    def _corrected(self, evaluate, change, t, h, y, t_end, times, slopes, side, corrections):
-        """What is added to y in the end, how often it was corrected, and whether the last correction was small.
-
-        :param corrections: how many to make (None: until one is small)
-        """
-        of_end, *weights = weights_of(t, h, times, with_end=True)
-        known, most = weighed(weights, slopes), self.method.max_iters if corrections is None else corrections
-        for i in range(most):
-            before, change = change, of_end * evaluate(t_end, y + change, side) + known
-            if corrections is None and self._agree(before.detach(), change.detach()):
-                return change, i + 1, True
-        if corrections is None and not self._warned:
-            self._warned = True
-            warn_caller(
-                f"{self.method.name}: {most} corrections did not settle in the step from t = {float(t):.6g}: take "
-                "smaller steps, or set the option max_iters"
-            )
-        return change, most, False
-
-    def _agree(self, one, other):
-        size = torch.maximum(one.abs(), other.abs())
-        return bool(((one - other).abs() <= self.method.atol + self.method.rtol * size).all())
-
-    def _evaluated(self, t, y, side):
+    def _evaluated(self, t: float, y: Tensor, side: int) -> Tensor:
         out = torch.empty_like(y)
         self.field(t, y, out, side)
         return out
 
-    def _traced(self, t, y, side):
+    def _traced(self, t: Time, y: Tensor, side: int) -> Tensor:
         time = t if isinstance(t, torch.Tensor) else torch.tensor(t, dtype=torch.float64, device=y.device)
         return self.field.traced(time, y, side=side)
 
-    def _record(self, carry, h, t_end, before_jump, decided=None):
+    def _with_graph(
+        self, carry: Carry, h: Time, t_end: Time, before_jump: bool, decided: Decided | None = None
+    ) -> _Recorded:
         y, *slopes = (x.detach().requires_grad_() for x in (carry.y, *carry.past.slopes))
-        times, t, past_times = None, carry.t, carry.past.times
+        t: Time = carry.t
+        times, past_times = None, carry.past.times
         if self.time_grad:
             numbers = [t, h, t_end, *past_times]
             times = torch.tensor(numbers, dtype=torch.float64, device=y.device, requires_grad=True)
@@ -291,10 +262,7 @@ class AdamsStepper(TracedStepper):
         behind = made.end_slope._replace(times=(carry.t, *carry.past.times)[: decided.passed_on])
         return _Recorded(y, tuple(slopes), times, made._replace(end_slope=behind), decided)
 
-def _detached(past):
-    return past._replace(slopes=tuple(slope.detach() for slope in past.slopes), slope=None)
 
-
-def _sum(one, other):
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     """Of cotangents, None for zero."""
     return other if one is None else one if other is None else one + other

@@ -96,12 +96,12 @@ class Trial:
 
 class TracedStep(NamedTuple):
     """A step as a graph: the state at its end [n], its slopes (list of [n]), its error estimate [n] or None, and the
-    slope at its end where that is known (None: not evaluated)."""
+    slope at its end where that is known (None: not evaluated; a multistep method has what it knows of its steps)."""
 
     y: torch.Tensor
     slopes: list
     error: torch.Tensor | None
-    end_slope: torch.Tensor | None = None
+    end_slope: Any = None
 
 
 class Stepper(StepInterpolation):

@@ -165,7 +165,8 @@ class CompiledRungeKutta(RungeKutta):
         code = self.field.code
         if call is None:
             function = self._step if what == "step" else self._vjp
-            kind = (what, self.tableau, len(given), self.with_slopes, self._settings is None, self.time_grad)
+            n_settings = None if self._settings is None else len(self._settings)
+            kind = (what, self.tableau, len(given), self.with_slopes, n_settings, self.time_grad)
             call = self._calls[key] = code.function(kind, function, lambda: given, cuda_graphs=True)
             if code.compiler.options.get("triton.cudagraphs"):
                 call = self._calls[key] = _with_results_kept(call)

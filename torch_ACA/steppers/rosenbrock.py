@@ -13,6 +13,7 @@ backward pass through the evaluation that J was taken from.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,21 +188,21 @@ class Rosenbrock(Stepper):
         self, t: Time, h: Time, y: Tensor, t_end: Time, slope: Any = None, *, after_jump: bool = False,
         before_jump: bool = False,
     ) -> TracedStep:  # fmt: skip
-        tableau, slopes, blocks = self.tableau, [], self.jacobian.blocks
-        value, (J, f_t) = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
+        start = self.traced_start(t, y, after_jump=after_jump) if slope is None else slope
         self.n_factorizations += 1
-        matrix = self._eye - h * J
-        for i in range(tableau.stages):
-            if i > 0:
-                stage = y + h * combine(tableau.a[i], slopes)
-                at_end = tableau.c[i] == 1.0
-                time = t_end if at_end else t + tableau.c[i] * h
-                value = self.field.traced(time, stage, side=-int(before_jump and at_end))
-                value = value + combine(tableau.C[i], slopes)
-            if tableau.d[i]:
-                value = value + h * tableau.d[i] * f_t
-            slopes.append(blocks.flat(torch.linalg.solve_ex(matrix, blocks.rows(value)[..., None])[0][..., 0]))
-        return TracedStep(y + h * combine(tableau.b, slopes), slopes, h * slopes[-1])
+
+        def evaluate(time: Time, stage: Tensor, at_end: bool) -> Tensor:
+            return self.field.traced(time, stage, side=-int(before_jump and at_end))
+
+        return TracedStep(*taken(self.tableau, evaluate, start, self._matrix_solve, t, h, y, t_end))
+
+    def _matrix_solve(self, h: Time, J: Tensor) -> Callable:
+        matrix, blocks = self._eye - h * J, self.jacobian.blocks
+
+        def solve(vector: Tensor) -> Tensor:
+            return blocks.flat(torch.linalg.solve_ex(matrix, blocks.rows(vector)[..., None])[0][..., 0])
+
+        return solve
 
     def _counting_once(self, slope: Any) -> AbstractContextManager:
         """Context of an evaluation where f may have been evaluated before, and has had its side effects."""
@@ -249,3 +250,25 @@ class Rosenbrock(Stepper):
     def _solve(self, factors: Any, vector: Tensor, adjoint: bool = False) -> Tensor:
         blocks = self.jacobian.blocks
         return blocks.flat(torch.linalg.lu_solve(*factors, blocks.rows(vector)[..., None], adjoint=adjoint)[..., 0])
+
+
+def taken(
+    tableau: RosenbrockTableau, evaluate: Callable, start: Any, solves: Callable, t: Any, h: Any, y: Tensor, t_end: Any
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """A step as differentiable operations: its end, slopes and error estimate.
+
+    :param evaluate: (time, state, whether this is the end of the step) -> f
+    :param start: f [n] and its `Derivative` at t, y
+    :param solves: (h, df/dy) -> function that solves with W
+    """
+    value, (J, f_t) = start
+    solve, slopes = solves(h, J), []  # type: Callable, list[Tensor]
+    for i in range(tableau.stages):
+        if i > 0:
+            at_end = tableau.c[i] == 1.0
+            value = evaluate(t_end if at_end else t + tableau.c[i] * h, y + h * combine(tableau.a[i], slopes), at_end)
+            value = value + combine(tableau.C[i], slopes)
+        if tableau.d[i]:
+            value = value + h * tableau.d[i] * f_t
+        slopes.append(solve(value))
+    return y + h * combine(tableau.b, slopes), slopes, h * slopes[-1]

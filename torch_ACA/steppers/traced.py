@@ -55,10 +55,10 @@ class TracedStepper(Stepper):
     def replay(
         self, t: float, h: float, y: Tensor, t_end: float, *, after_jump: bool = False, before_jump: bool = False,
         every: int | None = 1,
-    ) -> _Recorded:  # fmt: skip
+    ) -> Any:  # fmt: skip
         return self._record(t, h, y, t_end, after_jump, before_jump)
 
-    def reload(self, evaluations: _Recorded) -> None:
+    def reload(self, evaluations: Any) -> None:
         self._keep_slopes(evaluations.made.slopes)
 
     def replayed_end(self, y: Tensor, h: float, every: int = 1) -> Any:
@@ -66,7 +66,7 @@ class TracedStepper(Stepper):
         return end if every == 1 else (end[::every], end.sum(dtype=torch.float64))
 
     def vjp(
-        self, h: float, evaluations: _Recorded, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
+        self, h: float, evaluations: Any, y_bar: Tensor, slope_bars: Tensor | None, first_bar: Tensor | None,
         gradients: GradientSum,
     ) -> tuple[Tensor, Any, Any]:  # fmt: skip
         outputs: Any = [evaluations.made.y]

@@ -1,0 +1,189 @@
+"""Rows that take their own steps, with the loop over their tries compiled: as without, and a way out that is told."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from tests.torch_ACA.test_compiled_loop import slow
+from torch_ACA import ReplayError, SolverError, methods, solve, solve_event
+from torch_ACA.compilation import generate, loops, row_loops
+
+pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
+METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True}
+NAN = math.nan
+
+
+@pytest.fixture
+def looped(monkeypatch):
+    """The compiled loops that were run."""
+    calls = []
+    for kind, name in ((row_loops.RowLoops, "run"), (loops.Loops, "backward")):
+        method = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *a, f=method, n=name: (calls.append(n), f(*a))[1])
+    return calls
+
+
+class Oscillators(torch.nn.Module):
+    """Rows of different speeds, driven, with a parameter for each row and one for all. y [b, 2]."""
+
+    def __init__(self, *speeds):
+        super().__init__()
+        self.speeds = torch.nn.Parameter(torch.tensor(speeds, dtype=torch.float64)[:, None])
+        self.damping = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, t, y):
+        return self.speeds * torch.cat([y[:, 1:], -torch.sin(y[:, :1])], 1) - self.damping * y + torch.cos(3 * t)
+
+
+def start(b):
+    return torch.linspace(-1, 2, 2 * b, dtype=torch.float64).reshape(b, 2).requires_grad_()
+
+
+def results(func, y0, times, **keywords):
+    solution = solve(func, y0, times, **METHOD | keywords)
+    weights = torch.linspace(1, 2, solution.ys.numel(), dtype=torch.float64).reshape(solution.ys.shape)
+    wanted = [y0, *func.parameters()]
+    return [solution.ys.detach(), *torch.autograd.grad((weights * solution.ys).nansum(), wanted)], solution.stats
+
+
+def assert_as_eager(*arguments, **keywords):
+    (eager, counts), (found, compiled_counts) = (results(*arguments, **keywords, compile=c) for c in (False, True))
+    for a, b in zip(eager, found, strict=True):
+        atol = 1e-12 * max(1.0, float(a.nan_to_num().abs().max()))
+        torch.testing.assert_close(a, b, rtol=0, atol=atol, equal_nan=True)
+    for name in ("n_accepted", "n_rejected"):
+        assert getattr(counts, name).tolist() == getattr(compiled_counts, name).tolist()
+    return counts, compiled_counts
+
+
+@pytest.mark.parametrize("times", [
+    [0.0, 2.0],
+    torch.tensor([[0.0, 0.1, 0.2, 0.7, 3.0], [0.5, 0.6, 1.0, NAN, NAN], [2.0, 1.9, 1.0, 0.5, 0.0]]),
+    slow(torch.tensor([[0.0, 1.0], [1.0, -1.0], [0.0, 0.0]])),
+], ids=["end", "outputs of their own", "directions"])  # fmt: skip
+def test_agrees_with_rows_as_they_are(times, looped):
+    """Rows of 0.3 to 20 turns a unit; buffers that fill up on the way; rows that wait for others."""
+    counts, compiled_counts = assert_as_eager(Oscillators(0.3, 3.0, 20.0), start(3), times)
+    assert {"run", "backward"} == set(looped)
+    assert counts.n_accepted.max() > 2 * counts.n_accepted.min() and counts.n_rejected.sum() > 0
+    assert counts.n_backward_f_evals == compiled_counts.n_backward_f_evals
+
+
+def test_buffers_that_are_too_small_are_followed_by_others(monkeypatch, looped):
+    monkeypatch.setattr(loops, "MOST", 5)
+    times = torch.tensor([[0.0, 0.3, 0.31, 0.32, 1.0], [0.0, 0.9, 0.95, 0.99, 3.0]])
+    assert_as_eager(Oscillators(0.3, 20.0), start(2), times)
+    assert looped.count("backward") > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in methods if type(methods.get(name)).__name__ == "Tableau"
+                                  and methods.get(name).adaptive])  # fmt: skip
+def test_every_adaptive_explicit_method(name, looped):
+    assert_as_eager(Oscillators(0.3, 5.0), start(2), [0.0, 0.2, 1.0, 1.5], method=name)
+    assert "backward" in looped
+
+
+@pytest.mark.parametrize("options", [
+    {"beta": 0.04, "max_step": 0.2}, slow({"min_step": 0.05}), slow({"first_step": 3.0}), slow({"interp": "cubic"}),
+], ids=lambda options: next(iter(options)))  # fmt: skip
+def test_controllers_and_interpolants(options, looped):
+    if "interp" in options:
+        options = options | {"max_step": 0.05}
+    assert_as_eager(Oscillators(1.0, 20.0), start(2), [0.0, 0.3, 1.0], options=options)
+    assert "backward" in looped
+
+
+def test_rows_do_not_feel_their_batch_mates():
+    """To rounding: generated code may compute entries that are alone in another way than many."""
+    y0, speeds, times = start(3), (0.3, 3.0, 20.0), [0.0, 0.4, 2.0]
+    together = solve(Oscillators(*speeds), y0, times, compile=True, **METHOD)
+    for row, speed in enumerate(speeds):
+        alone = solve(Oscillators(speed), y0[row : row + 1], times, compile=True, **METHOD)
+        torch.testing.assert_close(together.ys[:, row], alone.ys[:, 0], rtol=1e-12, atol=1e-12)
+        assert together.stats.n_accepted[row] == alone.stats.n_accepted[0]
+
+
+class Exploding(Oscillators):
+    def forward(self, t, y):
+        return self.speeds * y * y - 1e-3 * self.damping * y
+
+
+@pytest.mark.parametrize("options", [{"max_num_steps": 60}, slow({})], ids=["steps", "size"])
+def test_rows_that_fail_are_told_as_by_rows_as_they_are(options):
+    """Row 1 goes to infinity at t = 1."""
+    y0, errors = torch.tensor([[0.1, 0.2], [1.0, 1.0]], dtype=torch.float64, requires_grad=True), []
+    for compile in (False, True):
+        with pytest.raises(SolverError, match="rows 1") as caught:
+            solve(Exploding(1.0, 1.0), y0, [0.0, 2.0], compile=compile, options=options, **METHOD)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+    assert_as_eager(Exploding(1.0, 1.0), y0, [0.0, 0.5, 2.0], on_failure="return", options=options)
+
+
+@pytest.mark.parametrize("limit", [{"max_evals": 100}, {"options": {"max_num_steps": 20}}], ids=["evals", "steps"])
+def test_limits_are_those_of_rows_as_they_are(limit):
+    errors = []
+    for compile in (False, True):
+        with pytest.raises(SolverError) as caught:
+            solve(Oscillators(0.3, 20.0), start(2), [0.0, 5.0], compile=compile, **METHOD | limit)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+def test_second_derivatives_take_the_accepted_steps_again():
+    func, y0, found = Oscillators(0.3, 5.0), start(2), []
+    for compile in (False, True):
+        ys = solve(func, y0, [0.0, 0.4, 1.0], compile=compile, **METHOD).ys
+        (first,) = torch.autograd.grad(ys[1:].square().sum(), y0, create_graph=True)
+        found.append([first.detach(), *torch.autograd.grad(first.sum(), (y0, *func.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_what_changes_between_forward_and_backward_is_noticed():
+    func, y0 = Oscillators(0.3, 5.0), start(2)
+    ys = solve(func, y0, [0.0, 1.0], compile=True, **METHOD).ys
+    func.speeds.data.mul_(1.1)
+    with pytest.raises(ReplayError, match="func is not what it was"):
+        ys.sum().backward()
+
+
+def test_events_of_rows(looped):
+    func, y0, found = Oscillators(1.0, 2.0), start(2), []
+    for compile in (False, True):
+        keywords = METHOD | {"event_fn": lambda t, y: t[:, 0] - 0.3 - 0.1 * y[:, 0], "compile": compile}
+        times, states = solve_event(func, y0, 0.0, **keywords)[:2]
+        gradients = torch.autograd.grad(times.sum() + states.sum(), (y0, *func.parameters()))
+        found.append([times.detach(), states.detach(), *gradients])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("default:compile=True")
+@pytest.mark.parametrize(("keywords", "reason"), [
+    ({"method": "Rodas5P"}, "those of Rodas5P are not compiled"), ({"options": {"jump_t": [0.5]}}, "land on times"),
+    ({"options": {"step_t": [0.5]}}, "land on times"),
+], ids=["stiff", "jumps", "landing"])  # fmt: skip
+def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
+    func, y0 = Oscillators(0.3, 1.0), start(2)
+    with pytest.warns(UserWarning, match=f"for Oscillators rows are solved as they are .*{reason}"):
+        assert_as_eager(func, y0, [0.0, 1.0], **keywords)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_as_eager(func, y0, [0.0, 1.0], **keywords)
+
+
+def test_single_steps_are_not_compiled():
+    with pytest.raises(ValueError, match="per_sample cannot be combined with compile='step'"):
+        solve(Oscillators(1.0), start(1), [0.0, 1.0], compile="step", **METHOD)
+
+
+@pytest.mark.slow
+def test_generated_loops(monkeypatch, looped):
+    monkeypatch.setattr(generate, "BACKEND", "inductor")
+    y0 = start(3)
+    assert_as_eager(Oscillators(0.3, 3.0, 20.0), y0, torch.tensor([0.0, 0.4, 2.0]), method="Dopri5")
+    assert "backward" in looped

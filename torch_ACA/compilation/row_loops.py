@@ -1,0 +1,183 @@
+"""The loop over tries of rows that take their own steps as one compiled call, and the way back over their steps.
+
+The steps are those of the method's `rows.stepper.RowStepper`, with the graph of func for the field. Forward, every try
+leaves its times (t, h, whether each row was accepted), states and, for outputs inside steps, its slopes in buffers; it
+ends when all rows are done, one has failed or the buffers are full. Backward, a step of each row stands in one place of
+the buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import choice
+from .generate import graph_of
+from .loops import OPTIONS, Loops, stacked
+from .private_compiler import while_loop
+from .steps import Steps
+
+if TYPE_CHECKING:
+    from ..rows.layout import RowLayout
+    from ..state import StateLayout
+    from ..tableau import Tableau
+
+REJECTED, ACCEPTED, LANDED = 0.0, 1.0, 2.0  # what came of a row's try
+FRESH, AGAIN, DONE, FAILED = 0.0, 1.0, 2.0, 3.0  # how a row stands: its last try was accepted, or rejected
+
+
+class _Field:
+    """What a `RowStepper` needs of a field, made of a graph."""
+
+    def __init__(self, graph: Any, others: Sequence[Tensor], layout: StateLayout, rows: RowLayout) -> None:
+        self._graph, self._others, self.layout, self.rows = graph, others, layout, rows
+
+    def traced(self, t: Tensor, y: Tensor, *, side: int = 0) -> Tensor:
+        return self._graph(t, y, self._others)
+
+
+class _GraphByRows:
+    """The graph of func as a function of times [b]."""
+
+    def __init__(self, graph: Any, rows: RowLayout) -> None:
+        self._graph, self._rows, self.wanted = graph, rows, graph.wanted
+
+    def __call__(self, t: Tensor, y: Tensor, others: Sequence[Tensor]) -> Tensor:
+        return self._graph(self._rows.time(t), y, others)
+
+
+class RowSteps(Steps):
+    """Of all rows at once, for an explicit method; times are [b].
+
+    :param layout, rows: of the state, one tensor
+    """
+
+    def __init__(self, graph: Any, tableau: Tableau, layout: StateLayout, rows: RowLayout) -> None:
+        self.layout, self.rows = layout, rows
+        super().__init__(_GraphByRows(graph, rows), tableau)
+        self.key = (tableau, "rows")
+
+    def counts(self) -> tuple[int, int]:
+        stages, fsal = self.tableau.stages, self.tableau.fsal
+        return stages - fsal, stages - 1 if fsal else stages
+
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
+        t, h, end = times
+        stepper = self.tableau.row_stepper(_Field(self.graph, others, self.layout, self.rows))
+        first = stepper.traced_start(t, y, 0) if slope is None else slope
+        y1, slopes = stepper.traced(t, h, end, y, first)
+        return y1, slopes, stepper.error(h, slopes)
+
+    def trial(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
+        y1, slopes, error = self.step(times, y, slope, others)
+        if not self.tableau.fsal:
+            slopes.append(self.graph(times[2], y1, others))
+        return y1, slopes, error, slopes[-1]
+
+
+class RowProgress(NamedTuple):
+    """Where the rows have come to: each [b], float64, but for the number of tries so far of the call, 0-d, and state
+    and slope [size]. ``standing``: `FRESH` and so on."""
+
+    n_tries: Tensor
+    t: Tensor
+    size: Tensor
+    previous: Tensor
+    standing: Tensor
+    y: Tensor
+    slope: Tensor
+
+
+class RowLoops(Loops):
+    """For one func, method and kind of state, whose steps are `RowSteps`; without gradients in times."""
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """As those of `Loops`; times are [capacity, 3, b]."""
+        b = self.steps.rows.count
+        times = torch.empty(self.capacity, 3, b, dtype=torch.float64)
+        return times, *self.kept_buffers()
+
+    def prepare_rows(self, settings: Tensor, now: RowProgress, buffers: Any) -> None:
+        """Generate the code of `run`.
+
+        :raises NotCompilable: there can be none
+        """
+        self._run_code(self._given_rows(now, now.t, now.t, 1, settings, buffers))
+
+    @staticmethod
+    def _given_rows(now: RowProgress, stop: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any) -> list:
+        return [*now, stop, span, torch.tensor(most, dtype=torch.float64), settings, *buffers]
+
+    def _run_code(self, given: list) -> Any:
+        key = ("run", len(given[len(RowProgress._fields) + 3]), *self.key)
+        return self.code.function(key, self._run, lambda: given, options=OPTIONS)
+
+    def run(
+        self, now: RowProgress, stop: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any
+    ) -> RowProgress:
+        """Go on with all rows.
+
+        :param stop, span: time to end at, and length of the whole solve, of each row [b]
+        :param most: tries of this call
+        """
+        given = self._given_rows(now, stop, span, most, settings, buffers)
+        return RowProgress(*self._run_code(given)([*given, *self.code.others]))
+
+    def _run(self, *given: Tensor) -> Any:
+        n = len(RowProgress._fields)
+        carried, given = tuple(x.clone() for x in given[:n]), given[n:]
+        condition, body = graph_of(self._some_go_on, (*carried, *given)), graph_of(self._try_rows, (*carried, *given))
+        return while_loop(condition, body, carried, given, range(4, 6 + self.with_slopes))
+
+    @staticmethod
+    def _some_go_on(*given: Tensor) -> Tensor:
+        n = len(RowProgress._fields)
+        now, most = RowProgress(*given[:n]), given[n + 2]
+        return (now.n_tries < most) & (now.standing < DONE).any() & (now.standing < FAILED).all()
+
+    def _try_rows(self, *given: Tensor) -> Any:
+        n, rows = len(RowProgress._fields), self.steps.rows
+        now, (stop, span, _, settings, times, states), rest = RowProgress(*given[:n]), given[n : n + 6], given[n + 6 :]
+        kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
+        controller = choice.controller_of(settings, self.tableau.error_order)
+        running, rejected = now.standing < DONE, now.standing == AGAIN
+        landing, h, end = choice.next_step(now.t, stop, now.size)
+        stuck = choice.is_stuck(now.t, h, span, rejected)
+        h, end = torch.where(running, h, 0.0), torch.where(running, end, now.t)
+        y1, slopes, error, next_slope = self.steps.trial((now.t, h, end), now.y, now.slope, others)
+        scale = controller.scale(torch.maximum(now.y.abs(), y1.abs()))
+        ratio = rows.norm(error / scale)
+        found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
+        accepted = found.accepted & running
+        landed = accepted & landing
+        infinite = landed & ~torch.isfinite(rows.rows(y1)).all(1)
+        failed = running & (stuck | infinite | (found.at_minimum & ~accepted))
+        place = now.n_tries.long().reshape(1)
+        outcome = torch.where(landed, LANDED, torch.where(accepted, ACCEPTED, REJECTED)).double()
+        times.index_copy_(0, place, stacked([now.t, h, outcome])[None])
+        states.index_copy_(0, place, now.y[None])
+        for buffer in kept_slopes:
+            buffer.index_copy_(0, place, stacked(slopes[: self.rows])[None])
+        standing = torch.where(landed, DONE, torch.where(accepted, FRESH, AGAIN)).double()
+        standing = torch.where(running, torch.where(failed, FAILED, standing), now.standing)
+        moved = rows.spread(accepted)
+        return (
+            now.n_tries + 1,
+            torch.where(accepted, end, now.t),
+            torch.where(running, found.proposed, now.size),
+            torch.where(running, found.previous, now.previous),
+            standing,
+            torch.where(moved, y1, now.y),
+            torch.where(moved, next_slope, now.slope),
+        )
+
+    def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
+        """Pull the cotangents [size] of the slopes behind the last steps back: cotangent of the states there, and new
+        totals."""
+        given = [t, y, bar, *totals]
+        call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
+        y_bar, *found = call([*given, *self.code.others])
+        return y_bar, found[: len(totals)]
