@@ -68,7 +68,7 @@ class Cifar(Experiment):
             "--memory", metavar="SIZE", help="with --gradient aca, keep graphs of steps up to a size, such as 1GiB"
         )
         solver.add_argument("--field-scale", type=positive_float, help="initial weight of each field's last BatchNorm")
-        branch = "with --model discrete, the same of the residual branch in the second block of every stage"
+        branch = "with --model discrete, initial weight of the last BatchNorm in the second block of every stage"
         parser.add_argument("--branch-scale", type=positive_float, help=branch)
         training = parser.add_argument_group("training; the defaults are the profile's")
         training.add_argument("--batch-size", type=positive_int, help="images per step")
@@ -78,7 +78,7 @@ class Cifar(Experiment):
             "--schedule", choices=["multistep", "onecycle"], help="multistep: x0.1 at every milestone"
         )
         training.add_argument(
-            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="default: 1/3 and 2/3 of --epochs"
+            "--milestones", type=positive_int, nargs="+", metavar="EPOCH", help="default: after 1/3 and 2/3 of --epochs"
         )
         training.add_argument(
             "--crop", type=int, choices=range(8, 32), metavar="SIDE", help="side, 8 to 31, of smaller images at first"

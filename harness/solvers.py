@@ -36,7 +36,9 @@ def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dop
         help=f"one of {', '.join(METHODS)}; the default is {default_method}, with mali ALF",
     )
     _add_sizes(group, "")
-    group.add_argument("--max-evals", type=positive_int, metavar="N", help="evaluations after which a solve fails")
+    group.add_argument(
+        "--max-evals", type=positive_int, metavar="N", help="evaluations of func after which a solve fails"
+    )
     group.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,

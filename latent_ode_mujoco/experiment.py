@@ -106,12 +106,15 @@ class LatentODE(Experiment):
         parser.add_argument("--task", choices=TASKS, default="interpolation", help="what is predicted")
         parser.add_argument("--sample", type=fraction, default=0.1, metavar="F", help="fraction of the points observed")
         parser.add_argument(
-            "--repaired", action="store_true", default=None, help="rnn, rnn-decay: without the oddities of the recipe"
+            "--repaired",
+            action="store_true",
+            default=None,
+            help="rnn, rnn-decay: without the recipe's mistakes (README)",
         )
         sizes = parser.add_argument_group("sizes; the defaults are the profile's")
         sizes.add_argument("--trajectories", type=positive_int, metavar="N", help="80 %% to train on, 20 %% to test on")
         sizes.add_argument("--latent", type=positive_int, help="size of the latent state, and of the state of the RNNs")
-        sizes.add_argument("--recognition", type=positive_int, help="size of the encoder's state")
+        sizes.add_argument("--recognition", type=positive_int, help="size of the encoder's hidden state")
         sizes.add_argument("--units", type=positive_int, help="hidden units of the vector fields and of RNNs' decoders")
         sizes.add_argument("--layers", type=non_negative_int, help="layers of units x units in each vector field")
         sizes.add_argument("--gru-units", type=positive_int, help="hidden units of the gates of the ODE-RNN encoder")
@@ -127,14 +130,21 @@ class LatentODE(Experiment):
         )
         schedule.add_argument("--lr", type=positive_float, help="initial learning rate of Adamax")
         schedule.add_argument("--lr-decay", type=fraction, help="factor of the learning rate per step")
-        schedule.add_argument("--lr-floor", type=fraction, help="least learning rate, as part of the initial one")
+        schedule.add_argument("--lr-floor", type=fraction, help="least learning rate, as a fraction of the initial one")
         schedule.add_argument(
-            "--kl-from", type=non_negative_int, metavar="EPOCH", help="divergence joins the loss here"
+            "--kl-from", type=non_negative_int, metavar="EPOCH", help="first epoch with the KL divergence in the loss"
         )
-        schedule.add_argument("--kl-decay", type=fraction, help="1 - KL_DECAY**e is its weight e epochs later")
-        schedule.add_argument("--observation-std", type=positive_float, help="of the Gaussian likelihood")
         schedule.add_argument(
-            "--own-inputs", type=fraction, metavar="P", help="rnn, rnn-decay: part of inputs replaced"
+            "--kl-decay", type=fraction, help="e epochs later the KL divergence has weight 1 - KL_DECAY**e"
+        )
+        schedule.add_argument(
+            "--observation-std", type=positive_float, help="standard deviation of the Gaussian likelihood"
+        )
+        schedule.add_argument(
+            "--own-inputs",
+            type=fraction,
+            metavar="P",
+            help="rnn, rnn-decay: fraction of inputs that are their own predictions",
         )
         add_solver_arguments(parser, "for latent ODEs", rows=self.rows)
 

@@ -63,9 +63,9 @@ class ThreeBody(Experiment):
             "--system",
             default="paper",
             metavar="NAME",
-            help="paper, seed of a random system, or JSON file (see README)",
+            help="paper, the seed of a random system, or a JSON file (see the README)",
         )
-        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="the default is the system's own")
+        parser.add_argument("--masses", type=float, nargs=3, metavar="M", help="true masses; default: the system's")
         parser.add_argument(
             "--until",
             type=float,
@@ -80,7 +80,7 @@ class ThreeBody(Experiment):
         schedule = parser.add_argument_group("schedule; the defaults are the profile's")
         schedule.add_argument("--lr", type=positive_float, help="initial learning rate of Adam")
         schedule.add_argument("--decay", type=fraction, help="factor of the learning rate per epoch")
-        schedule.add_argument("--betas", type=fraction, nargs=2, metavar="BETA", help="of Adam, below 1")
+        schedule.add_argument("--betas", type=fraction, nargs=2, metavar="BETA", help="decay rates of Adam, below 1")
         schedule.add_argument("--loss-weight", type=fraction, metavar="W", help="weight W**t of the error at time t")
         add_solver_arguments(parser, "for node and ode")
 

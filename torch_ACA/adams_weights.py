@@ -23,12 +23,13 @@ _POINTS, _SHARES = (_POINTS + 1) / 2, _SHARES / 2
 def weights_of(t: Any, h: Any, times: Sequence[Any], *, with_end: bool = False) -> list[Any]:
     """h times the weights of the slopes at t and at ``times``, of that at t + h before them if it is one of them.
 
-    The integral from t to t + h of the Lagrange polynomials. Floats, or 0-d tensors if the times are.
+    The integral from t to t + h of the Lagrange polynomials. Floats, or 0-d tensors if t, h or a time is one.
     """
     nodes: Any = [*((1.0,) if with_end else ()), 0.0, *((time - t) / h for time in times)]
-    if not isinstance(h, torch.Tensor):
+    tensors = [x for x in (t, h, *times) if isinstance(x, torch.Tensor)]
+    if not tensors:
         return [h * w for w in _integrals(torch.tensor(nodes, dtype=torch.float64)).tolist()]
-    nodes = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=h.device) for x in nodes])
+    nodes = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=tensors[0].device) for x in nodes])
     return list((h * _integrals(nodes)).unbind())
 
 

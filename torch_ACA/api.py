@@ -18,6 +18,7 @@ from .hidden_time import hides_time, moved, warn_of_hidden_time
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
+from .option_checks import check_arguments
 from .plan import checked
 from .private_torch import pytree
 from .problem import Problem, stops_of
@@ -115,7 +116,11 @@ def _solved(
     """
     if torch.compiler.is_dynamo_compiling():
         return outside_of_graphs(_solved, func, y0, t, asked, integrate)
-    return _solve(func, y0, t, asked, integrate)
+    try:
+        return _solve(func, y0, t, asked, integrate)
+    except TypeError:
+        check_arguments(func)
+        raise
 
 
 def _solve(

@@ -22,6 +22,7 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Step, Stop
+from .option_checks import tensor_of
 from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
@@ -108,7 +109,7 @@ class _Event:
     def __call__(self, t: float | Tensor, flat: Tensor) -> Tensor:
         """t a float or 0-d tensor; the event function may change its arguments in place."""
         t = t.to(self.like, copy=True) if isinstance(t, torch.Tensor) else torch.full_like(self.like, t)
-        values = torch.as_tensor(self.event_fn(t, self.layout.unflatten(flat.clone()))).reshape(-1)
+        values = tensor_of(self.event_fn(t, self.layout.unflatten(flat.clone())), "event_fn").reshape(-1)
         if values.is_complex() or values.numel() == 0:
             raise TypeError(f"event_fn must return real numbers, got {values.numel()} of type {values.dtype}")
         return 2.0 * values.double() - 1.0 if values.dtype == torch.bool else values.double()

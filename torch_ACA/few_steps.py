@@ -19,6 +19,7 @@ from .autocast import ambient_autocast, without_autocast
 from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
 from .march import Callbacks, Stats, next_step
+from .option_checks import check_arguments
 from .plan import Plan, checked
 from .random_streams import SameNumbers
 from .settings import Settings, checked_times
@@ -166,6 +167,9 @@ class _Run:
         state = given if layout.is_a_tensor else layout.unflatten(given)
         try:
             returned = self._called(time, state)
+        except TypeError:
+            check_arguments(self._func)
+            raise
         except RuntimeError as failure:
             if first and not isinstance(failure, SolverError):
                 raise _FirstEvaluationFailed from failure

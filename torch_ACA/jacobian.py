@@ -209,5 +209,6 @@ class Jacobian:
 
 
 def _first(wrong: torch.Tensor) -> str:
-    """In words: the first entry of the state [n] at which what is said is wrong."""
-    return f"entry {int(wrong.any(0).nonzero()[0])} of y.reshape(-1)"
+    """In words: the first column of the Jacobian in which what is said is wrong."""
+    column = int(wrong.any(0).nonzero()[0])
+    return f"column {column}, the derivative by y.reshape(-1)[{column}]"

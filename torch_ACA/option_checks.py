@@ -1,5 +1,6 @@
-"""The options of `solve(options=...)`: a check for each, which returns the value in the solver's terms."""
+"""Checks of what the user gives: the options of `solve(options=...)`, each returned in the solver's terms."""
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -140,3 +141,29 @@ def times_of(name: str, value: Any) -> torch.Tensor:
 
 def is_monotone(ts: Sequence[float]) -> bool:
     return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))
+
+
+def tensor_of(returned: Any, name: str) -> torch.Tensor:
+    """What a function of the user returned, as a tensor.
+
+    :raises TypeError: it is neither a tensor nor numbers
+    """
+    try:
+        return torch.as_tensor(returned)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
+
+
+def check_arguments(func: Callable) -> None:
+    """To be called where a call of func(t, y) raised a TypeError: was it that func takes other arguments?
+
+    :raises TypeError: it does
+    """
+    try:
+        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
+    except (TypeError, ValueError):  # not callable, or without a signature
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"func is called as func(t, y), which {type(func).__name__} does not take: {error}") from None

@@ -328,6 +328,31 @@ def test_dense_output_and_record():
     torch.testing.assert_close(solution.record.graph(y0, t)[-1], solution.ys[-1], rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("kind", ["create_graph", "torch.func", "record"])
+@pytest.mark.parametrize("method", ["explicit_adams", "implicit_adams"])
+def test_weights_depend_on_the_times_that_steps_land_on(method, kind):
+    """Behind a landing the slopes before it count by how far away it is, also where the size of a step is constant."""
+    options = {"land_on_t": True, "max_order": 5} | (ENOUGH if method == "implicit_adams" else {})
+    keywords = {"method": method, "h": 0.05, "options": options, "record": kind == "record", **TIGHT}
+    y0 = torch.tensor([0.4, 1.1], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 0.43, 1.0, 1.37], dtype=torch.float64, requires_grad=True)
+
+    def solution(times):
+        return solve(lambda s, y: torch.sin(3 * s) * y - 0.3 * y**2, y0, times, **keywords)
+
+    def loss(times):
+        return solution(times).ys[1:].square().sum()
+
+    expected = torch.autograd.grad(loss(t), t)  # by the VJP of each step
+    if kind == "create_graph":
+        found = torch.autograd.grad(loss(t), t, create_graph=True)[0].detach()
+    elif kind == "torch.func":
+        found = torch.func.grad(loss)(t.detach()).detach()
+    else:
+        found = torch.autograd.grad(solution(t).record.graph(y0, t).square().sum(), t)[0]
+    assert difference([found], expected) < 1e-12
+
+
 def test_the_continuous_adjoint_solves_backwards_by_adams_steps_too():
     """Both gradients tend to that of the exact solution: they differ by the error of the steps."""
     field, differences = Field(), []

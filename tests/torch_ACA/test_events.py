@@ -613,6 +613,12 @@ def test_params_alone_get_gradients():
     assert float(torch.autograd.grad(of_w, w)[0]) == pytest.approx(math.log(2), abs=1e-8)
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_an_event_function_that_returns_nothing_is_named(per_sample):
+    with pytest.raises(TypeError, match="event_fn must return a tensor or a number, got NoneType"):
+        solve_event(lambda t, y: -y, torch.ones(2, 1), 0.0, lambda t, y: None, per_sample=per_sample)
+
+
 def test_arguments_that_cannot_be_used():
     f, y0, event = lambda t, y: -y, torch.ones(1), lambda t, y: y - 0.5
     for name, value in (("dense", True), ("on_failure", "return")):

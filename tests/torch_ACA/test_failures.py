@@ -188,3 +188,17 @@ def test_func_is_never_called_outside_the_interval(method, backward):
     ts = ts.flip(0) if backward else ts
     solve(f, ONE, ts, method=method, h=0.11)
     assert min(seen) >= 0.2 - 1e-15 and max(seen) <= 1.7 + 1e-15
+
+
+@pytest.mark.parametrize(
+    "func", [lambda y: -y, torch.nn.Linear(2, 2), lambda t, y, rate: -rate * y], ids=["one", "module", "three"]
+)
+@pytest.mark.parametrize("keywords", [{}, {"method": "Euler", "h": 0.5}, {"per_sample": True}], ids=str)
+def test_a_func_of_other_arguments_is_named(func, keywords):
+    with pytest.raises(TypeError, match=r"func is called as func\(t, y\), which .* does not take: "):
+        solve(func, torch.ones(3, 2), [0.0, 1.0], **keywords)
+
+
+def test_a_type_error_inside_func_stays_as_it_is():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        solve(lambda t, y: y + "1", torch.ones(2), [0.0, 1.0])

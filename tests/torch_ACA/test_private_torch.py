@@ -85,7 +85,7 @@ NESTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("tree", NESTED, ids=str)
+@pytest.mark.parametrize("tree", NESTED)
 def test_trees_are_those_of_pytorch(tree):
     leaves, structure = trees.tree_flatten(tree)
     assert leaves == trees.tree_leaves(tree) == pytree.tree_leaves(tree)

@@ -182,7 +182,7 @@ def test_missing_methods_name_a_substitute():
     radau = "Rodas5P .*, or scipy_solver with options=.*Radau"
     for method in ("trapezoid", "gl6"):
         for interface in INTERFACES:
-            with pytest.raises(ValueError, match=f"{method}' is not available here; .* use {radau}"):
+            with pytest.raises(ValueError, match=f"{method}' is not available here; use {radau}"):
                 interface(decay, ONE, T, method=method)
 
 

@@ -177,8 +177,8 @@ def _checked_method(method: Any, gradient: str) -> tuple[Any, str]:
     checked_gradient(gradient)
     if method in INSTEAD:
         raise ValueError(
-            f"method {method!r} is not available here; available: {', '.join(METHODS)}, {Scipy.name}; "
-            f"instead of it use {INSTEAD[method]}"
+            f"method {method!r} is not available here; use {INSTEAD[method]}. Of torchdiffeq's there are: "
+            f"{', '.join(METHODS)}, {Scipy.name}"
         )
     if method == Scipy.name:
         return method, "scipy"

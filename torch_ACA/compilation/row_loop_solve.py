@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..march import Limits
-from ..rows.packed import PackedSteps
+from ..rows.active import ActiveRows
 from ..rows.solve import RowSolve
 from ..steppers.base import LINEARISE
 from . import choice
@@ -50,6 +50,7 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     for against, reason in (
         (LINEARISE in problem.method.abilities, f"those of {problem.method.name} are not compiled"),
         (len(field.layout.leaves) > 1, "the state is nested"),
+        (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
         (times.lands_inside, "they land on times inside"),
         (times.jumps is not None, "func jumps"),
@@ -103,7 +104,8 @@ class RowLoopSolve(RowSolve):
         n_evals = self.problem.field.n_evals
         outputs = self._looped(remember)
         if outputs is None:
-            self.problem.field.n_evals, self.packed = n_evals, PackedSteps()
+            self.problem.field.n_evals = n_evals
+            super().__init__(self.problem)  # nothing is remembered
             return super().forward(remember=remember)
         return outputs
 

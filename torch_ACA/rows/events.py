@@ -13,6 +13,7 @@ import torch
 from ..errors import NonFiniteError
 from ..events import HARDLY, Unknown
 from ..march import Stats
+from ..option_checks import tensor_of
 from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
 from .march import march_rows
@@ -53,7 +54,7 @@ class _RowEvent:
     def __call__(self, t, flat):
         """t [b]; the event function may change its arguments in place."""
         time = self.rows.time(t.to(self.field.layout.dtype, copy=True))
-        values = torch.as_tensor(self.event_fn(time, self.field.layout.unflatten(flat.clone())))
+        values = tensor_of(self.event_fn(time, self.field.layout.unflatten(flat.clone())), "event_fn")
         count = self.rows.count
         if values.is_complex() or values.dim() == 0 or len(values) != count or values.numel() == 0:
             shape = tuple(values.shape)

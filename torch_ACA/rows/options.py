@@ -30,10 +30,6 @@ def check_per_sample(asked, settings):
         f"compile={asked.compile!r}": (
             isinstance(asked.compile, str) and asked.compile != "loop", "the loop over tries is compiled as a whole",
         ),
-        "compile": (
-            asked.compile is not False and asked.args is not None,
-            "the compiled loop calls func with all rows, and args leave out those that are done: close over them",
-        ),
         "dense": (asked.dense, "give the times that are wanted, [b, m] for each row its own"),
         "record": (asked.record, "a record is of joint steps"),
         "callbacks": (asked.callbacks not in (None, Callbacks()), "they are called with one time for all"),
