@@ -119,7 +119,7 @@ def _solved(
     try:
         return _solve(func, y0, t, asked, integrate)
     except TypeError:
-        check_arguments(func)
+        check_arguments(func, asked.args)
         raise
 
 

@@ -154,16 +154,21 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
 
 
-def check_arguments(func: Callable) -> None:
-    """To be called where a call of func(t, y) raised a TypeError: was it that func takes other arguments?
+def check_arguments(func: Callable, args: Any = None) -> None:
+    """To be called where a call of func(t, y, *args) raised a TypeError: was it that func takes other arguments?
 
+    :param args: those of the solve, whatever they are
     :raises TypeError: it does
     """
+    if not isinstance(args, tuple | list | None):  # that was wrong
+        return
+    more = len(args or ())
     try:
         signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
     except (TypeError, ValueError):  # not callable, or without a signature
         return
     try:
-        signature.bind(None, None)
+        signature.bind(*[None] * (2 + more))
     except TypeError as error:
-        raise TypeError(f"func is called as func(t, y), which {type(func).__name__} does not take: {error}") from None
+        call = "func(t, y, *args)" if more else "func(t, y)"
+        raise TypeError(f"func is called as {call}, which {type(func).__name__} does not take: {error}") from None

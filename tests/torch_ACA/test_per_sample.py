@@ -247,7 +247,7 @@ def test_what_does_not_go_together_is_refused(asked):
 
 
 def test_a_refusal_says_why():
-    reasons = ({"compile": True}, "are not compiled"), ({"options": {"norm": torch.norm}}, "an error of its own")
+    reasons = ({"compile": "step"}, "compiled as a whole"), ({"options": {"norm": torch.norm}}, "an error of its own")
     for asked, said in reasons:
         with pytest.raises(ValueError, match=said):
             solve(lambda t, y: -y, torch.ones(2, 1), [0.0, 1.0], per_sample=True, **asked)

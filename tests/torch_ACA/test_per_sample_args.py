@@ -155,6 +155,7 @@ def test_what_is_refused():
          {"func": lambda t, y, _: -speed * y}),
         (ValueError, "on some of the rows it has other values", {"func": lambda t, y, _: -len(y) * y}),
         (TypeError, "callable as func", {"func": 3.0}),
+        (TypeError, r"called as func\(t, y, \*args\), which function does not take", {"args": (speed, speed)}),
     ):  # fmt: skip
         with pytest.raises(error, match=said):
             ask(**keywords)

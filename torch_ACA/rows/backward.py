@@ -4,6 +4,7 @@ import torch
 
 from ..evaluation import GradientSum
 from ..gradients.replay import COMPARED
+from .chain import RowChain
 from .stepper import side_of
 
 
@@ -19,7 +20,7 @@ class RowBackwardPass:
     def __init__(self, run, states, ys_bar):
         self.run, self.problem, self.stepper, self.packed = run, run.problem, run.stepper, run.packed
         self.rows, self.field = run.stepper.rows, run.problem.field
-        self.states = run.chain.backwards(states)
+        self.states = RowChain(run).backwards(states)
         bars = self.rows.rows(ys_bar)
         # an output that is not there has no cotangent, whatever a loss makes of its NaN
         self.bars = bars if bool(run.solved.all()) else torch.where(run.solved[..., None], bars, 0.0)  # [m - 1, b, n]

@@ -14,14 +14,11 @@ from .stepper import side_of
 class RowChain:
     """The steps of all rows of one `RowSolve`, aligned at their ends.
 
-    :param problem: `RowProblem`
-    :param stepper: `RowStepper`
-    :param packed: `PackedSteps`, packed
-    :param storage: `Storage` of states of the whole batch
+    :param run: the `RowSolve`
     """
 
-    def __init__(self, problem, stepper, packed, storage):
-        self.problem, self.stepper, self.packed, self.storage = problem, stepper, packed, storage
+    def __init__(self, run):
+        self.problem, self.stepper, self.packed, self.storage = run.problem, run.stepper, run.packed, run.budget
 
     def backwards(self, states):
         """Yield the states [size] at the ends of the last steps, and at the starts of the k-th last for every k.

@@ -14,7 +14,6 @@ from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
 from ..gradients.storage import Storage
 from .backward import RowBackwardPass
-from .chain import RowChain
 from .march import march_rows
 from .packed import PackedSteps
 from .stepper import side_of
@@ -36,9 +35,8 @@ class RowSolve:
         self.problem, self.storage, y0 = problem, self, problem.y0
         self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
-        budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
-        self.packed = PackedSteps(budget.max_states * self.stepper.rows.count)
-        self.chain = RowChain(problem, self.stepper, self.packed, budget)
+        self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
+        self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
         self._states = None
