@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from harness.cli import UsageError, non_negative_int, positive_float, positive_int, refuse
 from harness.resources import Stopwatch
-from harness.solvers import TEST_SOLVER, settle_test_solver, solver_of
+from harness.solvers import MEMORY, TEST_SOLVER, settle_test_solver, solver_of
 from neural_ode_2018.mnist.data import load
 from neural_ode_2018.mnist.models import MODELS, SOLVED, Network
 from neural_ode_2018.mnist.training import MNISTTraining
@@ -114,7 +114,7 @@ def one_batch(network, images, gradient, solver, device):
     block's output is from that at REFERENCE (root mean square, relative)."""
     pictures, labels = (part[:MEASURED] for part in next(images.test_batches(MEASURED)))
     if gradient != "mali":  # which has a method of its own
-        network.body.configure(gradient=gradient)
+        network.body.configure(gradient=gradient, memory=MEMORY if gradient == "aca" else None)
     clock = Stopwatch(device=device)
     z = network.body(network.stem(pictures))
     forward = clock.seconds
