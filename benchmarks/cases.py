@@ -12,7 +12,7 @@ from harness.progress import progress
 
 PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack ACA", "torchode", "diffrax, jitted")
 COMPILED = ("aca, compile", "aca, compile steps", "aca, CUDA graphs")
-TIMED = ("aca", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
+TIMED = ("aca", "aca, memory=states", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
 GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
 BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")

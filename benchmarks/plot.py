@@ -24,6 +24,7 @@ COLOURS = {
     "aca": METHOD_COLOURS["aca"],
     "aca, memory=unlimited": METHOD_COLOURS["direct"],
     "aca, memory=50": "#44AA99",
+    "aca, memory=states": "#661100",
     "aca, compile": "#332288",
     "aca, compile steps": "#6699CC",
     "aca, CUDA graphs": "#88CCEE",

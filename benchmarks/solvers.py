@@ -209,6 +209,7 @@ def _diffrax(name="diffrax_solver"):
 
 SOLVERS = {
     "aca": _ours(gradient="aca"),
+    "aca, memory=states": _ours(gradient="aca", memory="states"),
     "aca, memory=unlimited": _ours(gradient="aca", memory=math.inf),
     "aca, memory=50": _ours(gradient="aca", memory=50),
     "aca, compile": _ours(gradient="aca", compile=True),

@@ -87,7 +87,7 @@ def start_error(field, start, horizon, label, solver):
         return record | _scipy_error(start, horizon, solver)
     times = torch.tensor([0.0, horizon], dtype=torch.float64)
     gradient = {"gradient": label, "method": record["method"], "on_failure": "return", "max_evals": MAX_EVALS}
-    forward = solve(field, start.clone().requires_grad_(), times, record=True, **(solver | gradient))
+    forward = solve(field, start.clone().requires_grad_(), times, record=True, **(solver | {"memory": None} | gradient))
     record |= {"status": forward.status, "n_accepted": forward.stats.n_accepted}
     if not forward.success:
         return record

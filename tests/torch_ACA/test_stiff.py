@@ -487,5 +487,5 @@ def test_names_of_torchdiffeq():
     func = lambda t, y: -100 * (y - torch.cos(t))  # noqa: E731
     t = torch.tensor([0.0, 1.0])
     assert torch.equal(odeint(func, y0, t, method="rodas5p"), odeint(func, y0, t, method="Rodas5P"))
-    with pytest.raises(ValueError, match="instead of it use Rodas5P"):
+    with pytest.raises(ValueError, match="not available here; use Rodas5P"):
         odeint(func, y0, t, method="trbdf2")
