@@ -106,6 +106,16 @@ AIMS = (
         lambda f: _beside(f, "many_steps", "aca, memory=50", "aca"),
     ),
     (
+        "aca per_sample, rows at different speeds: time / torchode",
+        1.0,
+        lambda f: _beside(f, "rows_lotka_volterra", "aca, per_sample", "torchode, per row"),
+    ),
+    (
+        "aca per_sample compiled, rows at different speeds: time / diffrax vmap",
+        2.0,
+        lambda f: _beside(f, "rows_lotka_volterra", "aca, per_sample, compile", "diffrax, vmap"),
+    ),
+    (
         "Rodas5P, 256 rows of Robertson at 1e-3: time / diffrax Kvaerno5",
         0.7,
         lambda f: _at(f, "stiff_robertson_rows", 1e-3, "Rodas5P", "diffrax Kvaerno5, jitted"),
