@@ -231,7 +231,9 @@ class Program:
         if not wanted:  # all that the case has was frozen
             return
         for number in range(case.passes):
-            loss, keep = (total if number == 0 else torch.sin(total)), number + 1 < case.passes
+            # of a total that is not large: the sine of a large one is its rounding
+            later = torch.sin(total / (1 + total.detach().abs()))
+            loss, keep = (total if number == 0 else later), number + 1 < case.passes
             if case.take == "backward" and case.order == "first":
                 loss.backward(retain_graph=keep)
                 found = [None if leaf.grad is None else leaf.grad.clone() for leaf in wanted]
