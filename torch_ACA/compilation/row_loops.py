@@ -18,7 +18,7 @@ from . import choice
 from .generate import graph_of
 from .loops import OPTIONS, Loops, stacked
 from .private_compiler import while_loop
-from .steps import Steps
+from .steps import RungeKuttaSteps
 
 if TYPE_CHECKING:
     from ..rows.layout import RowLayout
@@ -49,7 +49,7 @@ class _GraphByRows:
         return self._graph(self._rows.time(t), y, others)
 
 
-class RowSteps(Steps):
+class RowSteps(RungeKuttaSteps):
     """Of all rows at once, for an explicit method; times are [b].
 
     :param layout, rows: of the state, one tensor
@@ -60,22 +60,12 @@ class RowSteps(Steps):
         super().__init__(_GraphByRows(graph, rows), tableau)
         self.key = (tableau, "rows")
 
-    def counts(self) -> tuple[int, int]:
-        stages, fsal = self.tableau.stages, self.tableau.fsal
-        return stages - fsal, stages - 1 if fsal else stages
-
     def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
         t, h, end = times
         stepper = self.tableau.row_stepper(_Field(self.graph, others, self.layout, self.rows))
         first = stepper.traced_start(t, y, 0) if slope is None else slope
         y1, slopes = stepper.traced(t, h, end, y, first)
         return y1, slopes, stepper.error(h, slopes)
-
-    def trial(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
-        y1, slopes, error = self.step(times, y, slope, others)
-        if not self.tableau.fsal:
-            slopes.append(self.graph(times[2], y1, others))
-        return y1, slopes, error, slopes[-1]
 
 
 class RowProgress(NamedTuple):
