@@ -28,7 +28,7 @@ def weights_of(t: Any, h: Any, times: Sequence[Any], *, with_end: bool = False) 
     nodes: Any = [*((1.0,) if with_end else ()), 0.0, *((time - t) / h for time in times)]
     tensors = [x for x in (t, h, *times) if isinstance(x, torch.Tensor)]
     if not tensors:
-        return [h * w for w in _integrals(torch.tensor(nodes, dtype=torch.float64)).tolist()]
+        return [h * w for w in _integrals(torch.tensor(nodes, dtype=torch.float64, device="cpu")).tolist()]
     nodes = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=tensors[0].device) for x in nodes])
     return list((h * _integrals(nodes)).unbind())
 

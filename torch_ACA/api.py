@@ -95,7 +95,7 @@ def solve_endtime(
     """
     times: Any = (t0, t1)
     if any(isinstance(t, torch.Tensor) for t in times):
-        times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64) for t in times))
+        times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64, device="cpu") for t in times))
         times = torch.stack(times, -1)
     asked = SolverOptions(**keywords)
     few = few_steps(func, y0, times, asked)

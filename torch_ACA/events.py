@@ -22,7 +22,7 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Step, Stop
-from .option_checks import tensor_of
+from .option_checks import tensor_of, time_of
 from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
@@ -65,7 +65,7 @@ def solve_event(
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    t0 = torch.as_tensor(t0, dtype=torch.float64)
+    t0 = time_of(t0)
     t0 = t0 if asked.per_sample else t0.reshape(())
     far = t0.detach() + (-1.0 if reverse_time else 1.0) * t0.detach().abs().clamp(min=_FAR)
 
@@ -160,7 +160,7 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
 def _at_fraction(stepper: Stepper, step: Step) -> Callable[[float], Tensor]:
     """State [n] at a fraction of the step that was just taken."""
     states = stepper.within(step)
-    return lambda x: states(torch.tensor([x], dtype=torch.float64))[0]
+    return lambda x: states(torch.tensor([x], dtype=torch.float64, device="cpu"))[0]
 
 
 def _first_crossing(

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from .private_torch import age, set_grad_enabled
 
-_LEAF = torch.zeros((), requires_grad=True)
+_LEAF = torch.zeros((), requires_grad=True, device="cpu")
 _LEAF_NODE: Any = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
 
 

@@ -53,14 +53,14 @@ class Polynomials:
 
     @property
     def _exponents(self) -> torch.Tensor:
-        return torch.arange(1, self.degree + 1, dtype=torch.float64)
+        return torch.arange(1, self.degree + 1, dtype=torch.float64, device="cpu")
 
     @cached_property
     def _kept_matrix(self) -> torch.Tensor:
         return self._made_matrix()
 
     def _made_matrix(self) -> torch.Tensor:
-        return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64).T
+        return torch.tensor([[float(c) for c in r] for r in self.rows], dtype=torch.float64, device="cpu").T
 
 
 def _horner(coefficients: Sequence[Number], theta: torch.Tensor) -> torch.Tensor | float:

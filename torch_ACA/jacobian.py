@@ -182,7 +182,8 @@ class Jacobian:
 
         Rows with a zero, and then with a one, at one binary place of their numbers: any two rows are told apart.
         """
-        weights = torch.cos(torch.arange(1, len(like) + 1)).to(like)[None]  # no pattern that func may have as well
+        # no pattern that func may have as well
+        weights = torch.cos(torch.arange(1, len(like) + 1, device=like.device)).to(like)[None]
         if not self.by_rows or self.blocks.count == 1:
             return weights, torch.ones_like(weights, dtype=torch.bool)
         numbers = torch.arange(self.blocks.count, device=like.device)

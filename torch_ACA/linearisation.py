@@ -155,7 +155,7 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
     if not at.value.requires_grad:
         return
     with torch.enable_grad():
-        angles = torch.arange(1, len(y) + 1).to(y)
+        angles = torch.arange(1, len(y) + 1, device=y.device).to(y)
         v, w = torch.cos(angles), torch.sin(angles).requires_grad_()  # no pattern that func may have as well
         try:
             (u,) = torch.autograd.grad(at.value, at.leaf, w, create_graph=True, allow_unused=True)

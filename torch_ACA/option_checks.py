@@ -44,7 +44,7 @@ def as_float(name: str, value: Any) -> float | None:
 def _times(name: str, value: Any) -> list[float]:
     """A check of options: finite times, as a list of floats."""
     number = as_float(name, value)
-    times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64)
+    times = times_of(name, value) if number is None else torch.tensor([number], dtype=torch.float64, device="cpu")
     refuse_grad(name, times)
     found = times.reshape(-1).tolist()
     if not all(math.isfinite(time) for time in found):
@@ -128,15 +128,21 @@ def times_of(name: str, value: Any) -> torch.Tensor:
         return value
     try:
         if isinstance(value, np.ndarray):
-            return torch.as_tensor(value.astype(np.float64))
+            return torch.as_tensor(value.astype(np.float64), device="cpu")
         entries = [
             entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
         ]
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}") from None
     if not any(isinstance(entry, torch.Tensor) for entry in entries):
-        return torch.tensor(entries, dtype=torch.float64)
-    return torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in entries])
+        return torch.tensor(entries, dtype=torch.float64, device="cpu")
+    return torch.stack([torch.as_tensor(entry, dtype=torch.float64, device="cpu") for entry in entries])
+
+
+def time_of(t: float | torch.Tensor) -> torch.Tensor:
+    """A time, or several, in float64: a tensor on its own device, numbers on the CPU."""
+    device = t.device if isinstance(t, torch.Tensor) else "cpu"
+    return torch.as_tensor(t, dtype=torch.float64, device=device)
 
 
 def is_monotone(ts: Sequence[float]) -> bool:
@@ -149,7 +155,7 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
     :raises TypeError: it is neither a tensor nor numbers
     """
     try:
-        return torch.as_tensor(returned)
+        return returned if isinstance(returned, torch.Tensor) else torch.as_tensor(returned, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
 

@@ -36,7 +36,7 @@ _are_transforms_active = _found("_C._are_functorch_transforms_active")
 _dispatch_keys = _found("_C._dispatch_keys")
 _forward_ad_switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 # of any operation, for they all have it or none has
-_sequence_number = getattr(torch.zeros((), requires_grad=True).view(()).grad_fn, "_sequence_nr", None)
+_sequence_number = getattr(torch.zeros((), requires_grad=True, device="cpu").view(()).grad_fn, "_sequence_nr", None)
 batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
 
 
@@ -60,7 +60,7 @@ def forward_ad_level() -> int:
     if level is not None:
         return level
     try:
-        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+        forward_ad.make_dual(torch.zeros((), device="cpu"), torch.zeros((), device="cpu"))
     except RuntimeError:  # there is no level
         return -1
     return 0

@@ -174,7 +174,7 @@ class Problem:
 
     def fractions(self, outputs: list[int], step: Step) -> Tensor:
         """Where in a step its outputs lie: theta [k]."""
-        return torch.tensor([(self.ts[i] - step.t) / step.h for i in outputs], dtype=torch.float64)
+        return torch.tensor([(self.ts[i] - step.t) / step.h for i in outputs], dtype=torch.float64, device="cpu")
 
     def new_outputs(self) -> Tensor:
         """Room for the outputs [m - 1, n]."""

@@ -79,7 +79,7 @@ def _further_on_cpu(start: Tensor, one: Tensor, other: Tensor) -> Tensor:
         return max(one, other, key=lambda state: int(state[_PLACE].view(torch.int64)))
     generator = torch.Generator()
     generator.set_state(start)
-    words = torch.empty(624, dtype=torch.int32)  # a block
+    words = torch.empty(624, dtype=torch.int32, device="cpu")  # a block
     for _ in range(_MOST_BLOCKS):
         block = generator.get_state()[_BLOCK]
         if torch.equal(block, one[_BLOCK]):

@@ -99,9 +99,9 @@ class Recorder:
         times = [*self.starts, problem.ts[-1]] if finished else self.starts
         states = [*self.states, ys[-1].detach()] if finished else self.states
         flat = torch.stack(states) if states else problem.y0.new_empty(0, layout.size)
-        rejected = torch.tensor(self.rejected, dtype=torch.float64).reshape(-1, 2)
+        rejected = torch.tensor(self.rejected, dtype=torch.float64, device="cpu").reshape(-1, 2)
         return Record(
-            torch.tensor(times, dtype=torch.float64),
+            torch.tensor(times, dtype=torch.float64, device="cpu"),
             layout.unflatten(flat),
             rejected,
             tuple(method.name for method in self.methods),

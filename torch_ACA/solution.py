@@ -10,6 +10,7 @@ from .autocast import without_autocast
 from .interpolants import Polynomials
 from .march import Stats
 from .notices import shown
+from .option_checks import time_of
 from .private_torch import pytree
 from .record import Record
 from .state import StateLayout
@@ -93,7 +94,7 @@ class DenseOutput:
 
     def __call__(self, t: float | torch.Tensor) -> Any:
         """As `Solution.__call__`."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = time_of(t)
         with without_autocast(self.layout.device.type):
             states = self.layout.unflatten(self.trajectory(t.reshape(-1)))
         return states if t.dim() else pytree.tree_map(lambda leaf: leaf[0], states)

@@ -45,7 +45,7 @@ def _spread(name: str, leaf: Any, part: Any, layout: StateLayout) -> Tensor:
     for entry in pytree.tree_leaves(part):
         refuse_grad(name, entry)
     try:
-        spread = torch.as_tensor(part)
+        spread = part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")
         if spread.is_complex() or spread.dtype == torch.bool:
             raise TypeError
         spread = leaf.spread(spread, layout)

@@ -14,6 +14,7 @@ import torch
 from ..api import solve, solve_endtime
 from ..march import Callbacks, Stats
 from ..notices import warn_caller
+from ..option_checks import time_of
 from ..private_torch import pytree
 from ..settings import times_of
 
@@ -139,7 +140,7 @@ class Solver:
         """States of the last `integrate` at other times inside its interval: [n, *shape]; differentiable."""
         if self._trajectory is None:
             raise ValueError("nothing to evaluate: set dense_output=True in the options and call integrate first")
-        return self._trajectory(torch.as_tensor(t_eval, dtype=torch.float64).reshape(-1))
+        return self._trajectory(time_of(t_eval).reshape(-1))
 
     def __call__(self, t: float | torch.Tensor) -> Any:
         """State of the last `integrate` at one time inside its interval: [*shape]."""

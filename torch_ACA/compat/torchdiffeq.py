@@ -17,6 +17,7 @@ from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
 from ..notices import warn_caller
+from ..option_checks import time_of
 from ..private_torch import pytree
 from ..scipy_solver import Scipy
 from ..settings import ADAMS_OPTIONS, OPTIONS, SCIPY_OPTIONS, checked_gradient, checked_method, times_of
@@ -149,7 +150,7 @@ def odeint_event(
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
     known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
-    t0 = torch.as_tensor(t0, dtype=None if known else torch.float64).reshape(())
+    t0 = (t0 if known else time_of(t0)).reshape(())
     beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
     t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)

@@ -39,7 +39,7 @@ def settings_of(controller: Any) -> Tensor:
 
 @functools.lru_cache(64)
 def _settings_of_floats(controller: Controller) -> Tensor:
-    return torch.tensor([*_numbers(controller), controller.rtol, controller.atol], dtype=torch.float64)
+    return torch.tensor([*_numbers(controller), controller.rtol, controller.atol], dtype=torch.float64, device="cpu")
 
 
 def _numbers(controller: Controller) -> list[float]:

@@ -145,7 +145,8 @@ class LoopSolve(DiscreteSolve):
         outputs = problem.outputs_within(t) if slopes is not None else []
         if not outputs:
             return
-        wanted, sign = torch.tensor([problem.ts[i] for i in outputs], dtype=torch.float64), problem.field.direction
+        wanted = torch.tensor([problem.ts[i] for i in outputs], dtype=torch.float64, device="cpu")
+        sign = problem.field.direction
         starts, sizes, ends = chunk.times[: chunk.n].unbind(1)
         places = torch.searchsorted((sign * ends).contiguous(), sign * wanted)
         h = sizes[places]
@@ -200,7 +201,8 @@ class LoopSolve(DiscreteSolve):
             start = ys_bar.new_zeros(loops.capacity, ys_bar.shape[1])
             slopes = ys_bar.new_zeros(loops.capacity, loops.rows, ys_bar.shape[1])
             if chunk.outputs:
-                places, bars = torch.tensor(chunk.places), ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
+                places = torch.tensor(chunk.places, device=ys_bar.device)
+                bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
                 start.index_add_(0, places, bars)
                 slopes.index_add_(0, places, chunk.weights.mT * bars[:, None])
             if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
@@ -220,7 +222,8 @@ class LoopSolve(DiscreteSolve):
         """
         of_start, of_size = times_bar[:, 0] + times_bar[:, 2], times_bar[:, 1] + times_bar[:, 2]
         if chunk.outputs:
-            interpolant, theta, places = self.problem.method.interpolant, chunk.theta, torch.tensor(chunk.places)
+            interpolant, theta = self.problem.method.interpolant, chunk.theta
+            places = torch.tensor(chunk.places, device=theta.device)
             bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
             values, rates = (
                 (torch.bmm(w.to(bars.dtype)[:, None], chunk.slopes).squeeze(1) * bars).sum(1).double()

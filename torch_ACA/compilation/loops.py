@@ -37,7 +37,7 @@ class Progress(NamedTuple):
 
 def _packed(numbers: Sequence[Any]) -> Tensor:
     """0-d tensors as one, float64; a stack would be a tensor more for each of them."""
-    index, found = torch.arange(len(numbers)), torch.zeros((), dtype=torch.float64)
+    index, found = torch.arange(len(numbers), device="cpu"), torch.zeros((), dtype=torch.float64, device="cpu")
     for i, number in enumerate(numbers):
         found = torch.where(index == i, number.double(), found)
     return found
@@ -46,7 +46,8 @@ def _packed(numbers: Sequence[Any]) -> Tensor:
 def stacked(rows: Sequence[Tensor]) -> Tensor:
     """Vectors [n] as a matrix. In that of a stack the vectors would be views, at places that are not aligned, and the
     loop cannot carry such a view on."""
-    index, found = torch.arange(len(rows))[:, None], torch.zeros((), dtype=rows[0].dtype)
+    index = torch.arange(len(rows), device=rows[0].device)[:, None]
+    found = rows[0].new_zeros(())
     for i, row in enumerate(rows):
         found = torch.where(index == i, row, found)
     return found
@@ -73,7 +74,7 @@ class Loops:
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
-        return torch.empty(self.capacity, 3, dtype=torch.float64), *self.kept_buffers()
+        return torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu"), *self.kept_buffers()
 
     def kept_buffers(self) -> tuple[Tensor, ...]:
         """Those of states and slopes."""
@@ -102,8 +103,8 @@ class Loops:
         slope: Tensor,
         buffers: Any,
     ) -> Any:
-        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64)
-        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64)
+        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64, device="cpu")
+        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64, device="cpu")
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
@@ -194,8 +195,8 @@ class Loops:
         :returns: cotangent of the state at the start of the first, new totals, and the cotangents of the times
             [capacity, 3] (None unless asked)
         """
-        times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64)] if self.time_grad else []
-        given = [torch.tensor(n_steps - 1), y_bar, *totals, *times_bar, times, states, *inside]
+        times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu")] if self.time_grad else []
+        given = [torch.tensor(n_steps - 1, device="cpu"), y_bar, *totals, *times_bar, times, states, *inside]
         key = ("backward", *self.key, len(inside))
         call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
         y_bar, *totals = call([*given, *self.code.others])
@@ -227,7 +228,7 @@ class Loops:
     def through_slope(self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
         """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
         the cotangent of the time (None unless asked)."""
-        given = [torch.tensor(t, dtype=torch.float64), y, bar, *totals]
+        given = [torch.tensor(t, dtype=torch.float64, device="cpu"), y, bar, *totals]
         call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         count = len(totals)

@@ -97,7 +97,7 @@ class RowLoopSolve(RowSolve):
         parts = problem.row_times.start, problem.first_step, problem.y0.detach(), problem.slope
         # copies: a view of one number may keep strides that the loop's own tensors do not have
         t, size, y, slope = (part.clone(memory_format=torch.contiguous_format) for part in parts)
-        zero = torch.zeros((), dtype=torch.float64)
+        zero = torch.zeros((), dtype=torch.float64, device="cpu")
         return RowProgress(zero, t, size, torch.ones_like(t), torch.full_like(t, FRESH), y, slope)
 
     def forward(self, *, remember: bool = True) -> Any:
@@ -116,7 +116,7 @@ class RowLoopSolve(RowSolve):
         stop, span = times.end.contiguous(), (times.end - times.start).abs()
         b, m = times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
-        waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long)
+        waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
         n_accepted = torch.zeros_like(n_tried)
         while bool((now.standing < DONE).any()):
             most = min(loops.capacity, -(-(limits.max_evals - field.n_evals) // loops.evaluations))
@@ -138,7 +138,7 @@ class RowLoopSolve(RowSolve):
                 self._add(accepted, buffers[0][:n], buffers[1][:n])
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
             return None
-        given, row = times.given[:, 0], torch.arange(b)
+        given, row = times.given[:, 0], torch.arange(b, device="cpu")
         there = given > 0
         ys[given[there] - 1, row[there]] = rows.rows(now.y)[there]
         self.solved = (times.interpolated & ~waiting).T.clone()
@@ -218,7 +218,7 @@ class RowLoopSolve(RowSolve):
         chunks = [states[i] for i in range(len(packed.states.starts))]
         for nearest in range(0, packed.most, loops.capacity):
             n = min(loops.capacity, packed.most - nearest)
-            from_end = torch.arange(nearest + n - 1, nearest - 1, -1)  # of the steps in a chunk, in the order of time
+            from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
             buffers = self._gathered(chunks, from_end)
             around = () if inside is None else inside.around(from_end, loops)
             y_bar, totals, _ = loops.backward(n, y_bar, totals, *buffers, around)
@@ -250,7 +250,7 @@ class RowLoopSolve(RowSolve):
             return None
         packed, outputs = self.packed, self.packed.outputs
         if outputs["row"] is None:
-            none = torch.zeros(0, dtype=torch.long)
+            none = torch.zeros(0, dtype=torch.long, device="cpu")
             return _InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
         row = outputs["row"]
         from_end = packed.counts[row] - 1 - packed.number_in_row

@@ -87,7 +87,7 @@ class RowLoops(Loops):
     def buffers(self) -> tuple[Tensor, ...]:
         """As those of `Loops`; times are [capacity, 3, b]."""
         b = self.steps.rows.count
-        times = torch.empty(self.capacity, 3, b, dtype=torch.float64)
+        times = torch.empty(self.capacity, 3, b, dtype=torch.float64, device="cpu")
         return times, *self.kept_buffers()
 
     def prepare_rows(self, settings: Tensor, now: RowProgress, buffers: Any) -> None:
@@ -99,7 +99,7 @@ class RowLoops(Loops):
 
     @staticmethod
     def _given_rows(now: RowProgress, stop: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any) -> list:
-        return [*now, stop, span, torch.tensor(most, dtype=torch.float64), settings, *buffers]
+        return [*now, stop, span, torch.tensor(most, dtype=torch.float64, device="cpu"), settings, *buffers]
 
     def _run_code(self, given: list) -> Any:
         key = ("run", len(given[len(RowProgress._fields) + 3]), *self.key)

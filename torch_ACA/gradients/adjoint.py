@@ -117,7 +117,7 @@ def _backward(
     jumps.update(stop.t for stop in problem.stops if stop.jump)
     solver = (_ByScipy if isinstance(problem.adjoint.method, Scipy) else _ByMarching)(problem, augmented, jumps)
     before = field.n_evals
-    times_bar = torch.zeros(len(problem.ts), dtype=torch.float64)
+    times_bar = torch.zeros(len(problem.ts), dtype=torch.float64, device="cpu")
     state = ys.new_zeros(augmented.layout.size)
     slope = torch.empty_like(y0)
     for k in range(len(ys), 0, -1):

@@ -34,7 +34,7 @@ class DenseRecord:
         self.slopes.append(torch.stack(slopes[: self.n_slopes]))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        times = torch.tensor([*self.times, self.last.t_end], dtype=torch.float64)
+        times = torch.tensor([*self.times, self.last.t_end], dtype=torch.float64, device="cpu")
         return times, torch.stack([*self.states, self.last.trial.end.y]), torch.stack(self.slopes)
 
     def traced_tensors(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

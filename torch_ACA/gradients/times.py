@@ -12,7 +12,7 @@ class TimeCotangents:
     """``given`` [m]: those of the times of the caller; ``now``: that of the time where the walk has come to."""
 
     def __init__(self, count: int) -> None:
-        self.given = torch.zeros(count, dtype=torch.float64)
+        self.given = torch.zeros(count, dtype=torch.float64, device="cpu")
         self.now = 0.0
 
     def through(self, stop: Stop | None, t_bar: float, h_bar: float) -> None:

@@ -71,7 +71,8 @@ class RowField(VectorField):
             return
         row = rows.count // 2
         cotangent = torch.zeros(rows.count, rows.width, dtype=self.layout.dtype, device=self.layout.device)
-        cotangent[row] = torch.cos(torch.arange(1, rows.width + 1))  # BatchNorm has no gradient of a plain sum
+        # BatchNorm has no gradient of a plain sum
+        cotangent[row] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device))
         state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
         for bar, what in ((state_bar, "the state of"), (time_bar, "the time of")):
             if bar is None:

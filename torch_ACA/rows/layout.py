@@ -31,10 +31,10 @@ class RowLayout:
     def __init__(self, layout):
         self.count = b = layout.leaves[0].shape[0]
         self.width = layout.size // b
-        parts = [torch.arange(b).repeat_interleave((leaf.stop - leaf.start) // b) for leaf in layout.leaves]
-        self._row_of = torch.cat(parts).to(layout.device)
+        each = torch.arange(b, device=layout.device)
+        self._row_of = torch.cat([each.repeat_interleave((leaf.stop - leaf.start) // b) for leaf in layout.leaves])
         self._order = self._place = None  # of one leaf the rows lie one after the other
-        if len(parts) > 1:
+        if len(layout.leaves) > 1:
             self._order = torch.argsort(self._row_of, stable=True)
             self._place = torch.argsort(self._order)
         self._time_shape = (b, *[1] * (len(layout.leaves[0].shape) - 1))

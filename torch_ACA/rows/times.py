@@ -57,7 +57,7 @@ def checked_row_times(t, layout, count, options):
     times = times_of("t", t)
     if times.dim() != 2:
         times, ts = checked_times(times, layout)
-        values = torch.tensor([ts], dtype=torch.float64)
+        values = torch.tensor([ts], dtype=torch.float64, device="cpu")
     else:
         times, values = _checked(times, layout, count)
     direction = torch.where((values.diff() < 0).any(1), -1.0, 1.0).double()
@@ -101,7 +101,7 @@ def _stops(values, options):
     outputs, rows = values[:, 1:], range(len(values))
     if not (step_t or jump_t or lands):
         end = values.gather(1, last[:, None])
-        interpolated = there[:, 1:] & (torch.arange(1, values.shape[1]) < last[:, None])
+        interpolated = there[:, 1:] & (torch.arange(1, values.shape[1], device="cpu") < last[:, None])
         return values[:, 0], outputs, interpolated, end, last[:, None], torch.ones_like(last), None, None
     found = []
     for row in rows:
@@ -110,10 +110,11 @@ def _stops(values, options):
         found.append([(stop.t, stop.index or 0, stop.jump) for stop in stops] or [(ts[0], 0, False)])
     most = max(map(len, found))
     padded = [stops + [stops[-1]] * (most - len(stops)) for stops in found]
-    times, given, jumps = (torch.tensor([[stop[i] for stop in stops] for stops in padded]) for i in range(3))
-    landed = torch.zeros(values.shape, dtype=torch.bool).scatter_(1, given, True)
-    n_stops = torch.tensor([len(stops) for stops in found])
-    starts = torch.isin(values[:, 0], torch.tensor(list(jump_t), dtype=torch.float64)) if jump_t else None
+    columns = ([[stop[i] for stop in stops] for stops in padded] for i in range(3))
+    times, given, jumps = (torch.tensor(column, device="cpu") for column in columns)
+    landed = torch.zeros(values.shape, dtype=torch.bool, device="cpu").scatter_(1, given, True)
+    n_stops = torch.tensor([len(stops) for stops in found], device="cpu")
+    starts = torch.isin(values[:, 0], torch.tensor(list(jump_t), dtype=torch.float64, device="cpu")) if jump_t else None
     jumps, interpolated = jumps if jump_t else None, (there & ~landed)[:, 1:]
     return values[:, 0], outputs, interpolated, times.double(), given, n_stops, jumps, starts
 

@@ -151,7 +151,7 @@ class CompiledRungeKutta(RungeKutta):
 
     def _times(self, t: Any, h: Any, t_end: float) -> Tensor:
         """Time, step size and end time as a tensor [3]; on a GPU for CUDA graphs, which take nothing from elsewhere."""
-        return self._near(torch.tensor([t, h, t_end], dtype=torch.float64))
+        return self._near(torch.tensor([t, h, t_end], dtype=torch.float64, device="cpu"))
 
     def _near(self, numbers: Tensor) -> Tensor:
         if self.slopes.device.type != "cuda":

@@ -78,7 +78,7 @@ class StepInterpolation:
         return y + h * combine(self.method.interpolant.traced_weights((time - t) / h), slopes)
 
     def _like(self, values: Tensor) -> Tensor:
-        return torch.as_tensor(values, dtype=self.slopes.dtype).to(self.slopes.device)
+        return torch.as_tensor(values, dtype=self.slopes.dtype, device=self.slopes.device)
 
 
 def combine(weights: Iterable[Any], slopes: Iterable[Tensor]) -> Any:

@@ -108,7 +108,7 @@ class Switching(Stepper):
     def _reach(self, h: Time, found: Any) -> float:
         """h |lambda| of a step of size h, by its slopes or its derivative; 0 where they say nothing."""
         if self._now is self.stiff:
-            return abs(float(torch.as_tensor(h).detach())) * found.bound()
+            return abs(float(torch.as_tensor(h, device="cpu").detach())) * found.bound()
         slopes = torch.stack(found).detach() if isinstance(found, list) else found
         slopes = slopes[: len(self._between)]
         of_f, of_y = (float(torch.linalg.vector_norm(x)) for x in (slopes[-1] - slopes[-2], self._between @ slopes))

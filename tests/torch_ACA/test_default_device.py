@@ -1,0 +1,114 @@
+"""A default device of the user's, as by torch.set_default_device("cuda"), is for func and the user's own tensors: what
+the solver makes for itself lies where it belongs. Tensors on "meta" hold no numbers, so a wrong one cannot pass."""
+
+import pytest
+import torch
+
+from torch_ACA import ODEBlock, odeint, odeint_event, odesolve, solve, solve_event
+
+TIMES = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64, device="cpu")
+KEYWORDS = {
+    **{gradient: {"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint")},
+    "mali": {"gradient": "mali", "method": "ALF"},
+    "fixed steps": {"method": "RK4", "h": 0.13},
+    "adams": {"method": "implicit_adams", "h": 0.1},
+    "Rodas5P": {"method": "Rodas5P"},
+    "auto": {"method": "auto"},
+    "tsit5": {"method": "tsit5"},
+    "jumps": {"options": {"jump_t": [0.4]}},
+    "tolerances": {"rtol": [1e-3, 1e-4, 1e-5], "atol": torch.full((2, 3), 1e-6, device="cpu")},
+    "states": {"memory": 3},
+    "bytes": {"memory": "1KiB"},
+    "record": {"record": True},
+    "rows": {"per_sample": True},
+    "rows, Rodas5P": {"per_sample": True, "method": "Rodas5P"},
+    "compiled steps": {"compile": "step"},
+    "compiled loop": {"compile": True},
+    "compiled rows": {"compile": True, "per_sample": True},
+    "compiled Rodas5P": {"compile": True, "method": "Rodas5P"},
+}
+
+
+@pytest.fixture
+def net():
+    return torch.nn.Linear(3, 3)
+
+
+@pytest.fixture
+def y0():
+    return torch.linspace(-1, 1, 6).reshape(2, 3)
+
+
+def gradients(net, y0, with_times, **keywords):
+    def func(t, y):
+        return torch.tanh(net(y)) * torch.cos(t)
+
+    y, times = y0.clone().requires_grad_(), TIMES.clone().requires_grad_(with_times)
+    ys = solve(func, y, times, **keywords).ys
+    return ys.detach(), *torch.autograd.grad(ys.square().sum(), [y, *net.parameters(), *[times] * with_times])
+
+
+@pytest.mark.usefixtures("ungenerated")
+@pytest.mark.parametrize("with_times", [False, True], ids=["", "times"])
+@pytest.mark.parametrize("keywords", KEYWORDS.values(), ids=KEYWORDS)
+def test_solves(net, y0, keywords, with_times):
+    if with_times and {"compile", "per_sample"} <= keywords.keys():
+        keywords = {"per_sample": True}  # it is not compiled, and says so
+    wanted = gradients(net, y0, with_times, **keywords)
+    with torch.device("meta"):
+        found = gradients(net, y0, with_times, **keywords)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def dense(y0):
+    return solve(lambda t, y: -y * t, y0, TIMES, dense=True)(0.5)
+
+
+def dense_at_a_tensor(y0):
+    return solve(lambda t, y: -y * t, y0, TIMES, dense=True)(TIMES)
+
+
+def an_event(y0):
+    return solve_event(lambda t, y: torch.ones_like(y), y0, 0.0, lambda t, y: y.sum() - 3)[0]
+
+
+def an_event_of_torchdiffeq(y0):
+    return odeint_event(lambda t, y: torch.ones_like(y), y0, 0.0, event_fn=lambda t, y: y.sum() - 3)[0]
+
+
+def torchdiffeqs(y0):
+    return odeint(lambda t, y: -y, y0, TIMES)
+
+
+def the_authors(y0):
+    return odesolve(lambda t, y: -y, y0, {"t0": 0.0, "t1": 1.0, "method": "RK45"})
+
+
+def the_authors_dense(y0):
+    options = {"t0": 0.0, "t1": 1.0, "method": "RK45", "dense_output": True}
+    solver = odesolve(lambda t, y: -y, y0, options, return_solver=True)
+    solver.integrate(y0)
+    return solver.evaluate_dense_mode([0.2, 0.7])
+
+
+def a_block(y0):
+    return ODEBlock(lambda t, y: -y)(y0)
+
+
+def dropout(y0):
+    torch.manual_seed(0)
+    y = y0.clone().requires_grad_()
+    ys = solve(lambda t, y: -torch.nn.functional.dropout(y), y, TIMES, method="RK4", h=0.1).ys
+    return torch.autograd.grad(ys.sum(), y)[0]
+
+
+@pytest.mark.parametrize("program", [
+    dense, dense_at_a_tensor, an_event, an_event_of_torchdiffeq, torchdiffeqs, the_authors, the_authors_dense, a_block,
+    dropout,
+])  # fmt: skip
+def test_programs(y0, program):
+    wanted = program(y0)
+    with torch.device("meta"):
+        found = program(y0)
+    assert torch.equal(found, wanted)
