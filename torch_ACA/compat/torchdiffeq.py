@@ -149,8 +149,8 @@ def odeint_event(
     :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64)
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
-    known = isinstance(t0, torch.Tensor) and t0.is_floating_point()
-    t0 = (t0 if known else time_of(t0)).reshape(())
+    t0 = t0 if isinstance(t0, torch.Tensor) and t0.is_floating_point() else time_of(t0)
+    t0 = t0.reshape(())
     beyond = t0.new_tensor(-math.inf if reverse_time else math.inf)  # only the direction counts
     t = torch.stack([t0, torch.nextafter(t0.detach(), beyond)])
     return odeint_interface(func, y0, t, event_fn=event_fn, **keywords)
