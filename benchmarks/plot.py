@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks import records, tables
+from benchmarks import overview, records, tables
 from benchmarks.breakdown import PARTS
 from benchmarks.cases import (
     CASES,
@@ -69,12 +69,13 @@ def main(argv=None):
 
 
 def render(folder):
-    """Write tables.md and a figure for each complete case of a folder; returns the names of these cases."""
+    """Write tables.md, a figure for each complete case of a folder and one of all; returns the names of these cases."""
     folder = Path(folder)
     tables.write(folder)
     drawn = [name for name in CASES if records.is_complete(folder / name)]
     for name in drawn:
         save_figure(_FIGURES[CASES[name].rows](folder, name), folder / name / f"{name}.png")
+    overview.draw(folder, COLOURS, MARKERS)
     return drawn
 
 

@@ -29,7 +29,9 @@ def write(folder):
     parts = ["# Benchmark\n\nWritten by `python -m benchmarks.plot` from the records beside it.\n"]
     complete = [name for name in CASES if records.is_complete(folder / name)]
     if complete:
-        parts += [_setting(folder, complete), _aims(folder)]
+        parts.append(_setting(folder, complete))
+        if not any(read_run(folder / name)["environment"]["gpus"] for name in complete):  # they are of a CPU
+            parts.append(_aims(folder))
     parts += [_TABLES[CASES[name].rows](folder, name) for name in complete]
     with atomic_write(folder / "tables.md") as file:
         file.write("\n".join(parts).encode())

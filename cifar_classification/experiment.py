@@ -137,6 +137,8 @@ class Cifar(Experiment):
             settings |= dict.fromkeys(("rtol", "atol", "error_norm"))
         elif settings["gradient"] == "mali" and "method" not in chosen:
             settings["method"] = "ALF"
+        if settings["gradient"] != "aca" and "memory" not in chosen:
+            settings["memory"] = None  # a profile's is for aca
         if settings["gradient"] in PEERS:
             refuse(chosen, ("max_evals", "compile", "per_sample"), f"{settings['gradient']} has no such option")
         if settings["schedule"] == "onecycle":

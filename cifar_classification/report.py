@@ -60,15 +60,29 @@ def compared(runs, scale, root):
         return []
     heading = known[0].title.partition(", ")[2] or "the paper's scale"
     scaled = f"`--profile {scale}`, {heading}"
-    methods, robust = chosen["cifar10"], robustness.tested(runs, scale)
-    figure = plot.draw_methods(methods, LIKE_FOR_LIKE, OWN[scale], f"NODE-18 on CIFAR-10, {heading}")
-    save_figure(figure, root / scale / "methods.png")
     save_figure(plot.draw_networks(chosen, NETWORKS, PAPER["networks"], heading), root / scale / "networks.png")
-    save_figure(plot.draw_robustness(robust), root / scale / "robustness.png")
     parts = [
         f"## The paper's claims ({scaled})\n",
         verdict_table(*claims_of(runs, scale, root)),
-        f"## Gradient methods ({scaled})\n",
+        *of_methods(chosen["cifar10"], scale, root, heading),
+        f"## NODE-18 and ResNet-18 ({scaled})\n",
+        network_table(chosen),
+        f"![NODE-18 and ResNet-18]({scale}/networks.png)\n",
+        f"## Reliability of repeated runs ({scaled})\n",
+        reliability(chosen),
+        *of_test_solvers(robustness.tested(runs, scale), scale, root),
+    ]
+    return list(filter(None, parts))
+
+
+def of_methods(methods, scale, root, heading):
+    """The sections on gradient methods; none where ACA has nothing beside it."""
+    if not any(runs for label, runs in methods.items() if label in (*LIKE_FOR_LIKE, *OWN[scale]) and label != "aca"):
+        return []
+    figure = plot.draw_methods(methods, LIKE_FOR_LIKE, OWN[scale], f"NODE-18 on CIFAR-10, {heading}")
+    save_figure(figure, root / scale / "methods.png")
+    return [
+        f"## Gradient methods (`--profile {scale}`, {heading})\n",
         "Like for like: the same solver (MALI has its own), tolerance, batch and seeds; `torchdiffeq` rows are that "
         "library's `odeint` and `odeint_adjoint`.\n",
         method_table(methods, LIKE_FOR_LIKE),
@@ -78,25 +92,26 @@ def compared(runs, scale, root):
         processor_time(root / timing.FOLDER.name / scale),
         f"![gradient methods]({scale}/methods.png)\n",
         precision(methods),
-        f"## NODE-18 and ResNet-18 ({scaled})\n",
-        network_table(chosen),
-        f"![NODE-18 and ResNet-18]({scale}/networks.png)\n",
-        f"## Reliability of repeated runs ({scaled})\n",
-        reliability(chosen),
-        "## Robustness to the test solver\n",
-        f"![increase of the error by test solver]({scale}/robustness.png)\n",
-        robustness.section(robust),
     ]
-    return list(filter(None, parts))
+
+
+def of_test_solvers(robust, scale, root):
+    """The section on other solvers than that of the training; none where none was tested."""
+    if not any(run for run, _ in robust.values()):
+        return []
+    save_figure(plot.draw_robustness(robust), root / scale / "robustness.png")
+    figure = f"![increase of the error by test solver]({scale}/robustness.png)\n"
+    return ["## Robustness to the test solver\n", figure, robustness.section(robust)]
 
 
 def chosen_runs(runs, scale):
-    """The finished runs of a scale by data set and label."""
+    """The finished runs of a scale by data set and label; CIFAR-100 only where it has some."""
     labels = dict.fromkeys((*LIKE_FOR_LIKE, *OWN[scale], "aca-amp", "resnet", *OTHER_SCALE))
-    return {
+    found = {
         dataset: {label: of_place(runs, scale, dataset, label) for label in labels}
         for dataset in ("cifar10", "cifar100")
     }
+    return {dataset: rows for dataset, rows in found.items() if dataset == "cifar10" or any(rows.values())}
 
 
 def claims_of(runs, scale, root):

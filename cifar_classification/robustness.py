@@ -12,7 +12,8 @@ from harness.testing import read_tests
 
 QUOTED = PAPER["solvers"]
 ROBUST = {"euler": "trained with one Euler step", "aca": "NODE-18, trained with HeunEuler and ACA"}
-SCALES = {"table": ("cpu", "table"), "paper": ("paper-350", "paper")}  # where the tested models lie, best first
+# where the tested models of a scale lie, best first
+SCALES = {"gpu": ("gpu",), "table": ("cpu", "table"), "paper": ("paper-350", "paper")}
 BASES = {"euler": {"method": "Euler", "h": 1.0}, "aca": {"method": "HeunEuler", "rtol": 1e-2, "atol": 1e-2}}
 FELT = 0.1  # percentage points that count as a change of the error
 

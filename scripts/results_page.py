@@ -133,27 +133,38 @@ def reverse_time():
 
 
 def classification():
+    """The largest scale that has all comparisons, and below it the networks at the others."""
     runs = cifar.collect(cifar.RESULTS)
-    scale = next(scale for scale in reversed(cifar.SCALES) if any(run.place and run.place[0] == scale for run in runs))
+    scales = [scale for scale in reversed(cifar.SCALES) if any(run.place and run.place[0] == scale for run in runs)]
+    parts = [classified(runs, scale, whole=scale == scales[0]) for scale in scales]
+    return "\n".join(text for text, _ in parts), [row for _, found in parts for row in found]
+
+
+def classified(runs, scale, *, whole):
+    """The text on a scale of the runs, and the rows of its claims.
+
+    :param whole: all comparisons, otherwise of the networks alone
+    """
 
     def of(label, dataset="cifar10"):
         return cifar.of_place(runs, scale, dataset, label)
 
     rows, paper = [], cifar.PAPER
-    for label in ("aca", "adjoint", "naive"):
+    for label in ("aca", "adjoint", "naive") if whole else ():
         quoted = f"{paper['methods'][label]['accuracy']:g} %"
         rows.append(cifar_row(f"figure 7(a, b): {label}, like for like", quoted, of(label)))
-    for label in cifar.OWN[scale][1:]:
+    for label in cifar.OWN[scale][1:] if whole else ():
         name = label.removesuffix("-own")
         quoted = f"{paper['methods'][name]['accuracy']:g} %"
         rows.append(cifar_row(f"figure 7(a, b): {name}, the paper's solver and batch", quoted, of(label)))
-    for dataset, label in ((dataset, label) for dataset in ("cifar10", "cifar100") for label in cifar.NETWORKS):
+    chosen = cifar.chosen_runs(runs, scale)
+    for dataset, label in ((dataset, label) for dataset in chosen for label in cifar.NETWORKS):
         quoted = f"median {paper['networks'][dataset][label]['med']:g} %"
         what = f"figure 7(c, d): {TITLES[dataset]}, {cifar.NETWORKS[label]}"
         rows.append(cifar_row(what, quoted, of(label, dataset)))
     robust = robustness.tested(runs, scale)
-    rows += robust_rows(robust)
-    for dataset in ("cifar10", "cifar100"):
+    rows += robust_rows(robust) if whole else []
+    for dataset in chosen:
         for label, name in cifar.NETWORKS.items():
             own = of(label, dataset)
             matrix = claims.ratings(own)
@@ -161,13 +172,16 @@ def classification():
             what = f"table 3: {TITLES[dataset]}, {name}, ICC(2,1) of correctness"
             rows.append([what, UNKNOWN, UNKNOWN, here, str(len(own)), link(run.folder for run in own)])
     title = of("aca")[0].title.partition(", ")[2] or "the paper's settings"
-    images = "".join(f"\n![{text}](cifar_classification/{scale}/{name}.png)\n"
-                     for text, name in (("gradient methods", "methods"), ("networks", "networks"),
-                                        ("test solvers", "robustness")))  # fmt: skip
-    text = f"## Images: NODE-18 on CIFAR\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
-    said = "".join(f"{sentence}\n\n" for sentence in robustness.sentences(robust))
+    figures = {"networks": "networks"} if not whole else {
+        "gradient methods": "methods", "networks": "networks", "test solvers": "robustness"
+    }  # fmt: skip
+    images = "".join(f"\n![{text}](cifar_classification/{scale}/{name}.png)\n" for text, name in figures.items())
+    head = "Images: NODE-18 on CIFAR" if whole else "The same networks at another scale"
+    text = f"## {head}\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
+    said = "".join(f"{sentence}\n\n" for sentence in robustness.sentences(robust)) if whole else ""
     text += f"{table(HEADER, rows)}\n{said}All numbers: [tables](cifar_classification/tables.md).\n{images}"
-    return text, verdict_rows(*cifar.claims_of(runs, scale, cifar.RESULTS))
+    rows = verdict_rows(*cifar.claims_of(runs, scale, cifar.RESULTS))
+    return text, rows if whole else [[f"{claim}; {title}", *others] for claim, *others in rows if "NODE-18 is" in claim]
 
 
 def robust_rows(found):
