@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from cifar_classification import robustness
+from cifar_classification.claims import scale_of
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import ALL_SOLVERS, Cifar
 from harness.cli import ArgumentParser, run_main
@@ -89,31 +90,40 @@ def _draw_mean(curves, dots, place, runs, label):
     dots.hlines(accuracy[:, -1].mean(), place - 0.3, place + 0.3, color=shade)
 
 
-def draw_networks(chosen, names, paper, heading):
+def draw_networks(chosen, names, others, paper, heading):
     """Figure 7(c, d) of the paper: box plots of the accuracy over seeds, beside what was read off the paper's.
 
     Args:
         chosen: runs by data set and label.
         names: labels to draw, and what to call them.
+        others: likewise, those that the paper does not have; drawn where there are runs.
         paper: the paper's boxes, likewise.
         heading: title of the figure.
     """
+
+    def short(label):
+        return (names | others)[label].partition(",")[0]
+
     figure, axes = new_figure(1, 2 * len(chosen), width=2.8, height=3.5)
     for (dataset, runs), ours, theirs in zip(chosen.items(), axes[::2], axes[1::2]):
-        for place, label in enumerate(names):
+        shown = [*names, *(label for label in others if runs[label])]
+        for place, label in enumerate(shown):
             values = [100 * run.summary["test_accuracy"] for run in runs[label]]
             if values:
                 ours.boxplot([values], positions=[place], widths=0.5, **_box(label))
                 ours.plot([place] * len(values), values, "o", markersize=3, color=_shade(label))
+        for place, label in enumerate(names):
             theirs.bxp([paper[dataset][label]], positions=[place], widths=0.5, **_box(label))
-        for ax, where in ((ours, "here"), (theirs, "paper, 10 runs")):
+        own = [f"{name}\nfrom {scale_of(runs[label][0]):g}" if runs[label] else name
+               for label in shown for name in [short(label)]]  # fmt: skip
+        for ax, where, ticks in ((ours, "here", own), (theirs, "paper, 10 runs", [short(label) for label in names])):
             ax.set_title(f"{TITLES[dataset]}, {where}", fontsize="medium")
-            ax.set_xticks(range(len(names)), [name.partition(",")[0] for name in names.values()])
-            ax.set_xlim(-0.6, len(names) - 0.4)
+            ax.set_xticks(range(len(ticks)), ticks, fontsize="small")
+            ax.set_xlim(-0.6, len(ticks) - 0.4)
         ours.set_ylabel("test accuracy, %")
         if not ours.has_data():
             ours.set_yticks([])
-    figure.suptitle(f"Accuracy over seeds, {heading}", fontsize="medium")
+    figure.suptitle(f"Accuracy over seeds, {heading}\nfrom: the size that second blocks begin with", fontsize="medium")
     return figure
 
 
@@ -147,7 +157,7 @@ def draw_robustness(found):
 
 
 def _shade(label):
-    return colour("node" if label == "aca" else label)
+    return colour({"aca": "node"}.get(label.removesuffix("-scale"), label.removesuffix("-scale")))
 
 
 def _box(label):

@@ -60,7 +60,8 @@ def compared(runs, scale, root):
         return []
     heading = known[0].title.partition(", ")[2] or "the paper's scale"
     scaled = f"`--profile {scale}`, {heading}"
-    save_figure(plot.draw_networks(chosen, NETWORKS, PAPER["networks"], heading), root / scale / "networks.png")
+    figure = plot.draw_networks(chosen, NETWORKS, OTHER_SCALE, PAPER["networks"], heading)
+    save_figure(figure, root / scale / "networks.png")
     parts = [
         f"## The paper's claims ({scaled})\n",
         verdict_table(*claims_of(runs, scale, root)),
