@@ -91,6 +91,8 @@ def make_parser(launch):
     parser.add_argument("--list", action="store_true", help="print the runs, a line each, and stop")
     part = "only every N-th run, from the K-th on; the default is all"
     parser.add_argument("--shard", type=shard, metavar="K/N", help=part)
+    seeds = "only runs of the first N seeds; the default is all"
+    parser.add_argument("--seeds", type=positive_int, metavar="N", help=seeds)
     parser.add_argument("--jobs", type=positive_int, default=launch.jobs, metavar="N", help="runs at a time")
     parser.add_argument("--no-report", action="store_true", help="leave out tables and figures")
     return parser
@@ -108,7 +110,8 @@ def main(argv=None):
     for name_of_flag, value in launch.machine.items():
         flags += [name_of_flag, value] if name_of_flag not in given else []
     first, count = args.shard or (1, 1)
-    jobs = launch.lists[args.profile]()[first - 1 :: count]
+    jobs = [job for job in launch.lists[args.profile]() if args.seeds is None or seed_of(job) < args.seeds]
+    jobs = jobs[first - 1 :: count]
     if args.list:
         for job in jobs:
             print(" ".join(filter(None, (job.folder or job.script, *job.flags))))
@@ -122,6 +125,11 @@ def main(argv=None):
         if code := python(f"{name}/{script}", *(str(folders[-1]) if word == "RUN" else word for word in words)):
             return code
     return FAILED if failed else 0
+
+
+def seed_of(job):
+    """The seed among the flags of a job; 0, the default, where they have none."""
+    return int(job.flags[job.flags.index("--seed") + 1]) if "--seed" in job.flags else 0
 
 
 def make_all(name, jobs, flags, at_a_time):

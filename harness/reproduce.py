@@ -18,13 +18,17 @@ from harness.resources import Stopwatch
 
 PAGES = "pages"
 NEURAL_ODE_2018 = tuple(f"neural_ode_2018/{part}" for part in ("spirals", "cnf", "mnist"))
-STAGES = {  # by profile: experiment, and which list of its launches.py
-    "quick": {"van_der_pol": ("", "measure"), "three_body": ("", "quick"), "latent_ode_mujoco": ("", "quick"),
-              "cifar_classification": ("", "quick"), **dict.fromkeys(NEURAL_ODE_2018, ("", "quick"))},
-    "cpu": {"van_der_pol": ("", "train"), "three_body": ("", "quick"), "latent_ode_mujoco": ("", "table"),
-            "cifar_classification": ("tables", "table"), **dict.fromkeys(NEURAL_ODE_2018, ("", "quick"))},
-    "paper": {"van_der_pol": ("", "train"), "three_body": ("", "paper"), "latent_ode_mujoco": ("", "paper"),
-              "cifar_classification": ("tables", "paper"), **dict.fromkeys(NEURAL_ODE_2018, ("", "paper"))},
+# by profile: experiment, which list of its launches.py, and how many seeds of it (None: all)
+STAGES = {
+    "quick": {"van_der_pol": ("", "measure", None), "three_body": ("", "quick", None),
+              "latent_ode_mujoco": ("", "quick", None), "cifar_classification": ("", "quick", None),
+              **dict.fromkeys(NEURAL_ODE_2018, ("", "quick", 1))},
+    "cpu": {"van_der_pol": ("", "train", None), "three_body": ("", "quick", None),
+            "latent_ode_mujoco": ("", "table", None), "cifar_classification": ("tables", "table", None),
+            **dict.fromkeys(NEURAL_ODE_2018, ("", "quick", None))},
+    "paper": {"van_der_pol": ("", "train", None), "three_body": ("", "paper", None),
+              "latent_ode_mujoco": ("", "paper", None), "cifar_classification": ("tables", "paper", None),
+              **dict.fromkeys(NEURAL_ODE_2018, ("", "paper", None))},
 }  # fmt: skip
 PASSED, SKIPPED = "passed", "skipped"
 EARLY = re.compile(r"^ended early, see their records: (.*)$", re.MULTILINE)
@@ -73,8 +77,9 @@ def stage(name, profile, log, run):
     """Run a stage; returns its outcome: status, why, and seconds."""
     words = ["scripts/render_docs.py"]
     if name != PAGES:
-        which, chosen = STAGES[profile][name]
+        which, chosen, seeds = STAGES[profile][name]
         words = ["-m", "harness.launch", f"{name}:{which}" if which else name, "--profile", chosen]
+        words += ["--seeds", str(seeds)] if seeds else []
     clock = Stopwatch()
     log.parent.mkdir(parents=True, exist_ok=True)
     code = run(words, log)
@@ -97,7 +102,7 @@ def missing(name, profile):
     """What a stage lacks on this machine; None if nothing."""
     if name == PAGES:
         return None
-    which, _ = STAGES[profile][name]
+    which = STAGES[profile][name][0]
     needs = importlib.import_module(f"{name.replace('/', '.')}.launches").LAUNCHES[which].needs
     return needs and needs()
 

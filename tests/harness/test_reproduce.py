@@ -35,7 +35,7 @@ def names(stand):
 
 def test_every_stage_is_a_list_that_exists():
     for stages in reproduce.STAGES.values():
-        for name, (which, profile) in stages.items():
+        for name, (which, profile, _) in stages.items():
             launches = launch.importlib.import_module(f"{name.replace('/', '.')}.launches").LAUNCHES
             assert launches[which].lists[profile]()
 

@@ -240,3 +240,9 @@ def test_every_launcher_is_a_few_lines_over_the_shared_script(name, capsys):
     with pytest.raises(SystemExit) as end:
         launch.main([LAUNCHERS[name], "--help"])
     assert end.value.code == 0 and "None" not in capsys.readouterr().out
+
+
+def test_seeds_chooses_the_first_ones(capsys):
+    assert launch.main(["neural_ode_2018/mnist", "--list", "--seeds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3 and all("--seed 0" in line for line in lines if "--seed" in line)
