@@ -115,7 +115,8 @@ def test_programs(y0, program):
 
 
 @pytest.mark.parametrize("keywords", [
-    *({"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint")), {"gradient": "mali", "method": "ALF"},
+    *({"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint")),
+    {"gradient": "mali", "method": "ALF"},
     {"memory": "states"}, {"method": "Rodas5P"}, {"per_sample": True, "memory": "states"}, {"memory": 3},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("around", ["the solve", "the backward pass"])
