@@ -64,18 +64,28 @@ def test_agrees_with_other_settings(field, keywords):
 
 
 @pytest.mark.parametrize("method", ["Dopri5", "RK12"])  # with and without a first stage from the step before
-def test_rejected_tries_and_batch_norm_leave_the_statistics_of_eager_steps(method):
+@pytest.mark.parametrize("compile", [True, "step"])
+@pytest.mark.parametrize("options", [{}, {"jump_t": [0.6]}], ids=["", "a step to a jump"])
+@pytest.mark.parametrize("branches", [False, True], ids=["", "not compiled"])
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_rejected_tries_and_batch_norm_leave_the_statistics_of_eager_steps(method, compile, options, branches):
+    """The tries that meet a bump of func are rejected, behind steps that left no slope."""
+
     def statistics(**keywords):
         torch.manual_seed(0)
-        func = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
-        y0 = torch.randn(6, 4, requires_grad=True)
-        solution = solve(
-            lambda t, y: 9 * func(y), y0, [0.0, 1.0], method=method, h=0.7, rtol=1e-3, atol=1e-3, **keywords
-        )
-        solution.ys.sum().backward()
-        return solution.stats.n_rejected, func[1].running_mean, func[1].num_batches_tracked
+        net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+        y0, factors = torch.randn(6, 4, requires_grad=True), torch.ones(2)
 
-    (rejected, mean, tracked), (_, compiled_mean, compiled_tracked) = statistics(), statistics(compile=True)
+        def func(t, y):
+            slope = net(y) * (1 + 30 * torch.exp(-1000 * (t - 0.5) ** 2))
+            return slope * factors.unbind()[int(t > 2)] if branches else slope  # found out where code is made
+
+        settings = {"method": method, "rtol": 1e-3, "atol": 1e-3, "options": options}
+        solution = solve(func, y0, [0.0, 1.0], **settings, **keywords)
+        solution.ys.sum().backward()
+        return solution.stats.n_rejected, net[1].running_mean, net[1].num_batches_tracked
+
+    (rejected, mean, tracked), (_, compiled_mean, compiled_tracked) = statistics(), statistics(compile=compile)
     assert rejected > 0
     torch.testing.assert_close(compiled_mean, mean, rtol=1e-12, atol=1e-12)
     assert compiled_tracked == tracked

@@ -53,10 +53,10 @@ class CompiledRungeKutta(RungeKutta):
         self.field.code.compiler.give_up(failure)
 
     def prepare(self, carry: Carry) -> None:
-        """Evaluate f just behind a jump; elsewhere a first stage that is not known yet is compiled with the others, at
-        the price of evaluating it again after a rejected try.
+        """Evaluate f just behind a jump, and where steps run as they are; elsewhere a first stage that is not known yet
+        is compiled with the others, at the price of evaluating it again after a rejected try.
         """
-        if carry.slope is None and carry.after_jump:
+        if carry.slope is None and (carry.after_jump or not self._usable):
             super().prepare(carry)
             self._own(carry)
 
@@ -81,9 +81,12 @@ class CompiledRungeKutta(RungeKutta):
         return trial
 
     def _step_as_it_is(self, carry: Carry, h: Any, t_end: float, before_jump: bool) -> Trial:
+        known = carry.slope is not None
         super().prepare(carry)
         trial = super().step(carry, h, t_end, before_jump=before_jump)
         self._own(trial.end)
+        if not known:  # a rejected try takes back what its evaluations did, the first one's too
+            carry.slope = None
         return trial
 
     def end_slope(self, carry: Carry, *, before_jump: bool = False) -> None:
