@@ -16,7 +16,7 @@ from harness.environment import hardware
 from harness.record import read_epochs, read_run
 from harness.training import FINISHED
 
-TIMING = "timing"  # folder of what timing.py measures, which is no training
+TIMING, GRADIENT_ERROR = "timing", "gradient_error"  # folders of what these scripts measure, which is no training
 NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 
 
@@ -64,7 +64,7 @@ class Recorded:
 
 def collect(root):
     """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name != TIMING]
+    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name not in (TIMING, GRADIENT_ERROR)]
     return [_recorded(Path(root), folder) for folder in trained]
 
 
