@@ -18,6 +18,7 @@ from .code import code_for
 from .func_graph import NotCompilable
 from .loop_solve import fingerprint
 from .private_compiler import against_loops
+from .row_cotangents import InsideBars
 from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, RowSteps
 
 
@@ -110,7 +111,7 @@ class RowLoopSolve(RowSolve):
         return outputs
 
     def _looped(self, remember: bool) -> Any:
-        """As `forward`; None where a row fails, or a limit is reached."""
+        """As `forward`; None where a row fails, an output inside a step is infinite, or a limit is reached."""
         problem, loops, rows, times = self.problem, self.loops, self.stepper.rows, self.problem.row_times
         now, field, limits = self._begin(), problem.field, problem.limits
         stop, span = times.end.contiguous(), (times.end - times.start).abs()
@@ -137,6 +138,8 @@ class RowLoopSolve(RowSolve):
             if remember:
                 self._add(accepted, buffers[0][:n], buffers[1][:n])
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
+            return None
+        if not bool(torch.isfinite(ys[times.interpolated.T]).all()):
             return None
         given, row = times.given[:, 0], torch.arange(b, device="cpu")
         there = given > 0
@@ -241,7 +244,7 @@ class RowLoopSolve(RowSolve):
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
         return self.packed.states.at(chunks, at.flatten()).view(len(at), -1)
 
-    def _inside_bars(self, bars: Tensor) -> _InsideBars | None:
+    def _inside_bars(self, bars: Tensor) -> InsideBars | None:
         """What the outputs inside steps say; None without dense output.
 
         :param bars: cotangents of all outputs [m - 1, b, n]
@@ -251,50 +254,8 @@ class RowLoopSolve(RowSolve):
         packed, outputs = self.packed, self.packed.outputs
         if outputs["row"] is None:
             none = torch.zeros(0, dtype=torch.long, device="cpu")
-            return _InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
+            return InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
         row = outputs["row"]
         from_end = packed.counts[row] - 1 - packed.number_in_row
         weights = self._weights(outputs["theta"], packed.steps["h"][outputs["step"]], bars.dtype)
-        return _InsideBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
-
-
-class _InsideBars:
-    """Cotangents of outputs inside steps, as those of the states at the starts of steps and of the slopes.
-
-    :param from_end, row: which step each output lies in [p], counted from the end of its row
-    :param bars, weights: its cotangent [p, n], and what the slopes of the step weigh in it [p, slopes]
-    :param like: rows [b, n]
-    """
-
-    def __init__(self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, like: Tensor) -> None:
-        self._from_end, self._row, self._bars, self._weights, self._like = from_end, row, bars, weights, like
-
-    @property
-    def end_bar(self) -> Tensor | None:
-        """Of the slopes behind the last steps [size]; None for nothing."""
-        last = self._from_end == 0
-        if not bool(last.any()):
-            return None
-        return torch.zeros_like(self._like).index_put((self._row[last],), self._of_end(last), accumulate=True).flatten()
-
-    def _of_end(self, chosen: Tensor) -> Tensor:
-        return self._weights[chosen, -1:] * self._bars[chosen]
-
-    def around(self, from_end: Tensor, loops: RowLoops) -> tuple[Tensor, Tensor]:
-        """Buffers of the cotangents of states [capacity, size] and slopes [capacity, own, size].
-
-        :param from_end: numbers of the steps in a chunk [n], one less from each to the next
-        """
-        shape, first = tuple(self._like.shape), int(from_end[0])
-        states = self._like.new_zeros(loops.capacity, *shape)
-        slopes = self._like.new_zeros(loops.capacity, loops.own, *shape)
-        place = first - self._from_end
-        here = (place >= 0) & (place < len(from_end))
-        at = place[here], self._row[here]
-        states.index_put_(at, self._bars[here], accumulate=True)
-        for i in range(min(loops.own, loops.rows)):
-            slopes[:, i].index_put_(at, self._weights[here, i : i + 1] * self._bars[here], accumulate=True)
-        if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-            here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
-            slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
-        return states.flatten(1), slopes.flatten(2)
+        return InsideBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
