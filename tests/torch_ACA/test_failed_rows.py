@@ -40,6 +40,13 @@ class Ending(Field):
         return self.scale * torch.sqrt(data - t) * torch.tanh(y @ self.weight)
 
 
+class Masked(Field):
+    """NaN where data is, whatever the state."""
+
+    def of(self, t, y, data):
+        return torch.where(data.isnan(), NAN, self.scale * torch.sin(3 * t + y @ self.weight) * y**2)
+
+
 class Bounded(Field):
     """NaN where y is above data."""
 
@@ -92,6 +99,9 @@ class TestSharedParameters:
         y0[BAD] = NAN
         assert_as_without(Coupled, torch.linspace(1, 2, 3)[:, None], y0, method=method, **setup)
 
+    def test_nan_in_what_func_returns(self, method, setup):
+        assert_as_without(Masked, data_of(3, 1.0, NAN), start(3), method=method, **setup)
+
     @pytest.mark.parametrize("count", [3, 16])
     def test_nan_in_args(self, method, setup, count):
         """Be it one row of many, which would not pay to be left out."""
@@ -126,7 +136,7 @@ def test_func_that_is_nan_behind_a_step(options, end):
         t = torch.tensor([0.0, 0.5, 0.999, 1.0, end][: 4 if end == 1.0 else 5])
         settings = SETTINGS | {"method": "HeunEuler", "options": {"interp": "cubic"} | options}
         y0 = torch.ones(len(limits), 1)
-        ys = solve(lambda t, y: func(t, y, limit, scale), y0, t, **settings).ys  # noqa: B023
+        ys = solve(lambda t, y: func(t, y, limit, scale), y0, t, **settings).ys
         loss = ys[:, -1].square().sum() + 0.0 * ys.nansum()
         (first,) = torch.autograd.grad(loss, scale, create_graph=True)
         found.append([*torch.autograd.grad(loss, scale, retain_graph=True), first.detach()])
@@ -148,7 +158,7 @@ def test_compiled_rows():
 def test_nan_in_what_func_closes_over_is_told():
     """It cannot be kept from what all rows share; the others are as without it."""
     field, y0 = Coupled(data_of(3, 1.0, NAN)), start(3).requires_grad_()
-    with pytest.warns(UserWarning, match="NaN for the data of rows 1, which failed at their start.*through args"):
+    with pytest.warns(UserWarning, match="infinite or NaN. Rows 1 have failed without an output: .* through args"):
         found = torch.autograd.grad(solve(field, y0, [0.0, 1.0], **SETTINGS).ys[:, [0, 2]].sum(), [y0, field.scale])
     assert bool(found[1].isnan()) and bool((found[0][BAD] == 0.0).all())
     (alone,) = torch.autograd.grad(solve(Coupled(data_of(3, 1.0, 1.0)), y0, [0.0, 1.0], **SETTINGS).ys.sum(), y0)

@@ -37,12 +37,9 @@ class RowBackwardPass:
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         before, last = self.field.n_evals, packed.counts - 1
         some_stuck = packed.some_stuck
-        if some_stuck:  # func may be NaN there, wherever it is evaluated
-            self.field.choice.keep(packed.counts > 0, exactly=True)
         end = next(self.states)
         y_bar, now = torch.zeros_like(end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
         end_slope, t, outputs = None, packed.ends, packed.outputs_in(last)
-        spoiled = torch.zeros_like(packed.cut)  # rows without steps where func is infinite, though it is not used
         lands_inside = self.problem.row_times.lands_inside
         for k in range(packed.most):
             exists, at = packed.from_end(k)
@@ -83,7 +80,6 @@ class RowBackwardPass:
             behind = y_bar
             y_bar, t_bar, h_bar = stepper.vjp(h, record, slopes, y_bar, slope_bars, self.gradients)
             if some_stuck:
-                spoiled = spoiled | ~exists & ~torch.isfinite(rows.rows(slopes[0])).all(1)
                 y_bar = torch.where(rows.spread(exists), y_bar, behind)
                 if time_grad:
                     t_bar, h_bar = (torch.where(exists, bar, 0.0) for bar in (t_bar, h_bar))
@@ -97,8 +93,8 @@ class RowBackwardPass:
         self.run.replay.conclude()
         if packed.most:
             self.field.captured.check_reached(self.gradients.totals)
-        if bool(spoiled.any()) and not all(g is None or bool(torch.isfinite(g).all()) for g in self.gradients.totals):
-            warn_caller(_SPOILED.format(shown_rows(spoiled)))
+        if some_stuck and not all(g is None or bool(torch.isfinite(g).all()) for g in self.gradients.totals):
+            warn_caller(_SPOILED.format(shown_rows(packed.counts == 0)))
         self.problem.stats.n_backward_f_evals = self.field.n_evals - before
         return y_bar, self._times_bar(now), self.gradients.totals
 
@@ -165,6 +161,6 @@ class RowBackwardPass:
 
 
 _SPOILED = (
-    "gradients of what func uses are infinite or NaN: it is NaN for the data of rows {}, which failed at their start. If "
-    "it gets the rows' data through args, failed rows are left out"
+    "gradients of what func uses are infinite or NaN. Rows {} have failed without an output: if func has NaN among "
+    "their data, that may be why. Where it gets the rows' data through args, such rows are left out"
 )

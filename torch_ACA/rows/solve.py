@@ -86,12 +86,12 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        with self.problem.backward_pass(), self.problem.field.choice.all_behind():
+        with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
             return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted steps, as a graph of everything."""
-        with self.problem.field.choice.all_behind():
+        with self.problem.field.without(self.packed.counts == 0):
             return (self._traced(y0, times),)
 
     def _traced(self, y0, times):
@@ -103,7 +103,6 @@ class RowSolve:
             there = rows.rows(y0.detach())[packed.elsewhere].expand(rows.count, -1)
             t = torch.where(packed.displaced, t[packed.elsewhere].detach(), t)
             y = torch.where(rows.spread(packed.displaced), rows.flat(there), y0)
-            problem.field.choice.keep(packed.counts > 0, exactly=True)
         waiting = t.detach(), y.detach()
         for i in range(packed.most):
             number = torch.full_like(packed.counts, i)
