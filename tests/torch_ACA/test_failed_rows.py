@@ -123,8 +123,12 @@ class TestSharedParameters:
 
 
 @pytest.mark.parametrize("options", [{}, {"land_on_t": True}], ids=str)
-@pytest.mark.parametrize("end", [1.0, 1.2])
-def test_func_that_is_nan_behind_a_step(options, end):
+@pytest.mark.parametrize(("end", "compile"), [
+    (1.0, False), (1.2, False), pytest.param(1.0, True, marks=pytest.mark.slow),
+])  # fmt: skip
+@pytest.mark.usefixtures("ungenerated")
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_func_that_is_nan_behind_a_step(options, end, compile):
     """The step to t = 1 is accepted, and behind it func is NaN in one row: its dense output, cubic, is NaN as well."""
 
     def func(t, y, limit, scale):
@@ -134,7 +138,7 @@ def test_func_that_is_nan_behind_a_step(options, end):
     for limits in ([2.5 - 1e-6, 9.0], [9.0]):  # y(1) is 2.5, and the second stage of a step ends lower
         limit, scale = torch.tensor(limits)[:, None], torch.tensor(1.0, requires_grad=True)
         t = torch.tensor([0.0, 0.5, 0.999, 1.0, end][: 4 if end == 1.0 else 5])
-        settings = SETTINGS | {"method": "HeunEuler", "options": {"interp": "cubic"} | options}
+        settings = SETTINGS | {"method": "HeunEuler", "options": {"interp": "cubic"} | options, "compile": compile}
         y0 = torch.ones(len(limits), 1)
         ys = solve(lambda t, y: func(t, y, limit, scale), y0, t, **settings).ys
         loss = ys[:, -1].square().sum() + 0.0 * ys.nansum()

@@ -19,13 +19,15 @@ class InsideBars:
     def __init__(self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, like: Tensor) -> None:
         self._from_end, self._row, self._bars, self._weights, self._like = from_end, row, bars, weights, like
 
-    @property
-    def end_bar(self) -> Tensor | None:
-        """Of the slopes behind the last steps [size]; None for nothing."""
+    def at_ends(self, loops: RowLoops) -> tuple[Tensor, Tensor] | None:
+        """Which rows [b] have outputs that weigh the slopes behind their last steps, and the cotangents of these
+        slopes [size]; None for nothing."""
         last = self._from_end == 0
-        if not bool(last.any()):
+        if loops.rows <= loops.own or not bool(last.any()):
             return None
-        return torch.zeros_like(self._like).index_put((self._row[last],), self._of_end(last), accumulate=True).flatten()
+        row, bars = self._row[last], torch.zeros_like(self._like)
+        has = torch.zeros(len(bars), dtype=torch.bool, device=bars.device).index_fill(0, row, True)
+        return has, bars.index_put((row,), self._of_end(last), accumulate=True).flatten()
 
     def _of_end(self, chosen: Tensor) -> Tensor:
         return self._weights[chosen, -1:] * self._bars[chosen]

@@ -19,7 +19,7 @@ from .func_graph import NotCompilable
 from .loop_solve import fingerprint
 from .private_compiler import against_loops
 from .row_cotangents import InsideBars
-from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, RowSteps
+from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
@@ -49,7 +49,8 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     field, times, device = problem.field, problem.row_times, problem.y0.device.type
     effects = field.side_effects
     for against, reason in (
-        (LINEARISE in problem.method.abilities, f"those of {problem.method.name} are not compiled"),
+        (field.jacobian.is_users, "jac was given"),
+        (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
         (len(field.layout.leaves) > 1, "the state is nested"),
         (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
@@ -77,7 +78,7 @@ class RowLoopSolve(RowSolve):
         super().__init__(problem)
         self.code, rows, y = code, self.stepper.rows, problem.y0.detach()
         method, layout = problem.method, code.compiler.layout
-        steps = code.kept((method, "rows"), lambda: RowSteps(code.graph, method, layout, rows))
+        steps = code.kept((method, "rows"), lambda: row_steps(code.graph, method, layout, rows))
         with_slopes = bool(problem.row_times.interpolated.any())
         self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=False)
         self._fingerprint: Any = None
@@ -87,6 +88,12 @@ class RowLoopSolve(RowSolve):
 
         :raises NotCompilable: there can be none
         """
+        problem, field = self.problem, self.problem.field
+        if LINEARISE in problem.method.abilities:  # generated code does not check that rows are not coupled
+            n_evals = field.n_evals
+            with field.side_effects.replay():
+                field.linearise(problem.row_times.start, problem.y0.detach(), 0).derivative()
+            field.n_evals = n_evals
         self.loops.prepare_rows(self._settings, self._begin(), self.loops.buffers())
 
     @property
@@ -118,7 +125,7 @@ class RowLoopSolve(RowSolve):
         b, m = times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
         waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
-        n_accepted = torch.zeros_like(n_tried)
+        n_accepted, n_tries = torch.zeros_like(n_tried), 0
         while bool((now.standing < DONE).any()):
             most = min(loops.capacity, -(-(limits.max_evals - field.n_evals) // loops.evaluations))
             if most <= 0:
@@ -126,7 +133,7 @@ class RowLoopSolve(RowSolve):
             buffers, begun = loops.buffers(), now._replace(n_tries=torch.zeros_like(now.n_tries))
             now = loops.run(begun, stop, span, most, self._settings, buffers)
             n = int(now.n_tries)
-            field.n_evals += n * loops.evaluations
+            field.n_evals, n_tries = field.n_evals + n * loops.evaluations, n_tries + n
             outcome = buffers[0][:n, 2]
             accepted = outcome >= ACCEPTED
             done = torch.cat([begun.standing[None] == DONE, outcome == LANDED]).cummax(0)[0]
@@ -148,6 +155,8 @@ class RowLoopSolve(RowSolve):
         self.solved[given[there] - 1, row[there]] = True
         stats = problem.stats
         stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted, n_tried - n_accepted, field.n_evals
+        if LINEARISE in problem.method.abilities:
+            stats.n_jacobians = stats.n_factorizations = n_tries
         problem.slope = None
         if remember:
             self.remember_end(now.t, now.y, ())
@@ -214,11 +223,16 @@ class RowLoopSolve(RowSolve):
         row = (given > 0).nonzero()[:, 0]
         y_bar = rows.flat(torch.zeros_like(bars[0]).index_put((row,), bars[given[row] - 1, row]))
         inside = self._inside_bars(bars)
-        if inside is not None and inside.end_bar is not None:
-            bar, totals = loops.through_slopes(packed.ends, states["end"], inside.end_bar, totals)
+        chunks = [states[i] for i in range(len(packed.states.starts))]
+        at_ends = inside and inside.at_ends(loops)
+        if at_ends is not None:
+            has, end_bar = at_ends
+            _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
+            t = torch.where(has, packed.ends, packed.steps["t"][at])
+            y = torch.where(rows.spread(has), states["end"], rows.flat(packed.states.at(chunks, at)))
+            bar, totals = loops.through_slopes(t, y, end_bar, totals)
             y_bar = y_bar + bar
             problem.field.n_evals += 1
-        chunks = [states[i] for i in range(len(packed.states.starts))]
         for nearest in range(0, packed.most, loops.capacity):
             n = min(loops.capacity, packed.most - nearest)
             from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
