@@ -171,9 +171,9 @@ def test_events_of_rows(looped):
 
 @pytest.mark.filterwarnings("default:compile=True")
 @pytest.mark.parametrize(("keywords", "reason"), [
-    ({"method": "Rodas5P", "jac": lambda t, y: torch.zeros(2, 2, 2)}, "jac was given"), ({"options": {"jump_t": [0.5]}}, "land on times"),
+    ({"options": {"jump_t": [0.5]}}, "land on times"),
     ({"options": {"step_t": [0.5]}}, "land on times"), ({"memory": 4}, "memory is limited"),
-], ids=["stiff", "jumps", "landing", "memory"])  # fmt: skip
+], ids=["jumps", "landing", "memory"])  # fmt: skip
 def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
     func, y0 = Oscillators(0.3, 1.0), start(2)
     with pytest.warns(UserWarning, match=f"for Oscillators rows are solved as they are .*{reason}"):

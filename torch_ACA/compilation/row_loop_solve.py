@@ -224,7 +224,7 @@ class RowLoopSolve(RowSolve):
         y_bar = rows.flat(torch.zeros_like(bars[0]).index_put((row,), bars[given[row] - 1, row]))
         inside = self._inside_bars(bars)
         chunks = [states[i] for i in range(len(packed.states.starts))]
-        at_ends = inside and inside.at_ends(loops)
+        at_ends = None if inside is None else inside.at_ends(loops)
         if at_ends is not None:
             has, end_bar = at_ends
             _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
