@@ -37,6 +37,8 @@ COLOURS = {
     "diffrax, jitted": "#444444",
     "Rodas5P": METHOD_COLOURS["aca"],
     "Rodas5P, compile": METHOD_COLOURS["adjoint"],
+    "Rodas5P, per_sample": "#44AA99",
+    "Rodas5P, per_sample, compile": "#661100",
     "auto": METHOD_COLOURS["direct"],
     "Dopri5": "#88CCEE",
     "diffrax Kvaerno5, jitted": "#444444",

@@ -100,7 +100,7 @@ class Ours(Prepared):
         ys = self._outputs(self.problem.func)
         gradients = self._gradients(ys)
         stats, ys = self._stats, self.problem.measured(ys)
-        tries = stats.n_accepted + stats.n_rejected
+        tries = int(torch.as_tensor(stats.n_accepted + stats.n_rejected).max())  # of the row with most
         return Check(flat([ys]), flat(gradients), stats.n_f_evals, stats.n_backward_f_evals, tries)
 
     def _outputs(self, func):
@@ -175,11 +175,15 @@ def _ours(*, gpu=False, **keywords):
     return Solver("torch_ACA", lambda problem: Ours(keywords, problem), missing)
 
 
-def _stiff(solver):
+def _stiff(solver, *, of_rows=False):
     """The solver, for stiff problems alone: the others would be too large for it."""
-    return replace(solver, missing=lambda problem: (
-        solver.missing(problem) if isinstance(problem, StiffProblem) else "for stiff problems"
-    ))  # fmt: skip
+
+    def missing(problem):
+        if not isinstance(problem, StiffProblem):
+            return "for stiff problems"
+        return "for batches of independent rows" if of_rows and not problem.by_rows else solver.missing(problem)
+
+    return replace(solver, missing=missing)
 
 
 def _peer(library, module, integrate, *, of_rows=False):
@@ -207,6 +211,7 @@ def _diffrax(name="diffrax_solver"):
     return Solver("diffrax", lambda problem: module().Prepared(problem), missing)
 
 
+_OWN_STEPS = {"per_sample": True, "jac_structure": "dense"}  # a Jacobian for each row comes with it
 SOLVERS = {
     "aca": _ours(gradient="aca"),
     "aca, memory=states": _ours(gradient="aca", memory="states"),
@@ -224,6 +229,8 @@ SOLVERS = {
     "diffrax, jitted": _diffrax(),
     "Rodas5P": _stiff(_ours()),
     "Rodas5P, compile": _stiff(_ours(compile=True)),
+    "Rodas5P, per_sample": _stiff(_ours(**_OWN_STEPS), of_rows=True),
+    "Rodas5P, per_sample, compile": _stiff(_ours(compile=True, **_OWN_STEPS), of_rows=True),
     "auto": _stiff(_ours(method="auto")),
     "Dopri5": _stiff(_ours(method="Dopri5", jac_structure="dense", max_evals=MAX_EVALS // 2)),
     "diffrax Kvaerno5, jitted": _stiff(_diffrax()),

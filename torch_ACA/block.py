@@ -11,7 +11,7 @@ from .api import solve_endtime
 from .march import Stats
 from .solver_options import SolverOptions, takes_options
 
-_WITHOUT = ("dense", "on_failure", "record", "args")  # a layer returns the state at t1 alone, of any batch
+_WITHOUT = ("dense", "on_failure", "record", "args")  # a layer returns the state at t1 alone, and args with each batch
 
 
 class ODEBlock(nn.Module):
@@ -58,9 +58,12 @@ class ODEBlock(nn.Module):
         """The solver's settings, as a dict."""
         return dict(self._settings)
 
-    def forward(self, z: Any) -> Any:
-        """z at t0, a tensor or nested state -> the same at t1."""
-        z1, self.stats = solve_endtime(self.func, z, self.t0, self.t1, **self._settings)
+    def forward(self, z: Any, args: Any = None) -> Any:
+        """z at t0, a tensor or nested state -> the same at t1.
+
+        :param args: with per_sample: data of the rows of this batch, tensors [b, ...]; as for `solve`
+        """
+        z1, self.stats = solve_endtime(self.func, z, self.t0, self.t1, args=args, **self._settings)
         return z1
 
     def extra_repr(self) -> str:

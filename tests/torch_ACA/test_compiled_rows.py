@@ -86,6 +86,13 @@ def test_every_adaptive_explicit_method(name, looped):
     assert "backward" in looped
 
 
+@pytest.mark.parametrize("method", ["HeunEuler", slow("fehlberg2"), slow("Dopri5")])
+def test_outputs_inside_the_last_step(method, looped):
+    """With methods that give dense output without the slope at the end, and with it."""
+    assert_as_eager(Oscillators(0.3, 2.0), start(2), [0.0, 0.5, 0.9999, 1.0], method=method)
+    assert "backward" in looped
+
+
 @pytest.mark.parametrize("options", [
     {"beta": 0.04, "max_step": 0.2}, slow({"min_step": 0.05}), slow({"first_step": 3.0}), slow({"interp": "cubic"}),
 ], ids=lambda options: next(iter(options)))  # fmt: skip
@@ -164,9 +171,9 @@ def test_events_of_rows(looped):
 
 @pytest.mark.filterwarnings("default:compile=True")
 @pytest.mark.parametrize(("keywords", "reason"), [
-    ({"method": "Rodas5P"}, "those of Rodas5P are not compiled"), ({"options": {"jump_t": [0.5]}}, "land on times"),
+    ({"options": {"jump_t": [0.5]}}, "land on times"),
     ({"options": {"step_t": [0.5]}}, "land on times"), ({"memory": 4}, "memory is limited"),
-], ids=["stiff", "jumps", "landing", "memory"])  # fmt: skip
+], ids=["jumps", "landing", "memory"])  # fmt: skip
 def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
     func, y0 = Oscillators(0.3, 1.0), start(2)
     with pytest.warns(UserWarning, match=f"for Oscillators rows are solved as they are .*{reason}"):

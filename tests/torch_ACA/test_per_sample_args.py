@@ -127,6 +127,29 @@ def test_other_functions_and_settings():
     assert min(seen) == 1
 
 
+def test_a_layer_takes_them_with_each_batch():
+    field = Field()
+    block = ODEBlock(field, t1=2.0, per_sample=True, method="Dopri5", rtol=1e-5, atol=1e-5)
+    for count in (8, 3):
+        y0, speed = torch.randn(count, 2, requires_grad=True), torch.logspace(-1, 1, count)[:, None].requires_grad_()
+        field.sizes.clear()
+        found = block(y0, args=(speed,))
+        assert min(field.sizes) < count and block.stats.n_accepted.shape == (count,)
+        wanted = [y0, speed, *field.parameters()]
+        expected = solve(lambda t, y: field(t, y, speed), y0, [0.0, 2.0], method="Dopri5", per_sample=True,
+                         rtol=1e-5, atol=1e-5).ys[-1]  # fmt: skip
+        assert_close(found, expected)
+        pairs = zip(torch.autograd.grad(found.sum(), wanted), torch.autograd.grad(expected.sum(), wanted))
+        for one, other in pairs:
+            assert_close(one, other, 10 * ROUNDING)
+    with pytest.raises(TypeError, match=r"called as func\(t, y\), which Field does not take"):
+        block(y0)
+    with pytest.raises(ValueError, match="args are for per_sample=True"):
+        ODEBlock(field)(y0, args=(speed,))
+    with pytest.raises(ValueError, match=r"first axis of b = 3 rows as in y0, got shape \(2, 1\)"):
+        block(y0, args=(speed[:2],))
+
+
 def test_the_graph_does_not_hold_a_module_that_stores_its_solution():
     field = Field()
     y0, speed = torch.randn(ROWS, 2, requires_grad=True), torch.ones(ROWS, 1)

@@ -18,7 +18,8 @@ from .code import code_for
 from .func_graph import NotCompilable
 from .loop_solve import fingerprint
 from .private_compiler import against_loops
-from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, RowSteps
+from .row_cotangents import InsideBars
+from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
@@ -48,7 +49,8 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     field, times, device = problem.field, problem.row_times, problem.y0.device.type
     effects = field.side_effects
     for against, reason in (
-        (LINEARISE in problem.method.abilities, f"those of {problem.method.name} are not compiled"),
+        (field.jacobian.is_users, "jac was given"),
+        (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
         (len(field.layout.leaves) > 1, "the state is nested"),
         (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
@@ -76,7 +78,7 @@ class RowLoopSolve(RowSolve):
         super().__init__(problem)
         self.code, rows, y = code, self.stepper.rows, problem.y0.detach()
         method, layout = problem.method, code.compiler.layout
-        steps = code.kept((method, "rows"), lambda: RowSteps(code.graph, method, layout, rows))
+        steps = code.kept((method, "rows"), lambda: row_steps(code.graph, method, layout, rows))
         with_slopes = bool(problem.row_times.interpolated.any())
         self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=False)
         self._fingerprint: Any = None
@@ -86,6 +88,12 @@ class RowLoopSolve(RowSolve):
 
         :raises NotCompilable: there can be none
         """
+        problem, field = self.problem, self.problem.field
+        if LINEARISE in problem.method.abilities:  # generated code does not check that rows are not coupled
+            n_evals = field.n_evals
+            with field.side_effects.replay():
+                field.linearise(problem.row_times.start, problem.y0.detach(), 0).derivative()
+            field.n_evals = n_evals
         self.loops.prepare_rows(self._settings, self._begin(), self.loops.buffers())
 
     @property
@@ -110,14 +118,14 @@ class RowLoopSolve(RowSolve):
         return outputs
 
     def _looped(self, remember: bool) -> Any:
-        """As `forward`; None where a row fails, or a limit is reached."""
+        """As `forward`; None where a row fails, an output inside a step is infinite, or a limit is reached."""
         problem, loops, rows, times = self.problem, self.loops, self.stepper.rows, self.problem.row_times
         now, field, limits = self._begin(), problem.field, problem.limits
         stop, span = times.end.contiguous(), (times.end - times.start).abs()
         b, m = times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
         waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
-        n_accepted = torch.zeros_like(n_tried)
+        n_accepted, n_tries = torch.zeros_like(n_tried), 0
         while bool((now.standing < DONE).any()):
             most = min(loops.capacity, -(-(limits.max_evals - field.n_evals) // loops.evaluations))
             if most <= 0:
@@ -125,7 +133,7 @@ class RowLoopSolve(RowSolve):
             buffers, begun = loops.buffers(), now._replace(n_tries=torch.zeros_like(now.n_tries))
             now = loops.run(begun, stop, span, most, self._settings, buffers)
             n = int(now.n_tries)
-            field.n_evals += n * loops.evaluations
+            field.n_evals, n_tries = field.n_evals + n * loops.evaluations, n_tries + n
             outcome = buffers[0][:n, 2]
             accepted = outcome >= ACCEPTED
             done = torch.cat([begun.standing[None] == DONE, outcome == LANDED]).cummax(0)[0]
@@ -138,6 +146,8 @@ class RowLoopSolve(RowSolve):
                 self._add(accepted, buffers[0][:n], buffers[1][:n])
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
             return None
+        if not bool(torch.isfinite(ys[times.interpolated.T]).all()):
+            return None
         given, row = times.given[:, 0], torch.arange(b, device="cpu")
         there = given > 0
         ys[given[there] - 1, row[there]] = rows.rows(now.y)[there]
@@ -145,6 +155,8 @@ class RowLoopSolve(RowSolve):
         self.solved[given[there] - 1, row[there]] = True
         stats = problem.stats
         stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted, n_tried - n_accepted, field.n_evals
+        if LINEARISE in problem.method.abilities:
+            stats.n_jacobians = stats.n_factorizations = n_tries
         problem.slope = None
         if remember:
             self.remember_end(now.t, now.y, ())
@@ -211,11 +223,16 @@ class RowLoopSolve(RowSolve):
         row = (given > 0).nonzero()[:, 0]
         y_bar = rows.flat(torch.zeros_like(bars[0]).index_put((row,), bars[given[row] - 1, row]))
         inside = self._inside_bars(bars)
-        if inside is not None and inside.end_bar is not None:
-            bar, totals = loops.through_slopes(packed.ends, states["end"], inside.end_bar, totals)
+        chunks = [states[i] for i in range(len(packed.states.starts))]
+        at_ends = None if inside is None else inside.at_ends(loops)
+        if at_ends is not None:
+            has, end_bar = at_ends
+            _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
+            t = torch.where(has, packed.ends, packed.steps["t"][at])
+            y = torch.where(rows.spread(has), states["end"], rows.flat(packed.states.at(chunks, at)))
+            bar, totals = loops.through_slopes(t, y, end_bar, totals)
             y_bar = y_bar + bar
             problem.field.n_evals += 1
-        chunks = [states[i] for i in range(len(packed.states.starts))]
         for nearest in range(0, packed.most, loops.capacity):
             n = min(loops.capacity, packed.most - nearest)
             from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
@@ -241,7 +258,7 @@ class RowLoopSolve(RowSolve):
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
         return self.packed.states.at(chunks, at.flatten()).view(len(at), -1)
 
-    def _inside_bars(self, bars: Tensor) -> _InsideBars | None:
+    def _inside_bars(self, bars: Tensor) -> InsideBars | None:
         """What the outputs inside steps say; None without dense output.
 
         :param bars: cotangents of all outputs [m - 1, b, n]
@@ -251,50 +268,8 @@ class RowLoopSolve(RowSolve):
         packed, outputs = self.packed, self.packed.outputs
         if outputs["row"] is None:
             none = torch.zeros(0, dtype=torch.long, device="cpu")
-            return _InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
+            return InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
         row = outputs["row"]
         from_end = packed.counts[row] - 1 - packed.number_in_row
         weights = self._weights(outputs["theta"], packed.steps["h"][outputs["step"]], bars.dtype)
-        return _InsideBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
-
-
-class _InsideBars:
-    """Cotangents of outputs inside steps, as those of the states at the starts of steps and of the slopes.
-
-    :param from_end, row: which step each output lies in [p], counted from the end of its row
-    :param bars, weights: its cotangent [p, n], and what the slopes of the step weigh in it [p, slopes]
-    :param like: rows [b, n]
-    """
-
-    def __init__(self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, like: Tensor) -> None:
-        self._from_end, self._row, self._bars, self._weights, self._like = from_end, row, bars, weights, like
-
-    @property
-    def end_bar(self) -> Tensor | None:
-        """Of the slopes behind the last steps [size]; None for nothing."""
-        last = self._from_end == 0
-        if not bool(last.any()):
-            return None
-        return torch.zeros_like(self._like).index_put((self._row[last],), self._of_end(last), accumulate=True).flatten()
-
-    def _of_end(self, chosen: Tensor) -> Tensor:
-        return self._weights[chosen, -1:] * self._bars[chosen]
-
-    def around(self, from_end: Tensor, loops: RowLoops) -> tuple[Tensor, Tensor]:
-        """Buffers of the cotangents of states [capacity, size] and slopes [capacity, own, size].
-
-        :param from_end: numbers of the steps in a chunk [n], one less from each to the next
-        """
-        shape, first = tuple(self._like.shape), int(from_end[0])
-        states = self._like.new_zeros(loops.capacity, *shape)
-        slopes = self._like.new_zeros(loops.capacity, loops.own, *shape)
-        place = first - self._from_end
-        here = (place >= 0) & (place < len(from_end))
-        at = place[here], self._row[here]
-        states.index_put_(at, self._bars[here], accumulate=True)
-        for i in range(min(loops.own, loops.rows)):
-            slopes[:, i].index_put_(at, self._weights[here, i : i + 1] * self._bars[here], accumulate=True)
-        if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-            here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
-            slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
-        return states.flatten(1), slopes.flatten(2)
+        return InsideBars(from_end, row, bars[outputs["number"], row], weights, bars[0])

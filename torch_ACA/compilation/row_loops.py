@@ -1,6 +1,7 @@
 """The loop over tries of rows that take their own steps as one compiled call, and the way back over their steps.
 
-The steps are those of the method's `rows.stepper.RowStepper`, with the graph of func for the field. Forward, every try
+The steps are those of explicit methods' `rows.stepper.RowStepper`, with the graph of func for the field, or Rosenbrock
+steps with a block for each row. Forward, every try
 leaves its times (t, h, whether each row was accepted), states and, for outputs inside steps, its slopes in buffers; it
 ends when all rows are done, one has failed or the buffers are full. Backward, a step of each row stands in one place of
 the buffers.
@@ -8,17 +9,21 @@ the buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..rows.jacobian import RowJacobian
+from ..steppers.base import LINEARISE
+from ..steppers.rosenbrock import taken
 from . import choice
 from .generate import graph_of
 from .loops import OPTIONS, Loops, stacked
 from .private_compiler import while_loop
-from .steps import RungeKuttaSteps
+from .rosenbrock_steps import RosenbrockSteps
+from .steps import RungeKuttaSteps, Steps
 
 if TYPE_CHECKING:
     from ..rows.layout import RowLayout
@@ -68,6 +73,31 @@ class RowSteps(RungeKuttaSteps):
         return y1, slopes, stepper.error(h, slopes)
 
 
+class RowRosenbrockSteps(RosenbrockSteps):
+    """As `RowSteps`, for a Rosenbrock method, with a block for each row."""
+
+    def __init__(self, graph: Any, tableau: Any, layout: StateLayout, rows: RowLayout) -> None:
+        super().__init__(_GraphByRows(graph, rows), tableau, layout, by_rows=True)
+        self.rows, self.jacobian, self.key = rows, RowJacobian(layout), (tableau, "rows")
+
+    def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
+        def evaluate(time: Tensor, x: Tensor, at_end: bool) -> Tensor:
+            return self.graph(self.rows.rows(time)[:, 0], x, others)
+
+        t, h, end = map(self.rows.spread, times)
+        start = self._linearised(times[0], y, others)
+        return taken(self.tableau, evaluate, start, self._solves, t, h.to(y.dtype), y, end)
+
+    def _solves(self, h: Tensor, J: Tensor) -> Callable:
+        return super()._solves(self.rows.rows(h)[:, :1, None], J)
+
+
+def row_steps(graph: Any, tableau: Any, layout: StateLayout, rows: RowLayout) -> Steps:
+    """The steps of a method."""
+    kind = RowRosenbrockSteps if LINEARISE in tableau.abilities else RowSteps
+    return kind(graph, tableau, layout, rows)
+
+
 class RowProgress(NamedTuple):
     """Where the rows have come to: each [b], float64, but for the number of tries so far of the call, 0-d, and state
     and slope [size]. ``standing``: `FRESH` and so on."""
@@ -82,7 +112,7 @@ class RowProgress(NamedTuple):
 
 
 class RowLoops(Loops):
-    """For one func, method and kind of state, whose steps are `RowSteps`; without gradients in times."""
+    """For one func, method and kind of state, whose steps are those of `row_steps`; without gradients in times."""
 
     def buffers(self) -> tuple[Tensor, ...]:
         """As those of `Loops`; times are [capacity, 3, b]."""

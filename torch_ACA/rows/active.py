@@ -51,16 +51,17 @@ class Choice:
     def __init__(self, functions=()):
         self.functions = functions
 
-    def keep(self, active):
+    def keep(self, active, *, exactly=False):
         """Leave out the other rows, where they are enough.
 
         :param active: [b], bool; of any two such sets one holds the other
+        :param exactly: leave them out however few they are: func may be NaN there
         """
         if not self.functions:
             return
         rows, now = active.nonzero()[:, 0], self.functions[0].rows
         count = len(active) if now is None else len(now)
-        if 0 < len(rows) <= _FEWER * count or len(rows) > count:
+        if exactly or 0 < len(rows) <= _FEWER * count or len(rows) > count:
             self._set(rows)
 
     @contextlib.contextmanager

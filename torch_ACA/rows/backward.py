@@ -4,7 +4,9 @@ import torch
 
 from ..evaluation import GradientSum
 from ..gradients.replay import COMPARED
+from ..notices import warn_caller
 from .chain import RowChain
+from .failures import shown_rows
 from .stepper import side_of
 
 
@@ -34,10 +36,11 @@ class RowBackwardPass:
         """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors."""
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         before, last = self.field.n_evals, packed.counts - 1
+        some_stuck = packed.some_stuck
         end = next(self.states)
         y_bar, now = torch.zeros_like(end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
         end_slope, t, outputs = None, packed.ends, packed.outputs_in(last)
-        lands_inside, some_stuck = self.problem.row_times.lands_inside, bool((packed.counts == 0).any())
+        lands_inside = self.problem.row_times.lands_inside
         for k in range(packed.most):
             exists, at = packed.from_end(k)
             start, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
@@ -52,13 +55,15 @@ class RowBackwardPass:
             y_bar = self._landed(y_bar, ends_on)
             slope_bars, end_bar, start_bar = self._inside(outputs)
             closed = torch.full_like(exists, k == 0) if before_jump is None or k == 0 else before_jump & exists
+            closed = closed & packed.have(outputs) if end_bar is not None else closed
             if end_bar is not None and bool(closed.any()):
-                end_bar = torch.where(rows.spread(closed), end_bar, 0.0)
-                side = side_of(before_jump, -1.0)
-                evaluation = self.field.record(t_end, end, time_grad=time_grad, side=side)
+                at_end = rows.spread(closed)  # func may be NaN where a row has failed
+                end_bar, side = torch.where(at_end, end_bar, 0.0), side_of(before_jump, -1.0)
+                point = torch.where(closed, t_end, t), torch.where(at_end, end, y)
+                evaluation = self.field.record(*point, time_grad=time_grad, side=side)
                 if time_grad:
                     value = evaluation.value()
-                    end_slope = value if end_slope is None else torch.where(rows.spread(closed), value, end_slope)
+                    end_slope = value if end_slope is None else torch.where(at_end, value, end_slope)
                 state_bar, time_bar = evaluation.vjp(end_bar, self.gradients)
                 y_bar = y_bar if state_bar is None else y_bar + state_bar
                 now = now if time_bar is None else now + time_bar.reshape(-1).double()
@@ -74,7 +79,7 @@ class RowBackwardPass:
                 self.run.replay.compare_state(found, self.run.replay.sample(end), y, float(t_end[0]))
             behind = y_bar
             y_bar, t_bar, h_bar = stepper.vjp(h, record, slopes, y_bar, slope_bars, self.gradients)
-            if some_stuck:  # func may be NaN there, wherever it is evaluated
+            if some_stuck:
                 y_bar = torch.where(rows.spread(exists), y_bar, behind)
                 if time_grad:
                     t_bar, h_bar = (torch.where(exists, bar, 0.0) for bar in (t_bar, h_bar))
@@ -88,6 +93,8 @@ class RowBackwardPass:
         self.run.replay.conclude()
         if packed.most:
             self.field.captured.check_reached(self.gradients.totals)
+        if some_stuck and not all(g is None or bool(torch.isfinite(g).all()) for g in self.gradients.totals):
+            warn_caller(_SPOILED.format(shown_rows(packed.counts == 0)))
         self.problem.stats.n_backward_f_evals = self.field.n_evals - before
         return y_bar, self._times_bar(now), self.gradients.totals
 
@@ -151,3 +158,9 @@ class RowBackwardPass:
         self.times_bar[:, 0] += now
         times = self.problem.times
         return (self.times_bar if times.dim() == 2 else self.times_bar.sum(0)).to(times)
+
+
+_SPOILED = (
+    "gradients of what func uses are infinite or NaN. Rows {} have failed without an output: if func has NaN among "
+    "their data, that may be why. Where it gets the rows' data through args, such rows are left out"
+)

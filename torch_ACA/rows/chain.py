@@ -33,7 +33,7 @@ class RowChain:
                 yield rows.flat(packed.states.at(chunks, packed.from_end(k)[1]))
             return
         start, there = rows.rows(states.pop("start")), packed.elsewhere
-        start = torch.where(packed.counts[:, None] > 0, start, start[there])
+        start = torch.where(packed.displaced[:, None], start[there], start)
         self.storage.steps = range(packed.most)
         chain = self.storage.backwards({0: rows.flat(start)}, self._advance)
         yield torch.where(rows.spread(packed.cut), next(chain), end)

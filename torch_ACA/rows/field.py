@@ -1,10 +1,12 @@
 """func as the solver sees it, where every row of the state has a time of its own."""
 
+import contextlib
 import math
 
 import torch
 
 from ..evaluation import GradientSum
+from ..private_torch import pytree
 from ..side_effects import modules_of
 from ..vector_field import VectorField
 from .active import Choice
@@ -25,7 +27,7 @@ class RowField(VectorField):
 
     def __init__(self, func, layout, rows, choice=None, **settings):
         super().__init__(func, layout, **settings)
-        self.rows, self.choice = rows, choice or Choice()
+        self.rows, self.choice, self._silent = rows, choice or Choice(), None
 
     def time(self, t, side=0):
         """Times as func gets them.
@@ -47,6 +49,25 @@ class RowField(VectorField):
         k = torch.empty_like(y)
         self(t, y, k, side)
         return k
+
+    def call(self, t, state):
+        value = super().call(t, state)
+        if self._silent is None:
+            return value
+        return pytree.tree_map(lambda x: torch.where(self._silent.view(-1, *[1] * (x.dim() - 1)), 0.0, x), value)
+
+    @contextlib.contextmanager
+    def without(self, failed):
+        """Context in which func is 0, and has no derivative, for rows that have failed [b]: it may be NaN for them,
+        wherever it is evaluated. If their data are args, it is called without them."""
+        with self.choice.all_behind():
+            if bool(failed.any()):
+                self._silent = failed
+                self.choice.keep(~failed, exactly=True)
+            try:
+                yield
+            finally:
+                self._silent = None
 
     def finish(self):
         super().finish()

@@ -60,8 +60,9 @@ class PackedSteps:
     number (from 0, the first behind the start), the place of its step and the fraction of the step at which it lies.
 
     After `pack`, ``counts`` [b] are the numbers of steps of the rows, ``most`` the largest, ``ends`` [b] the times at
-    the ends of their last ones; ``cut`` [b] are the rows whose last steps are forgotten; and a row without steps is
-    given the first step of the row ``elsewhere``, which has the most: a place where func can be evaluated.
+    the ends of their last ones; ``cut`` [b] are the rows whose last steps are forgotten. A row without steps waits
+    where it made its first one; those that made none are ``displaced`` [b]: they wait where the row ``elsewhere`` made
+    its first, which has the most, since at their own starts func may be infinite.
 
     :param most: states that are held, at most
     """
@@ -70,6 +71,11 @@ class PackedSteps:
         self.states = PackedStates(most)
         self.steps = {name: [] for name in ("row", "t", "h", "ends_on", "before_jump")}
         self.outputs = {name: [] for name in ("row", "number", "step", "theta")}
+
+    @property
+    def some_stuck(self):
+        """Whether there are rows without steps, and others with."""
+        return self.most > 0 and bool((self.counts == 0).any())
 
     @property
     def count(self):
@@ -86,6 +92,11 @@ class PackedSteps:
         for name, value in values.items():
             self.outputs[name].append(value)
 
+    def wait_at(self, row, t, y):
+        """Let rows [c] that have made no step wait, as if they had, at times [c] and states [c, n]."""
+        jumps = {"before_jump": torch.zeros_like(row, dtype=torch.bool)} if self.steps["before_jump"] else {}
+        self.add(y, row=row.int(), t=t, h=torch.zeros_like(t), ends_on=None, **jumps)
+
     def pack(self, ends, y_end, failed):
         """Put the pieces together; returns the states at the ends of the last steps [b, n], which for the rows that are
         cut are known only where states are held.
@@ -100,10 +111,12 @@ class PackedSteps:
         self.outputs = {name: torch.cat(pieces) if pieces else None for name, pieces in self.outputs.items()}
         row = self.steps.pop("row")
         self.counts, self.ends, self.most = torch.zeros_like(ends, dtype=torch.long), ends, 0
-        self.cut, self.elsewhere = torch.zeros_like(ends, dtype=torch.bool), 0
+        self.cut, self.displaced = torch.zeros_like(ends, dtype=torch.bool), torch.ones_like(ends, dtype=torch.bool)
+        self.elsewhere = 0
         if row is None:
             return y_end
         self.counts = torch.bincount(row, minlength=len(ends))
+        self.displaced = self.counts == 0
         self.by_row = torch.argsort(row, stable=True)
         self.first = torch.cumsum(self.counts, 0) - self.counts
         if self.outputs["row"] is not None:
@@ -114,7 +127,7 @@ class PackedSteps:
         for number in failed:
             y_end = self._cut(number, y_end)
         self.most, self.elsewhere = (int(x) for x in self.counts.max(0))
-        self.first = torch.where(self.counts > 0, self.first, self.first[self.elsewhere])
+        self.first = torch.where(self.displaced, self.first[self.elsewhere], self.first)
         self._last = self.first + self.counts - 1
         return y_end
 
@@ -148,6 +161,10 @@ class PackedSteps:
         if self.outputs["row"] is None:
             return ()
         return (self.number_in_row == number[self.outputs["row"]]).nonzero()[:, 0]
+
+    def have(self, outputs):
+        """Which rows the outputs at these places belong to: [b], bool."""
+        return torch.zeros_like(self.cut).index_fill(0, self.outputs["row"][outputs], True)
 
     def _cut(self, row, y_end):
         """Forget the steps of a row behind its last output."""

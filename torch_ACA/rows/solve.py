@@ -39,7 +39,7 @@ class RowSolve:
         self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
-        self._states = None
+        self._states, self._infinite_at_start = None, problem.failures.failed
 
     def forward(self, *, remember=True):
         """March; returns the outputs ([m - 1, size],).
@@ -69,7 +69,11 @@ class RowSolve:
         :param t, y: times [b] and states [size] that the rows have reached
         :param failed: rows that have failed
         """
-        rows = self.stepper.rows
+        rows, made = self.stepper.rows, self.packed.steps["row"]
+        if failed and made:
+            none = torch.ones_like(self._infinite_at_start).index_fill(0, torch.cat(made).long(), False)
+            row = (none & ~self._infinite_at_start).nonzero()[:, 0]
+            self.packed.wait_at(row, t[row], rows.rows(y)[row])
         end = self.packed.pack(t, rows.rows(y), failed)
         self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
         if self.packed.states.dropped:
@@ -82,23 +86,29 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
-        with self.problem.backward_pass(), self.problem.field.choice.all_behind():
+        with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
             return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted steps, as a graph of everything."""
+        with self.problem.field.without(self.packed.counts == 0):
+            return (self._traced(y0, times),)
+
+    def _traced(self, y0, times):
         problem, stepper, packed, rows = self.problem, self.stepper, self.packed, self.stepper.rows
         columns = times.double().to(y0.device).expand(rows.count, -1)
         ys = [[y0.new_full((rows.width,), math.nan)] * rows.count for _ in range(columns.shape[1] - 1)]
         t, y, first = columns[:, 0], y0, None
-        stuck = packed.counts == 0
-        if packed.most and bool(stuck.any()):  # elsewhere: func may be infinite at their starts
+        if packed.some_stuck:
             there = rows.rows(y0.detach())[packed.elsewhere].expand(rows.count, -1)
-            t = torch.where(stuck, t[packed.elsewhere].detach(), t)
-            y = torch.where(rows.spread(stuck), rows.flat(there), y0)
+            t = torch.where(packed.displaced, t[packed.elsewhere].detach(), t)
+            y = torch.where(rows.spread(packed.displaced), rows.flat(there), y0)
+        waiting = t.detach(), y.detach()
         for i in range(packed.most):
             number = torch.full_like(packed.counts, i)
             exists, at = packed.of(number)
+            if not bool(exists.all()):  # at their ends, func may be infinite
+                t, y = torch.where(exists, t, waiting[0]), torch.where(rows.spread(exists), y, waiting[1])
             after, before = packed.jumps(number, at, problem.row_times.starts_at_jump)
             ends_on = torch.where(exists, packed.steps["ends_on"][at].long(), -1)
             given = columns.gather(1, ends_on.clamp(min=0)[:, None])[:, 0]
@@ -112,14 +122,16 @@ class RowSolve:
             first = slopes[-1] if stepper.fsal else None
             inside = packed.outputs_in(number)
             if len(inside) and stepper.uses_end and not stepper.fsal:
-                slopes.append(stepper.field.traced(t_end, y_end, side=side_of(before, -1.0)))
+                closed = packed.have(inside)
+                at = torch.where(closed, t_end, t), torch.where(rows.spread(closed), y_end, y)
+                slopes.append(stepper.field.traced(*at, side=side_of(before, -1.0)))
             for p in inside.tolist() if len(inside) else ():
                 r, o = int(packed.outputs["row"][p]), int(packed.outputs["number"][p])
                 ys[o][r] = self._traced_output(r, columns[r, o + 1], t, h, y, slopes)
             t, y = t_end, y_end
             for r in (ends_on > 0).nonzero()[:, 0].tolist():
                 ys[int(ends_on[r]) - 1][r] = rows.rows(y)[r]
-        return (rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype)),)
+        return rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype))
 
     def _traced_output(self, row, time, t, h, y, slopes):
         """State [n] of one row inside its step, at a time (0-d)."""
@@ -159,8 +171,11 @@ class RowSolve:
         if len(at):
             h = step.h[at]
             theta = torch.where(h == 0.0, 0.0, (times.outputs[at, number] - step.t[at]) / h)
-            ys[number, at] = self.stepper.inside(step.h, step.y, step.slopes, at, theta)
-            self.solved[number, at], waiting[at, number] = True, False
+            found = self.stepper.inside(step.h, step.y, step.slopes, at, theta)
+            ys[number, at], waiting[at, number] = found, False
+            finite = torch.isfinite(found).all(1)  # func may be NaN at the end of the step
+            at, number, theta = at[finite], number[finite], theta[finite]
+            self.solved[number, at] = True
             if remember:
                 place = before + (torch.cumsum(step.accepted, 0) - 1)[at]
                 packed.add_outputs(row=at, number=number, step=place, theta=theta)
