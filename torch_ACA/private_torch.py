@@ -16,8 +16,8 @@ try:
 except ImportError:
     from . import trees as pytree  # type: ignore[no-redef]
 
-__all__ = ["age", "batch_norms", "forward_ad_level", "is_batched", "is_transformed", "parametrize_cache"]
-__all__ += ["pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
+__all__ = ["age", "batch_norms", "forward_ad_level", "has_function_modes", "is_batched", "is_transformed"]
+__all__ += ["parametrize_cache", "pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
 
 
 def _found(path: str) -> Any:
@@ -37,6 +37,7 @@ _dispatch_keys = _found("_C._dispatch_keys")
 _forward_ad_switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 # of any operation, for they all have it or none has
 _sequence_number = getattr(torch.zeros((), requires_grad=True, device="cpu").view(()).grad_fn, "_sequence_nr", None)
+_function_modes = _found("_C._len_torch_function_stack")
 batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
 
 
@@ -76,6 +77,11 @@ def without_tangents() -> AbstractContextManager:
             "a solve in forward-mode AD needs another version of PyTorch; backward() works with this one"
         )
     return _forward_ad_switch(False)
+
+
+def has_function_modes() -> bool:
+    """Whether a mode may be active that sees all functions, as a default device is. Not known: yes."""
+    return _function_modes is None or _function_modes() > 0
 
 
 def is_transformed() -> bool:

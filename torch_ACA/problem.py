@@ -13,6 +13,7 @@ from .autocast import without_autocast
 from .capture import solvers_backward
 from .controller import Controller, FixedSteps
 from .cut import of_outer_solves
+from .default_device import default_device, with_default_device
 from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
@@ -71,6 +72,7 @@ class Problem:
     def __post_init__(self) -> None:
         if self.given_times is None:
             self.given_times = self.times
+        self._default_device = default_device()
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
         self.interpolates = self.dense or bool(self._to_interpolate)
@@ -126,7 +128,7 @@ class Problem:
     @contextlib.contextmanager
     def backward_pass(self) -> Iterator[None]:
         """Context in which func is evaluated again: nothing that it changes stays changed, hooks of captured tensors
-        wait for the whole gradient, and autocast is for func alone."""
+        wait for the whole gradient, autocast is for func alone, and the default device is that of the solve."""
         field = self.field
         field.captured.leave_out_frozen()
         with (
@@ -134,6 +136,7 @@ class Problem:
             field.side_effects.replay(),
             solvers_backward(field.captured.leaves),
             without_autocast(field.layout.device.type),
+            with_default_device(self._default_device),
         ):
             yield
 

@@ -4,7 +4,7 @@ the solver makes for itself lies where it belongs. Tensors on "meta" hold no num
 import pytest
 import torch
 
-from torch_ACA import ODEBlock, odeint, odeint_event, odesolve, solve, solve_event
+from torch_ACA import ODEBlock, odeint, odeint_event, odesolve, private_torch, solve, solve_event
 
 TIMES = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64, device="cpu")
 KEYWORDS = {
@@ -112,3 +112,30 @@ def test_programs(y0, program):
     with torch.device("meta"):
         found = program(y0)
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("keywords", [
+    *({"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint")),
+    {"gradient": "mali", "method": "ALF"},
+    {"memory": "states"}, {"method": "Rodas5P"}, {"per_sample": True, "memory": "states"}, {"memory": 3},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("around", ["the solve", "the backward pass"])
+def test_func_sees_that_of_the_solve_in_the_backward_pass_too(y0, keywords, around):
+    devices = set()
+
+    def func(t, y):
+        devices.add(torch.empty(0).device.type)
+        return -y * t
+
+    y = y0.clone().requires_grad_()
+    with torch.device("meta" if around == "the solve" else "cpu"):
+        ys = solve(func, y, TIMES, **keywords).ys
+    with torch.device("cpu" if around == "the solve" else "meta"):
+        loss = ys.sum()
+        loss.backward(torch.ones((), device="cpu"))
+    assert devices == {"meta" if around == "the solve" else "cpu"}
+
+
+def test_where_pytorch_does_not_say_whether_there_is_one(y0, monkeypatch):
+    monkeypatch.setattr(private_torch, "_function_modes", None)
+    test_func_sees_that_of_the_solve_in_the_backward_pass_too(y0, {"memory": "states"}, "the solve")
