@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 
@@ -233,13 +234,30 @@ def network_table(chosen):
                     f"{PAPER['networks'][dataset][label]['med']:g} %" if label in NETWORKS else "",
                 ]
             )
-    kinds = [(f"{NETWORKS[label]} on {TITLES[dataset]}", run.environment)
-             for dataset, labels in chosen.items() for label in NETWORKS for run in labels[label]]  # fmt: skip
+    kinds = [(f"{name} from {claims.scale_of(run):g} on {TITLES[dataset]}", run.environment)
+             for dataset, labels in chosen.items()
+             for label, name in (NETWORKS | OTHER_SCALE).items() for run in labels[label]]  # fmt: skip
     unlike = (
         "NODE-18 begins with vector fields of a fifth of their size and ResNet-18 with whole branches, where the "
         "column says 0.2 and 1: such rows differ in that too, and only rows with the same number are like for like."
     )
-    return f"{table(header, rows)}\nIn the paper: {PAPER['networks']['about']} {unlike} {origins(kinds)}\n"
+    about = f"In the paper: {PAPER['networks']['about']} {unlike} {origins(kinds)}"
+    return "\n".join(filter(None, (table(header, rows), better_size(chosen), about))) + "\n"
+
+
+def better_size(chosen):
+    """With which size of the second blocks a network does better, where it was run with both; empty where none was."""
+    found = []
+    for dataset, labels in chosen.items():
+        for label, name in NETWORKS.items():
+            runs = sorted((labels[label], labels[f"{label}-scale"]), key=lambda own: mean(accuracies(own) or [0]))
+            if not all(runs):
+                continue
+            (low, high), (less, more) = (accuracies(own) for own in runs), (claims.scale_of(own[0]) for own in runs)
+            apart = "every run" if min(high) > max(low) else "the mean, not every run"
+            found.append(f"{name} on {TITLES[dataset]} with {more:g} rather than {less:g}, by "
+                         f"{mean(high) - mean(low):.2f} points ({apart}, {len(high)} and {len(low)} runs)")  # fmt: skip
+    return f"Of the two sizes of the second blocks a network does better: {'; '.join(found)}.\n" if found else ""
 
 
 def reliability(chosen):

@@ -41,9 +41,14 @@ def folders(root, name):
 
 
 def source(folder):
-    """Where a run's record lies: its folder, or the pack that holds it."""
-    pack, _ = _packed(Path(folder))
-    return pack or Path(folder)
+    """Where a run's record lies: the pack that holds it as it is now, or else its folder.
+
+    So pages link to the same files before and after the folders of packed runs are removed.
+    """
+    folder = Path(folder)
+    pack, files = _held(folder)
+    as_it_is = pack and not (_unpacked(folder) and json.dumps(files) != json.dumps(_files(folder)))
+    return pack if as_it_is else folder
 
 
 def pack(root):
@@ -56,8 +61,7 @@ def pack(root):
         if _unpacked(folder):
             first, *rest = folder.relative_to(root).parts
             where = root / first if rest else root
-            files = {file.name: _decoded(file) for file in sorted(folder.iterdir()) if _belongs(file)}
-            found.setdefault(where, {})[folder.relative_to(where).as_posix()] = files
+            found.setdefault(where, {})[folder.relative_to(where).as_posix()] = _files(folder)
     for where, new in found.items():
         runs = {**_runs(where / PACK), **new}
         lines = (json.dumps({"run": run, "files": runs[run]}) + "\n" for run in sorted(runs))
@@ -73,12 +77,21 @@ def _unpacked(folder):
 def _packed(folder):
     """The pack that holds the run of a folder, and the run's files by name; (None, {}) if the folder has its record, or
     no pack has it."""
-    if not _unpacked(folder):
-        for pack in _above(folder):
-            run = Path(os.path.abspath(folder)).relative_to(os.path.abspath(pack.parent)).as_posix()
-            if run in (runs := _runs(pack)):
-                return pack, runs[run]
+    return (None, {}) if _unpacked(folder) else _held(folder)
+
+
+def _held(folder):
+    """As `_packed`, whether or not the folder has its record."""
+    for pack in _above(folder):
+        run = Path(os.path.abspath(folder)).relative_to(os.path.abspath(pack.parent)).as_posix()
+        if run in (runs := _runs(pack)):
+            return pack, runs[run]
     return None, {}
+
+
+def _files(folder):
+    """What a pack is to hold of a run folder."""
+    return {file.name: _decoded(file) for file in sorted(folder.iterdir()) if _belongs(file)}
 
 
 def _above(folder):

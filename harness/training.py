@@ -35,7 +35,7 @@ class Training:
     Everything has to be determined by the settings and the step; what is drawn comes from generators without history.
     ``evaluations`` are those of the vector field so far, forward and backward. ``best`` has the weights for which the
     scalar called ``criterion`` was least: those it was computed with, where an epoch is one step, else those after the
-    epoch that it is the mean of.
+    epoch that it is the mean of. A criterion that `loss` does not give is for `end_epoch` to hand to `keep_best`.
     """
 
     criterion = "Train/Loss"
@@ -108,22 +108,23 @@ class Training:
             scalars |= {"Solver/Forward": stats.n_f_evals, "Solver/Backward": stats.n_backward_f_evals}
         self._sums = {tag: self._sums.get(tag, 0.0) + value for tag, value in scalars.items()}
         if self.batches == 1:
-            self._keep_best(self.epoch + 1)
+            self.keep_best(self.epoch + 1, self._sums)
         self.optimizer.step()
         self.step += 1
         if self.step % self.batches:
             return None
-        if self.batches > 1:
-            self._keep_best(self.epoch)
         means, self._sums = {tag: value / self.batches for tag, value in self._sums.items()}, {}
+        if self.batches > 1:
+            self.keep_best(self.epoch, means)
         return self.end_epoch(means | {"Train/LearningRate": rate})
 
     def _where(self):
         batch = f", batch {self.step % self.batches + 1}" if self.batches > 1 else ""
         return f"epoch {self.epoch + 1}{batch}"
 
-    def _keep_best(self, epoch):
-        value = self._sums[self.criterion] / self.batches
+    def keep_best(self, epoch, scalars):
+        """Keep the weights if the criterion is among these scalars, and less than it ever was."""
+        value = scalars.get(self.criterion, math.inf)
         if value < self.best["value"]:
             self.best = {"epoch": epoch, "value": value, "model": copy.deepcopy(self.model.state_dict())}
 

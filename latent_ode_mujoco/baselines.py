@@ -12,9 +12,10 @@ import torch
 from harness.cli import run_main
 from harness.measurement import measurement_parser, write_parts
 from latent_ode_mujoco.data import FOLDER as DATA
-from latent_ode_mujoco.data import TASKS, load, prepare
-from latent_ode_mujoco.evaluation import test_batch
+from latent_ode_mujoco.data import load
+from latent_ode_mujoco.evaluation import fixed_batch
 from latent_ode_mujoco.experiment import PROFILES, LatentODE
+from latent_ode_mujoco.tasks import TASKS, prepare
 
 FRACTIONS = (0.1, 0.2, 0.5)
 SEEDS = list(range(3))
@@ -42,7 +43,7 @@ def rows(states, profiles, seed):
             for sample in FRACTIONS:
                 settings = LatentODE().new_settings(*flags, "--sample", str(sample))
                 prepared = prepare(states[: settings["trajectories"]], task, seed, "cpu")
-                batch = test_batch(prepared.test, settings)
+                batch = fixed_batch(prepared, "test", settings)
                 guesses = {"constant": prepared.train.targets.mean((0, 1)), "straight": lines(batch)}
                 where = {"seed": seed, "profile": profile, "task": task, "sample": sample}
                 for label, guess in guesses.items():

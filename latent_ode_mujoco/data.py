@@ -1,4 +1,4 @@
-"""Trajectories of the hopper: simulated, cached, cut into the two tasks, and observed at few of their points.
+"""Trajectories of the hopper: simulated, cached, and compared with those of other machines; `tasks.py` cuts them.
 
 The recipe is that of Rubanova et al. (2019), https://github.com/YuliaRubanova/latent_ode: DeepMind Control's hopper is
 put into a random state and falls, without control; 7 positions and 7 velocities at each of 200 steps.
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ import torch
 from harness.cli import ArgumentParser, UsageError, positive_int, run_main
 from harness.environment import describe
 from harness.files import atomic_write
-from harness.seeding import generator
 
 POINTS = 200  # of a trajectory, which is one unit of time
 FEATURES = 14
@@ -29,10 +27,6 @@ NAMES = tuple(
 )
 FULL_SIZE = 10_000  # trajectories of the recipe
 SIMULATION_SEED = 123
-WINDOW = 100  # points of the interpolation task
-OBSERVABLE = POINTS // 3  # points of the extrapolation task that are observed; the others are predicted
-TRAINED_FRACTION = 0.8
-TASKS = ("interpolation", "extrapolation")
 FOLDER = "data/hopper"
 RECIPE = "hopper stand, uncontrolled, 1"  # to be changed with what `simulate` does
 PACKAGES = ("mujoco", "dm-control")
@@ -199,103 +193,6 @@ def write_reference(states):
     }
     with atomic_write(REFERENCE) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
-
-
-@dataclass(frozen=True)
-class Split:
-    """Trajectories [N, P, FEATURES] that can be observed at grid points 0 to P - 1, and what is predicted of them:
-    ``targets`` [N, T, FEATURES] at grid points ``start`` to ``start + T - 1``, all of one device."""
-
-    observable: torch.Tensor
-    targets: torch.Tensor
-    start: int
-
-    def __len__(self):
-        return len(self.targets)
-
-    def observe(self, rows, count, draw):
-        """A `Batch` of the trajectories ``rows`` (a slice), each observed at ``count`` points of its own.
-
-        ``draw`` is a generator on the CPU: whatever the device, the same points are observed.
-        """
-        observable, targets = self.observable[rows], self.targets[rows]
-        scores = torch.rand(observable.shape[:2], generator=draw)
-        index = scores.argsort(dim=1)[:, :count].sort(dim=1).values.to(observable.device)
-        values = observable.gather(1, index[..., None].expand(-1, -1, FEATURES))
-        target_index = torch.arange(self.start, self.start + targets.shape[1])
-        return Batch(values, index, targets, target_index, self.start)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a model is given of B trajectories, and what it is to predict. Times are grid points over POINTS.
-
-    ``values`` [B, m, FEATURES] are the observations, at increasing grid points ``index`` [B, m]; nothing else of the
-    trajectories is in here but the ``targets`` [B, T, FEATURES], at grid points ``target_index`` [T] (on the CPU),
-    common to all; ``start`` is the first that could be predicted.
-    """
-
-    values: torch.Tensor
-    index: torch.Tensor
-    targets: torch.Tensor
-    target_index: torch.Tensor
-    start: int
-
-    @property
-    def times(self):
-        """Times of the observations [B, m]."""
-        return self.index / POINTS
-
-    def some_targets(self, count, draw):
-        """The batch with ``count`` of its target times, drawn evenly without replacement (None: with all)."""
-        if count is None or count >= len(self.target_index):
-            return self
-        chosen = torch.randperm(len(self.target_index), generator=draw)[:count].sort().values
-        targets = self.targets[:, chosen.to(self.targets.device)]
-        return Batch(self.values, self.index, targets, self.target_index[chosen], self.start)
-
-
-@dataclass(frozen=True)
-class Task:
-    """The first 80 % of the trajectories to train on, the last 20 % to test on, and the extremes [FEATURES] with which
-    `normalise` scaled them."""
-
-    train: Split
-    test: Split
-    minimum: torch.Tensor
-    maximum: torch.Tensor
-
-
-def normalise(states):
-    """(x - minimum) / maximum of each feature, extremes over all trajectories as in the recipe, and these two.
-
-    The recipe divides by the maximum, not by the range: its errors, ours and the paper's share this scale.
-    """
-    flat = states.flatten(0, 1)
-    minimum, maximum = flat.amin(0), flat.amax(0)
-    maximum = torch.where(maximum == 0, torch.ones_like(maximum), maximum)
-    return (states - minimum) / maximum, minimum, maximum
-
-
-def prepare(states, task, seed, device):
-    """The `Task` of that name on trajectories [N, POINTS, FEATURES].
-
-    Interpolation: a window of WINDOW points from each trajectory, drawn with ``seed``; any of it may be observed, all
-    is predicted. Extrapolation: of all points, the first third may be observed and the others are predicted.
-    """
-    scaled, minimum, maximum = normalise(states)
-    if task == "interpolation":
-        draw = generator("cpu", seed, "windows")
-        first = torch.randint(POINTS - WINDOW + 1, (len(states), 1), generator=draw)
-        index = (first + torch.arange(WINDOW))[..., None].expand(-1, -1, FEATURES)
-        observable = targets = scaled.gather(1, index).to(device)
-        start = 0
-    else:
-        observable, targets = (part.to(device) for part in scaled.tensor_split([OBSERVABLE], dim=1))
-        start = OBSERVABLE
-    cut = int(TRAINED_FRACTION * len(states))
-    train, test = (Split(observable[part], targets[part], start) for part in (slice(cut), slice(cut, None)))
-    return Task(train, test, minimum, maximum)
 
 
 def main(argv=None):

@@ -22,14 +22,16 @@ def bound(log_density, divergence, weight):
     return math.log(len(log_density)) - torch.logsumexp(log_density - weight * divergence, 0)
 
 
-def test_batch(split, settings):
-    """All trajectories of a split, each observed at points that depend on the seed alone: the same for every model."""
-    return split.observe(slice(None), settings["observed"], generator("cpu", settings["seed"], "test"))
+def fixed_batch(task, part, settings):
+    """All trajectories of a ``part`` of a `Task`, test or validation, each observed at points that depend on the seed
+    alone: the same for every model."""
+    draw = generator("cpu", settings["seed"], part)
+    return getattr(task, part).observe(slice(None), settings["observed"], draw)
 
 
 @torch.no_grad()
-def test_error(model, batch, settings):
+def mean_error(model, batch, part, settings):
     """Mean squared error over all samples, trajectories, target times and features, and the `Prediction`."""
-    prediction = model(batch, generator("cpu", settings["seed"], "test samples"))
+    prediction = model(batch, generator("cpu", settings["seed"], f"{part} samples"))
     _, error = likelihood(prediction, batch.targets, settings["observation_std"])
     return float(error.mean()), prediction

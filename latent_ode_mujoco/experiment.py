@@ -4,16 +4,18 @@ from harness.cli import UsageError, fraction, non_negative_int, positive_float, 
 from harness.experiment import Experiment
 from harness.files import csv_text
 from harness.solvers import SOLVER, add_solver_arguments, settle_solver
-from latent_ode_mujoco.data import FOLDER, FULL_SIZE, NAMES, OBSERVABLE, POINTS, TASKS, WINDOW, load, prepare
-from latent_ode_mujoco.evaluation import test_batch, test_error
+from latent_ode_mujoco.data import FOLDER, FULL_SIZE, NAMES, POINTS, load
+from latent_ode_mujoco.evaluation import fixed_batch, mean_error
 from latent_ode_mujoco.models import LATENT_ODES, MODELS, ONE_STEP_AHEAD, build
+from latent_ode_mujoco.tasks import OBSERVABLE, TASKS, WINDOW, prepare, sizes
 from latent_ode_mujoco.training import LatentODETraining
 
 # The command in the README of https://github.com/YuliaRubanova/latent_ode, and that repository's defaults
 RECIPE = {
     "trajectories": FULL_SIZE,
     "epochs": 300,
-    "test_every": 1,  # epochs; and after the first and the last
+    "validation": 0.125,  # of the trajectories to train on; the recipe sets none aside
+    "validate_every": 1,  # epochs; and after the first and the last; there it tests
     "batch_size": 50,
     "targets": None,  # that each training step predicts; None: all
     "samples": 3,  # of the latent state
@@ -38,8 +40,8 @@ SOLVED = {"rtol": 1e-3, "atol": 1e-4, "max_evals": 20_000}
 SMALL = {"units": 200, "layers": 1, "samples": 1, "targets": 5, "encoder_steps": 1}
 PROFILES = {
     "paper": RECIPE | SOLVED,
-    "table": RECIPE | SOLVED | SMALL | {"trajectories": 2000, "epochs": 90, "test_every": 3},
-    "quick": RECIPE | SOLVED | SMALL | {"trajectories": 1000, "epochs": 60, "test_every": 3},
+    "table": RECIPE | SOLVED | SMALL | {"trajectories": 2000, "epochs": 90, "validate_every": 3},
+    "quick": RECIPE | SOLVED | SMALL | {"trajectories": 1000, "epochs": 60, "validate_every": 3},
 }
 SIZES = {  # and the models that have them
     "trajectories": ("trajectories", MODELS),
@@ -122,8 +124,10 @@ class LatentODE(Experiment):
             "--encoder-steps", type=positive_int, metavar="K", help="Euler steps of the encoder on each gap"
         )
         sizes.add_argument("--samples", type=positive_int, help="samples of the latent state of a latent ODE")
+        aside = "fraction of the trajectories to train on that is set aside to choose by"
+        sizes.add_argument("--validation", type=fraction, metavar="F", help=aside)
         schedule = parser.add_argument_group("schedule; the defaults are the profile's")
-        schedule.add_argument("--test-every", type=positive_int, metavar="N", help="epochs between tests")
+        schedule.add_argument("--validate-every", type=positive_int, metavar="N", help="epochs between validations")
         schedule.add_argument("--batch-size", type=positive_int, help="trajectories a step")
         schedule.add_argument(
             "--targets", type=positive_int, metavar="N", help="target times a step, drawn anew each time"
@@ -149,6 +153,11 @@ class LatentODE(Experiment):
         add_solver_arguments(parser, "for latent ODEs", rows=self.rows)
 
     def complete(self, values, chosen):
+        if "test_every" in values:
+            raise UsageError(
+                "the run to resume was begun by an earlier version, which set no trajectories aside for validation: "
+                "it can be tested, but not gone on with"
+            )
         settings = {name: values[name] for name in ("model", "profile", "task", "sample", "seed", *RECIPE)}
         model, solves = settings["model"], settings["model"] in LATENT_ODES
         if not solves:
@@ -165,6 +174,10 @@ class LatentODE(Experiment):
             raise UsageError(f"--trajectories {settings['trajectories']}: at least 5, of which one is tested on")
         if settings["trajectories"] > FULL_SIZE:
             raise UsageError(f"--trajectories {settings['trajectories']}: the recipe has {FULL_SIZE}")
+        train, aside, _ = sizes(settings["trajectories"], settings["validation"])
+        if not (train and aside):
+            what = f"--validation {settings['validation']:g} of {train + aside} trajectories"
+            raise UsageError(f"{what} leaves {train} to train on and {aside} to validate on")
         if settings["encoder_steps"] is None:
             settings["encoder_steps"] = max(1, round(observable / settings["observed"]))
         return settings | settle_solver(values, chosen) if solves else settings
@@ -182,7 +195,8 @@ class LatentODE(Experiment):
         return LatentODETraining(settings, self._prepared(settings, device, args), device)
 
     def _prepared(self, settings, device, args):
-        return prepare(load(args.data, settings["trajectories"]), settings["task"], settings["seed"], device)
+        states, validation = load(args.data, settings["trajectories"]), settings.get("validation", 0.0)
+        return prepare(states, settings["task"], settings["seed"], device, validation)
 
     def add_test_arguments(self, parser):
         parser.add_argument(
@@ -191,7 +205,7 @@ class LatentODE(Experiment):
 
     def tester(self, settings, state, device, args):
         task = self._prepared(settings, device, args)
-        batch = test_batch(task.test, settings)
+        batch = fixed_batch(task, "test", settings)
         known = {
             "trajectories": len(task.test),
             "minimum": task.minimum.tolist(),
@@ -201,7 +215,7 @@ class LatentODE(Experiment):
         def measure(solver):
             model = build(settings, solver).to(device)
             model.load_state_dict(state["model"])
-            mse, prediction = test_error(model, batch, settings)
+            mse, prediction = mean_error(model, batch, "test", settings)
             evaluations = None if prediction.stats is None else prediction.stats.n_f_evals
             text = _reconstructions(batch, prediction, args.shown)
             return {"mse": mse, "evaluations": evaluations}, {"reconstructions.csv": text}

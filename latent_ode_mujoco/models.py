@@ -1,7 +1,7 @@
 """The models of the table: latent ODEs, and the recurrent networks beside them, after Rubanova et al. (2019).
 
 Shapes: B trajectories, m observations of each, T target times, S samples of the latent state, D = FEATURES. A model
-maps a `data.Batch` to a `Prediction`; what it may look at is ``batch.values`` and the times, never the targets.
+maps a `tasks.Batch` to a `Prediction`; what it may look at is ``batch.values`` and the times, never the targets.
 
 The recipe runs through the union of all observation times of a batch, with masks. Here each trajectory runs through
 its own m observations (all have equally many), with its own gaps: nothing is masked, because nothing unobserved is

@@ -1,4 +1,4 @@
-"""Figures from the records: test error against epoch and time, and reconstructions with the observed points marked."""
+"""Figures from the records: error against epoch and time, and reconstructions with the observed points marked."""
 
 import io
 import textwrap
@@ -37,16 +37,25 @@ def look(name):
 
 
 def curve(rows):
-    """Epochs that all ``rows`` were tested after; the means over them of seconds of training and of the test error."""
-    tested = [{row["step"]: row for row in read_epochs(run["folder"]) if "Test/MSE" in row} for run in rows]
-    epochs = sorted(set.intersection(*map(set, tested)))
-    seconds = [np.mean([own[epoch]["training_seconds"] for own in tested]) for epoch in epochs]
-    errors = [np.mean([own[epoch]["Test/MSE"] for own in tested]) for epoch in epochs]
-    return np.array(epochs), np.array(seconds), 100 * np.array(errors)
+    """Epochs after which an error was taken in all ``rows``; the means over them of seconds of training and of the
+    error."""
+    taken = []
+    for run in rows:
+        tagged = [row for row in read_epochs(run["folder"]) if watched(run) in row]
+        taken.append({row["step"]: (row["training_seconds"], row[watched(run)]) for row in tagged})
+    epochs = sorted(set.intersection(*map(set, taken)))
+    seconds, errors = np.mean([[own[epoch] for epoch in epochs] for own in taken], axis=0).T
+    return np.array(epochs), seconds, 100 * errors
+
+
+def watched(run):
+    """The error that a run's record has by epoch: on the trajectories set aside or, where none were, as in runs of
+    earlier versions, on those to test on."""
+    return "Validation/MSE" if run["validation"] else "Test/MSE"
 
 
 def draw_curves(rows, baselines, path, heading):
-    """Test error against epoch and against time, a column for each fraction observed: the mean over seeds, a line for
+    """The `watched` error against epoch and time, a column for each fraction observed: the mean over seeds, a line for
     each model. ``baselines`` are those of `untrained.errors`."""
     fractions = sorted({row["sample"] for row in rows})
     figure, axes = new_figure(2, len(fractions), width=3.8, height=3.0, sharey=True, squeeze=False)
@@ -65,8 +74,9 @@ def draw_curves(rows, baselines, path, heading):
         by_epoch.set_title(title, fontsize=8)
         by_epoch.set(xlabel="epoch")
         by_time.set(xlabel="seconds of training")
+    kinds = sorted({watched(row).partition("/")[0].lower() for row in rows})
     for ax in axes[:, 0]:
-        ax.set_ylabel("test MSE x 1e-2")
+        ax.set_ylabel(f"{' or '.join(kinds)} MSE x 1e-2")
     names = {name: line for ax in axes.flat for line, name in zip(*ax.get_legend_handles_labels())}
     figure.legend(names.values(), names, loc="outside lower center", ncols=5, fontsize=7)
     figure.suptitle(heading, fontsize=9)

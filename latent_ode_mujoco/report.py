@@ -52,7 +52,7 @@ QUOTED = {
 }
 COLUMNS = (
     "profile", "task", "sample", "label", "seed", "status", "mse", "epochs", "iterations", "training_seconds",
-    "seconds", "forward", "backward", "parameters", "test_evaluations", "gradient_norm",
+    "seconds", "forward", "backward", "parameters", "test_evaluations", "gradient_norm", "validation",
 )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def _row(folder, run, test):
         "test_evaluations": test["evaluations"],
         "gradient_norm": max((row["Train/GradientNorm"] for row in read_epochs(folder)), default=None),
         "scaled_down": scaled_down(settings),
+        "validation": settings.get("validation", 0.0),  # runs of earlier versions set nothing aside
         "environment": run["environment"],
         "folder": folder,
     }
@@ -156,7 +157,7 @@ def _errors(profile, task, rows, baselines):
         lines.append([name, *cells])
     text = f"{_heading(profile, task, rows)}\nTest MSE x 1e-2 by fraction observed, mean ± standard deviation over "
     text += "seeds (in brackets, how many); blank: not run, or not in that paper.\n\n"
-    text += table(["model", *columns], lines)
+    text += table(["model", *columns], lines) + _set_aside(rows)
     if said := untrained.compared(means(rows), baselines):
         text += f"\n{said}"
     for other, words in ((PLAIN, "The plain RNN's error"), (REPAIRED, "That of the repaired RNN")):
@@ -169,6 +170,20 @@ def _errors(profile, task, rows, baselines):
         if row["status"] != FINISHED
     ]
     return text + ("\nRuns that ended early:\n\n" + "\n".join(failures) + "\n" if failures else "")
+
+
+def _set_aside(rows):
+    """What the runs had to choose by, in words."""
+    shares = ", ".join(sorted({f"{row['validation']:.1%}" for row in rows if row["validation"]}))
+    without = ", ".join(dict.fromkeys(row["label"] for row in rows if not row["validation"]))
+    text = ""
+    if shares:
+        text += f"\nSet aside for validation: {shares} of the trajectories to train on. "
+        text += "Those to test on were used once, after training.\n"
+    if without:
+        text += "\nNothing was set aside for validation, and the test error was taken between epochs, in runs of "
+        text += f"{without if shares else 'all models'}.\n"
+    return text
 
 
 def _errors_of(rows, name, fraction):

@@ -8,8 +8,9 @@ import torch
 
 from harness.cli import ArgumentParser, UsageError, add_common_arguments, apply_common_arguments, positive_int, run_main
 from harness.record import Run
-from latent_ode_mujoco.data import FOLDER, load, prepare
+from latent_ode_mujoco.data import FOLDER, load
 from latent_ode_mujoco.experiment import PROFILES, LatentODE
+from latent_ode_mujoco.tasks import prepare
 from latent_ode_mujoco.training import LatentODETraining
 from torch_ACA import Stats
 
@@ -62,7 +63,8 @@ def main(argv=None):
     settings = experiment.new_settings(*flags) | {"trajectories": args.trajectories}
     if args.all_targets:
         settings["targets"] = None
-    task = prepare(load(args.data, args.trajectories), settings["task"], args.seed, device)
+    states = load(args.data, args.trajectories)
+    task = prepare(states, settings["task"], args.seed, device, settings["validation"])
     name = f"{args.profile}-{args.sample * 100:g}" + ("-all-targets" if args.all_targets else "")
     folder = args.out or experiment.results / "speed" / name
     run = Run.start(folder, vars(args), settings=settings, overwrite=args.overwrite)

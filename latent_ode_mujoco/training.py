@@ -1,4 +1,4 @@
-"""A model in training: its loss, its tests between epochs, and what is recorded of it."""
+"""A model in training: its loss, its validation between epochs, and what is recorded of it."""
 
 import math
 import time
@@ -8,7 +8,7 @@ import torch
 from harness.seeding import generator, seed_everything
 from harness.solvers import solver_of
 from harness.training import Training, TrainingFailed
-from latent_ode_mujoco.evaluation import bound, likelihood, test_batch, test_error
+from latent_ode_mujoco.evaluation import bound, fixed_batch, likelihood, mean_error
 from latent_ode_mujoco.models import build
 from torch_ACA import SolverError
 
@@ -16,11 +16,14 @@ from torch_ACA import SolverError
 class LatentODETraining(Training):
     """A step is one batch. Which points are observed and predicted is drawn anew in each.
 
-    ``seconds`` are what the steps took, the tests between them left out: of processor time on a CPU, which others who
+    Between epochs the error on the trajectories set aside for that is taken, and best.pt has the weights for which it
+    was least; those to test on are not looked at.
+
+    ``seconds`` are what the steps took, without what is between them: of processor time on a CPU, which others who
     use the machine do not lengthen, of the clock elsewhere.
     """
 
-    criterion = "Train/MSE"
+    criterion = "Validation/MSE"
 
     def __init__(self, settings, task, device):
         self.task = task
@@ -28,7 +31,7 @@ class LatentODETraining(Training):
         model = build(settings, solver_of(settings)).to(device)
         optimizer = torch.optim.Adamax(model.parameters(), lr=settings["lr"], foreach=True)
         super().__init__(settings, model, optimizer, math.ceil(len(task.train) / settings["batch_size"]))
-        self.test_batch = test_batch(task.test, settings)
+        self.aside = fixed_batch(task, "validation", settings)
         self.seconds = 0.0
         self._clock = time.process_time if device.type == "cpu" else time.perf_counter
 
@@ -61,13 +64,14 @@ class LatentODETraining(Training):
         return 1 - self.settings["kl_decay"] ** late if late > 0 else 0.0
 
     def end_epoch(self, scalars):
-        """Every so often with the test error."""
+        """Every so often with the validation error."""
         self.seconds += self._clock() - self._start
-        if self.epoch % self.settings["test_every"] == 0 or self.epoch == 1 or self.finished:
+        if self.epoch % self.settings["validate_every"] == 0 or self.epoch == 1 or self.finished:
             try:
-                scalars["Test/MSE"] = test_error(self.model, self.test_batch, self.settings)[0]
+                scalars[self.criterion] = mean_error(self.model, self.aside, "validation", self.settings)[0]
             except SolverError as failure:
-                raise TrainingFailed(f"test after epoch {self.epoch}: {failure}") from failure
+                raise TrainingFailed(f"validation after epoch {self.epoch}: {failure}") from failure
+            self.keep_best(self.epoch, scalars)
         return scalars, {"training_seconds": self.seconds}
 
     def summary(self):
@@ -75,6 +79,8 @@ class LatentODETraining(Training):
             "iterations": self.step,
             "training_seconds": self.seconds,
             "evaluations": self.evaluations if "gradient" in self.settings else None,
+            "best_epoch": self.best["epoch"],
+            "best_selected_on": "trajectories set aside for validation",
         }
 
     def state(self):

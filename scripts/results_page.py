@@ -261,7 +261,7 @@ def time_series():
     scale = latent_ode.joint_words(rows) or "the paper's settings"
     name = f"latent_ode_mujoco/{profile}/figures"
     images = [
-        ("test error against epoch and time", "interpolation-curves.png"),
+        ("error against epoch and time", "interpolation-curves.png"),
         ("reconstructions", "interpolation-10-reconstructions.png"),
         ("the hopper's motion", "hopper.gif"),
     ]

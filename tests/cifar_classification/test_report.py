@@ -1,6 +1,7 @@
 """The report, from records as train.py and test.py write them, with numbers made up."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,3 +239,19 @@ def test_command_of_a_run_whose_settings_are_not_its_profiles(tmp_path):
         "--no-amp",
         "--milestones 3 5",
     ]
+
+
+def of_size(size, accuracies):
+    """Stand-ins for runs of ResNet-18 whose second blocks begin at ``size``."""
+    chosen = SimpleNamespace(model="discrete", branch_scale=size)
+    return [SimpleNamespace(chosen=chosen, summary={"test_accuracy": accuracy}) for accuracy in accuracies]
+
+
+def test_the_better_size_is_named_with_whether_every_run_says_so():
+    rows = {"aca": [], "aca-scale": [], "resnet": of_size(1.0, [0.70, 0.71]), "resnet-scale": of_size(0.2, [0.72])}
+    said = report.better_size({"cifar10": rows})
+    assert "ResNet-18 on CIFAR-10 with 0.2 rather than 1, by 1.50 points (every run, 1 and 2 runs)." in said
+    rows["resnet-scale"] = of_size(0.2, [0.705, 0.73])
+    assert "by 1.25 points (the mean, not every run, 2 and 2 runs)" in report.better_size({"cifar10": rows})
+    rows["resnet-scale"] = []
+    assert report.better_size({"cifar10": rows}) == ""

@@ -67,6 +67,7 @@ def test_a_run_folder_counts_more_than_its_packed_record(tmp_path):
     assert packed.source(tmp_path / "paper/a") == tmp_path / "paper/a"
     assert packed.folders(tmp_path, "run.json") == [tmp_path / "paper/a", tmp_path / "paper/b"]
     packed.pack(tmp_path)
+    assert packed.source(tmp_path / "paper/a") == tmp_path / "paper" / packed.PACK  # what pages link to stays
     shutil.rmtree(tmp_path / "paper/a")
     assert [read_metrics(tmp_path / "paper" / name)[0]["Train/Loss"] for name in "ab"] == [0.5, 0.2]
 

@@ -4,10 +4,11 @@ import torch
 
 from harness.record import read_run
 from latent_ode_mujoco import baselines
-from latent_ode_mujoco.data import FEATURES, POINTS, TRAINED_FRACTION, WINDOW, normalise, prepare
-from latent_ode_mujoco.evaluation import test_batch as batch_of  # pytest would take it for a test
+from latent_ode_mujoco.data import FEATURES, POINTS
+from latent_ode_mujoco.evaluation import fixed_batch
 from latent_ode_mujoco.experiment import LatentODE
 from latent_ode_mujoco.report import QUOTED, means
+from latent_ode_mujoco.tasks import TRAINED_FRACTION, WINDOW, normalise, prepare
 from latent_ode_mujoco.untrained import by_size, compared, errors
 from tests.latent_ode_mujoco.conftest import swinging
 
@@ -18,7 +19,7 @@ def settings(task, sample=0.1):
 
 def test_straight_lines_are_exact_on_straight_trajectories_between_the_observed_points():
     states = torch.linspace(1, 2, POINTS)[None, :, None] * torch.rand(10, 1, FEATURES) + 1
-    batch = batch_of(prepare(states, "interpolation", 0, "cpu").test, settings("interpolation"))
+    batch = fixed_batch(prepare(states, "interpolation", 0, "cpu"), "test", settings("interpolation"))
     found = baselines.lines(batch)
     points = batch.target_index
     for index, guess, true in zip(batch.index, found, batch.targets):
@@ -29,13 +30,15 @@ def test_straight_lines_are_exact_on_straight_trajectories_between_the_observed_
 
 
 def test_straight_lines_go_through_what_is_observed():
-    batch = batch_of(prepare(torch.from_numpy(swinging(20)), "interpolation", 0, "cpu").test, settings("interpolation"))
+    task = prepare(torch.from_numpy(swinging(20)), "interpolation", 0, "cpu")
+    batch = fixed_batch(task, "test", settings("interpolation"))
     found = baselines.lines(batch)
     assert torch.equal(found.gather(1, batch.index[..., None].expand(-1, -1, FEATURES)), batch.values)
 
 
 def test_extrapolation_goes_on_with_the_last_observed_point():
-    batch = batch_of(prepare(torch.from_numpy(swinging(20)), "extrapolation", 0, "cpu").test, settings("extrapolation"))
+    task = prepare(torch.from_numpy(swinging(20)), "extrapolation", 0, "cpu")
+    batch = fixed_batch(task, "test", settings("extrapolation"))
     assert torch.equal(baselines.lines(batch), batch.values[:, -1:].expand(-1, len(batch.target_index), -1))
 
 
@@ -72,4 +75,4 @@ def test_a_measurement_is_found_by_the_report(states, tmp_path, monkeypatch):
 
 def test_windows_have_the_length_of_the_task():
     task = prepare(torch.from_numpy(swinging(10)), "interpolation", 0, "cpu")
-    assert baselines.lines(batch_of(task.test, settings("interpolation"))).shape == (2, WINDOW, FEATURES)
+    assert baselines.lines(fixed_batch(task, "test", settings("interpolation"))).shape == (2, WINDOW, FEATURES)

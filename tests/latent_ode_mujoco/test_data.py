@@ -1,4 +1,4 @@
-"""The cache, the tasks cut from the trajectories, what is observed; and the simulator, where it is installed."""
+"""The cache of trajectories; and the simulator, where it is installed."""
 
 import importlib.util
 import json
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from harness.cli import UsageError
-from harness.seeding import generator
 from latent_ode_mujoco import data
 
 needs_mujoco = pytest.mark.skipif(
@@ -104,66 +103,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         data.load(tmp_path / "file" / "hopper", 10)
-
-
-def test_normalisation_is_the_recipes(states):
-    scaled, minimum, maximum = data.normalise(torch.from_numpy(states))
-    flat = states.reshape(-1, data.FEATURES)
-    np.testing.assert_array_equal(minimum, flat.min(0))
-    np.testing.assert_allclose(scaled, (states - flat.min(0)) / flat.max(0), rtol=1e-6)
-    assert scaled.min() == 0
-    assert torch.isfinite(data.normalise(torch.zeros(2, 3, data.FEATURES))[0]).all()
-
-
-def test_interpolation_cuts_one_window_from_each_trajectory_and_splits_them(states):
-    scaled, _, _ = data.normalise(torch.from_numpy(states))
-    task = data.prepare(torch.from_numpy(states), "interpolation", 3, "cpu")
-    windows = torch.cat([task.train.targets, task.test.targets])
-    assert (len(task.train), len(task.test)) == (32, 8)
-    assert windows.shape == (40, data.WINDOW, data.FEATURES)
-    firsts = []
-    for trajectory, window in zip(scaled, windows):
-        (first,) = [i for i in range(101) if torch.equal(trajectory[i : i + data.WINDOW], window)]
-        firsts.append(first)
-    assert len(set(firsts)) > 20
-    other = data.prepare(torch.from_numpy(states), "interpolation", 4, "cpu")
-    assert not torch.equal(other.train.targets, task.train.targets)
-
-
-def test_extrapolation_observes_the_first_third_and_predicts_the_others(states):
-    scaled, _, _ = data.normalise(torch.from_numpy(states))
-    task = data.prepare(torch.from_numpy(states), "extrapolation", 0, "cpu")
-    batch = task.test.observe(slice(None), 6, generator("cpu", 0))
-    assert int(batch.index.max()) < data.OBSERVABLE == batch.start == int(batch.target_index[0])
-    assert int(batch.target_index[-1]) == data.POINTS - 1
-    torch.testing.assert_close(batch.targets, scaled[32:, data.OBSERVABLE :], rtol=0, atol=0)
-
-
-def test_each_trajectory_is_observed_at_points_of_its_own_and_nowhere_else(states):
-    task = data.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
-    counts = torch.zeros(data.WINDOW)
-    for i in range(200):
-        batch = task.train.observe(slice(0, 32), 10, generator("cpu", 0, i))
-        assert (batch.index.diff(dim=1) > 0).all()
-        assert len(torch.unique(batch.index, dim=0)) == 32
-        counts += torch.bincount(batch.index.flatten(), minlength=data.WINDOW)
-    for row, index, values in zip(batch.targets, batch.index, batch.values):
-        assert torch.equal(row[index], values)
-    # each point is observed with probability 0.1: 640 times of 6,400, standard deviation 24
-    assert (counts - 640).abs().max() < 5 * 24
-
-
-def test_some_targets_are_those_of_the_batch_at_times_drawn_evenly(states):
-    task = data.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
-    counts = torch.zeros(data.WINDOW)
-    for i in range(400):
-        draw = generator("cpu", i)
-        batch = task.train.observe(slice(0, 2), 10, draw)
-        some = batch.some_targets(20, draw)
-        assert torch.equal(some.targets, batch.targets[:, some.target_index])
-        counts[some.target_index] += 1
-    assert (counts - 80).abs().max() < 5 * 8
-    assert batch.some_targets(None, draw) is batch
 
 
 def test_the_statistics_notice_another_simulation(states, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from harness.seeding import generator, seed_everything
 from harness.solvers import solver_of
-from latent_ode_mujoco import data, evaluation, models
+from latent_ode_mujoco import data, evaluation, models, tasks
 from latent_ode_mujoco.experiment import LatentODE
 
 SIZES = ["--latent", "4", "--recognition", "5", "--units", "8", "--layers", "1", "--gru-units", "6", "--samples", "2"]
@@ -26,7 +26,7 @@ def model_of(model, *flags, seed=0):
 
 @pytest.fixture(scope="module")
 def batch(states):
-    task = data.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
+    task = tasks.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
     return task.train.observe(slice(0, 6), 10, generator("cpu", 1))
 
 
@@ -39,7 +39,7 @@ def test_every_model_predicts_all_targets_and_learns_with_all_its_weights(name, 
     model = model_of(name)
     prediction = predict(model, batch)
     samples = 2 if name in models.LATENT_ODES else 1
-    assert prediction.mean.shape == (data.WINDOW, samples, 6, data.FEATURES)
+    assert prediction.mean.shape == (tasks.WINDOW, samples, 6, data.FEATURES)
     assert (prediction.divergence is None) == (name in models.ONE_STEP_AHEAD)
     log_density, _ = evaluation.likelihood(prediction, batch.targets, 0.1)
     evaluation.bound(log_density, prediction.divergence, 1.0).backward()
@@ -49,11 +49,11 @@ def test_every_model_predicts_all_targets_and_learns_with_all_its_weights(name, 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_no_model_sees_what_is_not_observed(name, states):
-    task = data.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
+    task = tasks.prepare(torch.from_numpy(states), "interpolation", 0, "cpu")
     batch = task.train.observe(slice(0, 6), 10, generator("cpu", 1))
-    observed = torch.zeros(6, data.WINDOW, dtype=torch.bool).scatter_(1, batch.index, True)
+    observed = torch.zeros(6, tasks.WINDOW, dtype=torch.bool).scatter_(1, batch.index, True)
     altered = torch.where(observed[..., None], task.train.observable[:6], torch.nan)
-    hidden = data.Split(altered, altered, 0).observe(slice(0, 6), 10, generator("cpu", 1))
+    hidden = tasks.Split(altered, altered, 0).observe(slice(0, 6), 10, generator("cpu", 1))
     model = model_of(name)
     before, after = predict(model, batch), predict(model, hidden)
     assert torch.equal(before.mean, after.mean)
@@ -63,7 +63,7 @@ def test_no_model_sees_what_is_not_observed(name, states):
                    replace(batch, values=values)).mean  # fmt: skip
     (gradient,) = torch.autograd.grad(seen[-1].sum(), values)
     # the last target lies behind all observations, but for a trajectory observed there
-    assert (gradient[batch.index[:, -1] < data.WINDOW - 1].abs().sum(-1) > 0).all()
+    assert (gradient[batch.index[:, -1] < tasks.WINDOW - 1].abs().sum(-1) > 0).all()
 
 
 @pytest.mark.parametrize("name", models.ONE_STEP_AHEAD)
@@ -185,7 +185,7 @@ def test_the_recipes_sizes():
 @pytest.mark.parametrize("flags", [[], ["--task", "extrapolation"]])
 def test_the_latent_ode_starts_at_the_first_target_and_solves_all_of_them_at_once(flags, states):
     settings = settings_of("latent-ode", *flags)
-    task = data.prepare(torch.from_numpy(states), settings["task"], 0, "cpu")
+    task = tasks.prepare(torch.from_numpy(states), settings["task"], 0, "cpu")
     batch = task.train.observe(slice(0, 4), settings["observed"], generator("cpu", 0))
     model, solves = model_of("latent-ode", *flags), []
     integrate = model.integrate

@@ -12,13 +12,15 @@ import torch
 
 from harness import training as loop
 from harness.cli import UsageError
-from harness.experiment import LAST
+from harness.experiment import BEST, LAST
 from harness.record import read_metrics, read_run
 from harness.testing import add_test, own_test, read_tests
 from latent_ode_mujoco import experiment, plot, report, speed, train
 from latent_ode_mujoco import test as testing
-from latent_ode_mujoco.data import load, prepare
+from latent_ode_mujoco.data import _store, load
+from latent_ode_mujoco.evaluation import mean_error
 from latent_ode_mujoco.models import MODELS
+from latent_ode_mujoco.tasks import prepare
 from tests.comparing import assert_equal, outcome
 from torch_ACA import NonFiniteError
 
@@ -37,7 +39,7 @@ def run(cache, tmp_path):
 
 def new_training(cache, *flags):
     chosen = experiment.LatentODE().new_settings(*SMALL, *flags)
-    task = prepare(load(cache, 30), chosen["task"], 0, torch.device("cpu"))
+    task = prepare(load(cache, 30), chosen["task"], 0, torch.device("cpu"), chosen["validation"])
     return experiment.LatentODETraining(chosen, task, torch.device("cpu"))
 
 
@@ -46,14 +48,69 @@ def test_every_model_trains_and_is_tested(model, run, cache, tmp_path):
     assert run("a", "--model", model, "--epochs", "2") == 0
     rows, state = outcome(tmp_path / "a")
     assert [row["step"] for row in rows] == [1, 2]
-    assert state["step"] == 2 * 3  # 24 trajectories to train on, 10 a batch
+    assert state["step"] == 2 * 3  # 24 - 3 trajectories to train on, 10 a batch
     assert rows[1]["Train/MSE"] != rows[0]["Train/MSE"]
     assert testing.main(["--resume", str(tmp_path / "a"), "--weights", "last", "--data", cache]) == 0
     result = own_test(tmp_path / "a", LAST)
-    assert result["mse"] == rows[-1]["Test/MSE"]
+    assert not any("Test/MSE" in row for row in rows)
     assert result["trajectories"] == 6
     assert "2 of 300 epochs" in result["title"]
     assert len((tmp_path / "a" / "reconstructions.csv").read_text().splitlines()) == 1 + 3 * 100
+
+
+def test_the_best_weights_are_chosen_by_validation_and_the_test_set_is_not_looked_at(run, tmp_path, cache):
+    """On other trajectories to test on, training writes the same rows and the same weights, bit for bit."""
+    other = tmp_path / "other"
+    states = load(cache, 30).clone()
+    low, high = states.flatten(0, 1).amin(0), states.flatten(0, 1).amax(0)
+    states[24:] = states[24:].flip(1)  # keeps the extremes, with which all are scaled
+    assert torch.equal(states.flatten(0, 1).amin(0), low) and torch.equal(states.flatten(0, 1).amax(0), high)
+    other.mkdir()
+    _store(other, states.numpy())
+    flags = ["--epochs", "6", "--validate-every", "2", "--lr", "0.3", "--lr-decay", "1"]
+    assert run("a", *flags) == run("b", *flags, "--data", str(other)) == 0
+    assert_equal(outcome(tmp_path / "a"), outcome(tmp_path / "b"))
+    errors = {row["step"]: row["Validation/MSE"] for row in outcome(tmp_path / "a")[0] if "Validation/MSE" in row}
+    assert list(errors) == [1, 2, 4, 6]
+    best = torch.load(tmp_path / "a" / BEST, weights_only=True)
+    assert best["epoch"] == min(errors, key=errors.get) == read_run(tmp_path / "a")["summary"]["best_epoch"]
+    assert best["epoch"] < 6  # so the last weights are others
+    training = new_training(cache, *flags)
+    training.model.load_state_dict(best["model"])
+    assert mean_error(training.model, training.aside, "validation", training.settings)[0] == best["value"]
+
+
+def as_of_an_earlier_version(folder):
+    """Writes a run folder as runs had it before there was a validation split."""
+    record = json.loads((folder / "run.json").read_text())
+    state = torch.load(folder / LAST, weights_only=True)
+    for settings in (record["settings"], state["settings"]):
+        settings["test_every"] = settings.pop("validate_every")
+        del settings["validation"]
+    (folder / "run.json").write_text(json.dumps(record))
+    torch.save(state, folder / LAST)
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.replace("Validation/MSE", "Test/MSE"))
+
+
+def test_a_run_of_an_earlier_version_is_tested_and_reported_but_not_gone_on_with(run, cache, tmp_path):
+    folder = tmp_path / ONE_RUN
+    run(ONE_RUN, "--model", "rnn", "--profile", "table", "--epochs", "2")
+    testing.main(["--resume", str(folder), "--weights", "last", "--data", cache])
+    now = own_test(folder, LAST)["mse"]
+    report.main(["--results", str(tmp_path)])
+    assert "Set aside for validation: 12.5% of the" in (tmp_path / "tables.md").read_text()
+    as_of_an_earlier_version(folder)
+    testing.main(["--resume", str(folder), "--weights", "last", "--data", cache])
+    assert own_test(folder, LAST)["mse"] == now
+    report.main(["--results", str(tmp_path)])
+    text = (tmp_path / "tables.md").read_text()
+    assert "the test error was taken between epochs, in runs of all models." in text
+    plot.main(["--results", str(tmp_path)])
+    assert (tmp_path / "table" / "figures" / "interpolation-curves.png").exists()
+    with pytest.raises(UsageError, match="begun by an earlier version") as refusal:
+        train.main(["--resume", str(folder), "--data", cache, "--epochs", "3"])
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
@@ -77,8 +134,8 @@ def test_extrapolation_trains_and_is_tested(model, run, cache, tmp_path):
 
 def test_the_latent_ode_learns(run, tmp_path):
     flags = ["--epochs", "30", "--lr", "0.03", "--targets", "20", "--latent", "6", "--sample", "0.2"]
-    run("a", *flags, "--test-every", "9")
-    errors = [row["Test/MSE"] for row in outcome(tmp_path / "a")[0] if "Test/MSE" in row]
+    run("a", *flags, "--validate-every", "9")
+    errors = [row["Validation/MSE"] for row in outcome(tmp_path / "a")[0] if "Validation/MSE" in row]
     assert len(errors) == 5
     assert errors[-1] < 0.6 * errors[0]
 
@@ -97,7 +154,7 @@ def test_a_stopped_run_resumes_to_the_same_bits_from_within_an_epoch(flags, run,
 
 
 def test_a_killed_run_resumes_to_the_same_bits(run, cache, tmp_path):
-    flags = ["--model", "rnn", "--epochs", "30", "--checkpoint-every", "3", "--test-every", "4"]
+    flags = ["--model", "rnn", "--epochs", "30", "--checkpoint-every", "3", "--validate-every", "4"]
     assert run("whole", *flags) == 0
     command = [sys.executable, "-m", "latent_ode_mujoco.train", *SMALL, *flags, "--data", cache]
     process = subprocess.Popen(
@@ -198,6 +255,8 @@ def test_a_failing_backward_pass_keeps_the_weights(cache, monkeypatch):
         (["--repaired"], "--repaired is for rnn and rnn-decay"),
         (["--sample", "0"], "leaves nothing to observe"),
         (["--trajectories", "4"], "at least 5"),
+        (["--validation", "0"], "leaves 24 to train on and 0 to validate on"),
+        (["--validation", "1"], "leaves 0 to train on and 24 to validate on"),
         (["--trajectories", "10001"], "the recipe has 10000"),
         (["--gradient", "mali", "--method", "Dopri5"], "go together"),
     ],
