@@ -12,9 +12,11 @@ from torch_ACA import ODEBlock, ReplayError, solve
 from torch_ACA.compilation import code, generate
 
 OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}
-
-
 pytestmark = pytest.mark.usefixtures("ungenerated")
+
+
+def looped(*values, marks=()):
+    return pytest.param(*values, marks=[pytest.mark.loops, *marks])
 
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
@@ -46,8 +48,8 @@ def assert_as_eager(func, compile="step", **keywords):
 
 @pytest.mark.parametrize("times", OUTPUTS.values(), ids=OUTPUTS)
 @pytest.mark.parametrize(("compile", "method"), [
-    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), ("loop", "RK12"), ("loop", "RK23"),
-    pytest.param("loop", "Dopri5", marks=pytest.mark.slow),
+    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), looped("loop", "RK12"), looped("loop", "RK23"),
+    looped("loop", "Dopri5", marks=[pytest.mark.slow]),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("error:compile=True")
 def test_agrees_with_eager_steps(field, compile, method, times):
@@ -110,7 +112,9 @@ def test_autocast_around_the_solve_reaches_func():
     assert 1e-5 < (found - exact).abs().max() < 2**-4
 
 
-@pytest.mark.parametrize(("compile", "functions"), [("step", ["step", "vjp"]), ("loop", ["forward", "backward"])])
+@pytest.mark.parametrize(("compile", "functions"), [
+    ("step", ["step", "vjp"]), looped("loop", ["forward", "backward"]),
+])  # fmt: skip
 def test_compiles_once_for_all_tolerances_times_and_steps(field, made, compile, functions):
     for end, tolerance in ((1.0, 1e-3), (2.0, 1e-3), (-1.0, 1e-6), (0.5, 1e-8)):
         keywords = {"times": [0.0, end], "rtol": tolerance, "atol": tolerance, "compile": compile}
@@ -211,6 +215,11 @@ def test_refuses_what_torch_compile_does_not_know(field, compile, message):
     for use in (lambda: ODEBlock(field, compile=compile), lambda: solve(field, torch.ones(3), [0, 1], compile=compile)):
         with pytest.raises(ValueError, match=message):
             use()
+
+
+def test_single_steps_of_rows_are_refused(field):
+    with pytest.raises(ValueError, match="per_sample cannot be combined with compile='step'"):
+        solve(field, torch.ones(2, 3), [0.0, 1.0], compile="step", per_sample=True)
 
 
 @pytest.mark.slow
