@@ -13,12 +13,17 @@ from torch_ACA.controller import Controller
 from torch_ACA.march import next_step
 
 
+def twin_of(controller):
+    """With tensors for its numbers, where tests have theirs."""
+    return choice.controller_of(choice.settings_of(controller).to(torch.get_default_device()), controller.error_order)
+
+
 def test_the_choices_without_branches_are_the_controllers():
     """On tries of every kind: accepted, rejected, shortened, at the smallest size, under I and PI controllers."""
     ratios = [0.0, 1e-7, 0.3, 1.0, 1.7, 1e9, math.inf, math.nan]
     for beta, minimum in itertools.product((0.0, 0.04), (0.0, 0.3)):
         controller = Controller(1e-3, 1e-6, 5, beta=beta, min_step=minimum, max_step=2.0)
-        twin = choice.controller_of(choice.settings_of(controller), 5)
+        twin = twin_of(controller)
         for ratio, size, previous, landing, rejected in itertools.product(
             ratios, (0.2, 0.3, 1.0, 7.0), (1.0, 0.01), (False, True), (False, True)
         ):
@@ -34,7 +39,7 @@ def test_the_choices_without_branches_are_the_controllers():
 
 def test_the_first_step_and_the_way_to_a_stop_are_those_of_eager_steps(field):
     y0, controller = torch.ones(3), Controller(1e-3, 1e-6, 5, max_step=0.9)
-    twin = choice.controller_of(choice.settings_of(controller), 5)
+    twin = twin_of(controller)
     with torch.no_grad():
         for func, end in itertools.product((field, stiff, lambda t, y: 0 * y, lambda t, y: y / 0), (1.0, -1.0, 1e-9)):
             slope, times = func(torch.tensor(0.0), y0), torch.tensor([0.0, end])

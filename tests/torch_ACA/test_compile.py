@@ -21,11 +21,11 @@ def looped(*values, marks=()):
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
     """States, gradients in y0, the times and what func captures, and the counts of the solve."""
-    device = next(func.parameters()).device if captured is None else "cpu"
+    captured = list(func.parameters()) if captured is None else captured
+    device = captured[0].device
     start = torch.linspace(-1, 1, 6, device=device).reshape(2, 3).requires_grad_()
     y0 = torch.tanh(start)  # with a history, as in a network
     times = torch.tensor(times, requires_grad=True)
-    captured = list(func.parameters()) if captured is None else captured
     solution = solve(func, y0, times, **{"rtol": 1e-6, "atol": 1e-6} | keywords)
     weights = torch.linspace(1, 2, solution.ys.numel(), device=device).reshape(solution.ys.shape)
     gradients = torch.autograd.grad((weights * solution.ys).sum(), [start, times, *captured])
@@ -104,7 +104,7 @@ def test_autocast_around_the_solve_reaches_func():
     layer, y0 = nn.Linear(16, 16).float(), torch.randn(8, 16, dtype=torch.float32)
 
     def end(enabled, **keywords):
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        with torch.no_grad(), torch.autocast(y0.device.type, torch.bfloat16, enabled=enabled):
             return solve(lambda t, y: torch.tanh(layer(y)), y0, [0.0, 1.0], h=0.5, method="RK4", **keywords).ys[-1]
 
     eager, found, exact = end(True), end(True, compile=True), end(False, compile=True)

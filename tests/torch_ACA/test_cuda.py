@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_ACA import odeint, solve, solve_event
+from torch_ACA import odeint, odeint_event, solve, solve_event
 
 pytestmark = pytest.mark.gpu
 
@@ -119,6 +119,20 @@ def test_event():
         return [t.detach().cpu(), *(g.cpu() for g in torch.autograd.grad(t, y0))]
 
     assert_agree(crossing("cuda"), crossing("cpu"), 1e-9)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_event_times_lie_with_t0_or_the_state(per_sample):
+    """Those of torchdiffeq's interface with the state, as torchdiffeq has them."""
+    y0, t0 = torch.ones(2, 1, device="cuda", requires_grad=True), torch.tensor(0.0, device="cpu")
+    keywords = {"event_fn": lambda t, y: y - 0.5}
+    for start, interface, device in (
+        (0.0, solve_event, "cuda"), (t0, solve_event, "cpu"), (t0.cuda(), solve_event, "cuda"),
+        (0.0, odeint_event, "cuda"), (t0, odeint_event, "cuda"),
+    ):  # fmt: skip
+        t = interface(lambda t, y: -y, y0, start, **keywords, per_sample=per_sample)[0]
+        assert t.device.type == device
+        torch.autograd.grad(t.sum(), y0)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint"])
