@@ -180,8 +180,8 @@ class _Run:
             self._copies = True
         leaves = layout.tensors(returned)
         slope = leaves[0] if layout.is_a_tensor else layout.join(leaves)
-        # it may be memory that func fills anew, or the caller's own
-        return slope if self._numbers is None else slope.clone()
+        # it may be memory that func fills anew, while the other slopes of the step are found
+        return slope.clone() if self._tableau.stages > 1 else slope
 
     def _called(self, time: torch.Tensor, state: Any) -> Any:
         call = self._func if self._autocast is None else functools.partial(self._under_autocast, self._func)

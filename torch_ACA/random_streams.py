@@ -65,7 +65,8 @@ class RandomStreams:
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other))
+    """Whether streams stand at the same places. As strings: `torch.equal` takes three times as long for bytes."""
+    return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(one, other))
 
 
 # PyTorch's state of the Mersenne twister: seed and flags, the place in the block, 624 words of the block, the rest

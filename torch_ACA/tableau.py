@@ -89,7 +89,7 @@ class Tableau:
             x += 0.01
         return x
 
-    @property
+    @cached_property
     def abilities(self) -> frozenset[str]:
         return frozenset({REPLAY, TRACE, PLAIN, JUMPS, COMPILE}) | ({ROWS} if self.adaptive else frozenset())
 

@@ -187,13 +187,15 @@ def _checked_method(method: Any, gradient: str) -> tuple[Any, str]:
 
 def _unused(options: Mapping[str, Any] | None, method: Any, kind: str) -> list[str]:
     """Names of options that are unknown, or of no use to a method."""
+    if not options:
+        return []
     known = {
         "adaptive": {*OPTIONS} - {"step_size", "perturb"},
         "fixed": {*OPTIONS, "grid_constructor"} - _OF_ADAPTIVE_STEPS,
         "scipy": {*SCIPY_OPTIONS},
     }
     useful = (known[kind] | {"norm"}) - ({*ADAMS_OPTIONS} if method not in ADAMS else set())
-    return [name for name in options or {} if name not in useful]
+    return [name for name in options if name not in useful]
 
 
 def _translated(

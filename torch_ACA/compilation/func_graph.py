@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..state import StateLayout
-from .private_compiler import has_effects
+from .private_compiler import TRACING_FAILURES, has_effects
 
-_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
 
 
@@ -59,7 +56,7 @@ class Tracer:
             with torch.no_grad():
                 self._traced(func, t, y)
             found = _now.found
-        except _FAILURES as failure:
+        except TRACING_FAILURES as failure:
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
             raise NotCompilable(lines[0] if lines else type(failure).__name__) from None
         except RuntimeError as failure:

@@ -13,6 +13,14 @@ try:
     from torch._higher_order_ops.while_loop import while_loop_op
 except ImportError:
     while_loop_op = None
+TRACING_FAILURES: tuple[type[Exception], ...]  # what tracing raises where it cannot go on; not known: anything
+try:
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    TRACING_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
+except ImportError:
+    TRACING_FAILURES = (Exception,)
 
 
 @functools.cache
