@@ -55,7 +55,8 @@ def solve_event(
     :param reverse_time: search backwards from t0
     :param keywords: options as in `SolverOptions`
     :returns: event time (0-d, float64; with per_sample [b]) and the states (y0 and at the event: leaves [2, *shape]);
-        both differentiable twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali"
+        both differentiable twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali". The event
+        time lies where t0 does, that of a number where y0 does
     :raises TooManyEvaluationsError: no event within max_evals
     :raises NonFiniteError: event_fn returned NaN
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
@@ -65,9 +66,9 @@ def solve_event(
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    t0 = time_of(t0)
-    t0 = t0 if asked.per_sample else t0.reshape(())
-    far = t0.detach() + (-1.0 if reverse_time else 1.0) * t0.detach().abs().clamp(min=_FAR)
+    start = time_of(t0)
+    start = start if asked.per_sample else start.reshape(())
+    far = start.detach() + (-1.0 if reverse_time else 1.0) * start.detach().abs().clamp(min=_FAR)
 
     def integrate(problem: Problem) -> tuple[Tensor, Tensor]:
         if asked.per_sample:
@@ -76,8 +77,9 @@ def solve_event(
             return to_events(problem, event_fn, checked(asked, problem.field.layout).settings.options)
         return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
-    times = torch.stack([t0, far], -1)
+    times = torch.stack([start, far], -1)
     problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
+    t = t.to(t0.device if isinstance(t0, torch.Tensor) else layout.device)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
 

@@ -55,7 +55,8 @@ class _Leaf:
     def unflatten(self, flat: Tensor) -> Tensor:
         """The leaf from the last dimension of a flat tensor."""
         lead = flat.dim() - 1
-        tensor = flat.unflatten(-1, self.stored_shape) if self.stored_shape else flat.squeeze(-1)
+        # not Tensor.unflatten, which PyTorch 2.11 cannot trace under a default device
+        tensor = flat.view((*flat.shape[:-1], *self.stored_shape))
         if self.dtype.is_complex:
             pairs = tensor.to(_REAL_OF[self.dtype])
             aligned = pairs.storage_offset() % 2 == 0 and all(stride % 2 == 0 for stride in pairs.stride()[:-1])

@@ -93,7 +93,7 @@ class VectorField:
 
     def traced(self, t: Any, y: Tensor, *, side: int = 0) -> Tensor:
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
-        t = t.to(self.layout.dtype)
+        t = t.to(self.layout.device, self.layout.dtype)
         if side:
             t = t + (self._nudged(t.detach(), side) - t.detach())
         slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))

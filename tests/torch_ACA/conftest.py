@@ -4,6 +4,14 @@ import pytest
 import torch
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("loops"):
+        from torch_ACA.compilation.private_compiler import against_loops  # here, since Dynamo takes a second to import
+
+        if reason := against_loops(torch.get_default_device().type):
+            pytest.skip(reason)
+
+
 @pytest.fixture(autouse=True)
 def _float64():
     before = torch.get_default_dtype()
@@ -35,7 +43,7 @@ def field():
 def ungenerated(monkeypatch):
     """compile=True traces and differentiates as for the real thing, but runs the graphs as they are: generating code
     takes minutes."""
-    from torch_ACA.compilation import code, generate  # here, since Dynamo takes a second to import
+    from torch_ACA.compilation import code, generate
 
     monkeypatch.setattr(generate, "BACKEND", "aot_eager")
     monkeypatch.setattr(code, "_KNOWN", type(code._KNOWN)())

@@ -365,7 +365,7 @@ def test_the_continuous_adjoint_solves_backwards_by_adams_steps_too():
             for name in ("aca", "adjoint")
         ]
         differences.append(difference(*grads))
-    assert differences[0] < 1e-4 and 10 < differences[0] / differences[1] < 25  # 2^4
+    assert differences[0] < 1e-3 and 10 < differences[0] / differences[1] < 25  # some h^4, and 2^4
 
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     ys = odeint_adjoint(field, y0, t, method="fixed_adams", options={"step_size": 0.02}, adjoint_method="dopri5")

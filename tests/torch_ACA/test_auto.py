@@ -62,7 +62,7 @@ def test_robertson(rtol):
         lambda t, y: robertson(np, y, np.ones(3)), (0, 1e5), ROBERTSON_START, "Radau", ROBERTSON_TIMES, rtol=1e-10,
         atol=1e-12 * ROBERTSON_SCALE,
     ).y.T  # fmt: skip
-    stats, errors = solution.stats, (solution.ys.numpy() - reference) / ROBERTSON_SCALE
+    stats, errors = solution.stats, (solution.ys.cpu().numpy() - reference) / ROBERTSON_SCALE
     assert np.sqrt((errors[1:] ** 2).mean()) <= rtol
     (first, n_explicit), (second, n_stiff) = turns(solution.record)
     assert (first, second) == ("Dopri5", "Rodas5P") and n_explicit <= 30
@@ -86,7 +86,7 @@ def test_relaxation_oscillation():
         lambda t, y: van_der_pol(torch, y, torch.ones(1)), torch.tensor([2.0, 0.0]), ts, rtol=1e-6, atol=1e-6,
         record=True, **AUTO,
     )  # fmt: skip
-    assert np.sqrt((((solution.ys.numpy() - reference) / [2.0, 1e-2]) ** 2).mean()) <= 1e-4
+    assert np.sqrt((((solution.ys.cpu().numpy() - reference) / [2.0, 1e-2]) ** 2).mean()) <= 1e-4
     assert [name for name, _ in turns(solution.record)][:4] == ["Dopri5", "Rodas5P"] * 2
     assert solution.stats.n_accepted + solution.stats.n_rejected <= 600
 
@@ -139,8 +139,8 @@ TIMES = torch.linspace(-0.6, 3.6, 29)  # in steps of both, and in those next to 
 def test_equal_to_autograd_through_the_same_steps(gradient, variant, backward):
     """In y0, all times, a parameter and a tensor with a history. The steps out of place, which autograd goes through,
     are those of create_graph=True."""
-    w = torch.randn(3, 3, requires_grad=True)
     y0 = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
+    w = torch.randn(3, 3, device="cpu").to(y0.device).requires_grad_()  # the same numbers on every device
     ts = (TIMES.flip(0) if backward else TIMES).clone().requires_grad_()
     smooth = stiff_for_a_while(w, (2 * w).sum(0), -1 if backward else 1)
 

@@ -7,6 +7,7 @@ from torch import nn
 from tests.torch_ACA.programs import KINDS, keywords_of
 from torch_ACA import ODEBlock, odeint, odeint_dense, solve
 
+DEVICE = torch.get_default_device().type
 CASTS = [torch.bfloat16, torch.float16]
 
 
@@ -16,7 +17,7 @@ def keywords_in_low_precision(kind):
 
 
 def cast(dtype=torch.bfloat16, **keywords):
-    return torch.autocast("cpu", dtype, **keywords)
+    return torch.autocast(DEVICE, dtype, **keywords)
 
 
 def untouched(t, y):
@@ -121,17 +122,17 @@ def test_autocast_is_as_it_was_afterwards():
     y0 = torch.ones(2, dtype=torch.float32, requires_grad=True)
     with cast():
         ys = solve(untouched, y0, [0.0, 1.0]).ys
-        assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        assert torch.is_autocast_enabled(DEVICE) and torch.get_autocast_dtype(DEVICE) == torch.bfloat16
         ys.sum().backward()
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled(DEVICE)
 
         def fails(t, y):
             raise KeyError("own")
 
         with pytest.raises(KeyError):
             solve(fails, y0, [0.0, 1.0])
-        assert torch.is_autocast_enabled("cpu")
-    assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled(DEVICE)
+    assert not torch.is_autocast_enabled(DEVICE)
 
 
 def test_a_block_between_layers_in_autocast():

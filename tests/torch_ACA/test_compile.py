@@ -12,18 +12,20 @@ from torch_ACA import ODEBlock, ReplayError, solve
 from torch_ACA.compilation import code, generate
 
 OUTPUTS = {"end": [0.0, 1.0], "inside": [0.0, 0.2, 0.5, 0.7, 1.3], "reverse": [1.0, 0.3, 0.0]}
-
-
 pytestmark = pytest.mark.usefixtures("ungenerated")
+
+
+def looped(*values, marks=()):
+    return pytest.param(*values, marks=[pytest.mark.loops, *marks])
 
 
 def states_and_gradients(func, times=OUTPUTS["inside"], captured=None, **keywords):
     """States, gradients in y0, the times and what func captures, and the counts of the solve."""
-    device = next(func.parameters()).device if captured is None else "cpu"
+    captured = list(func.parameters()) if captured is None else captured
+    device = captured[0].device
     start = torch.linspace(-1, 1, 6, device=device).reshape(2, 3).requires_grad_()
     y0 = torch.tanh(start)  # with a history, as in a network
     times = torch.tensor(times, requires_grad=True)
-    captured = list(func.parameters()) if captured is None else captured
     solution = solve(func, y0, times, **{"rtol": 1e-6, "atol": 1e-6} | keywords)
     weights = torch.linspace(1, 2, solution.ys.numel(), device=device).reshape(solution.ys.shape)
     gradients = torch.autograd.grad((weights * solution.ys).sum(), [start, times, *captured])
@@ -46,8 +48,8 @@ def assert_as_eager(func, compile="step", **keywords):
 
 @pytest.mark.parametrize("times", OUTPUTS.values(), ids=OUTPUTS)
 @pytest.mark.parametrize(("compile", "method"), [
-    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), ("loop", "RK12"), ("loop", "RK23"),
-    pytest.param("loop", "Dopri5", marks=pytest.mark.slow),
+    ("step", "Dopri5"), ("step", "RK12"), ("step", "RK23"), looped("loop", "RK12"), looped("loop", "RK23"),
+    looped("loop", "Dopri5", marks=[pytest.mark.slow]),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("error:compile=True")
 def test_agrees_with_eager_steps(field, compile, method, times):
@@ -112,7 +114,7 @@ def test_autocast_around_the_solve_reaches_func():
     layer, y0 = nn.Linear(16, 16).float(), torch.randn(8, 16, dtype=torch.float32)
 
     def end(enabled, **keywords):
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        with torch.no_grad(), torch.autocast(y0.device.type, torch.bfloat16, enabled=enabled):
             return solve(lambda t, y: torch.tanh(layer(y)), y0, [0.0, 1.0], h=0.5, method="RK4", **keywords).ys[-1]
 
     eager, found, exact = end(True), end(True, compile=True), end(False, compile=True)
@@ -120,7 +122,9 @@ def test_autocast_around_the_solve_reaches_func():
     assert 1e-5 < (found - exact).abs().max() < 2**-4
 
 
-@pytest.mark.parametrize(("compile", "functions"), [("step", ["step", "vjp"]), ("loop", ["forward", "backward"])])
+@pytest.mark.parametrize(("compile", "functions"), [
+    ("step", ["step", "vjp"]), looped("loop", ["forward", "backward"]),
+])  # fmt: skip
 def test_compiles_once_for_all_tolerances_times_and_steps(field, made, compile, functions):
     for end, tolerance in ((1.0, 1e-3), (2.0, 1e-3), (-1.0, 1e-6), (0.5, 1e-8)):
         keywords = {"times": [0.0, end], "rtol": tolerance, "atol": tolerance, "compile": compile}
@@ -221,6 +225,11 @@ def test_refuses_what_torch_compile_does_not_know(field, compile, message):
     for use in (lambda: ODEBlock(field, compile=compile), lambda: solve(field, torch.ones(3), [0, 1], compile=compile)):
         with pytest.raises(ValueError, match=message):
             use()
+
+
+def test_single_steps_of_rows_are_refused(field):
+    with pytest.raises(ValueError, match="per_sample cannot be combined with compile='step'"):
+        solve(field, torch.ones(2, 3), [0.0, 1.0], compile="step", per_sample=True)
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
 
-import dataclasses
 import itertools
-import math
 import os
 import subprocess
 import sys
@@ -12,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from torch_ACA import (
     Callbacks,
@@ -24,13 +21,12 @@ from torch_ACA import (
     methods,
     solve,
 )
-from torch_ACA.compilation import choice, code, generate, loops
-from torch_ACA.compilation.func_graph import Tracer
-from torch_ACA.controller import Controller
-from torch_ACA.march import next_step
+from torch_ACA.compilation import code, generate, loops
 from torch_ACA.tableau import Tableau
 
-pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
+pytestmark = [
+    pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -238,81 +234,6 @@ def test_what_keeps_a_loop_from_being_compiled_is_told_once(field, keywords, rea
         warnings.simplefilter("error")
         results(field, y0, **keywords, wanted=[y0], compile=True)
         results(field, y0, **keywords, wanted=[y0], compile="step")
-
-
-def test_the_choices_without_branches_are_the_controllers():
-    """On tries of every kind: accepted, rejected, shortened, at the smallest size, under I and PI controllers."""
-    ratios = [0.0, 1e-7, 0.3, 1.0, 1.7, 1e9, math.inf, math.nan]
-    for beta, minimum in itertools.product((0.0, 0.04), (0.0, 0.3)):
-        controller = Controller(1e-3, 1e-6, 5, beta=beta, min_step=minimum, max_step=2.0)
-        twin = choice.controller_of(choice.settings_of(controller), 5)
-        for ratio, size, previous, landing, rejected in itertools.product(
-            ratios, (0.2, 0.3, 1.0, 7.0), (1.0, 0.01), (False, True), (False, True)
-        ):
-            expected = controller.judge(ratio, previous, size, 0.8 * size, landing=landing, rejected=rejected)
-            numbers = (torch.tensor(x, dtype=torch.float64) for x in (ratio, previous, size, 0.8 * size))
-            flags = {"landing": torch.tensor(landing), "rejected": torch.tensor(rejected)}
-            found = choice.verdict(twin, *numbers, **flags)
-            if not expected.accepted:  # what to remember is then what it was
-                expected = dataclasses.replace(expected, previous=previous)
-            for name, value in dataclasses.asdict(expected).items():
-                assert getattr(found, name).item() == pytest.approx(value, rel=1e-14, abs=0), (name, ratio, size)
-
-
-def test_the_first_step_and_the_way_to_a_stop_are_those_of_eager_steps(field):
-    y0, controller = torch.ones(3), Controller(1e-3, 1e-6, 5, max_step=0.9)
-    twin = choice.controller_of(choice.settings_of(controller), 5)
-    with torch.no_grad():
-        for func, end in itertools.product((field, stiff, lambda t, y: 0 * y, lambda t, y: y / 0), (1.0, -1.0, 1e-9)):
-            slope, times = func(torch.tensor(0.0), y0), torch.tensor([0.0, end])
-            expected = controller.initial_step(lambda t, y: func(torch.tensor(t), y), 0.0, end, y0, slope)
-            found = choice.initial_step(twin, func, *times, y0, slope)
-            assert found.item() == pytest.approx(expected, rel=1e-13)
-    for t, stop, size in itertools.product((0.0, 0.4), (1.0, -1.0), (0.1, 0.6, 0.6 * (1 - 1e-10), 1.4, 3.0)):
-        found = choice.next_step(*torch.tensor([t, stop, size]))
-        assert tuple(x.item() for x in found) == next_step(t, stop, size)
-
-
-class Syncs(TorchDispatchMode):
-    """Counts what would wait for a GPU: numbers taken out of tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        waits = func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
-        self.count += waits and args[0].dtype != torch.uint8  # the state of a random stream: on the CPU anyway
-        return func(*args, **(kwargs or {}))
-
-
-def syncs(tolerance, **keywords):
-    y0 = torch.ones(3)
-    with torch.no_grad(), Syncs() as mode:
-        stats = solve(stiff, y0, [0.0, 1.0], method="RK23", rtol=tolerance, atol=tolerance, **keywords).stats
-    return mode.count, stats.n_accepted + stats.n_rejected
-
-
-def unseen(function):
-    """The same without the modes around it: Dynamo compiles nothing inside of one, and generated code passes by them,
-    which the graphs that run in its place here do not."""
-
-    def call(*arguments, **keywords):
-        with _disable_current_modes():
-            return function(*arguments, **keywords)
-
-    return call
-
-
-@pytest.mark.parametrize(("compile", "a_try"), [(False, 1), ("step", 1), ("loop", 0)])
-def test_how_often_a_solve_waits_for_the_device(compile, a_try, monkeypatch):
-    """In a try; by the difference of two solves, as what is done once in a solve does not count."""
-    generated = code.generated
-    monkeypatch.setattr(code, "generated", lambda *a, **k: unseen(unseen(generated)(*a, **k)))
-    monkeypatch.setattr(Tracer, "__call__", unseen(Tracer.__call__))
-    (few, n_few), (many, n_many) = syncs(1e-2, compile=compile), syncs(1e-4, compile=compile)
-    assert n_few + 20 < n_many < loops.MOST
-    assert many - few == a_try * (n_many - n_few)
 
 
 def test_a_compiled_model_with_a_compiled_block(field, looped):

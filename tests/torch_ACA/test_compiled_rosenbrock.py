@@ -11,7 +11,9 @@ from torch_ACA import JacobianError, StepSizeUnderflowError, solve
 from torch_ACA.compilation import generate, rosenbrock_steps
 from torch_ACA.rosenbrock_tableaus import RODAS5P
 
-pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
+pytestmark = [
+    pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
+]  # fmt: skip
 METHOD = {"method": "Rodas5P", "rtol": 1e-4, "atol": 1e-6}
 
 

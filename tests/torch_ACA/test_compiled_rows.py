@@ -10,7 +10,9 @@ from tests.torch_ACA.test_compiled_loop import slow
 from torch_ACA import ReplayError, SolverError, methods, solve, solve_event
 from torch_ACA.compilation import generate, loops, row_loops
 
-pytestmark = [pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated")]
+pytestmark = [
+    pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
+]  # fmt: skip
 METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True}
 NAN = math.nan
 
@@ -181,11 +183,6 @@ def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_as_eager(func, y0, [0.0, 1.0], **keywords)
-
-
-def test_single_steps_are_not_compiled():
-    with pytest.raises(ValueError, match="per_sample cannot be combined with compile='step'"):
-        solve(Oscillators(1.0), start(1), [0.0, 1.0], compile="step", **METHOD)
 
 
 @pytest.mark.slow

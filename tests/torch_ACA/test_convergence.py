@@ -114,7 +114,7 @@ def test_agrees_with_scipy_at_tight_tolerance(ours, theirs):
     ts = np.linspace(0, 5, 11)
     reference = solve_ivp(predators_numpy, (0, 5), [10.0, 5.0], theirs, ts, rtol=1e-10, atol=1e-10).y.T
     ys = solve(predators, torch.tensor([10.0, 5.0]), ts, method=ours, rtol=1e-10, atol=1e-10).ys
-    assert np.abs(ys.numpy() - reference).max() < 2e-7
+    assert np.abs(ys.cpu().numpy() - reference).max() < 2e-7
 
 
 def van_der_pol_gradient(mu_of, y0, t_end, tolerance, gradient="aca"):

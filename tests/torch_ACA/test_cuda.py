@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_ACA import odeint, solve, solve_event
+from torch_ACA import odeint, odeint_event, solve, solve_event
 
 pytestmark = pytest.mark.gpu
 
@@ -119,6 +119,41 @@ def test_event():
         return [t.detach().cpu(), *(g.cpu() for g in torch.autograd.grad(t, y0))]
 
     assert_agree(crossing("cuda"), crossing("cpu"), 1e-9)
+
+
+@pytest.mark.parametrize("times_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("keywords", GRADIENTS.values(), ids=GRADIENTS)
+def test_func_gets_its_time_where_the_state_is(keywords, times_on):
+    """In every evaluation, wherever the times of the solve lie; those for second derivatives, of dense output, too."""
+    twice, dense = (keywords["gradient"] in known for known in (("aca", "direct", "naive"), ("aca", "direct")))
+
+    def func(t, y):
+        return torch.stack([-y[0] * t, torch.sin(t)])
+
+    def numbers(device):
+        y0 = torch.tensor([2.0, 0.5], device=device, requires_grad=True)
+        times = torch.tensor([0.0, 0.3, 1.0], device=times_on if device == "cuda" else "cpu", requires_grad=True)
+        solution = solve(func, y0, times, dense=dense, rtol=1e-6, atol=1e-6, **keywords)
+        total = (solution.ys**2).sum() + (solution([0.1, 0.5]).sum() if dense else 0)
+        first = torch.autograd.grad(total, [y0, times], create_graph=twice)
+        second = torch.autograd.grad(first[0].sum() + first[1].sum().to(device), [y0, times]) if twice else ()
+        return [value.detach().cpu() for value in (total, *first, *second)]
+
+    assert_agree(numbers("cuda"), numbers("cpu"), 1e-9)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_event_times_lie_with_t0_or_the_state(per_sample):
+    """Those of torchdiffeq's interface with the state, as torchdiffeq has them."""
+    y0, t0 = torch.ones(2, 1, device="cuda", requires_grad=True), torch.tensor(0.0, device="cpu")
+    keywords = {"event_fn": lambda t, y: y - 0.5}
+    for start, interface, device in (
+        (0.0, solve_event, "cuda"), (t0, solve_event, "cpu"), (t0.cuda(), solve_event, "cuda"),
+        (0.0, odeint_event, "cuda"), (t0, odeint_event, "cuda"),
+    ):  # fmt: skip
+        t = interface(lambda t, y: -y, y0, start, **keywords, per_sample=per_sample)[0]
+        assert t.device.type == device
+        torch.autograd.grad(t.sum(), y0)
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "adjoint"])

@@ -1,6 +1,8 @@
 """A default device of the user's, as by torch.set_default_device("cuda"), is for func and the user's own tensors: what
 the solver makes for itself lies where it belongs. Tensors on "meta" hold no numbers, so a wrong one cannot pass."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -59,6 +61,21 @@ def test_solves(net, y0, keywords, with_times):
         found = gradients(net, y0, with_times, **keywords)
     for a, b in zip(found, wanted, strict=True):
         assert torch.equal(a, b)
+
+
+def test_steps_of_a_nested_state_are_compiled(ungenerated):
+    """There is no warning that they are not: PyTorch 2.11 cannot trace each function of tensors under a device."""
+    y0 = {"a": torch.ones(2, 3), "z": [torch.ones(2), torch.ones(())]}
+
+    def end(**keywords):
+        return solve(lambda t, y: {"a": torch.sin(y["a"]), "z": [-t * z for z in y["z"]]}, y0, TIMES, **keywords).ys
+
+    wanted = end()
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = end(compile="step")
+    for a, b in zip((found["a"], *found["z"]), (wanted["a"], *wanted["z"]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def dense(y0):

@@ -179,10 +179,15 @@ def test_tolerances_of_a_dict_are_matched_by_key():
 
 
 @pytest.mark.parametrize("method", ["Dopri5", "RK12"])
-def test_an_interpolant_by_name_is_compiled_once(method, made):
+@pytest.mark.parametrize(("compile", "functions"), [
+    ("step", {"start", "step"}), pytest.param("loop", {"start", "forward"}, marks=pytest.mark.loops),
+])  # fmt: skip
+def test_an_interpolant_by_name_is_compiled_once(method, compile, functions, made):
+    numbers = []
     for _ in range(3):
-        solve(decay, ONE, [0.0, 0.4, 1.0], method=method, options={"interp": "linear"}, compile=True)
-    assert made == ["start", "forward"]
+        solve(decay, ONE, [0.0, 0.4, 1.0], method=method, options={"interp": "linear"}, compile=compile)
+        numbers.append(len(made))
+    assert set(made) == functions and len(set(numbers)) == 1
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

@@ -163,7 +163,7 @@ def test_robertson_against_radau():
     assert solution.stats.n_accepted.diff().min() > 0
     z0, atol = np.concatenate([ROBERTSON_START, np.zeros(9)]), 1e-11 * np.repeat(ROBERTSON_SCALE, 3)
     atol = np.concatenate([1e-11 * ROBERTSON_SCALE, atol])
-    z = solve_ivp(robertson_with_sensitivities, (0, 1e5), z0, "Radau", ends.numpy(), rtol=1e-9, atol=atol).y.T
+    z = solve_ivp(robertson_with_sensitivities, (0, 1e5), z0, "Radau", ends.cpu().numpy(), rtol=1e-9, atol=atol).y.T
     assert_close(solution.ys[-1] / scale, torch.tensor(z[:, :3]) / scale, 1e-5)
     assert_close(bars, torch.tensor((z[:, 3:].reshape(4, 3, 3) / ROBERTSON_SCALE[:, None]).sum(1)), 1e-4)
 
@@ -270,7 +270,7 @@ def test_the_check_of_blocks_knows_the_rounding_of_autocast(structure):
     def coupled(t, y):
         return layer(y) - 5 * y[[1, 0, 2, 3, 4, 5, 6, 7]]
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(y0.device.type, torch.bfloat16):
         ys = solve(uncoupled, y0, [0.0, 1.0], **structure, **COARSE).ys
         with pytest.raises(JacobianError, match="couples rows"):
             solve(coupled, y0, [0.0, 1.0], **structure, **COARSE)

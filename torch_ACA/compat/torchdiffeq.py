@@ -90,6 +90,7 @@ def _odeint(
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
+        event_t = event_t.to(pytree.tree_leaves(ys)[0].device)  # torchdiffeq has all times there
         return event_t.to(t.dtype) if t.is_floating_point() else event_t, ys
     if t.shape == (1,):
         return pytree.tree_map(lambda leaf: leaf[None], y0)
@@ -146,7 +147,7 @@ def odeint_event(
     """Solve from t0 until event_fn(t, y) crosses zero.
 
     :param odeint_interface: `odeint` or `odeint_adjoint`
-    :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64)
+    :param t0: 0-d tensor, or a number; the event time is of its type (of a number: float64), on the device of y0
     :returns: event time (0-d) and [2, *shape]: y0 and the state at the event; differentiable
     """
     t0 = t0 if isinstance(t0, torch.Tensor) and t0.is_floating_point() else time_of(t0)

@@ -38,7 +38,7 @@ class DenseRecord:
         return times, torch.stack([*self.states, self.last.trial.end.y]), torch.stack(self.slopes)
 
     def traced_tensors(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.stack([*self.times, t]).double(), torch.stack([*self.states, y]), torch.stack(self.slopes)
+        return torch.stack([*self.times, t]).double().cpu(), torch.stack([*self.states, y]), torch.stack(self.slopes)
 
 
 class OutputCotangents:
