@@ -6,7 +6,7 @@ from statistics import mean
 
 import numpy as np
 
-from cifar_classification import claims, plot, robustness, timing
+from cifar_classification import claims, gradient_error, plot, robustness, timing
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import Cifar
 from cifar_classification.quoted import PAPER
@@ -40,6 +40,7 @@ def main(argv=None):
     root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", RESULTS, packs=True)
     runs = collect(root)
     sections = [section for scale in SCALES for section in compared(runs, scale, root)]
+    sections += of_gradients(root)
     introduction = f"# NODE-18 on CIFAR: results\n\nWritten by `python {SCRIPT}`.\n"
     write_text(root / "tables.md", "\n".join([introduction, *sections, every_run(runs)]))
     if root.resolve() == RESULTS:
@@ -95,6 +96,16 @@ def of_methods(methods, scale, root, heading):
         f"![gradient methods]({scale}/methods.png)\n",
         precision(methods),
     ]
+
+
+def of_gradients(root):
+    """The sections on the error of gradients on one batch."""
+    found = gradient_error.render(root)
+    texts = ["## The error of gradients by tolerance\n"] if found else []
+    for folder in found:
+        place = folder.relative_to(root).as_posix()
+        texts += [gradient_error.section(folder), f"![error of the gradient]({place}/gradient_error.png)\n"]
+    return texts
 
 
 def of_test_solvers(robust, scale, root):

@@ -64,7 +64,8 @@ class Recorded:
 
 def collect(root):
     """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name not in (TIMING, GRADIENT_ERROR)]
+    others = (TIMING, GRADIENT_ERROR)
+    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name not in others]
     return [_recorded(Path(root), folder) for folder in trained]
 
 
