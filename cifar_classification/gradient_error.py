@@ -137,7 +137,7 @@ def section(folder):
         f"images, float64, a trained network: {trained}. The reference is ACA with Dopri5 at "
         f"{summary['reference']['rtol']:g}; the adjoint at the same tolerance is "
         f"{summary['adjoint_beside_reference']['all']:.0e} away from it. By stage: the parameters of each stage's "
-        f"field, from the input to the output. With the paper's solver, Heun-Euler at {PAPERS:g}, the adjoint's error is "
+        f"field, from the input to the output. With Heun-Euler at {PAPERS:g}, as in the paper, the adjoint's error is "
         f"{beside} times ACA's. {origins([('all', run['environment'])])}\n"
     )
 
