@@ -123,7 +123,7 @@ def test_timers_take_what_those_inside_them_do_not(monkeypatch):
 
 def test_breakdown_adds_up_to_the_solve():
     problem = build("three_body_end", quick=True)
-    parts = breakdown.seconds_by_part(problem, "aca", rounds=3)
+    parts = breakdown.seconds_by_part(problem, "aca, memory=states", rounds=3)
     assert set(parts) == set(breakdown.PARTS)
     assert {part for part, seconds in parts.items() if seconds == 0} == {breakdown.GUARDS, breakdown.GENERATED}
     kept = breakdown.seconds_by_part(problem, "aca, memory=unlimited", rounds=3)
