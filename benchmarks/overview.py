@@ -4,14 +4,13 @@ from pathlib import Path
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks import records
+from benchmarks import records, tables
 from benchmarks.cases import CASES, diagram_rows, time_rows
 from harness.plots import new_figure, save_figure
 
 FILE = "overview.png"
 DIFFRAX = ("diffrax, jitted", "diffrax, vmap", "diffrax Kvaerno5, jitted")  # whichever a case has
 FORWARD_ONLY = "scipy Radau, forward"
-OURS = "torch_ACA"
 TOLERANCE = 1e-6  # of the point shown of a diagram
 
 
@@ -26,7 +25,7 @@ def draw(folder, colours, markers):
     figure, ax = new_figure(width=9.0, height=1.6 + 0.36 * len(found))
     for solver in dict.fromkeys(solver for ratios in found.values() for solver in ratios):
         places = [(ratios[solver], height) for height, ratios in enumerate(found.values()) if solver in ratios]
-        ours = any(_record(folder, name).solvers.get(solver, {}).get("library") == OURS for name in found)
+        ours = any(_record(folder, name).solvers.get(solver, {}).get("library") == tables.OURS for name in found)
         style = {"markersize": 8, "markeredgecolor": "black"} if ours else {"markersize": 5}
         ax.plot(*zip(*places), markers[solver], color=colours[solver], linestyle="", label=solver, **style)
     ax.axvline(1.0, color="black", lw=1)

@@ -1,10 +1,9 @@
 """The loop over tries of rows that take their own steps as one compiled call, and the way back over their steps.
 
 The steps are those of explicit methods' `rows.stepper.RowStepper`, with the graph of func for the field, or Rosenbrock
-steps with a block for each row. Forward, every try
-leaves its times (t, h, whether each row was accepted), states and, for outputs inside steps, its slopes in buffers; it
-ends when all rows are done, one has failed or the buffers are full. Backward, a step of each row stands in one place of
-the buffers.
+steps with a block for each row. Forward, every try leaves its times (t, h, whether each row was accepted), states and,
+for outputs inside steps, its slopes in buffers; it ends when all rows are done, one has failed or the buffers are full.
+Backward, a step of each row stands in one place of the buffers.
 """
 
 from __future__ import annotations
