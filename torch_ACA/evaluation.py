@@ -51,14 +51,9 @@ class Evaluation:
         layout = self.field.layout
         return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
 
-    def vjp(
-        self, cotangent: Tensor, gradients: GradientSum, out: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Pull a cotangent [size] of f's value back.
-
-        Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
-        written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
-        time (0-d, or None).
+    def pull(self, cotangent: Tensor) -> tuple[list[Tensor] | None, tuple[Tensor | None, ...], Tensor | None] | None:
+        """Cotangents of the leaves of the state, of what is captured and of the time; None for what the value does not
+        depend on, and instead of all where it depends on nothing. They may share memory with others.
         """
         layout, captured = self.field.layout, self.field.captured.leaves
         edges, cotangents = [], []
@@ -69,19 +64,34 @@ class Evaluation:
                 edges.append(edge)
                 cotangents.append(piece if piece.dtype == dtype else piece.to(dtype))
         if not edges:
-            return None, None
+            return None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
-        keep = self.field.captured.keep_graph
-        found = pulled_back(tuple(edges), tuple(cotangents), keep, wanted)
+        found = pulled_back(tuple(edges), tuple(cotangents), self.field.captured.keep_graph, wanted)
         n = len(self.leaves)
-        gradients.add(found[n : n + len(captured)])
         states: Any = found[:n]
-        time_cotangent = found[-1] if times else None
         if any(g is None for g in states):
-            if all(g is None for g in states):
-                return None, time_cotangent
-            states = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, states)]
+            none = all(g is None for g in states)
+            states = None if none else [torch.zeros_like(x) if g is None else g for x, g in zip(self.leaves, states)]
+        return states, found[n : n + len(captured)], found[-1] if times else None
+
+    def vjp(
+        self, cotangent: Tensor, gradients: GradientSum, out: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Pull a cotangent [size] of f's value back.
+
+        Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
+        written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
+        time (0-d, or None).
+        """
+        found = self.pull(cotangent)
+        if found is None:
+            return None, None
+        states, captured, time_cotangent = found
+        gradients.add(captured)
+        if states is None:
+            return None, time_cotangent
+        layout = self.field.layout
         if out is None:
             return layout.join(states), time_cotangent
         layout.write(states, out)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..controller import rms_norm
-from ..evaluation import GradientSum
 from ..scipy_solver import Scipy
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.adams import Adams
@@ -38,13 +37,13 @@ class _LargestRMS:
     """
 
     def __init__(self, *sizes: int) -> None:
-        self._sizes = sizes
+        self._sizes, self._counted = sizes, sum(sizes)
         self._weights: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._weights is None:
             self._weights = x.new_tensor([1 / math.sqrt(max(size, 1)) for size in self._sizes])
-        parts = x.split([*self._sizes, len(x) - sum(self._sizes)])[:-1]
+        parts = x[: self._counted].split_with_sizes(self._sizes)
         return (torch.stack([torch.linalg.vector_norm(part) for part in parts]) * self._weights).amax()
 
 
@@ -57,6 +56,8 @@ class AugmentedField:
         self.field = field
         self.n = field.layout.size
         self.sizes = [t.numel() * (2 if t.is_complex() else 1) for t in field.captured.tensors]
+        self._split = (self.n, self.n, *self.sizes)
+        self._nothing: Any = (None, (None,) * len(self.sizes), None)
         self.layout = _FlatLayout(2 * self.n + sum(self.sizes), field.layout.dtype, field.layout.device)
         self.n_evals = 0
         self.reached: list[Any] = [None] * len(self.sizes)  # True for the captured tensors that a graph led to
@@ -65,23 +66,24 @@ class AugmentedField:
     def __call__(self, t: float, state: Tensor, out: Tensor, side: int = 0) -> None:
         n = self.n
         self.n_evals += 1
-        evaluation = self.field.record(t, state[:n], out[:n], side=-side)
+        y_slope, a_slope, *captured_slopes = out.split_with_sizes(self._split)
+        evaluation = self.field.record(t, state[:n], y_slope, side=-side)
         if self.watch_first is not None:
-            self.watch_first(out[:n])
+            self.watch_first(y_slope)
             self.watch_first = None
-        gradients = GradientSum(len(self.sizes))
-        a_slope, _ = evaluation.vjp(-state[n : 2 * n], gradients)
-        if a_slope is None:
-            out[n : 2 * n].zero_()
+        states, captured, _ = evaluation.pull(-state[n : 2 * n]) or self._nothing
+        if states is None:
+            a_slope.zero_()
         else:
-            out[n : 2 * n].copy_(a_slope)
-        for i, (piece, total) in enumerate(zip(out[2 * n :].split(self.sizes), gradients.totals)):
-            if total is None:
-                piece.zero_()
+            self.field.layout.write(states, a_slope)
+        for i, slope in enumerate(captured_slopes):
+            found = captured[i]
+            if found is None:
+                slope.zero_()
             else:
                 self.reached[i] = True
-                total = total if total.layout is torch.strided else total.to_dense()
-                piece.copy_((torch.view_as_real(total) if total.is_complex() else total).reshape(-1))
+                found = found if found.layout is torch.strided else found.to_dense()
+                slope.copy_((torch.view_as_real(found) if found.is_complex() else found).reshape(-1))
 
     def slope(self, t: float, state: Tensor) -> Tensor:
         out = torch.empty_like(state)
