@@ -11,7 +11,7 @@ from three_body.data import PAPER
 from three_body.experiment import ThreeBody, label
 from three_body.first_gradient import FOLDER
 from three_body.plot_findings import draw_first_gradient
-from three_body.plot_orbits import animate, draw_orbits, model_of, trajectory
+from three_body.plot_orbits import animate, draw_orbits, faint, model_of, trajectory
 from three_body.report import collect
 
 STYLES = {"lstm": (0, (4, 1, 1, 1)), "lstm-aug": (0, (1, 2))}
@@ -77,7 +77,7 @@ def _curves(ax, x, curves, name, **line):
     style = _look(name) | line
     ax.plot(x, np.nanmedian(curves, 0), label=name, **style)
     if len(curves) > 1:
-        ax.plot(x, curves.T, **style | {"linewidth": 0.5, "alpha": 0.5})
+        ax.plot(x, curves.T, **style | {"linewidth": 0.5, "alpha": faint(len(curves))})
 
 
 def draw_masses(row, path):

@@ -170,13 +170,13 @@ def train(folder):
                 _spread([mean(row["Solver/Forward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/Backward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
-                _spread([run["rows"][-1]["seconds"] / len(run["rows"]) for run in complete]),
+                _spread([run["summary"]["cpu_seconds"] for run in complete]),
             ])  # fmt: skip
     text = _table(
         "Training: mean and standard deviation over the seeds that finished",
         [
             "problem", "method", "finished", "last loss", "error of the parameter", "RMSE to the truth",
-            "largest gradient norm", "evaluations forward", "backward", "bytes held", "seconds per iteration",
+            "largest gradient norm", "evaluations forward", "backward", "bytes held", "processor seconds",
         ],  # fmt: skip
         lines,
     )  # fmt: skip
