@@ -142,7 +142,8 @@ def client_rows(case, options):
 
 
 def _rounds(calls, options, seconds):
-    return alternating(calls, seconds=seconds, rounds=options.rounds, clock=options.clock, device=options.device)
+    limits = {"seconds": seconds, "slow": max(seconds, 1.0)}  # one call of what is slower uses all the time up
+    return alternating(calls, rounds=options.rounds, clock=options.clock, device=options.device, **limits)
 
 
 CASES = {
@@ -184,8 +185,8 @@ CASES = {
         "Work and precision, 256 rows of Robertson's equations", diagram_rows, ("stiff_robertson_rows",), STIFF_ROWS,
         tolerances=TOLERANCES[:-1],
     ),
-    "stiff_reaction_diffusion": Case(  # the one that an explicit method ends on in less than a minute
-        "Work and precision, reaction and diffusion on 64 points", diagram_rows, ("stiff_reaction_diffusion",),
-        (*STIFF, "Dopri5"), tolerances=TOLERANCES[:-1],
+    "stiff_reaction_diffusion": Case(  # an explicit method ends in less than a minute
+        "Work and precision, diffusion and a learned reaction on 64 points", diagram_rows,
+        ("stiff_reaction_diffusion",), (*STIFF, "Dopri5"), tolerances=(1e-2, *TOLERANCES[:-1]),
     ),
 }
