@@ -1,7 +1,7 @@
 """The cases of the benchmark: which problem, which solvers, what is measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks import breakdown, clients, memory, problems, row_problems, stiff
@@ -83,9 +83,11 @@ def diagram_rows(case, options):
     """Errors and times over tolerances: a row per solver and tolerance, then a row per round of that tolerance."""
     (name,) = case.problems
     reference = options.build(name).reference_solution()
-    tolerances = case.tolerances[::2][:3] if options.quick else case.tolerances
+    tolerances, func = case.tolerances[::2][:3] if options.quick else case.tolerances, None
     for tolerance in progress(tolerances, desc=name):
         problem = options.build(name, tolerance=tolerance)
+        func = func or problem.func  # one for all: code that was generated for it serves at every tolerance
+        problem = replace(problem, func=func)
         calls = {}
         for solver in options.chosen(case.solvers):
             prepared, row = checked(solver, problem, reference)
