@@ -1,7 +1,7 @@
 """The cases of the benchmark: which problem, which solvers, what is measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks import breakdown, clients, memory, problems, row_problems, stiff
@@ -83,9 +83,11 @@ def diagram_rows(case, options):
     """Errors and times over tolerances: a row per solver and tolerance, then a row per round of that tolerance."""
     (name,) = case.problems
     reference = options.build(name).reference_solution()
-    tolerances = case.tolerances[::2][:3] if options.quick else case.tolerances
+    tolerances, func = case.tolerances[::2][:3] if options.quick else case.tolerances, None
     for tolerance in progress(tolerances, desc=name):
         problem = options.build(name, tolerance=tolerance)
+        func = func or problem.func  # one for all: code that was generated for it serves at every tolerance
+        problem = replace(problem, func=func)
         calls = {}
         for solver in options.chosen(case.solvers):
             prepared, row = checked(solver, problem, reference)
@@ -142,7 +144,8 @@ def client_rows(case, options):
 
 
 def _rounds(calls, options, seconds):
-    return alternating(calls, seconds=seconds, rounds=options.rounds, clock=options.clock, device=options.device)
+    limits = {"seconds": seconds, "slow": max(seconds, 1.0)}  # one call of what is slower uses all the time up
+    return alternating(calls, rounds=options.rounds, clock=options.clock, device=options.device, **limits)
 
 
 CASES = {
@@ -184,8 +187,8 @@ CASES = {
         "Work and precision, 256 rows of Robertson's equations", diagram_rows, ("stiff_robertson_rows",), STIFF_ROWS,
         tolerances=TOLERANCES[:-1],
     ),
-    "stiff_reaction_diffusion": Case(  # the one that an explicit method ends on in less than a minute
-        "Work and precision, reaction and diffusion on 64 points", diagram_rows, ("stiff_reaction_diffusion",),
-        (*STIFF, "Dopri5"), tolerances=TOLERANCES[:-1],
+    "stiff_reaction_diffusion": Case(  # an explicit method ends in less than a minute
+        "Work and precision, diffusion and a learned reaction on 64 points", diagram_rows,
+        ("stiff_reaction_diffusion",), (*STIFF, "Dopri5"), tolerances=(1e-2, *TOLERANCES[:-1]),
     ),
 }

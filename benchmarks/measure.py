@@ -1,6 +1,7 @@
 """Times of solvers in alternating rounds, and their errors."""
 
 import gc
+import math
 import time
 import warnings
 from functools import partial
@@ -97,13 +98,14 @@ def one_line(error):
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def alternating(calls, *, seconds, rounds, clock, device):
+def alternating(calls, *, seconds, rounds, clock, device, slow=math.inf):
     """Yield a dict of seconds by name for each round, in which every one of ``calls`` (by name) runs once.
 
     Each round starts with another one, so that none always follows the same neighbour.
 
     :param seconds: begin no round after so many seconds of wall time
     :param rounds: (at least, at most) so many rounds
+    :param slow: what takes longer, in seconds, runs in the first round alone
     """
     gc.collect()
     gc.freeze()  # collecting before every call then takes next to no time
@@ -116,5 +118,8 @@ def alternating(calls, *, seconds, rounds, clock, device):
             order = names[shift:] + names[:shift]
             taken = {name: timed(calls[name], clock, device) for name in order}
             yield {name: taken[name] for name in names}
+            names = [name for name in names if taken[name] <= slow]
+            if not names:
+                return
     finally:
         gc.unfreeze()

@@ -6,8 +6,6 @@ from benchmarks import overview, records, tables
 from benchmarks.breakdown import PARTS
 from benchmarks.cases import (
     CASES,
-    EVALUATIONS,
-    VJPS,
     breakdown_rows,
     client_rows,
     diagram_rows,
@@ -87,7 +85,7 @@ def timed(folder, name):
     shown = [solver for solver in record.solvers if record.to_limit(solver)]
     figure, ax = new_figure(width=7.0, height=1.0 + 0.35 * len(shown))
     for height, solver in enumerate(reversed(shown)):
-        ratios = [times[solver] / (times[EVALUATIONS] + times[VJPS]) for times in record.rounds]
+        ratios = record.each_to_limit(solver)
         ax.barh(height, record.to_limit(solver), color=COLOURS[solver], alpha=0.6)
         ax.plot(ratios, [height] * len(ratios), ".", ms=3, color=COLOURS[solver])
     ax.axvline(1.0, color="black", lw=1)
@@ -167,7 +165,7 @@ def clients(folder, name):
     ]
     figure, ax = new_figure(width=7.0, height=1.0 + 0.3 * len(shown))
     for height, (_, solver, record) in enumerate(shown):
-        ratios = [times[solver] / times[tables.ODEINT] for times in record.rounds]
+        ratios = record.each_to_solver(solver, tables.ODEINT)
         ax.barh(height, record.to_solver(solver, tables.ODEINT), color=COLOURS[solver], alpha=0.6)
         ax.plot(ratios, [height] * len(ratios), ".", ms=3, color=COLOURS[solver])
     ax.axvline(1.0, color="black", lw=1)

@@ -24,26 +24,36 @@ class Record:
 
     def median(self, *names):
         """Median over the rounds of the sum of the seconds of ``names``; None if one was not timed."""
-        return self._median(lambda times: sum(times[name] for name in names), names)
+        return _median(self._each(lambda times: sum(times[name] for name in names), names))
 
     def to_limit(self, name):
         """A solver's time over the limit's in the same round, median."""
-        return self._median(lambda t: t[name] / (t[EVALUATIONS] + t[VJPS]), (name, EVALUATIONS, VJPS))
+        return _median(self.each_to_limit(name))
+
+    def each_to_limit(self, name):
+        """The same of every round, a list."""
+        return self._each(lambda t: t[name] / (t[EVALUATIONS] + t[VJPS]), (name, EVALUATIONS, VJPS))
 
     def beyond_limit(self, name, n_evals):
         """Microseconds by which a solver's time exceeds the limit's in the same round, per evaluation, median."""
-        return self._median(
-            lambda t: 1e6 * (t[name] - t[EVALUATIONS] - t[VJPS]) / n_evals, (name, EVALUATIONS, VJPS)
-        )
+        names = (name, EVALUATIONS, VJPS)
+        return _median(self._each(lambda t: 1e6 * (t[name] - t[EVALUATIONS] - t[VJPS]) / n_evals, names))
 
     def to_solver(self, name, other):
         """A solver's time over another's in the same round, median."""
-        return self._median(lambda times: times[name] / times[other], (name, other))
+        return _median(self.each_to_solver(name, other))
 
-    def _median(self, value, names):
-        if not self.rounds or not all(name in self.rounds[0] for name in names):
-            return None
-        return median(map(value, self.rounds))
+    def each_to_solver(self, name, other):
+        """The same of every round, a list."""
+        return self._each(lambda times: times[name] / times[other], (name, other))
+
+    def _each(self, value, names):
+        """Of the rounds in which all of ``names`` were timed."""
+        return [value(times) for times in self.rounds if all(name in times for name in names)]
+
+
+def _median(values):
+    return median(values) if values else None
 
 
 def read(folder, case):

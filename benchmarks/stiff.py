@@ -15,7 +15,8 @@ TIGHT = 1e-10
 
 
 class StiffField(nn.Module):
-    """A field of `stiff_fields`, with the factors on its constants as parameters [k], or [b, k] for rows [b, n]."""
+    """A field of `stiff_fields`, with the factors on its constants, or its weights, as parameters [k], or [b, k] for
+    rows [b, n]."""
 
     def __init__(self, field, factors):
         super().__init__()
@@ -86,13 +87,16 @@ class Radau:
         return Check(flat([self.problem.measured(self())]), None, None, None)
 
 
-def _problem(title, field, start, times, n_factors, scale, absolute):
-    """:param absolute: atol over rtol"""
+def _problem(title, field, start, times, factors, scale, absolute):
+    """:param factors: p of the field, or how many ones
+    :param absolute: atol over rtol
+    """
+    factors = np.ones(factors) if isinstance(factors, int) else factors
 
     def build(quick, tolerance=1e-6):
-        y0, ones = torch.as_tensor(start, dtype=torch.float64), torch.ones(n_factors, dtype=torch.float64)
+        y0 = torch.as_tensor(start, dtype=torch.float64)
         return StiffProblem(
-            title, StiffField(field, ones), y0, torch.as_tensor(times, dtype=torch.float64), "Rodas5P", tolerance,
+            title, StiffField(field, factors), y0, torch.as_tensor(times, dtype=torch.float64), "Rodas5P", tolerance,
             tolerance * absolute, scale=torch.as_tensor(scale, dtype=torch.float64).expand(len(y0)),
         )  # fmt: skip
 
@@ -113,8 +117,8 @@ def robertson_rows(quick, tolerance=1e-6):
 def reaction_diffusion(quick, tolerance=1e-6):
     n = 16 if quick else 64
     return _problem(
-        f"Reaction and diffusion, {n}", fields.reaction_diffusion, fields.reaction_diffusion_start(n),
-        np.linspace(0, 1, 11), 4, 1.0, 1.0,
+        f"Diffusion with a learned reaction, {n}", fields.reaction_diffusion, fields.reaction_diffusion_start(n),
+        np.linspace(0, 1, 11), fields.REACTION_WEIGHTS.ravel(), 1.0, 1.0,
     )(quick, tolerance)  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Stiff problems of the literature, for numpy, torch and jax.numpy alike (``xp``).
 
-field(xp, y, p): y [n] and p, factors on the rate constants, ones as published; or both with a further axis behind, for
-as many systems at once.
+field(xp, y, p): y [n] and p, factors on the rate constants, ones as published, or weights; kinetics take both with a
+further axis behind, too, for as many systems at once.
 """
 
 import numpy as np
@@ -95,8 +95,13 @@ def reaction_diffusion_start(n):
     return np.sin(np.pi * x) + 0.5 * np.sin(3 * np.pi * x) + 0.1 * np.sin(20 * np.pi * x)
 
 
+REACTION_WEIGHTS = np.random.default_rng(0).standard_normal((3, 16)) * [[1], [1], [3]]
+
+
 def reaction_diffusion(xp, y, p):
-    """u_t = p0 u_xx + 4 p1 tanh(2 p2 u) - p3 on [0, 1], u = 0 at both ends, by the method of lines."""
+    """u_t = u_xx + r(u) on [0, 1], u = 0 at both ends, by the method of lines; r is a network of 16 units, whose
+    weights, biases and weights in the sum stand one behind the other in p."""
     edge = 0.0 * y[:1]
     left, right = (xp.concatenate(parts) for parts in ((edge, y[:-1]), (y[1:], edge)))
-    return p[0] * (len(y) + 1) ** 2 * (left - 2 * y + right) + 4 * p[1] * xp.tanh(2 * p[2] * y) - p[3]
+    reaction = (xp.tanh(y[:, None] * p[:16] + p[16:32]) * p[32:]).sum(-1)
+    return (len(y) + 1) ** 2 * (left - 2 * y + right) + reaction

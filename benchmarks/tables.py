@@ -1,7 +1,10 @@
 """The tables of a benchmark, rendered from its records into tables.md; what has not run is blank."""
 
+import math
 import textwrap
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks import records
 from benchmarks.breakdown import PARTS
@@ -128,9 +131,14 @@ AIMS = (
         lambda f: _at(f, "stiff_robertson", 1e-6, "Rodas5P, compile", "diffrax Kvaerno5, jitted"),
     ),
     (
-        "Rodas5P, reaction and diffusion at 1e-3: time / Dopri5",
+        "Rodas5P, diffusion and a learned reaction at 1e-3: time / Dopri5",
         0.02,
         lambda f: _at(f, "stiff_reaction_diffusion", 1e-3, "Rodas5P", "Dopri5"),
+    ),
+    (
+        "Rodas5P, diffusion and a learned reaction: time / diffrax Kvaerno5 at equal gradient error",
+        1.2,
+        lambda f: _at_equal_error(f, "stiff_reaction_diffusion", "Rodas5P", "diffrax Kvaerno5, jitted"),
     ),
     ("slowest client program: time / torchdiffeq odeint", 1.1, lambda f: _slowest(f, "clients")),
     ("slowest of short solves: time / torchdiffeq odeint", 1.2, lambda f: _slowest(f, "short_solves")),
@@ -158,6 +166,23 @@ def _beside(folder, case, solver, other):
 def _at(folder, case, tolerance, solver, other):
     record = (records.read_diagram(folder, case) or {}).get(tolerance)
     return record and record.to_solver(solver, other)
+
+
+def _at_equal_error(folder, case, solver, other):
+    """A solver's time over another's where their gradients have the same error: the geometric mean over the other's
+    tolerances whose error is one that the solver reaches, between whose own it is interpolated (of logarithms)."""
+    curves = [[], []]
+    for record in (records.read_diagram(folder, case) or {}).values():
+        for curve, name in zip(curves, (solver, other)):
+            error, seconds = record.solvers.get(name, {}).get("gradient_error"), record.median(name)
+            if error and seconds:
+                curve.append((math.log(error), math.log(seconds)))
+    if not all(curves):
+        return None
+    errors, seconds = zip(*sorted(curves[0]))
+    inside = [(error, theirs) for error, theirs in curves[1] if errors[0] <= error <= errors[-1]]
+    ratios = [float(np.interp(error, errors, seconds)) - theirs for error, theirs in inside]
+    return math.exp(sum(ratios) / len(ratios)) if ratios else None
 
 
 def _memory_beside_peers(folder, case, solver):

@@ -44,6 +44,16 @@ def test_ratios_are_medians_of_ratios_within_rounds():
     assert record.to_limit("not timed") is None and record.to_solver("a", "not timed") is None
 
 
+def test_times_at_equal_error_are_interpolated(monkeypatch):
+    def record(mine, theirs):  # (gradient error, seconds) of each
+        rows = {name: {"gradient_error": error} for name, (error, _) in (("a", mine), ("b", theirs))}
+        return records.Record("stiff_hires", {}, rows, [{"a": mine[1], "b": theirs[1]}])
+
+    diagram = {1e-3: record((1e-2, 1.0), (1e-3, 1.0)), 1e-4: record((1e-4, 4.0), (1e-7, 100.0))}
+    monkeypatch.setattr(records, "read_diagram", lambda folder, case: diagram)
+    assert tables._at_equal_error("", "", "a", "b") == pytest.approx(2.0)  # b's other error is one that a has not
+
+
 def test_growth_per_step_is_counted_in_states():
     rows = [{"n_accepted": n, "state_bytes": 8, "peak_bytes": 100 + 12 * n} for n in (10, 40, 160)]
     assert records.slope(rows) == 1.5

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import time
 
 import pytest
 import torch
@@ -92,3 +93,9 @@ def test_rounds_alternate_and_begin_with_another_one_each_time():
     assert "".join(order) == "abcbcacab"  # no time: the least number of rounds
     assert [list(row) for row in rounds] == [list("abc")] * 3 and all(s >= 0 for row in rounds for s in row.values())
     assert len(list(alternating(calls, seconds=60.0, rounds=(1, 2), clock="wall", device="cpu"))) == 2
+
+
+def test_a_slow_contestant_runs_in_the_first_round_alone():
+    calls = {"slow": lambda: time.sleep(0.02), "fast": lambda: None}
+    rounds = alternating(calls, seconds=0.0, rounds=(3, 9), clock="wall", device="cpu", slow=0.01)
+    assert list(map(list, rounds)) == [["slow", "fast"], ["fast"], ["fast"]]

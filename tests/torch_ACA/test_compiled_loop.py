@@ -219,7 +219,7 @@ def test_callbacks_may_change_func():
 
 
 @pytest.mark.parametrize(("keywords", "reason"), [
-    ({"options": {"jump_t": [0.5]}}, "func jumps"), slow({"memory": 3}, "memory is limited"),
+    ({"memory": 3}, "memory is limited"),
     slow({"dense": True}, "dense=True was asked for"), slow({"record": True}, "callbacks or record=True"),
     slow({"on_failure": "return"}, "on_failure='return'"),
     slow({"method": "RK4", "h": 0.1}, "the steps are fixed"),

@@ -116,7 +116,7 @@ def test_errors_are_those_of_eager_steps():
 @pytest.mark.filterwarnings("default:compile=True")
 @pytest.mark.parametrize(("keywords", "reason"), [
     ({"jac": lambda t, y: -torch.eye(2, dtype=torch.float64)}, "jac was given"),
-    ({"options": {"jump_t": [0.5]}}, "func jumps"), ({"memory": 3}, "memory is limited"),
+    ({"memory": 3}, "memory is limited"),
     ({"options": {"step_size": 0.1}}, "the steps are fixed"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):

@@ -15,12 +15,13 @@ from ..march import Stop
 @dataclass(slots=True)
 class Chunk:
     """The steps of one call: how many, their times [capacity, 3], the stop that they end on (None: the buffers were
-    full). Of the outputs inside of them [m]: their indices, the steps that they lie in, where there, what slopes are
-    weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
+    full), the first and the last time that func saw. Of the outputs inside of them [m]: their indices, the steps that
+    they lie in, where there, what slopes are weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
 
     n: int
     times: torch.Tensor
     stop: Stop | None
+    window: tuple[float, float]
     outputs: list = field(default_factory=list)
     places: list = field(default_factory=list)
     theta: torch.Tensor | None = None
@@ -30,6 +31,10 @@ class Chunk:
     @property
     def reaches_into_last_step(self) -> bool:
         return bool(self.places) and self.places[-1] == self.n - 1
+
+    @property
+    def ends_on_jump(self) -> bool:
+        return self.stop is not None and self.stop.jump
 
     @property
     def output_rows(self) -> Any:
@@ -57,16 +62,18 @@ class LoopStorage(Storage):
         self._buffers = self._end = None
         return states
 
-    def unroll(self, tableau: Any, dtype: torch.dtype) -> None:
+    def unroll(self, tableau: Any, dtype: torch.dtype, *, starts_at_jump: bool) -> None:
         """Make ``steps``, which the tableau took, what a `Storage` has there."""
         if self.steps:
             return
+        after_jump = starts_at_jump
         for chunk in self.chunks:
             steps = [
                 AcceptedStep(t, h, end, None, False, False, tableau, tableau.needs_end_slope)
                 for t, h, end in chunk.times[: chunk.n].tolist()
             ]
-            steps[-1].stop = chunk.stop
+            steps[0].after_jump, steps[-1].before_jump = after_jump, chunk.ends_on_jump
+            steps[-1].stop, after_jump = chunk.stop, chunk.ends_on_jump
             for output, place in zip(chunk.outputs, chunk.places):
                 steps[place].outputs.append(output)
             for step in steps:

@@ -1,5 +1,6 @@
 """`aca` with its loops compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from ..errors import NonFiniteError, SolverError
 from ..gradients.discrete import DiscreteSolve
 from ..gradients.storage import STATES_ONLY
 from ..gradients.times import TimeCotangents
-from ..march import Callbacks, check_limits, next_step
+from ..march import Callbacks, Stop, check_limits, next_step
 from ..problem import Problem, explain
 from ..steppers.base import LINEARISE, Carry, Stepper
 from . import choice
@@ -51,8 +52,6 @@ def reason_against(problem: Problem) -> str | None:
         return "the steps are fixed"
     if not choice.is_plain(controller):
         return "the error norm is not the default one"
-    if problem.starts_at_jump or problem.perturb or any(stop.jump for stop in problem.stops):
-        return "func jumps"
     if problem.field.jacobian.is_users:
         return "jac was given"
     if code.graph.changed:
@@ -79,7 +78,7 @@ class LoopSolve(DiscreteSolve):
         code = problem.field.code
         self.loops = Loops(
             code, code.steps(problem.method), problem.y0.detach(), with_slopes=problem.interpolates,
-            time_grad=problem.time_grad,
+            time_grad=problem.time_grad, jumps=problem.starts_at_jump or any(stop.jump for stop in problem.stops),
         )  # fmt: skip
         self._fingerprint: Any = None
 
@@ -89,14 +88,20 @@ class LoopSolve(DiscreteSolve):
         y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
         problem.slope = problem.evaluation = None
         settings, span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
-        t, size, previous = problem.ts[0], problem.first_step, 1.0
+        t, size, previous, jumped = problem.ts[0], problem.first_step, 1.0, problem.starts_at_jump
         try:
             for stop in problem.stops:
+                window = self._window(t, jumped, stop)
+                if jumped and t != problem.ts[0]:
+                    slope = torch.empty_like(y)
+                    func(t, y, slope, side=1)
                 while t != stop.t:
                     buffers = loops.buffers()
                     tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
                     limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
-                    now, y, slope = loops.forward(t, size, previous, stop.t, span, limits, settings, y, slope, buffers)
+                    now, y, slope = loops.forward(
+                        t, size, previous, stop.t, span, limits, window, settings, y, slope, buffers
+                    )
                     n, n_tries = int(now.n_steps), int(now.n_tries)
                     t, size, previous = now.t, now.size, now.previous
                     stats.n_accepted += n
@@ -107,10 +112,11 @@ class LoopSolve(DiscreteSolve):
                         stats.n_factorizations += n_tries
                     if t != stop.t and n < loops.capacity:
                         self._fail(now, stop.t, span)
-                    chunk = Chunk(n, buffers[0], stop if t == stop.t else None)
+                    chunk = Chunk(n, buffers[0], stop if t == stop.t else None, window)
                     self._interpolate(ys, t, chunk, *buffers[1:])
                     if remember:
                         self.storage.fill(chunk, buffers[1])
+                jumped = stop.jump
                 if stop.index is not None:
                     ys[stop.index - 1] = y
             if not Stepper.is_finite_state(Carry(t, y)):
@@ -126,6 +132,16 @@ class LoopSolve(DiscreteSolve):
         else:
             self.end_slope = slope
         return (ys,)
+
+    def _window(self, t: float, jumped: bool, stop: Stop) -> tuple[float, float]:
+        """The first and the last time that func may see between t and a stop.
+
+        :param jumped: func jumps at t
+        """
+        time, direction = self.problem.field.time, self.problem.field.direction
+        begin = time(t, 1).item() if jumped else -direction * math.inf
+        end = time(stop.t, -1).item() if stop.jump else direction * math.inf
+        return min(begin, end), max(begin, end)
 
     def _fail(self, now: Progress, stop: Any, span: Any) -> None:
         """Raise what `march` raises where it gives up.
@@ -172,16 +188,19 @@ class LoopSolve(DiscreteSolve):
         problem, loops, code = self.problem, self.loops, self.problem.field.code
         func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
         y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
-        inside, end_bar = self._cotangents_inside(ys_bar)
-        if end_bar is not None and self.storage.chunks[-1].reaches_into_last_step:
-            bar, totals, t_bar = loops.through_slope(problem.ts[-1], states["end"], end_bar, totals)
-            y_bar, times.now = y_bar + bar, t_bar or 0.0
-            func.n_evals += 1
+        inside, end = self._cotangents_inside(ys_bar), states["end"]
         for k in range(len(self.storage.chunks) - 1, -1, -1):
-            chunk = self.storage.chunks[k]
+            chunk, (start_and_slopes, end_bar) = self.storage.chunks[k], inside[k]
             if chunk.stop is not None and chunk.stop.index is not None:
                 y_bar = y_bar + ys_bar[chunk.stop.index - 1]
-            y_bar, totals, times_bar = loops.backward(chunk.n, y_bar, totals, chunk.times, states[k], inside[k])
+            if end_bar is not None:
+                bar, totals, t_bar = loops.through_slope(chunk.stop.t, end, end_bar, totals, chunk.window)
+                y_bar, times.now = y_bar + bar, times.now + (t_bar or 0.0)
+                func.n_evals += 1
+            y_bar, totals, times_bar = loops.backward(
+                chunk.n, y_bar, totals, chunk.times, states[k], start_and_slopes, chunk.window
+            )
+            end = states[k][0]
             func.n_evals += chunk.n * loops.own
             if problem.time_grad:
                 self._through_times(chunk, times_bar[: chunk.n], ys_bar, times)
@@ -192,10 +211,11 @@ class LoopSolve(DiscreteSolve):
 
     def _cotangents_inside(self, ys_bar: Tensor) -> Any:
         """What outputs inside steps say, by chunk: cotangents of the states at the starts of steps [capacity, n] and of
-        the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step."""
+        the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step, where
+        no other begins with it (None: nothing)."""
         loops, chunks, end_bar = self.loops, self.storage.chunks, None
         if not loops.with_slopes:
-            return [()] * len(chunks), None
+            return [((), None)] * len(chunks)
         found = []
         for chunk in chunks:
             start = ys_bar.new_zeros(loops.capacity, ys_bar.shape[1])
@@ -211,8 +231,11 @@ class LoopSolve(DiscreteSolve):
                 if end_bar is not None:
                     slopes[0, 0] += end_bar
                 end_bar = ends[-1]
-            found.append((start, slopes[:, : loops.own].contiguous()))
-        return found, end_bar
+            ends_here, alone = chunk is chunks[-1] or chunk.ends_on_jump, None
+            if ends_here:
+                alone, end_bar = end_bar if chunk.reaches_into_last_step else None, None
+            found.append(((start, slopes[:, : loops.own].contiguous()), alone))
+        return found
 
     def _through_times(self, chunk: Chunk, times_bar: Tensor, ys_bar: Tensor, times: TimeCotangents) -> None:
         """Walk back over the steps of a chunk.
@@ -242,7 +265,8 @@ class LoopSolve(DiscreteSolve):
         return super().traced(y0, times)
 
     def _unroll(self) -> None:
-        self.storage.unroll(self.problem.method, self.problem.y0.dtype)
+        problem = self.problem
+        self.storage.unroll(problem.method, problem.y0.dtype, starts_at_jump=problem.starts_at_jump)
 
 
 def fingerprint(code: Any) -> Any:

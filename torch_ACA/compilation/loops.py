@@ -6,6 +6,7 @@ to be known beforehand. Every step begins with a slope that is known: methods th
 evaluated behind every try.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from .private_compiler import while_loop
 
 BYTES = 2**22  # of states and slopes in a buffer, about
 FEWEST, MOST = 4, 256  # steps in a buffer
+EVERYWHERE = (-math.inf, math.inf)  # the times that a func which does not jump may see
 OPTIONS = {"cpp_wrapper": True}  # of Inductor: no Python inside the loop
 
 
@@ -61,16 +63,17 @@ class Loops:
     :param y: a flat state [n]
     :param with_slopes: there are outputs inside steps
     :param time_grad: gradients in the times are wanted
+    :param jumps: func jumps at some of the stops
     """
 
-    def __init__(self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool) -> None:
+    def __init__(self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool, jumps: bool) -> None:
         self.code, self.steps, self.tableau, self.y = code, steps, steps.tableau, y
-        self.with_slopes, self.time_grad = with_slopes, time_grad
+        self.with_slopes, self.time_grad, self.jumps = with_slopes, time_grad, jumps
         self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
         self.capacity = max(FEWEST, min(MOST, BYTES // per_step))
         self.evaluations = steps.evaluations  # of func in a try
-        self.key = (*steps.key, with_slopes, time_grad)
+        self.key = (*steps.key, with_slopes, time_grad, jumps)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
@@ -88,7 +91,9 @@ class Loops:
         :raises NotCompilable: there can be none
         """
         if ("forward", len(settings), *self.key) not in self.code.graph.functions:
-            self._forward_code(self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), settings, y, slope, self.buffers()))
+            self._forward_code(
+                self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), (t, t + 2.0), settings, y, slope, self.buffers())
+            )
 
     @staticmethod
     def _given(
@@ -98,13 +103,14 @@ class Loops:
         stop: Any,
         span: Any,
         limits: Any,
+        window: tuple[float, float],
         settings: Tensor,
         y: Tensor,
         slope: Tensor,
         buffers: Any,
     ) -> Any:
         numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64, device="cpu")
-        bounds = torch.tensor([stop, span, *limits], dtype=torch.float64, device="cpu")
+        bounds = torch.tensor([stop, span, *limits, *window], dtype=torch.float64, device="cpu")
         return [numbers, y, slope, bounds, settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
@@ -119,6 +125,7 @@ class Loops:
         stop: Any,
         span: Any,
         limits: Any,
+        window: tuple[float, float],
         settings: Tensor,
         y: Tensor,
         slope: Tensor,
@@ -129,10 +136,11 @@ class Loops:
         :param size, previous: step size to try, error ratio to remember
         :param span: length of the whole solve
         :param limits: most steps and most tries of this call
+        :param window: the first and the last time that func may see
         :param settings: `choice.settings_of` the controller
         :returns: the numbers to go on with (`Progress`), the state, its slope
         """
-        given = self._given(t, size, previous, stop, span, limits, settings, y, slope, buffers)
+        given = self._given(t, size, previous, stop, span, limits, window, settings, y, slope, buffers)
         numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
         return Progress(*numbers.tolist()), y, slope
 
@@ -142,7 +150,7 @@ class Loops:
         return while_loop(condition, body, carried, given, range(2, 4 + self.with_slopes))
 
     def _goes_on(self, numbers: Tensor, y: Tensor, slope: Tensor, bounds: Tensor, *rest: Any) -> Any:
-        now, (stop, span, most_steps, most_tries) = Progress(*numbers.unbind()), bounds.unbind()
+        now, (stop, span, most_steps, most_tries, *_) = Progress(*numbers.unbind()), bounds.unbind()
         h = choice.next_step(now.t, stop, now.size)[1]
         within = (now.n_steps < most_steps) & (now.n_tries < most_tries)
         stuck = choice.is_stuck(now.t, h, span, now.rejected != 0)
@@ -163,7 +171,8 @@ class Loops:
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
         controller = choice.controller_of(settings, self.tableau.error_order)
         landing, h, end = choice.next_step(now.t, stop, now.size)
-        y1, slopes, error, next_slope = self.steps.trial((now.t, h, end), y, slope, others)
+        steps = self.steps.within(bounds[-2:]) if self.jumps else self.steps
+        y1, slopes, error, next_slope = steps.trial((now.t, h, end), y, slope, others)
         ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
         found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         place, accepted = now.n_steps.long().reshape(1), found.accepted
@@ -184,23 +193,32 @@ class Loops:
         return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, next_slope, slope)
 
     def backward(
-        self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any
-    ) -> Any:
+        self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any,
+        window: tuple[float, float] = EVERYWHERE,
+    ) -> Any:  # fmt: skip
         """Go back over the first steps in buffers.
 
         :param y_bar: cotangent of the state behind them [n]
         :param totals: gradients so far, as `Code.zeros` begins them
-        :param times, states: the buffers
+        :param times, states, window: as of the way forward
         :param inside: cotangents of states [capacity, n] and slopes [capacity, own, n] from outputs inside steps; or ()
         :returns: cotangent of the state at the start of the first, new totals, and the cotangents of the times
             [capacity, 3] (None unless asked)
         """
         times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu")] if self.time_grad else []
         given = [torch.tensor(n_steps - 1, device="cpu"), y_bar, *totals, *times_bar, times, states, *inside]
+        given += self._window(window)
         key = ("backward", *self.key, len(inside))
         call = self.code.function(key, self._backward, lambda: given, options=OPTIONS)
         y_bar, *totals = call([*given, *self.code.others])
         return y_bar, totals, *(times_bar or [None])
+
+    def _window(self, window: tuple[float, float]) -> list[Tensor]:
+        return [torch.tensor(window, dtype=torch.float64, device="cpu")] if self.jumps else []
+
+    def _steps(self, given: Any) -> Any:
+        """The steps of a call, and what is given behind its window."""
+        return (self.steps.within(given[0]), given[1:]) if self.jumps else (self.steps, given)
 
     def _backward(self, at: Tensor, y_bar: Tensor, *given: Any) -> Any:
         count = len(self.code.sources)
@@ -213,22 +231,26 @@ class Loops:
 
     def _back(self, at: Tensor, y_bar: Tensor, *given: Any) -> Any:
         count = len(self.code.sources)
-        totals, given, others = given[:count], given[count:], ()
+        totals, given = given[:count], given[count:]
         times_bar, given = (given[0], given[1:]) if self.time_grad else (None, given)
         n_buffers = 4 if self.with_slopes else 2
-        buffers, others = given[:n_buffers], given[n_buffers:]
+        buffers, given = given[:n_buffers], given[n_buffers:]
+        steps, others = self._steps(given)
         place = at.reshape(1)
         times, y, *inside = (buffer.index_select(0, place).squeeze(0) for buffer in buffers)
         slopes_bar = inside[1] if inside else None
-        y_bar, totals, bar, _, _ = self.steps.vjp(times, y, y_bar, slopes_bar, totals, others, self.time_grad)
+        y_bar, totals, bar, _, _ = steps.vjp(times, y, y_bar, slopes_bar, totals, others, self.time_grad)
+        self.steps.reached = steps.reached
         if times_bar is not None:
             times_bar.index_copy_(0, place, bar[None])
         return at - 1, y_bar + inside[0] if inside else y_bar.clone(), *(total.clone() for total in totals)
 
-    def through_slope(self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
-        """Pull the cotangent [n] of the slope behind the last step back: cotangent of the state there, new totals, and
-        the cotangent of the time (None unless asked)."""
-        given = [torch.tensor(t, dtype=torch.float64, device="cpu"), y, bar, *totals]
+    def through_slope(
+        self, t: Any, y: Tensor, bar: Tensor, totals: Sequence[Tensor], window: tuple[float, float]
+    ) -> Any:
+        """Pull the cotangent [n] of the slope behind a step back: cotangent of the state there, new totals, and the
+        cotangent of the time (None unless asked)."""
+        given = [torch.tensor(t, dtype=torch.float64, device="cpu"), y, bar, *totals, *self._window(window)]
         call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         count = len(totals)
@@ -236,6 +258,6 @@ class Loops:
 
     def _through_slope(self, t: Any, y: Tensor, bar: Tensor, *given: Any) -> Any:
         count = len(self.code.sources)
-        totals, others = given[:count], given[count:]
-        y_bar, totals, t_bar, _ = self.steps.slope_vjp(t, y, bar, totals, others, self.time_grad)
+        totals, (steps, others) = given[:count], self._steps(given[count:])
+        y_bar, totals, t_bar, _ = steps.slope_vjp(t, y, bar, totals, others, self.time_grad)
         return y_bar, *totals, *([t_bar] if self.time_grad else [])

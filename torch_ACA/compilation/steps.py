@@ -4,6 +4,7 @@ Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors tha
 `FuncGraph.others`; slopes are rows [n].
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,12 @@ class Steps:
     def counts(self) -> tuple[int, int]:
         """How many slopes a step pays for, and how many evaluations of func a `trial`."""
         raise NotImplementedError
+
+    def within(self, window: Tensor) -> "Steps":
+        """These steps of a func that sees no times outside of a window [2], where it jumps."""
+        steps = copy.copy(self)
+        steps.graph = _Within(self.graph, window)
+        return steps
 
     def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
         """State at the end, slopes, error estimate (None: fixed steps); differentiable where gradients are on.
@@ -126,6 +133,17 @@ class Steps:
             return [None] * len(wanted)
         outputs, bars = zip(*pairs)
         return torch.autograd.grad(outputs, wanted, bars, allow_unused=True)
+
+
+class _Within:
+    """The graph of func at the times of a window, with derivatives by those that it is asked for."""
+
+    def __init__(self, graph: Any, window: Tensor) -> None:
+        self._graph, self._window, self.wanted = graph, window, graph.wanted
+
+    def __call__(self, t: Tensor, y: Tensor, others: Sequence[Tensor]) -> Tensor:
+        now = t.detach()
+        return self._graph(t + (now.clamp(*self._window.unbind()) - now), y, others)
 
 
 class RungeKuttaSteps(Steps):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-_CHUNK = 2**16  # numbers: fewer are one chunk
+_CHUNK = 2**18  # numbers: fewer are one chunk
 _PARTS = 8  # of what there is, the part that may be there twice for a moment
 
 
