@@ -22,20 +22,25 @@ def train(folder):
     panels = [(problem, tag, f"{tables.PROBLEM_TITLES[problem]}: {what}") for problem in ("neural", "parameter")
               for tag, what in (("Train/Loss", "loss"), ("Train/GradientNorm", "norm of the gradient"))]  # fmt: skip
     panels.append(("parameter", "Train/Parameter", "the equation's parameter (dotted: true)"))
+    counts = Counter(run["gradient"] for run in runs)
+    drawn = [name for name in NAMES if counts[name] >= max(counts.values()) / 2]  # medians of few seeds would mislead
     for ax, (problem, tag, title) in zip(axes.flat, panels):
-        for gradient in NAMES:
+        for gradient in drawn:
             _curves(ax, _trained(runs, problem, gradient), tag, gradient)
         ax.set(xlabel="iteration", title=title, yscale="linear" if tag == "Train/Parameter" else "log")
     axes[2, 0].axhline(MU, color=colour("truth"), ls=":")
     axes[2, 1].axis("off")
-    handles = [Line2D([], [], label=_ended(runs, name), **style(name)) for name in NAMES]
-    axes[2, 1].legend(handles=handles, title="runs that finished", loc="center", fontsize="small")
-    first, counts = runs[0]["settings"], Counter((run["problem"], run["gradient"]) for run in runs).values()
-    seeds = " to ".join(dict.fromkeys(str(count) for count in (min(counts), max(counts))))
+    handles = [
+        Line2D([], [], label=_ended(runs, name, shown), **style(name) | ({} if shown else {"linestyle": ""}))
+        for name in NAMES
+        for shown in [name in drawn]
+    ]
+    axes[2, 1].legend(handles=handles, title="seeds that finished", loc="center", fontsize="small")
+    first = runs[0]["settings"]
     figure.suptitle(
         f"Training on a trajectory observed from t = {float(OBSERVED[0]):g} to {HORIZON:g}, rtol {first['rtol']:g}, "
-        f"atol {first['atol']:g}, {seeds} seeds each\nline: median of the runs that go on, band: the middle "
-        f"{BAND[1] - BAND[0]:.0%} of them, cross: a run dies",
+        f"atol {first['atol']:g}\nline: median of the runs that go on; band: the middle "
+        f"{BAND[1] - BAND[0]:.0%} of them; cross: a run dies",
         fontsize="medium",
     )
     return figure
@@ -45,9 +50,9 @@ def _trained(runs, problem, gradient):
     return [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
 
 
-def _ended(runs, gradient):
+def _ended(runs, gradient, drawn):
     """How many runs of a method finished, and how many died at once, for which no point is drawn."""
-    lines = [NAMES[gradient]]
+    lines = [NAMES[gradient] + ("" if drawn else ", fewer seeds, not drawn")]
     for problem, title in (("neural", "field"), ("parameter", "parameter")):
         own = _trained(runs, problem, gradient)
         at_once = sum(not run["rows"] for run in own)
