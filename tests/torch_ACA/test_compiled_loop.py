@@ -29,16 +29,6 @@ pytestmark = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def looped(monkeypatch):
-    """The compiled loops that were run, forward and backward."""
-    calls = []
-    for name in ("forward", "backward"):
-        method = getattr(loops.Loops, name)
-        monkeypatch.setattr(loops.Loops, name, lambda *a, f=method, n=name: (calls.append(n), f(*a))[1])
-    return calls
-
-
 def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
