@@ -50,6 +50,18 @@ def ungenerated(monkeypatch):
 
 
 @pytest.fixture
+def looped(monkeypatch):
+    """The compiled loops that were run, forward and backward."""
+    from torch_ACA.compilation import loops
+
+    calls = []
+    for name in ("forward", "backward"):
+        method = getattr(loops.Loops, name)
+        monkeypatch.setattr(loops.Loops, name, lambda *a, f=method, n=name: (calls.append(n), f(*a))[1])
+    return calls
+
+
+@pytest.fixture
 def made(ungenerated, monkeypatch):
     """What code is generated for, as it is: the names of functions."""
     from torch_ACA.compilation import code

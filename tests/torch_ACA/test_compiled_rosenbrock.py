@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from tests.torch_ACA.test_compiled_loop import looped, slow  # noqa: F401
+from tests.torch_ACA.test_compiled_loop import slow
 from torch_ACA import JacobianError, StepSizeUnderflowError, solve
 from torch_ACA.compilation import generate, rosenbrock_steps
 from torch_ACA.rosenbrock_tableaus import RODAS5P
@@ -42,7 +42,7 @@ def assert_as_eager(*arguments, tolerance=1e-12, **keywords):
     (3, [0.0, 0.31, 0.32, 2.0]), (rosenbrock_steps.INVERTED + 1, [2.0, 0.0]), slow(3, [2.0, 0.0]),
     slow(rosenbrock_steps.INVERTED + 1, [0.0, 0.31, 0.32, 2.0]),
 ], ids=["inverted", "factored, backwards", "inverted, backwards", "factored"])  # fmt: skip
-def test_agrees_with_eager_steps(width, times, looped):  # noqa: F811
+def test_agrees_with_eager_steps(width, times, looped):
     """By the inverse of a small matrix, by the factors of a wide one; in the state, what is captured, and all times."""
     func, w = relaxing(width)
     if times[0] > times[-1]:
@@ -54,7 +54,7 @@ def test_agrees_with_eager_steps(width, times, looped):  # noqa: F811
     assert counts.n_jacobians == counts.n_factorizations == counts.n_accepted + counts.n_rejected
 
 
-def test_rejected_tries_and_tolerances_of_each_component(looped):  # noqa: F811
+def test_rejected_tries_and_tolerances_of_each_component(looped):
     """Van der Pol's relaxation, mu = 100, through one jump."""
     mu = torch.tensor(100.0, dtype=torch.float64, requires_grad=True)
     y0 = torch.tensor([2.0, 0.0], dtype=torch.float64, requires_grad=True)
@@ -69,7 +69,7 @@ def test_rejected_tries_and_tolerances_of_each_component(looped):  # noqa: F811
 
 
 @pytest.mark.parametrize("width", [3, slow(rosenbrock_steps.INVERTED + 1)], ids=["inverted", "factored"])
-def test_rows_have_blocks_of_their_own(width, looped):  # noqa: F811
+def test_rows_have_blocks_of_their_own(width, looped):
     rates = torch.tensor([[1.0], [30.0], [900.0]], dtype=torch.float64, requires_grad=True)
     y0 = torch.linspace(0.5, 1.5, 3 * width, dtype=torch.float64).reshape(3, width).requires_grad_()
 
@@ -97,7 +97,7 @@ def test_second_derivatives_take_the_accepted_steps_again():
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-def test_a_singular_matrix_is_a_rejected_try(looped):  # noqa: F811
+def test_a_singular_matrix_is_a_rejected_try(looped):
     """The first step makes it singular: h J = I / gamma to the last bit."""
     y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
     counts = assert_as_eager(lambda t, y: y * (1 / RODAS5P.gamma), y0, [0.0, 2.0], [y0], options={"first_step": 1.0})
@@ -116,7 +116,7 @@ def test_errors_are_those_of_eager_steps():
 @pytest.mark.filterwarnings("default:compile=True")
 @pytest.mark.parametrize(("keywords", "reason"), [
     ({"jac": lambda t, y: -torch.eye(2, dtype=torch.float64)}, "jac was given"),
-    ({"memory": 3}, "memory is limited"),
+    ({"memory": 3}, "memory is limited to less than 8 states"),
     ({"options": {"step_size": 0.1}}, "the steps are fixed"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
@@ -134,7 +134,7 @@ def falling(t, y):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [2, rosenbrock_steps.INVERTED + 1], ids=["inverted", "factored"])
-def test_generated_loops(width, monkeypatch, looped, capfd):  # noqa: F811
+def test_generated_loops(width, monkeypatch, looped, capfd):
     monkeypatch.setattr(generate, "BACKEND", "inductor")
     func, w = relaxing(width)
     y0 = torch.linspace(-1, 1, width, dtype=torch.float64, requires_grad=True)

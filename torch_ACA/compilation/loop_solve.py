@@ -9,7 +9,7 @@ from torch import Tensor
 from ..controller import Controller
 from ..errors import NonFiniteError, SolverError
 from ..gradients.discrete import DiscreteSolve
-from ..gradients.storage import STATES_ONLY
+from ..gradients.storage import STATES_ONLY, Storage
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, Stop, check_limits, next_step
 from ..problem import Problem, explain
@@ -56,8 +56,8 @@ def reason_against(problem: Problem) -> str | None:
         return "jac was given"
     if code.graph.changed:
         return "func changes tensors, as batch normalisation does"
-    if problem.memory.states < float("inf") or 0 < problem.memory.n_bytes < float("inf"):
-        return "memory is limited"
+    if _max_states(problem) < LoopStorage.LEAST:
+        return f"memory is limited to less than {LoopStorage.LEAST} states"
     for asked, name in (
         (problem.dense, "dense=True"), (problem.callbacks != Callbacks(), "callbacks or record=True"),
         (problem.return_on_failure, "on_failure='return'"),
@@ -67,6 +67,11 @@ def reason_against(problem: Problem) -> str | None:
     return None
 
 
+def _max_states(problem: Problem) -> float:
+    """How many states the budget has room for."""
+    return Storage(problem.memory, problem.y0.numel() * problem.y0.element_size(), math.inf).max_states
+
+
 class LoopSolve(DiscreteSolve):
     """
     :param problem: `Problem` that `reason_against` has nothing against
@@ -74,11 +79,12 @@ class LoopSolve(DiscreteSolve):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, STATES_ONLY)
-        self.storage: LoopStorage = LoopStorage()
+        self.storage: LoopStorage = LoopStorage(_max_states(problem))
         code = problem.field.code
         self.loops = Loops(
             code, code.steps(problem.method), problem.y0.detach(), with_slopes=problem.interpolates,
             time_grad=problem.time_grad, jumps=problem.starts_at_jump or any(stop.jump for stop in problem.stops),
+            most=self.storage.most,
         )  # fmt: skip
         self._fingerprint: Any = None
 
@@ -93,15 +99,13 @@ class LoopSolve(DiscreteSolve):
             for stop in problem.stops:
                 window = self._window(t, jumped, stop)
                 if jumped and t != problem.ts[0]:
-                    slope = torch.empty_like(y)
-                    func(t, y, slope, side=1)
+                    slope = self._slope_behind(t, y)
                 while t != stop.t:
+                    begin, at_begin = (t, size, previous), (y, slope)
                     buffers = loops.buffers()
                     tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
                     limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
-                    now, y, slope = loops.forward(
-                        t, size, previous, stop.t, span, limits, window, settings, y, slope, buffers
-                    )
+                    now, y, slope = loops.forward(*begin, stop.t, span, limits, window, settings, *at_begin, buffers)
                     n, n_tries = int(now.n_steps), int(now.n_tries)
                     t, size, previous = now.t, now.size, now.previous
                     stats.n_accepted += n
@@ -112,10 +116,10 @@ class LoopSolve(DiscreteSolve):
                         stats.n_factorizations += n_tries
                     if t != stop.t and n < loops.capacity:
                         self._fail(now, stop.t, span)
-                    chunk = Chunk(n, buffers[0], stop if t == stop.t else None, window)
+                    chunk = Chunk(n, buffers[0], begin, stop, stop if t == stop.t else None, window)
                     self._interpolate(ys, t, chunk, *buffers[1:])
                     if remember:
-                        self.storage.fill(chunk, buffers[1])
+                        self.storage.fill(chunk, at_begin, buffers[1])
                 jumped = stop.jump
                 if stop.index is not None:
                     ys[stop.index - 1] = y
@@ -142,6 +146,25 @@ class LoopSolve(DiscreteSolve):
         begin = time(t, 1).item() if jumped else -direction * math.inf
         end = time(stop.t, -1).item() if stop.jump else direction * math.inf
         return min(begin, end), max(begin, end)
+
+    def _slope_behind(self, t: float, y: Tensor) -> Tensor:
+        """The slope at a time where func jumps, behind the jump."""
+        slope = torch.empty_like(y)
+        self.problem.field(t, y, slope, side=1)
+        return slope
+
+    def _refilled(self, chunk: Chunk, begin: tuple[Tensor, Tensor]) -> Any:
+        """The states of the steps of a chunk, bit for bit, and what the next one begins with."""
+        problem, loops, buffers = self.problem, self.loops, self.loops.buffers()
+        settings, span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
+        now, y, slope = loops.forward(
+            *chunk.begin, chunk.aim.t, span, (chunk.n, math.inf), chunk.window, settings, *begin, buffers
+        )
+        problem.field.n_evals += int(now.n_tries) * loops.evaluations
+        if chunk.ends_on_jump:
+            with problem.backward_pass():
+                slope = self._slope_behind(now.t, y)
+        return buffers[1], (y, slope)
 
     def _fail(self, now: Progress, stop: Any, span: Any) -> None:
         """Raise what `march` raises where it gives up.
@@ -189,8 +212,8 @@ class LoopSolve(DiscreteSolve):
         func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
         y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
         inside, end = self._cotangents_inside(ys_bar), states["end"]
-        for k in range(len(self.storage.chunks) - 1, -1, -1):
-            chunk, (start_and_slopes, end_bar) = self.storage.chunks[k], inside[k]
+        for k, chunk, starts in self.storage.chunks_backwards(states, self._refilled):
+            start_and_slopes, end_bar = inside[k]
             if chunk.stop is not None and chunk.stop.index is not None:
                 y_bar = y_bar + ys_bar[chunk.stop.index - 1]
             if end_bar is not None:
@@ -198,9 +221,9 @@ class LoopSolve(DiscreteSolve):
                 y_bar, times.now = y_bar + bar, times.now + (t_bar or 0.0)
                 func.n_evals += 1
             y_bar, totals, times_bar = loops.backward(
-                chunk.n, y_bar, totals, chunk.times, states[k], start_and_slopes, chunk.window
+                chunk.n, y_bar, totals, chunk.times, starts, start_and_slopes, chunk.window
             )
-            end = states[k][0]
+            end = starts[0]
             func.n_evals += chunk.n * loops.own
             if problem.time_grad:
                 self._through_times(chunk, times_bar[: chunk.n], ys_bar, times)

@@ -64,20 +64,28 @@ class Loops:
     :param with_slopes: there are outputs inside steps
     :param time_grad: gradients in the times are wanted
     :param jumps: func jumps at some of the stops
+    :param most: steps in a buffer, at most
     """
 
-    def __init__(self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool, jumps: bool) -> None:
+    def __init__(
+        self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool, jumps: bool = False,
+        most: float = math.inf,
+    ) -> None:  # fmt: skip
         self.code, self.steps, self.tableau, self.y = code, steps, steps.tableau, y
         self.with_slopes, self.time_grad, self.jumps = with_slopes, time_grad, jumps
         self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
-        self.capacity = max(FEWEST, min(MOST, BYTES // per_step))
+        self.capacity = int(min(max(FEWEST, min(MOST, BYTES // per_step)), most))
         self.evaluations = steps.evaluations  # of func in a try
-        self.key = (*steps.key, with_slopes, time_grad, jumps)
+        self.key = (*steps.key, with_slopes, time_grad, jumps, self.capacity)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
-        return torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu"), *self.kept_buffers()
+        return self.times(), *self.kept_buffers()
+
+    def times(self) -> Tensor:
+        """The buffer of times."""
+        return torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu")
 
     def kept_buffers(self) -> tuple[Tensor, ...]:
         """Those of states and slopes."""
@@ -205,7 +213,7 @@ class Loops:
         :returns: cotangent of the state at the start of the first, new totals, and the cotangents of the times
             [capacity, 3] (None unless asked)
         """
-        times_bar = [torch.empty(self.capacity, 3, dtype=torch.float64, device="cpu")] if self.time_grad else []
+        times_bar = [self.times()] if self.time_grad else []
         given = [torch.tensor(n_steps - 1, device="cpu"), y_bar, *totals, *times_bar, times, states, *inside]
         given += self._window(window)
         key = ("backward", *self.key, len(inside))

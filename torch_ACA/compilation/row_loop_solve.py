@@ -80,7 +80,7 @@ class RowLoopSolve(RowSolve):
         method, layout = problem.method, code.compiler.layout
         steps = code.kept((method, "rows"), lambda: row_steps(code.graph, method, layout, rows))
         with_slopes = bool(problem.row_times.interpolated.any())
-        self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=False, jumps=False)
+        self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=False)
         self._fingerprint: Any = None
 
     def prepare(self) -> None:
