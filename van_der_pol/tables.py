@@ -170,7 +170,7 @@ def train(folder):
                 _spread([mean(row["Solver/Forward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/Backward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
-                _spread([run["seconds"] for run in complete]),
+                _spread([working_seconds(run) for run in complete]),
             ])  # fmt: skip
     text = _table(
         "Training: mean and standard deviation over the seeds that finished",
@@ -200,7 +200,7 @@ def comparisons(runs):
         for other in ("adjoint", "naive")
         for both in [[_ended(runs, problem, gradient) for gradient in ("aca", other)]]
         for sides in [[{seed: run["summary"]["test"]["rmse"] for seed, run in side.items()} for side in both]]
-        for hours in [hours_each(*([run["seconds"] for run in side.values()] for side in both))]
+        for hours in [hours_each(*([working_seconds(run) for run in side.values()] for side in both))]
     ]
 
 
@@ -228,7 +228,7 @@ def training_runs(folder):
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
         runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)}
-                    | {"environment": record["environment"], "seconds": working_seconds(record)})  # fmt: skip
+                    | {"environment": record["environment"], "resumed": record["resumed"]})  # fmt: skip
     return runs
 
 
