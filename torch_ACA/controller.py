@@ -94,6 +94,13 @@ class Controller:
         """Tolerance of every entry of a flat vector; overwrites the magnitudes."""
         return _scale(magnitude, self.rtol, self.atol)
 
+    def leaves_unseen(self, in_error: bool) -> bool:
+        """Whether the slope at the end of an accepted step may be infinite or NaN.
+
+        :param in_error: it is part of the error estimate
+        """
+        return not in_error or self.norm is not rms_norm
+
     def limit(self, size: Any) -> Any:
         """A step size (positive) within min_step and max_step."""
         if isinstance(size, torch.Tensor):
@@ -195,3 +202,7 @@ class FixedSteps:
     size: float
     check_finite: bool = True
     error_order = None
+
+    def leaves_unseen(self, in_error: bool) -> bool:
+        """As of a `Controller`; False where infinite and NaN values are carried on."""
+        return self.check_finite

@@ -14,13 +14,13 @@ from .capture import solvers_backward
 from .controller import Controller, FixedSteps
 from .cut import of_outer_solves
 from .default_device import default_device, with_default_device
-from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
+from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Step, Stop, march
 from .record import Recorder
-from .steppers.base import LINEARISE, Carry, Method, Stepper
+from .steppers.base import LINEARISE, Carry, Method, Stepper, all_finite
 from .vector_field import VectorField
 
 
@@ -141,7 +141,8 @@ class Problem:
             yield
 
     def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
-        """The accepted steps; where failures are returned, they end early."""
+        """The accepted steps, closed where there is dense output; where failures are returned, they end early."""
+        none = True
         try:
             for step in march(
                 stepper,
@@ -157,19 +158,44 @@ class Problem:
             ):
                 if self.recorder is not None:
                     self.recorder.methods.append(step.method)
+                if self.dense or self.has_output_within(step.t_end):
+                    self.close(stepper, step)
                 yield step
+                none = False
         except SolverError as error:
             explain(error, stepper)
-            if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
+            if not self.return_on_failure or (self.dense and none):  # no dense output at all
                 raise
             self.failure = error
         finally:
             stepper.report(self.stats)
 
+    def close(self, stepper: Stepper, step: Step) -> None:
+        """Let the stepper have all that the dense output of the step just taken needs.
+
+        :raises NonFiniteError: the slope at its end is infinite or NaN
+        """
+        if stepper.needs_end_slope:
+            end = step.trial.end
+            in_error = end.slope is not None
+            stepper.end_slope(end, before_jump=step.jump)
+            self.check_end_slope(end.slope, step.t_end, step.h, stepper.n_f_evals, in_error=in_error)
+
+    def check_end_slope(self, slope: Any, t: float, h: float, n_f_evals: int, *, in_error: bool) -> None:
+        """Raise a `NonFiniteError` if the slope [n] at the end of a step of size h to t, which dense output needs, is
+        infinite or NaN: neither the state there nor, unless it is ``in_error``, the error estimate tell."""
+        if self.controller.leaves_unseen(in_error) and not all_finite(slope):
+            raise NonFiniteError(t, h, self.stats.n_accepted, n_f_evals, what=NonFiniteError.of_dense_output)
+
+    def has_output_within(self, t_end: float) -> bool:
+        """Whether the interpolant gives an output up to t_end that was not given out before."""
+        sign, waiting = self.field.direction, self._to_interpolate
+        return bool(waiting) and sign * self.ts[waiting[0]] <= sign * t_end
+
     def outputs_within(self, t_end: float) -> list[int]:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
-        sign, found = self.field.direction, []
-        while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
+        found = []
+        while self.has_output_within(t_end):
             found.append(self._to_interpolate.popleft())
         if found:
             self._solved(len(found))

@@ -14,9 +14,8 @@ from ..rows.active import ActiveRows
 from ..rows.solve import RowSolve
 from ..steppers.base import LINEARISE
 from . import choice
-from .code import code_for
+from .code import code_for, fingerprint
 from .func_graph import NotCompilable
-from .loop_solve import fingerprint
 from .private_compiler import against_loops
 from .row_cotangents import InsideBars
 from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps

@@ -89,9 +89,11 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
             n_fixed += 1
             if landing:
                 origin, n_fixed = t_end, 0
-            outputs = problem.outputs_within(t_end.item())
-            if outputs:
+            if stepper.needs_end_slope and problem.has_output_within(t_end.item()):
+                in_error = made.end_slope is not None
                 made = stepper.with_end_slope(made, t_end, before_jump=jump)
+                problem.check_end_slope(made.slopes[-1], t_end.item(), h.item(), field.n_evals, in_error=in_error)
+            outputs = problem.outputs_within(t_end.item())
             ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
             if problem.recorder is not None:
                 problem.recorder.methods.append(stepper.current)

@@ -120,6 +120,9 @@ def _search(problem, event):
             row = step.finished.nonzero()[:, 0]
             parts = (step.t, step.h, step.t_end, rows.rows(step.y), signs, changed, before, after)
             slopes = torch.stack([rows.rows(slope)[row] for slope in step.slopes], 1)
+            bad = ~torch.isfinite(slopes[:, : problem.method.interpolant.slopes]).flatten(1).all(1)
+            if bool(bad.any()):
+                step.infinite = torch.zeros_like(searching).index_fill(0, row[bad], True)
             found.append([row, slopes, *(part[row] for part in parts)])
             searching[row] = False
         signs = torch.where(signs == 0, torch.sign(after), signs)

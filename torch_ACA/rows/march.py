@@ -16,7 +16,8 @@ class RowStep:
     """A try in which rows were ``accepted``; the others stay where they are. States, slopes and ``moved``, what of the
     state is theirs, are [size], the others [b]. ``ends_on``: the number of the time given on which a step ends, 0 for
     another stop, -1 for none (None: no step ends on any); ``before_jump``: func jumps at its end (None: nowhere), and
-    ``jumped``: and the step was accepted (None: none). ``finished`` may be set to rows that are to go no farther.
+    ``jumped``: and the step was accepted (None: none). ``finished`` may be set to rows that are to go no farther,
+    ``infinite`` to those that fail because their dense output is infinite or NaN.
     """
 
     accepted: torch.Tensor
@@ -31,6 +32,7 @@ class RowStep:
     before_jump: torch.Tensor | None
     jumped: torch.Tensor | None
     finished: torch.Tensor | None = None
+    infinite: torch.Tensor | None = None
 
 
 def march_rows(problem, stepper):
@@ -122,7 +124,9 @@ def _march_rows(problem, stepper):
             running = running & (place < times.n_stops)
         if step.finished is not None:
             running = running & ~step.finished
-        if some_landed or step.finished is not None:
+        if step.infinite is not None:
+            running = fail(NonFiniteError, step.infinite, NonFiniteError.of_dense_output)
+        if some_landed or step.finished is not None or step.infinite is not None:
             some_run = bool(running.any())
             field.choice.keep(running)
     stats = problem.stats

@@ -182,9 +182,8 @@ class Stepper(StepInterpolation):
     def is_finite(self, trial: Trial) -> bool:
         return self.is_finite_state(trial.end)
 
-    @staticmethod
-    def is_finite_state(carry: Carry) -> bool:
-        return carry.y.numel() == 0 or math.isfinite(torch.linalg.vector_norm(carry.y, math.inf).item())
+    def is_finite_state(self, carry: Carry) -> bool:
+        return all_finite(carry.y)
 
     # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
 
@@ -277,3 +276,7 @@ class Stepper(StepInterpolation):
             return step
         slope = self.field.traced(t_end, step.y, side=-int(before_jump))
         return step._replace(slopes=[*step.slopes, slope], end_slope=slope)
+
+
+def all_finite(x: Tensor) -> bool:
+    return x.numel() == 0 or math.isfinite(torch.linalg.vector_norm(x, math.inf).item())
