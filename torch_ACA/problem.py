@@ -176,16 +176,15 @@ class Problem:
         :raises NonFiniteError: the slope at its end is infinite or NaN
         """
         if stepper.needs_end_slope:
-            end = step.trial.end
-            in_error = end.slope is not None
-            stepper.end_slope(end, before_jump=step.jump)
-            self.check_end_slope(end.slope, step.t_end, step.h, stepper.n_f_evals, in_error=in_error)
+            stepper.end_slope(step.trial.end, before_jump=step.jump)
+            self.check_end_slope(stepper, step.trial.end.slope, step.t_end, step.h)
 
-    def check_end_slope(self, slope: Any, t: float, h: float, n_f_evals: int, *, in_error: bool) -> None:
-        """Raise a `NonFiniteError` if the slope [n] at the end of a step of size h to t, which dense output needs, is
-        infinite or NaN: neither the state there nor, unless it is ``in_error``, the error estimate tell."""
-        if self.controller.leaves_unseen(in_error) and not all_finite(slope):
-            raise NonFiniteError(t, h, self.stats.n_accepted, n_f_evals, what=NonFiniteError.of_dense_output)
+    def check_end_slope(self, stepper: Stepper, slope: Any, t: float, h: float) -> None:
+        """Raise a `NonFiniteError` if the slope [n] at the end of an accepted step of size h to t, which dense output
+        needs, is infinite or NaN and nothing else has looked at it: the state there does not hold it."""
+        if self.controller.leaves_unseen(stepper.error_sees_end_slope) and not all_finite(slope):
+            n_steps, what = self.stats.n_accepted, NonFiniteError.of_dense_output
+            raise NonFiniteError(t, h, n_steps, stepper.n_f_evals, what=what)
 
     def has_output_within(self, t_end: float) -> bool:
         """Whether the interpolant gives an output up to t_end that was not given out before."""

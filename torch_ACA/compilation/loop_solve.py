@@ -194,7 +194,7 @@ class LoopSolve(DiscreteSolve):
         weights = (problem.method.interpolant.weights(chunk.theta) * h[:, None]).to(states.dtype)
         chunk.weights, inside = weights[:, None], slopes[places]
         method: Any = problem.method
-        if method.needs_end_slope and not method.fsal:
+        if method.needs_end_slope and not method.error_sees_end_slope:
             chunk.check_ends(inside[:, -1], places, problem.stats.n_accepted - chunk.n, problem.field.n_evals)
         ys[outputs[0] - 1 : outputs[-1]] = torch.baddbmm(states[places][:, None], chunk.weights, inside).squeeze(1)
         if problem.time_grad:

@@ -90,9 +90,8 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
             if landing:
                 origin, n_fixed = t_end, 0
             if stepper.needs_end_slope and problem.has_output_within(t_end.item()):
-                in_error = made.end_slope is not None
                 made = stepper.with_end_slope(made, t_end, before_jump=jump)
-                problem.check_end_slope(made.slopes[-1], t_end.item(), h.item(), field.n_evals, in_error=in_error)
+                problem.check_end_slope(stepper, made.slopes[-1].detach(), t_end.item(), h.item())
             outputs = problem.outputs_within(t_end.item())
             ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
             if problem.recorder is not None:

@@ -113,6 +113,7 @@ class Stepper(StepInterpolation):
 
     ``own_stages``: evaluations that an accepted step pays for. ``slopes`` [rows, n]: those of the step last taken or
     replayed, which dense output weighs; where it ``needs_end_slope``, the last row is the slope at the end of the step.
+    ``error_sees_end_slope``: the error estimate is infinite or NaN where that slope is.
     ``keep_graphs`` may be changed from step to step. ``hint``: what else a solve that took too many or too small steps
     may try.
     """
@@ -121,6 +122,7 @@ class Stepper(StepInterpolation):
 
     own_stages: int
     needs_end_slope: bool = False
+    error_sees_end_slope: bool = False
     keep_graphs: bool = False
     slopes: torch.Tensor
 
