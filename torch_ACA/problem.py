@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .autocast import without_autocast
 from .capture import solvers_backward
-from .controller import Controller, FixedSteps
+from .controller import Controller, FixedSteps, all_finite
 from .cut import of_outer_solves
 from .default_device import default_device, with_default_device
 from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
@@ -20,7 +20,7 @@ from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
 from .march import Callbacks, Limits, Stats, Step, Stop, march
 from .record import Recorder
-from .steppers.base import LINEARISE, Carry, Method, Stepper, all_finite
+from .steppers.base import LINEARISE, Carry, Method, Stepper
 from .vector_field import VectorField
 
 

@@ -143,12 +143,36 @@ def test_what_is_asked_for_is_carried_on(gradient):
     assert torch.equal(found.ys[[0, 1, 3]], good.ys[[0, 1, 3]])
 
 
-def test_a_norm_that_passes_over_what_is_nan():
-    """Of a method whose error estimate holds the slope at the end."""
-    keywords = {"method": "Dopri5", "rtol": 1e-4, "atol": 1e-4, "options": {"norm": lambda x: x[:1].abs().max()}}
-    _, spoiled, _ = good_and_spoiled(y0_of(2), spoiled_rows=[1], **keywords)
-    with pytest.raises(NonFiniteError, match="dense output needs"):
-        spoiled()
+@pytest.mark.parametrize("gradient", ["aca", "naive"])
+def test_an_error_norm_may_not_pass_over_what_is_nan(gradient):
+    def func(t, y):
+        return -y + torch.stack([torch.zeros(()), torch.where(t < 1.0, 0.0, torch.nan)])
+
+    options = {"norm": lambda x: x[:1].abs().max()}
+    solution = solve(
+        func, torch.ones(2), [0.0, 0.5, 0.97, 1.03, 1.5, 2.0], method="Dopri5", rtol=1e-4, atol=1e-4, gradient=gradient,
+        options=options, on_failure="return",
+    )  # fmt: skip
+    assert isinstance(solution.error, NonFiniteError) and abs(solution.error.t - 1.0) < 1e-6
+    assert len(solution.ys) == 3 and bool(solution.ys.isfinite().all())
+
+
+@pytest.mark.parametrize("gradient", ["aca", "naive"])
+def test_a_last_output_that_overflows(gradient):
+    """Where the tolerance is infinite, as the state is, no error is too large."""
+
+    def solved(on_failure):
+        y0 = torch.full((2,), 3e38, dtype=torch.float32, requires_grad=True)
+        func = lambda t, y: torch.full_like(y, 6e37)  # noqa: E731
+        times, keywords = [0.0, 0.5, 1.0], {"gradient": gradient, "on_failure": on_failure, "max_evals": 1000}
+        return y0, solve(func, y0, times, **keywords)
+
+    with pytest.raises(NonFiniteError, match="the state became infinite"):
+        solved("raise")
+    y0, solution = solved("return")
+    assert isinstance(solution.error, NonFiniteError) and len(solution.ys) == 2
+    assert bool(solution.ys.isfinite().all())
+    assert torch.equal(torch.autograd.grad(solution.ys[-1].sum(), y0)[0], torch.ones_like(y0))
 
 
 @pytest.mark.parametrize("method", ["fehlberg2", "dopri8"])

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..controller import Controller
+from ..controller import Controller, all_finite
 from ..errors import NonFiniteError, SolverError
 from ..gradients.discrete import DiscreteSolve
 from ..gradients.storage import STATES_ONLY, Storage
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, Stop, check_limits, next_step
 from ..problem import Problem, explain
-from ..steppers.base import LINEARISE, all_finite
+from ..steppers.base import LINEARISE
 from . import choice
 from .chunks import Chunk, LoopStorage
 from .code import fingerprint

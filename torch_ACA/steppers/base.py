@@ -6,13 +6,13 @@ and pulls cotangents back through them. Nothing else in the package knows what k
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..controller import all_finite
 from ..interpolants import Polynomials
 from .dense_output import StepInterpolation
 
@@ -182,10 +182,7 @@ class Stepper(StepInterpolation):
         self.field.side_effects.rewind(mark)
 
     def is_finite(self, trial: Trial) -> bool:
-        return self.is_finite_state(trial.end)
-
-    def is_finite_state(self, carry: Carry) -> bool:
-        return all_finite(carry.y)
+        return all_finite(trial.end.y)
 
     # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
 
@@ -278,7 +275,3 @@ class Stepper(StepInterpolation):
             return step
         slope = self.field.traced(t_end, step.y, side=-int(before_jump))
         return step._replace(slopes=[*step.slopes, slope], end_slope=slope)
-
-
-def all_finite(x: Tensor) -> bool:
-    return x.numel() == 0 or math.isfinite(torch.linalg.vector_norm(x, math.inf).item())
