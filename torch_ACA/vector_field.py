@@ -13,6 +13,7 @@ from .cut import Cut, outer_cuts, within
 from .errors import SolverError
 from .evaluation import Evaluation, measured
 from .graph import age_mark
+from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
@@ -121,7 +122,7 @@ class VectorField:
     def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
         """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
         time = self.time(t, side)
-        with torch.inference_mode(False), torch.enable_grad():
+        with recording():
             leaf, time = (x.detach().clone().requires_grad_() for x in (y, time))
             found = Linearisation(self, self.traced(time, leaf), leaf, time)
         self._look_at(found, t)
