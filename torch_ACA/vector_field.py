@@ -270,9 +270,12 @@ class VectorField:
 
     def call(self, t: Tensor, state: Any) -> Any:
         self.n_evals += 1
-        if self._as_it_is:
-            return self.func(t, state)
-        return self._call_with_care(t, state)
+        try:
+            return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
+        except RuntimeError as failure:
+            if any(words in str(failure) for words in ("being modified inplace", "used in an in-place operation")):
+                raise ValueError("func changes its argument in place, or what else is differentiated") from failure
+            raise
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:
         effects, cut = self.side_effects, self._cut

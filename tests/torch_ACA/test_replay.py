@@ -426,6 +426,15 @@ def test_func_that_works_in_place_does_not_touch_the_initial_state(kind):
     assert torch.equal(y0, torch.tensor([1.0, 2.0]))
 
 
+@pytest.mark.parametrize("keywords", [
+    {}, {"method": "RK4", "h": 0.1}, {"method": "Rodas5P"}, {"per_sample": True},
+], ids=str)  # fmt: skip
+def test_func_that_works_in_place_where_there_is_a_gradient_is_told(keywords):
+    for func in (lambda t, y: y.mul_(-1.0), lambda t, y: torch.relu_(y)):
+        with pytest.raises(ValueError, match="in place"):
+            solve(func, torch.ones(2, 2, requires_grad=True), [0.0, 1.0], **keywords)
+
+
 def own_buffer(a):
     buffer = torch.zeros(2)
 
