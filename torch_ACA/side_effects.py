@@ -141,6 +141,18 @@ class SideEffects:
             self._end = end
             self._streams.set(stream)
 
+    @contextlib.contextmanager
+    def no_trace(self) -> Iterator[None]:
+        """As `replay`, for what is no part of the solve: the numbers that modules keep are put back as well."""
+        kept = [(vars(m), name, v) for m in self._modules for name, v in vars(m).items() if isinstance(v, (int, float))]
+        with self.replay():
+            try:
+                yield
+            finally:
+                for place, name, value in kept:
+                    if place.get(name) is not value:
+                        place[name] = value
+
     def _note_draws(self) -> None:
         state = self._streams.state()
         if not same(state, self._start):
