@@ -3,11 +3,12 @@
 Where the values at two points are known, each with times and states of all rows, a mixture of both tells: some rows
 stand at one point, the others at the other, and every row's value must be what it was there. The mixtures go by the
 binary places of the rows' numbers, so that any two rows are told apart, in both directions, by as many mixtures as
-there are places. Points of the trajectory cost nothing, and func is meant for them.
+there are places. Then the points change their roles. Points of the trajectory cost nothing, and func is meant for them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .layout import RowLayout
 
-_AT_START = 4  # mixtures: the other places come in turn, later on
+_AT_START, _AT_END = 4, 2  # mixtures: the other places come in turn, on the way
 _EVERY = 64  # tries, where powers of two have become rare
 
 
@@ -79,7 +80,7 @@ class RowTies:
         :raises ValueError: rows depend on each other
         """
         if self._places:
-            self._look(one, other, max(1, self._places - self._n_looked) if last else 1, among)
+            self._look(one, other, max(_AT_END, self._places - self._n_looked) if last else 1, among)
 
     def point(self, t: Tensor, y: Tensor, flat: Tensor | None, side: Any) -> Point:
         """A `Point` from its values [size], which are perhaps not known yet (None)."""
@@ -88,39 +89,47 @@ class RowTies:
         return Point(t, y, self._rows.rows(y if flat is None else flat), side)
 
     def _look(self, one: Point, other: Point, n_mixtures: int, among: Tensor | None = None) -> None:
-        numbers = torch.arange(len(one.t), device=one.t.device)
-        scale = torch.maximum(one.values.abs(), other.values.abs()).amax(1, keepdim=True)
         for _ in range(n_mixtures):
-            at_one = (numbers >> self._n_looked % self._places) % 2 == 0
+            turn, place = divmod(self._n_looked, self._places)
             self._n_looked += 1
-            mixed = self._mixture(at_one, one, other)
-            tied = self._differ(self._evaluate(mixed.t, mixed.y, mixed.side), mixed.values, scale, among)
-            if not bool(tied.any()) or not self._repeats(one, other, mixed, tied, scale):
-                continue
-            row = int(tied.nonzero()[0])
-            there = one if bool(at_one[row]) else other
-            by_time = self._evaluate(mixed.t, there.y, mixed.side)
-            by_time = bool(self._differ(by_time, there.values, scale, among)[row])
-            self._refuse(row, "times" if by_time else "states", float(there.t[row]))
+            points = (other, one) if turn % 2 else (one, other)
+            if self._tied(*points, place, among) is not None:
+                self._look_closely(one, other, among)
+                return
 
-    def _mixture(self, at_one: Tensor, one: Point, other: Point) -> Point:
-        """One point in these rows, the other in the rest."""
+    def _look_closely(self, one: Point, other: Point, among: Tensor | None) -> None:
+        """Look once more, at all places, from values that were found together; a function that is not the same when it
+        is called again tells nothing."""
+        one, other = (point._replace(values=self._evaluate(*point[:2], point.side)) for point in (one, other))
+        for point in (one, other):
+            again = self._evaluate(*point[:2], point.side)
+            if bool(self._differ(again, point.values, point.values.abs().amax(1, keepdim=True), among).any()):
+                return
+        for place, turn in itertools.product(range(self._places), range(2)):
+            points = [other, one] if turn else [one, other]
+            row = self._tied(*points, place, among)
+            if row is not None and row == self._tied(*points, place, among):
+                own = (row >> place) % 2
+                there, elsewhere = points[own], points[1 - own]
+                points[1 - own] = there._replace(t=elsewhere.t, side=elsewhere.side)
+                alone = torch.arange(len(there.t), device=there.t.device) == row
+                what = "states" if self._tied(*points, place, alone) is None else "times"
+                self._refuse(row, what, float(there.t[row]))
+
+    def _tied(self, one: Point, other: Point, place: int, among: Tensor | None) -> int | None:
+        """The first row whose value tells that others are at the other point; None if there is none."""
+        at_one = (torch.arange(len(one.t), device=one.t.device) >> place) % 2 == 0
         side: Any = 0
         if isinstance(one.side, Tensor) or isinstance(other.side, Tensor):
             side = torch.where(at_one, one.side, other.side)
-        t, values = torch.where(at_one, one.t, other.t), torch.where(at_one[:, None], one.values, other.values)
-        return Point(t, torch.where(self._rows.spread(at_one), one.y, other.y), values, side)
+        t, y = torch.where(at_one, one.t, other.t), torch.where(self._rows.spread(at_one), one.y, other.y)
+        expected = torch.where(at_one[:, None], one.values, other.values)
+        scale = torch.maximum(one.values.abs(), other.values.abs()).amax(1, keepdim=True)
+        tied = self._differ(self._evaluate(t, y, side), expected, scale, among)
+        return int(tied.nonzero()[0]) if bool(tied.any()) else None
 
     def _differ(self, found: Tensor, expected: Tensor, scale: Tensor, among: Tensor | None) -> Tensor:
         """Rows [b] in which values differ by more than rounding; what is infinite or NaN says nothing."""
         distance = (found - expected).abs()
         differ = ((distance > self._rounding * scale) & distance.isfinite()).any(1)
         return differ if among is None else differ & among
-
-    def _repeats(self, one: Point, other: Point, mixed: Point, tied: Tensor, scale: Tensor) -> bool:
-        """Whether rows are tied once more, by a function that is the same when it is called again."""
-        for point in (one, other):
-            if bool(self._differ(self._evaluate(point.t, point.y, point.side), point.values, scale, tied).any()):
-                return False
-        again = self._evaluate(mixed.t, mixed.y, mixed.side)
-        return bool(self._differ(again, mixed.values, scale, tied).any())
