@@ -93,7 +93,7 @@ class RowField(VectorField):
         if rows.count == 1 or not rows.width:
             return
         cotangent = torch.zeros(rows.count, rows.width, dtype=self.layout.dtype, device=self.layout.device)
-        inside = _half(rows.count, cotangent.device)
+        inside = rows.half(0)
         # BatchNorm has no gradient of a plain sum
         cotangent[inside] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device)).to(cotangent)
         state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
@@ -109,29 +109,24 @@ class RowField(VectorField):
     def ties(self):
         """`RowTies` of func, whose evaluations do not count."""
 
-        def evaluate(t, y, side):
+        @contextlib.contextmanager
+        def no_trace():
             n_evals = self.n_evals
             with torch.no_grad(), self.side_effects.no_trace():
-                slope = self.slope(t, y, side)
+                yield
             self.n_evals = n_evals
-            return self.rows.rows(slope)
+
+        def evaluate(t, y, side):
+            return self.rows.rows(self.slope(t, y, side))
 
         def refuse(row, what, t):
             shown = f"at t = {t:.6g} row {row} of its slope depends on the {what} of others"
             raise ValueError(_SHOWN.format(shown) + self._reason())
 
-        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse)
+        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace)
 
     def _reason(self):
         """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""
         norms = [module for module in modules_of(self.func) if isinstance(module, _BATCH_NORMS)]
         kinds = {type(norm).__name__ for norm in norms if norm.training or norm.running_mean is None}
         return _NORMS.format(" and ".join(sorted(kinds))) if kinds else _HINT
-
-
-def _half(count, device):
-    """Which rows [b] have numbers with an odd count of binary ones: no neighbours alone, nor a regular pattern."""
-    numbers, odd = torch.arange(count, device=device), torch.zeros(count, dtype=torch.bool, device=device)
-    for place in range(count.bit_length()):
-        odd ^= (numbers >> place) % 2 == 1
-    return odd

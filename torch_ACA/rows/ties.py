@@ -1,15 +1,16 @@
 """Notices functions of rows that depend on each other, by their values.
 
 Where the values at two points are known, each with times and states of all rows, a mixture of both tells: some rows
-stand at one point, the others at the other, and every row's value must be what it was there. The mixtures go by the
-binary places of the rows' numbers, so that any two rows are told apart, in both directions, by as many mixtures as
-there are places. Then the points change their roles. Points of the trajectory cost nothing, and func is meant for them.
+stand at one point, the others at the other, and every row's value must be what it was there. The mixtures go by halves
+of the rows, so that any two are told apart, in both directions, by log2(b) of them. Then the points change their roles.
+Points of the trajectory cost nothing, and func is meant for them.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .layout import RowLayout
 
-_AT_START, _AT_END = 4, 2  # mixtures: the other places come in turn, on the way
-_EVERY = 64  # tries, where powers of two have become rare
+_MIXTURES = 2  # at the start, and at least at the end: the other halves come in turn, on the way
+_FIRST, _EVERY = 8, 64  # tries: before this one ends have to do, from this one on powers of two have become rare
 
 
 class Point(NamedTuple):
@@ -34,21 +35,24 @@ class Point(NamedTuple):
 class RowTies:
     """Of one function in one solve.
 
-    :param evaluate: evaluate(t [b], y [size], side) -> values [b, k], without a trace
+    :param evaluate: evaluate(t [b], y [size], side) -> values [b, k]
     :param eps: relative rounding of its arithmetic
     :param refuse: refuse(row, what, t) raises the error for a row that depends on "states" or "times" of others
+    :param no_trace: context after which evaluations were not
     """
 
-    def __init__(self, evaluate: Callable, rows: RowLayout, eps: float, refuse: Callable) -> None:
-        self._evaluate, self._rows, self._refuse = evaluate, rows, refuse
+    def __init__(
+        self, evaluate: Callable, rows: RowLayout, eps: float, refuse: Callable, no_trace: Callable = nullcontext
+    ) -> None:  # fmt: skip
+        self._evaluate, self._rows, self._refuse, self._no_trace = evaluate, rows, refuse, no_trace
         self._rounding = min(1e3 * eps, eps**0.5)
-        self._places = (rows.count - 1).bit_length() if rows.width else 0
+        self._halves = rows.halves if rows.width else 0
         self._n_looked = 0
 
     @staticmethod
     def due(n_tries: int) -> bool:
         """Whether it is time to look again."""
-        return n_tries & (n_tries - 1) == 0 or n_tries % _EVERY == 0
+        return n_tries >= _FIRST and n_tries & (n_tries - 1) == 0 or n_tries % _EVERY == 0
 
     def look_at_start(self, start: Point, end: Tensor) -> None:
         """Look at the start of a solve, where no other point is known: at states of other rows, somewhat smaller, and
@@ -57,7 +61,7 @@ class RowTies:
         :param end: times [b] at which the solve is to end
         :raises ValueError: rows depend on each other
         """
-        if not self._places:
+        if not self._halves:
             return
         t, y, _, side = start
         part = torch.cos(torch.arange(1, len(t) + 1, device=t.device, dtype=t.dtype))
@@ -66,11 +70,12 @@ class RowTies:
         state = self._rows.spread((0.8 + 0.1 * part).to(y)) * (self._rows.flat(self._rows.rows(y).roll(1, 0)) + 0.1)
         if isinstance(side, Tensor):
             side = torch.where(later == t, side, 0.0)
-        try:
-            other = Point(later, state, self._evaluate(later, state, side), side)
-        except Exception:  # no state that func is meant for
-            return
-        self._look(start, other, min(self._places, _AT_START))
+        with self._no_trace():
+            try:
+                other = Point(later, state, self._evaluate(later, state, side), side)
+            except Exception:  # no state that func is meant for
+                return
+            self._look(start, other, min(self._halves, _MIXTURES))
 
     def look(self, one: Point, other: Point, among: Tensor | None = None, *, last: bool = False) -> None:
         """Look at two points of the trajectory.
@@ -79,57 +84,60 @@ class RowTies:
         :param last: do what is left to be done
         :raises ValueError: rows depend on each other
         """
-        if self._places:
-            self._look(one, other, max(_AT_END, self._places - self._n_looked) if last else 1, among)
+        if self._halves:
+            with self._no_trace():
+                self._look(one, other, max(_MIXTURES, self._halves - self._n_looked) if last else 1, among)
 
     def point(self, t: Tensor, y: Tensor, flat: Tensor | None, side: Any) -> Point:
         """A `Point` from its values [size], which are perhaps not known yet (None)."""
-        if flat is None and self._places:
-            return Point(t, y, self._evaluate(t, y, side), side)
+        if flat is None and self._halves:
+            with self._no_trace():
+                return Point(t, y, self._evaluate(t, y, side), side)
         return Point(t, y, self._rows.rows(y if flat is None else flat), side)
 
     def _look(self, one: Point, other: Point, n_mixtures: int, among: Tensor | None = None) -> None:
         for _ in range(n_mixtures):
-            turn, place = divmod(self._n_looked, self._places)
+            turn, number = divmod(self._n_looked, self._halves)
             self._n_looked += 1
             points = (other, one) if turn % 2 else (one, other)
-            if self._tied(*points, place, among) is not None:
+            if self._tied(*points, number, among) is not None:
                 self._look_closely(one, other, among)
                 return
 
     def _look_closely(self, one: Point, other: Point, among: Tensor | None) -> None:
-        """Look once more, at all places, from values that were found together; a function that is not the same when it
+        """Look once more, by all halves, from values that were found together; a function that is not the same when it
         is called again tells nothing."""
         one, other = (point._replace(values=self._evaluate(*point[:2], point.side)) for point in (one, other))
         for point in (one, other):
             again = self._evaluate(*point[:2], point.side)
-            if bool(self._differ(again, point.values, point.values.abs().amax(1, keepdim=True), among).any()):
+            if bool(self._differ(again, point.values, point.values.abs(), among).any()):
                 return
-        for place, turn in itertools.product(range(self._places), range(2)):
+        for number, turn in itertools.product(range(self._halves), range(2)):
             points = [other, one] if turn else [one, other]
-            row = self._tied(*points, place, among)
-            if row is not None and row == self._tied(*points, place, among):
-                own = (row >> place) % 2
+            row = self._tied(*points, number, among)
+            if row is not None and row == self._tied(*points, number, among):
+                own = 0 if bool(self._rows.half(number)[row]) else 1
                 there, elsewhere = points[own], points[1 - own]
                 points[1 - own] = there._replace(t=elsewhere.t, side=elsewhere.side)
                 alone = torch.arange(len(there.t), device=there.t.device) == row
-                what = "states" if self._tied(*points, place, alone) is None else "times"
+                what = "states" if self._tied(*points, number, alone) is None else "times"
                 self._refuse(row, what, float(there.t[row]))
 
-    def _tied(self, one: Point, other: Point, place: int, among: Tensor | None) -> int | None:
+    def _tied(self, one: Point, other: Point, number: int, among: Tensor | None) -> int | None:
         """The first row whose value tells that others are at the other point; None if there is none."""
-        at_one = (torch.arange(len(one.t), device=one.t.device) >> place) % 2 == 0
+        at_one = self._rows.half(number)
         side: Any = 0
         if isinstance(one.side, Tensor) or isinstance(other.side, Tensor):
             side = torch.where(at_one, one.side, other.side)
         t, y = torch.where(at_one, one.t, other.t), torch.where(self._rows.spread(at_one), one.y, other.y)
-        expected = torch.where(at_one[:, None], one.values, other.values)
-        scale = torch.maximum(one.values.abs(), other.values.abs()).amax(1, keepdim=True)
-        tied = self._differ(self._evaluate(t, y, side), expected, scale, among)
-        return int(tied.nonzero()[0]) if bool(tied.any()) else None
+        found, expected = self._evaluate(t, y, side), torch.where(at_one[:, None], one.values, other.values)
+        if torch.equal(found, expected):  # as it is nearly always
+            return None
+        tied = self._differ(found, expected, torch.maximum(one.values.abs(), other.values.abs()), among).nonzero()
+        return int(tied[0]) if len(tied) else None
 
-    def _differ(self, found: Tensor, expected: Tensor, scale: Tensor, among: Tensor | None) -> Tensor:
+    def _differ(self, found: Tensor, expected: Tensor, sizes: Tensor, among: Tensor | None) -> Tensor:
         """Rows [b] in which values differ by more than rounding; what is infinite or NaN says nothing."""
         distance = (found - expected).abs()
-        differ = ((distance > self._rounding * scale) & distance.isfinite()).any(1)
+        differ = ((distance > self._rounding * sizes.amax(1, keepdim=True)) & distance.isfinite()).any(1)
         return differ if among is None else differ & among
