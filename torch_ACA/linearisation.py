@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .autocast import coarsest_rounding
 from .errors import SecondDerivativeError
+from .inference_mode import recording
 from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
 from .transforms import under_transform
@@ -66,7 +67,7 @@ class Linearisation:
         """
         if not self.value.requires_grad:
             return torch.zeros_like(self.value)
-        with torch.enable_grad():
+        with recording():
             w = torch.ones_like(self.value).requires_grad_()
             try:
                 (product,) = torch.autograd.grad(self.value, self.time, w, create_graph=True, allow_unused=True)

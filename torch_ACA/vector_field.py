@@ -13,6 +13,7 @@ from .cut import Cut, outer_cuts, within
 from .errors import SolverError
 from .evaluation import Evaluation, measured
 from .graph import age_mark
+from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
@@ -121,7 +122,7 @@ class VectorField:
     def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
         """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
         time = self.time(t, side)
-        with torch.inference_mode(False), torch.enable_grad():
+        with recording():
             leaf, time = (x.detach().clone().requires_grad_() for x in (y, time))
             found = Linearisation(self, self.traced(time, leaf), leaf, time)
         self._look_at(found, t)
@@ -269,9 +270,12 @@ class VectorField:
 
     def call(self, t: Tensor, state: Any) -> Any:
         self.n_evals += 1
-        if self._as_it_is:
-            return self.func(t, state)
-        return self._call_with_care(t, state)
+        try:
+            return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
+        except RuntimeError as failure:
+            if any(words in str(failure) for words in ("being modified inplace", "used in an in-place operation")):
+                raise ValueError("func changes its argument in place, or what else is differentiated") from failure
+            raise
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:
         effects, cut = self.side_effects, self._cut

@@ -182,6 +182,45 @@ def test_a_func_that_changes_is_noticed(looped):
     assert len(looped) == 2 * len(changes)
 
 
+def forward_hook(module):
+    return module.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def forward_pre_hook(module):
+    return module.register_forward_pre_hook(lambda module, inputs: (3 * inputs[0],))
+
+
+def global_hook(module):
+    return nn.modules.module.register_module_forward_hook(lambda m, inputs, output: -output if m is module else None)
+
+
+def backward_hook(module):
+    return module.register_full_backward_hook(lambda module, bars, bars_out: (0 * bars[0],))
+
+
+@pytest.mark.parametrize("add", [forward_hook, forward_pre_hook, slow(global_hook), slow(backward_hook)])
+@pytest.mark.parametrize("keywords", [{}, slow({"compile": "step"}), slow({"per_sample": True})], ids=str)
+@pytest.mark.filterwarnings("ignore:compile=True")  # where there is a backward hook, func runs as it is
+def test_hooks_that_come_and_go_are_noticed(add, keywords):
+    layer, y0 = nn.Linear(3, 3), torch.ones(2, 3, requires_grad=True)
+
+    def both():
+        def func(t, y):
+            return torch.tanh(layer(y))
+
+        given = {"wanted": [y0, layer.weight], "compile": True} | keywords
+        return [results(func, y0, **how)[0] for how in (given | {"compile": False}, given)]
+
+    before = both()
+    hook = add(layer)
+    with_hook = both()
+    hook.remove()
+    for expected, found in (before, with_hook, both()):
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(before[0][-1], with_hook[0][-1])
+
+
 def test_what_changes_between_forward_and_backward_is_an_error(field):
     for change in (lambda: field.net[0].weight.data.add_(0.1), lambda: scale.add_(0.1)):
         scale, y0 = torch.ones(3), torch.ones(3, requires_grad=True)

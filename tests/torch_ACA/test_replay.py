@@ -157,6 +157,31 @@ def test_a_change_matters_to_dense_output_too(gradient, dense):
     assert_close(found, want, 1e-12)
 
 
+@pytest.mark.parametrize("keep", [{"gradient": "direct"}, {"memory": "unlimited"}, {}], ids=str)
+@pytest.mark.parametrize("keywords", [
+    {"method": "Dopri5", "options": {"jump_t": [0.5]}}, {"method": "dopri8", "options": {"jump_t": [0.5]}},
+    {"method": "explicit_adams", "h": 0.1}, {"method": "implicit_adams", "h": 0.1},
+    {"method": "explicit_adams", "h": 0.1, "options": {"jump_t": [0.5]}}, {"method": "heun3", "h": 0.1},
+], ids=str)  # fmt: skip
+def test_kept_graphs_are_not_mixed_with_what_func_has_become(keywords, keep):
+    """The slope at the end of a step, which dense output uses, belongs to them where no step behind begins with it."""
+
+    def value(f):
+        times = [0.0, 0.43, 0.97, 1.0]
+        ys = solve(lambda t, y: f(t, y) + (t > 0.5), torch.ones(2), times, **keywords, **keep).ys
+        return ys[1:].sum()
+
+    expected, f = Rate(), Rate()
+    want = torch.autograd.grad(value(expected), [expected.w, expected.b])
+    found = value(f)
+    f.c = 5.0
+    try:
+        bars = torch.autograd.grad(found, [f.w, f.b])
+    except ReplayError:
+        return
+    assert_close(bars, want, 1e-12)
+
+
 @pytest.mark.parametrize("n", [100, 50_000])
 @pytest.mark.parametrize("kind", ["aca", "two states", "adjoint", "mali"])
 def test_a_change_of_a_single_entry_is_noticed(kind, n):
@@ -399,6 +424,15 @@ def test_func_that_works_in_place_does_not_touch_the_initial_state(kind):
         else:
             assert torch.allclose(found, want, rtol=0, atol=1e-12)
     assert torch.equal(y0, torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("keywords", [
+    {}, {"method": "RK4", "h": 0.1}, {"method": "Rodas5P"}, {"per_sample": True},
+], ids=str)  # fmt: skip
+def test_func_that_works_in_place_where_there_is_a_gradient_is_told(keywords):
+    for func in (lambda t, y: y.mul_(-1.0), lambda t, y: torch.relu_(y)):
+        with pytest.raises(ValueError, match="in place"):
+            solve(func, torch.ones(2, 2, requires_grad=True), [0.0, 1.0], **keywords)
 
 
 def own_buffer(a):

@@ -241,3 +241,21 @@ def test_batched_cotangents_elsewhere_are_right_or_refused(gradient):
         assert "aca" in str(error)
         return
     assert_close(found, jacobian(lambda f, y0: plain(gradient)(f, y0)[-1]), 1e-6)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "naive"])
+def test_reverse_over_forward_of_linear_solves(gradient):
+    """As forward over reverse. Steps of a given size: what is differentiated is the same."""
+    y0, w = torch.tensor([0.3, -0.2]), torch.tensor([[0.5, -1.0], [0.7, 0.2]])
+    v = torch.tensor([[1.0, 0.5], [-0.3, 0.8]])
+
+    def loss(y, w):
+        def func(t, y):
+            return torch.tanh(w @ y) - 5 * y * torch.cos(t)
+
+        ys = solve(func, y, [0.0, 1.0], method="Rodas5P", options={"step_size": 0.25}, gradient=gradient).ys
+        return ys[-1].square().sum()
+
+    over_forward = torch.func.grad(lambda y: torch.func.jvp(lambda w: loss(y, w), (w,), (v,))[1])(y0)
+    over_reverse = torch.func.jvp(lambda w: torch.func.grad(lambda y: loss(y, w))(y0), (w,), (v,))[1]
+    assert_close([over_forward], [over_reverse], 1e-10)

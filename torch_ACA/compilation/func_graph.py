@@ -1,8 +1,8 @@
 """func as a graph: traced by Dynamo, once as long as nothing changes that its guards look at.
 
 Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
-at the guards (code and closure of func, mode and attributes of modules, shapes and types of tensors) and finds the
-graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph.
+at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
+the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..state import StateLayout
-from .private_compiler import TRACING_FAILURES, has_effects
+from .private_compiler import TRACING_FAILURES, has_effects, hooks_guarded
 
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
 
@@ -53,7 +53,7 @@ class Tracer:
         """
         _now.given, _now.found = (t, y), None
         try:
-            with torch.no_grad():
+            with torch.no_grad(), hooks_guarded():
                 self._traced(func, t, y)
             found = _now.found
         except TRACING_FAILURES as failure:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..inference_mode import normal
 from .private_compiler import compiled_below_dynamo
 
 BACKEND = "inductor"  # "aot_eager": graphs run as they are
@@ -16,8 +17,8 @@ _log = logging.getLogger("torch_ACA")
 
 def graph_of(function: Callable, inputs: Any) -> Any:
     """The graph of a function of tensors, of ATen's operations, derivatives inside of it included."""
-    with torch.no_grad():
-        return make_fx(function, tracing_mode="fake")(*inputs)
+    with torch.inference_mode(False), torch.no_grad():
+        return make_fx(function, tracing_mode="fake")(*map(normal, inputs))
 
 
 def generated(function: Callable, inputs: Any, options: dict[str, Any], *, bare: bool = False) -> Callable:

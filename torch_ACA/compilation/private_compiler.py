@@ -60,6 +60,22 @@ def has_effects() -> bool:
     return bool(effects.tensor_hooks) or any(map(effects.is_modified, old))
 
 
+@contextlib.contextmanager
+def hooks_guarded() -> Iterator[None]:
+    """Context in which Dynamo guards that modules without hooks get none, which it leaves out for speed."""
+    from torch._dynamo import config
+
+    name = "skip_nnmodule_hook_guards"
+    before = getattr(config, name, None)
+    if before:
+        setattr(config, name, False)
+    try:
+        yield
+    finally:
+        if before:
+            setattr(config, name, before)
+
+
 def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
     """Inductor's code for a graph of ATen's operations.
 

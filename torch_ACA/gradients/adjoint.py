@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..controller import Controller, FixedSteps, rms_norm
 from ..errors import SolverError
+from ..inference_mode import outside_inference_mode
 from ..march import Callbacks, Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..steppers.base import Method
@@ -79,6 +80,7 @@ class _Function(torch.autograd.Function):
         return results[0]
 
     @staticmethod
+    @outside_inference_mode
     def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("adjoint", ys_bar)
         ys, *inputs = ctx.saved_tensors

@@ -96,9 +96,12 @@ class BackwardPass:
         stepper = self.stepper
         if not step.needs_end_slope or not (self.following is None or self.following.after_jump):
             return
-        evaluation, self.run.end_evaluation = self.run.end_evaluation, None
+        evaluation, step.end_evaluation = step.end_evaluation, None
         if evaluation is None:
-            evaluation = stepper.record(step.t_end, self.end, side=-int(step.before_jump))
+            found = None if step.end_slope is None else self.end.new_empty(self.end.shape)
+            evaluation = stepper.record(step.t_end, self.end, found, side=-int(step.before_jump))
+            if found is not None:
+                self.run.replay.compare_state(found, step.end_slope, found.new_zeros(found.shape), step.t_end)
         self.end_slope = evaluation.value() if self.time_grad else None
         state_bar, time_bar = evaluation.vjp(slope_bars[-1], self.gradients)
         if state_bar is not None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..inference_mode import outside_inference_mode
 from ..march import Stop
 from ..solution import Trajectory
 from ..transforms import forward_ad_disabled, is_batched
@@ -37,7 +38,7 @@ from .storage import UNLIMITED, Storage
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
     from ..problem import Problem
-    from ..steppers.base import Stepper
+    from ..steppers.base import Carry, Stepper
     from .storage import Budget
 
 SMALL = 2**16  # numbers in a buffer that is rather kept than made again
@@ -89,6 +90,9 @@ class AcceptedStep:
     theta: torch.Tensor | None = None  # where in the step they lie
     weights: torch.Tensor | None = None  # and of what slopes they are made
     evaluations: list | None = None  # kept graphs
+    # at the end, where dense output uses it and no step behind has it: with its graph, else a sample of the slope
+    end_evaluation: Any = None
+    end_slope: Any = None
     decided: Any = None  # see `steppers.base.Trial`
 
     @property
@@ -119,7 +123,7 @@ class DiscreteSolve:
         graph_bytes = math.inf if compiled else problem.graph_bytes
         rows = getattr(problem.method, "kept_rows", 1)
         self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
-        self.end_evaluation = self.end_sample = self.end_slope = None  # type: Any
+        self.end_sample = self.end_slope = None  # type: Any
         self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
         # of the forward pass, for the backward pass, where its buffer is small
         self._kept_stepper: Stepper | None = None
@@ -155,6 +159,8 @@ class DiscreteSolve:
             record.outputs = problem.outputs_within(step.t_end)
             if (record.outputs or dense) and record.needs_end_slope:
                 stepper.end_slope(step.trial.end, before_jump=record.before_jump)
+                if record.before_jump and stepper.keep_graphs:
+                    self._keep_end_slope(record, step.trial.end)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
                 record.weights = stepper.interpolation_weights(record.theta)
@@ -172,13 +178,20 @@ class DiscreteSolve:
             storage.close(stepper.kept(step.trial.end) if storage.steps and (record.outputs or dense) else None)
         if remember and storage.steps:
             if problem.failure is None:
-                self.end_evaluation = step.trial.end.evaluation if record.outputs or dense else None
+                if (record.outputs or dense) and record.needs_end_slope and record.evaluations is not None:
+                    self._keep_end_slope(record, step.trial.end)
             elif not dense:  # the steps behind the last output ran into the failure
                 storage.cut(problem.n_steps_to_last_output)
             if problem.failure is None:
                 self.end_sample = self.replay.sample(step.trial.end.y)
         ys = problem.solved(ys)
         return (ys, *dense.tensors()) if dense else (ys,)
+
+    def _keep_end_slope(self, record: AcceptedStep, end: Carry) -> None:
+        """Of a step whose graphs are kept: so that nothing of it is evaluated again, or that is compared."""
+        record.end_evaluation = end.evaluation
+        if end.evaluation is None:
+            record.end_slope = self.replay.sample(end.slope)
 
     def backward(
         self, states: dict[int, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]
@@ -273,6 +286,7 @@ class _Function(torch.autograd.Function):
         return results
 
     @staticmethod
+    @outside_inference_mode
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]

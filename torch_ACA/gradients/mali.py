@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import TooManyEvaluationsError
 from ..evaluation import GradientSum
+from ..inference_mode import outside_inference_mode
 from ..march import Stop
 from ..steppers.base import Carry
 from ..transforms import check_cotangents
@@ -157,6 +158,7 @@ class _Function(torch.autograd.Function):
         return results[0]
 
     @staticmethod
+    @outside_inference_mode
     def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("mali", ys_bar)
         z, v, *inputs = ctx.saved_tensors

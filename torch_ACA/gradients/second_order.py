@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import SecondDerivativeError
 from ..graph import leaves_behind
+from ..inference_mode import outside_inference_mode
 
 if TYPE_CHECKING:
     from ..capture import Captured
@@ -31,6 +32,7 @@ class _Refuse(torch.autograd.Function):
         return bar.view_as(bar)
 
     @staticmethod
+    @outside_inference_mode
     def backward(ctx: Any, *bars: Tensor) -> Any:
         raise SecondDerivativeError(
             f"gradient={ctx.method!r} has no second derivatives; use gradient='aca', 'direct' or 'naive' for them"

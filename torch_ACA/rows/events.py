@@ -13,6 +13,7 @@ import torch
 from ..autocast import coarsest, coarsest_rounding
 from ..errors import NonFiniteError
 from ..events import HARDLY, Unknown
+from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import tensor_of
 from ..reach import reach
@@ -221,6 +222,7 @@ class _FlatRows(torch.autograd.Function):
         return t.view_as(t)
 
     @staticmethod
+    @outside_inference_mode
     def backward(ctx, bar):
         (flat,) = ctx.saved_tensors
         asked = flat & (bar != 0.0)

@@ -158,12 +158,10 @@ class RowRosenbrock(RowStepper):
         :param evaluate: evaluate(t, y, side) -> func
         """
         tableau, sizes, slopes = self.tableau, self.sizes(h), []
-        graph = torch.is_grad_enabled()
-        J, f_t = start.derivative if graph else (part.detach() for part in start.derivative)
+        J, f_t = start.derivative if torch.is_grad_enabled() else (part.detach() for part in start.derivative)
         self.n_factorizations += 1
-        matrix = self._eye - block_times(h, J)
         # a singular W gives an infinite error estimate: a rejected try
-        factors = None if graph else torch.linalg.lu_factor_ex(matrix)[:2]
+        factors = torch.linalg.lu_factor_ex(self._eye - block_times(h, J))[:2]
         for i in range(tableau.stages):
             if i == 0:
                 value = start.slope
@@ -172,7 +170,7 @@ class RowRosenbrock(RowStepper):
                 value = evaluate(time, moved(y, sizes, tableau.a[i], slopes), side) + weighted(tableau.C[i], slopes)
             if tableau.d[i]:
                 value = value + tableau.d[i] * sizes * f_t
-            slopes.append(self._solve(factors, value) if factors else self._traced_solve(matrix, value))
+            slopes.append(self._solve(factors, value))
         return slopes, factors
 
     def _at_start(self, start, h, sizes, lambdas, slopes):
@@ -196,7 +194,3 @@ class RowRosenbrock(RowStepper):
     def _solve(self, factors, vector, adjoint=False):
         rows = self.rows
         return rows.flat(torch.linalg.lu_solve(*factors, rows.rows(vector)[..., None], adjoint=adjoint)[..., 0])
-
-    def _traced_solve(self, matrix, vector):
-        rows = self.rows
-        return rows.flat(torch.linalg.solve_ex(matrix, rows.rows(vector)[..., None])[0][..., 0])

@@ -197,10 +197,11 @@ class Rosenbrock(Stepper):
         return TracedStep(*taken(self.tableau, evaluate, start, self._matrix_solve, t, h, y, t_end))
 
     def _matrix_solve(self, h: Time, J: Tensor) -> Callable:
-        matrix, blocks = self._eye - h * J, self.jacobian.blocks
+        # PyTorch's solve in one call has wrong reverse derivatives of its forward derivative
+        factors, blocks = torch.linalg.lu_factor_ex(self._eye - h * J)[:2], self.jacobian.blocks
 
         def solve(vector: Tensor) -> Tensor:
-            return blocks.flat(torch.linalg.solve_ex(matrix, blocks.rows(vector)[..., None])[0][..., 0])
+            return blocks.flat(torch.linalg.lu_solve(*factors, blocks.rows(vector)[..., None])[..., 0])
 
         return solve
 
