@@ -99,28 +99,31 @@ class RowTies:
         for _ in range(n_mixtures):
             turn, number = divmod(self._n_looked, self._halves)
             self._n_looked += 1
-            points = (other, one) if turn % 2 else (one, other)
-            if self._tied(*points, number, among) is not None:
+            first, second = (other, one) if turn % 2 else (one, other)
+            if self._tied(first, second, number, among) is not None:
                 self._look_closely(one, other, among)
                 return
 
     def _look_closely(self, one: Point, other: Point, among: Tensor | None) -> None:
         """Look once more, by all halves, from values that were found together; a function that is not the same when it
         is called again tells nothing."""
-        one, other = (point._replace(values=self._evaluate(*point[:2], point.side)) for point in (one, other))
+        one, other = (point._replace(values=self._evaluate(point.t, point.y, point.side)) for point in (one, other))
         for point in (one, other):
-            again = self._evaluate(*point[:2], point.side)
+            again = self._evaluate(point.t, point.y, point.side)
             if bool(self._differ(again, point.values, point.values.abs(), among).any()):
                 return
         for number, turn in itertools.product(range(self._halves), range(2)):
-            points = [other, one] if turn else [one, other]
-            row = self._tied(*points, number, among)
-            if row is not None and row == self._tied(*points, number, among):
-                own = 0 if bool(self._rows.half(number)[row]) else 1
-                there, elsewhere = points[own], points[1 - own]
-                points[1 - own] = there._replace(t=elsewhere.t, side=elsewhere.side)
+            first, second = (other, one) if turn else (one, other)
+            row = self._tied(first, second, number, among)
+            if row is not None and row == self._tied(first, second, number, among):
+                at_first = bool(self._rows.half(number)[row])
+                there = first if at_first else second
+                if at_first:
+                    second = there._replace(t=second.t, side=second.side)
+                else:
+                    first = there._replace(t=first.t, side=first.side)
                 alone = torch.arange(len(there.t), device=there.t.device) == row
-                what = "states" if self._tied(*points, number, alone) is None else "times"
+                what = "states" if self._tied(first, second, number, alone) is None else "times"
                 self._refuse(row, what, float(there.t[row]))
 
     def _tied(self, one: Point, other: Point, number: int, among: Tensor | None) -> int | None:
