@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .inference_mode import outside_inference_mode
 from .march import Callbacks, Stats, Step, Stop
 from .option_checks import tensor_of, time_of
 from .plan import checked
@@ -276,7 +275,6 @@ class _Flat(torch.autograd.Function):
         return t.view_as(t)
 
     @staticmethod
-    @outside_inference_mode
     def backward(ctx: Any, bar: Tensor) -> Any:
         raise ValueError(
             "the event function has no slope where it crosses zero (torch.sign, a detached state), so the event time "
@@ -296,7 +294,6 @@ class Unknown(torch.autograd.Function):
         return torch.zeros_like(x)
 
     @staticmethod
-    @outside_inference_mode
     def backward(ctx: Any, bar: Tensor) -> Any:
         if ctx.orders == 0:
             raise SecondDerivativeError("an event has derivatives of first and second order only")
