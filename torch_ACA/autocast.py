@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
+
+from .graph import types_behind
 
 if TYPE_CHECKING:
     from .vector_field import VectorField
@@ -30,8 +32,21 @@ def ambient_autocast(device_type: str) -> Callable[[], torch.autocast] | None:
     )
 
 
-def coarsest_rounding(field: VectorField) -> float:
-    """Relative rounding of the coarsest arithmetic that func is known to be in."""
-    kinds = [leaf.dtype for leaf in field.layout.leaves]
-    kinds += [field.autocast.keywords["dtype"]] if field.autocast else []
-    return max(torch.finfo(kind).eps for kind in kinds)
+def coarsest_rounding(field: VectorField, value: torch.Tensor | None = None) -> float:
+    """Relative rounding of the coarsest arithmetic that func is known to be in, by the types of what it can reach.
+
+    :param value: of func, whose graph is looked at as well
+    """
+    kinds = {leaf.dtype for leaf in field.layout.leaves}
+    kinds |= {field.autocast.keywords["dtype"]} if field.autocast else set()
+    kinds |= set() if value is None else types_behind(value)
+    return max(coarsest(field.captured.reached()), *map(_rounding, kinds))
+
+
+def coarsest(tensors: Iterable[torch.Tensor]) -> float:
+    """Relative rounding of the coarsest floating type among those of tensors."""
+    return max(map(_rounding, {tensor.dtype for tensor in tensors}), default=0.0)
+
+
+def _rounding(kind: torch.dtype) -> float:
+    return torch.finfo(kind).eps if kind.is_floating_point or kind.is_complex else 0.0

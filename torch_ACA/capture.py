@@ -84,6 +84,11 @@ class Captured:
         """All that may turn out to be used."""
         return (*self._leaves.values(), *(entry[0] for entry in self._tracked.values()))
 
+    def reached(self) -> Iterator[Tensor]:
+        """All that f is known to reach, whether or not it gets a gradient."""
+        yield from self._ignored.values()
+        yield from self.candidates
+
     def cut(self) -> Cut | None:
         """Context in which f is evaluated: stand-ins for what has a history; None if there is none."""
         return Cut(self._tracked, self._used) if self._tracked else None

@@ -20,6 +20,10 @@ def rms_norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
 
 
+def all_finite(x: Tensor) -> bool:
+    return x.numel() == 0 or math.isfinite(torch.linalg.vector_norm(x, math.inf).item())
+
+
 @dataclass(slots=True)
 class Verdict:
     """On a try: whether the step is ``accepted``, whether its error was ``finite``, whether no smaller one will follow;
@@ -56,6 +60,8 @@ class Controller:
 
     def error_ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """Error in units of the tolerance, 0-d tensor; differentiable."""
+        if self.norm is not rms_norm and not all_finite((y1 + error).detach()):
+            return error.new_tensor(math.nan)  # a norm may pass over what is infinite or NaN, a solution may not
         if self.norm is not rms_norm or error.device.type != "cpu" or len(error) <= _CHUNK:
             return self.norm(_scaled(error, y0, y1, self.rtol, self.atol))
         tolerances = (
@@ -93,6 +99,13 @@ class Controller:
     def scale(self, magnitude: Tensor) -> Tensor:
         """Tolerance of every entry of a flat vector; overwrites the magnitudes."""
         return _scale(magnitude, self.rtol, self.atol)
+
+    def leaves_unseen(self, in_error: bool) -> bool:
+        """Whether the slope at the end of an accepted step may be infinite or NaN.
+
+        :param in_error: it is part of the error estimate
+        """
+        return not in_error
 
     def limit(self, size: Any) -> Any:
         """A step size (positive) within min_step and max_step."""
@@ -165,7 +178,7 @@ class _ErrorRatios:
 
     def __call__(self, error: Tensor, y0: Tensor, y1: Tensor) -> float:
         controller = self._controller
-        if not 0 < len(error) <= _CHUNK:
+        if controller.norm is not rms_norm or not 0 < len(error) <= _CHUNK:
             return float(controller.error_ratio(error, y0, y1))
         if y0 is not self._start:
             self._start_magnitude = self._end_magnitude if y0 is self._end else y0.abs()
@@ -195,3 +208,7 @@ class FixedSteps:
     size: float
     check_finite: bool = True
     error_order = None
+
+    def leaves_unseen(self, in_error: bool) -> bool:
+        """As of a `Controller`; False where infinite and NaN values are carried on."""
+        return self.check_finite

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .inference_mode import outside_inference_mode
 from .march import Callbacks, Stats, Step, Stop
 from .option_checks import tensor_of, time_of
 from .plan import checked
@@ -151,7 +150,7 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
             end = values_at(step.t_end, step.trial.end.y)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
-                return _first_crossing(step, crossed, signs, start, end, values_at, _at_fraction(stepper, step))
+                return _first_crossing(step, crossed, signs, start, end, values_at, _inside(problem, stepper, step))
             signs = torch.where(signs == 0, torch.sign(end), signs)
             start = end
     except TooManyEvaluationsError as error:
@@ -160,10 +159,10 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
     raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
 
 
-def _at_fraction(stepper: Stepper, step: Step) -> Callable[[float], Tensor]:
+def _inside(problem: Problem, stepper: Stepper, step: Step) -> Callable[[float], Tensor]:
     """State [n] at a fraction of the step that was just taken."""
-    states = stepper.within(step)
-    return lambda x: states(torch.tensor([x], dtype=torch.float64, device="cpu"))[0]
+    problem.close(stepper, step)
+    return lambda x: stepper.within(step)(torch.tensor([x], dtype=torch.float64, device="cpu"))[0]
 
 
 def _first_crossing(
@@ -276,7 +275,6 @@ class _Flat(torch.autograd.Function):
         return t.view_as(t)
 
     @staticmethod
-    @outside_inference_mode
     def backward(ctx: Any, bar: Tensor) -> Any:
         raise ValueError(
             "the event function has no slope where it crosses zero (torch.sign, a detached state), so the event time "
@@ -296,7 +294,6 @@ class Unknown(torch.autograd.Function):
         return torch.zeros_like(x)
 
     @staticmethod
-    @outside_inference_mode
     def backward(ctx: Any, bar: Tensor) -> Any:
         if ctx.orders == 0:
             raise SecondDerivativeError("an event has derivatives of first and second order only")

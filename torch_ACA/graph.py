@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
-from .private_torch import age, set_grad_enabled
+from .private_torch import age, made_types, set_grad_enabled
 
 _LEAF = torch.zeros((), requires_grad=True, device="cpu")
 _LEAF_NODE: Any = type(_LEAF.view(()).grad_fn.next_functions[0][0])  # AccumulateGrad
@@ -73,6 +73,18 @@ def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Te
         else:
             stack.extend(following for following, _ in node.next_functions)
     return list(leaves.values())
+
+
+def types_behind(value: Tensor) -> set[torch.dtype]:
+    """The types of what the operations of a tensor's graph made."""
+    types, seen, stack = {value.dtype}, set(), [value.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            types.update(made_types(node))
+            stack.extend(following for following, _ in node.next_functions)
+    return types
 
 
 class ArgumentWatch(TorchFunctionMode):

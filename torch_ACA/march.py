@@ -162,6 +162,8 @@ def march(
                 stats.n_rejected += 1
                 rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
+            if landing and stop is stops[-1] and not fixed and not stepper.is_finite(trial):
+                raise NonFiniteError(t, h, stats.n_accepted, stepper.n_f_evals)
             stats.n_accepted += 1
             callbacks.accept(t, carry.y, h)
             n_fixed += 1
@@ -172,5 +174,3 @@ def march(
             t, carry = t_end, trial.end
             if jump:
                 stepper.refresh(carry)
-    if not fixed and not stepper.is_finite_state(carry):
-        raise NonFiniteError(t, 0.0, stats.n_accepted, stepper.n_f_evals)

@@ -17,7 +17,7 @@ except ImportError:
     from . import trees as pytree  # type: ignore[no-redef]
 
 __all__ = ["age", "batch_norms", "forward_ad_level", "has_function_modes", "is_batched", "is_transformed"]
-__all__ += ["parametrize_cache", "pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
+__all__ += ["made_types", "parametrize_cache", "pulled_back", "pytree", "set_grad_enabled", "without_tangents"]
 
 
 def _found(path: str) -> Any:
@@ -53,6 +53,11 @@ def pulled_back(
 def age(node: Any) -> int:
     """The sequence number of a node of autograd's graph: later ones of the same thread have larger numbers."""
     return node._sequence_nr()
+
+
+def made_types(node: Any) -> list[torch.dtype]:
+    """The types of what the operation of a node made; none where they are not known."""
+    return [made.dtype for made in getattr(node, "_input_metadata", ())]
 
 
 def forward_ad_level() -> int:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .autocast import without_autocast
 from .capture import solvers_backward
-from .controller import Controller, FixedSteps
+from .controller import Controller, FixedSteps, all_finite
 from .cut import of_outer_solves
 from .default_device import default_device, with_default_device
-from .errors import SolverError, StepSizeUnderflowError, TooManyEvaluationsError
+from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden_time import moved
@@ -141,7 +141,8 @@ class Problem:
             yield
 
     def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
-        """The accepted steps; where failures are returned, they end early."""
+        """The accepted steps, closed where there is dense output; where failures are returned, they end early."""
+        none = True
         try:
             for step in march(
                 stepper,
@@ -157,19 +158,43 @@ class Problem:
             ):
                 if self.recorder is not None:
                     self.recorder.methods.append(step.method)
+                if self.dense or self.has_output_within(step.t_end):
+                    self.close(stepper, step)
                 yield step
+                none = False
         except SolverError as error:
             explain(error, stepper)
-            if not self.return_on_failure or (self.dense and not self.stats.n_accepted):  # no dense output at all
+            if not self.return_on_failure or (self.dense and none):  # no dense output at all
                 raise
             self.failure = error
         finally:
             stepper.report(self.stats)
 
+    def close(self, stepper: Stepper, step: Step) -> None:
+        """Let the stepper have all that the dense output of the step just taken needs.
+
+        :raises NonFiniteError: the slope at its end is infinite or NaN
+        """
+        if stepper.needs_end_slope:
+            stepper.end_slope(step.trial.end, before_jump=step.jump)
+            self.check_end_slope(stepper, step.trial.end.slope, step.t_end, step.h)
+
+    def check_end_slope(self, stepper: Stepper, slope: Any, t: float, h: float) -> None:
+        """Raise a `NonFiniteError` if the slope [n] at the end of an accepted step of size h to t, which dense output
+        needs, is infinite or NaN and nothing else has looked at it: the state there does not hold it."""
+        if self.controller.leaves_unseen(stepper.error_sees_end_slope) and not all_finite(slope):
+            n_steps, what = self.stats.n_accepted, NonFiniteError.of_dense_output
+            raise NonFiniteError(t, h, n_steps, stepper.n_f_evals, what=what)
+
+    def has_output_within(self, t_end: float) -> bool:
+        """Whether the interpolant gives an output up to t_end that was not given out before."""
+        sign, waiting = self.field.direction, self._to_interpolate
+        return bool(waiting) and sign * self.ts[waiting[0]] <= sign * t_end
+
     def outputs_within(self, t_end: float) -> list[int]:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
-        sign, found = self.field.direction, []
-        while self._to_interpolate and sign * self.ts[self._to_interpolate[0]] <= sign * t_end:
+        found = []
+        while self.has_output_within(t_end):
             found.append(self._to_interpolate.popleft())
         if found:
             self._solved(len(found))

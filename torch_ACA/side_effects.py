@@ -50,6 +50,7 @@ class SideEffects:
         self._end: Any = None
         self._n_checks, self._next_check = 0, 8
         self._statistics: tuple[Any, Any] = (), None
+        self._counters: list[tuple[dict, str]] | None = None  # numbers that modules keep
 
     def watch(self, evaluate: Callable[[], Any], *, numbers: bool = False) -> Any:
         """Run the first evaluation and note what it changed; returns what it returned.
@@ -106,7 +107,7 @@ class SideEffects:
             self._note_changes()
             if self.draws:
                 self._streams.set(self._end if self._end is not None else self._start)
-        self._modules, self._seen, self._statistics = (), {}, ((), None)
+        self._modules, self._seen, self._statistics, self._counters = (), {}, ((), None), []
 
     def mark(self) -> Any:
         """The buffers that f changes and copies of them, for `rewind`."""
@@ -140,6 +141,21 @@ class SideEffects:
             self.rewind(mark)
             self._end = end
             self._streams.set(stream)
+
+    @contextlib.contextmanager
+    def no_trace(self) -> Iterator[None]:
+        """As `replay`, for what is no part of the solve: the numbers that modules keep are put back as well."""
+        if self._counters is None:
+            parts = ((vars(m), name, v) for m in self._modules for name, v in vars(m).items())
+            self._counters = [(place, name) for place, name, v in parts if type(v) in (int, float)]
+        kept = [place.get(name) for place, name in self._counters]
+        with self.replay():
+            try:
+                yield
+            finally:
+                for (place, name), value in zip(self._counters, kept):
+                    if place.get(name) is not value:
+                        place[name] = value
 
     def _note_draws(self) -> None:
         state = self._streams.state()

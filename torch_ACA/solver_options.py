@@ -50,7 +50,8 @@ class SolverOptions:
     """make the solution callable at other times (``aca`` and ``direct``)"""
     on_failure: str = "raise"
     """where the solve fails: "raise" the error, or "return" a `Solution` of the part solved, with ``error`` set (with
-    per_sample: of all rows, with ``row_errors`` set)"""
+    per_sample: of all rows, with ``row_errors`` set). An output that is infinite or NaN is a failure, but with
+    ``options={"check_finite": False}``"""
     callbacks: Any = None
     """`Callbacks`"""
     adjoint: Mapping | None = None

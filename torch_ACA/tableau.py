@@ -73,6 +73,11 @@ class Tableau:
         return tuple(b - e for b, e in zip(self.b, self.b_embedded))  # type: ignore[arg-type]  # asked if adaptive
 
     @cached_property
+    def error_sees_end_slope(self) -> bool:
+        """Whether the error estimate is infinite or NaN where the slope at the new point is."""
+        return self.adaptive and self.fsal and self.b_error[-1] != 0
+
+    @cached_property
     def error_order(self) -> int | None:
         """Order in h of the error estimate: the step-size exponent of the controller is 1 / error_order."""
         return min(self.order, self.embedded_order) + 1 if self.adaptive else None  # type: ignore[type-var, operator]

@@ -157,6 +157,24 @@ def test_errors_are_those_of_eager_steps(func, keywords, error):
     assert messages[0] == messages[1]
 
 
+@pytest.mark.parametrize("method", ["fehlberg2", slow("dopri8")])
+def test_an_output_that_is_nan_is_an_error(method, looped):
+    """Of a func that is NaN at the end of a step, where none of its stages is."""
+    y0 = torch.ones(2, requires_grad=True)
+    keywords = {"method": method, "times": [0.0, 0.5, 0.999, 1.0], "options": {"interp": "cubic"}, "wanted": [y0]}
+    end = results(stiff, y0, **keywords)[0][0][-1]
+
+    def spoiled(t, y):
+        return stiff(t, y) + torch.where((t == 1.0) & ((y - end).abs() < 1e-9), torch.nan, 0.0)
+
+    messages = []
+    for more in ({"gradient": "naive"}, {"compile": True}):  # "aca" as it is makes NaN of 0 * NaN in the error estimate
+        with pytest.raises(NonFiniteError, match="dense output needs became infinite or NaN at t = 1 with") as caught:
+            results(spoiled, y0, **keywords, **more)
+        messages.append(str(caught.value).split(" and ")[0])  # up to the steps
+    assert looped and messages[0] == messages[1]
+
+
 @pytest.mark.slow
 def test_a_func_that_changes_is_noticed(looped):
     """Mode, attributes, parameters, what a closure holds: before the next solve, each of them."""

@@ -41,8 +41,6 @@ class StubStepper:
     def is_finite(self, trial):
         return True
 
-    is_finite_state = is_finite
-
 
 class Absolute(Controller):
     """The error as it is."""

@@ -161,6 +161,45 @@ def test_times_under_transforms(gradient):
     assert float(torch.func.jvp(end, (t1,), (torch.ones(()),))[1]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", [
+    "RK4", "explicit_adams",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("Dopri5", "heun3", "implicit_adams", "Rodas5P")),
+])  # fmt: skip
+def test_fixed_steps_come_to_the_times_of_the_forward_pass(method):
+    """To the last bit: 25 * 0.02 is 0.5, 25 times 0.02 added up is not, and func, which jumps there and does not say
+    so, tells them apart, by 1e-3."""
+    options = {"step_size": 0.02} | ({"max_order": 4} if "adams" in method else {})
+
+    def end(y):
+        jumping = lambda t, y: torch.where(t > 0.5, 1.0, 0.0) - y  # noqa: E731
+        return solve(jumping, y, [0.0, 1.0], method=method, options=options).ys[-1].sum()
+
+    y0, tangent = torch.ones(1, requires_grad=True), torch.ones(1)
+    value = end(y0)
+    (gradient,) = torch.autograd.grad(value, y0)
+    (again,) = torch.autograd.grad(end(y0), y0, create_graph=True)
+    y0 = y0.detach()
+    found = [again.detach(), *torch.func.grad_and_value(end)(y0), *torch.func.jvp(end, (y0,), (tangent,))]
+    expected = [gradient, gradient, value, value, gradient.sum()]
+    assert_close(found, [x.detach() for x in expected], 1e-13)  # rounding of 50 steps
+
+
+def test_derivatives_in_the_times_of_fixed_steps():
+    """Of ten steps that start on each other's ends, the first on a given time, as of plain operations."""
+
+    def end(t, gradient="aca"):
+        return solve(slope(W), Y0, t, gradient=gradient, method="RK4", options={"step_size": 0.1}).ys[-1].sum()
+
+    t = torch.tensor([0.05, 1.03], requires_grad=True)
+    (expected,) = torch.autograd.grad(end(t), t)
+    (graph,), (plainly,) = (torch.autograd.grad(end(t, name), t, create_graph=True) for name in ("aca", "naive"))
+    second, second_plainly = (torch.autograd.grad(g[0], t)[0] for g in (graph, plainly))
+    t = t.detach()
+    found = [graph.detach(), torch.func.grad(end)(t), *(torch.func.jvp(end, (t,), (v,))[1] for v in torch.eye(2))]
+    assert_close(found, [expected, expected, *expected], 1e-13)
+    assert_close([second], [second_plainly], 1e-12)
+
+
 # Forward-mode AD
 
 

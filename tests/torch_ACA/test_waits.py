@@ -54,3 +54,15 @@ def test_how_often_a_solve_waits_for_the_device(compile, a_try, monkeypatch):
     (few, n_few), (many, n_many) = syncs(1e-2, compile=compile), syncs(1e-4, compile=compile)
     assert n_few + 20 < n_many < loops.MOST
     assert many - few == a_try * (n_many - n_few)
+
+
+@pytest.mark.parametrize(("method", "options", "a_step"), [("RK23", {}, 0), ("fehlberg2", {"interp": "cubic"}, 1)])
+def test_outputs_inside_steps_wait_where_a_slope_was_evaluated_for_them(method, options, a_step):
+    """Once in a step that has some: its slope at the end is looked at, unless the error estimate has seen it."""
+    counts = []
+    for times in ([0.0, 1.0], [0.0, 0.5, 0.5001, 0.9, 1.0]):
+        with torch.no_grad(), Syncs() as mode:
+            stats = solve(stiff, torch.ones(3), times, method=method, rtol=1e-2, atol=1e-2, options=options).stats
+        counts.append(mode.count)
+    assert stats.n_accepted > 5  # two of which have the outputs
+    assert counts[1] - counts[0] == 2 * a_step

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..gradients.discrete import AcceptedStep
 from ..gradients.storage import STATES_ONLY, Budget, Storage
 from ..march import Stop
@@ -32,6 +33,18 @@ class Chunk:
     theta: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
+
+    def check_ends(self, slopes: Tensor, places: Tensor, n_before: int, n_f_evals: int) -> None:
+        """As `Problem.check_end_slope`, of the slopes [m, n] at the ends of the steps at places [m].
+
+        :param n_before: steps before the chunk
+        """
+        bad = ~torch.isfinite(slopes).all(1)
+        if bool(bad.any()):
+            place = int(places[bad][0])
+            _, h, t_end = self.times[place].tolist()
+            n_steps, what = n_before + place + 1, NonFiniteError.of_dense_output
+            raise NonFiniteError(t_end, h, n_steps, n_f_evals, what=what)
 
     @property
     def reaches_into_last_step(self) -> bool:

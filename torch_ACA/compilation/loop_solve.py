@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..controller import Controller
+from ..controller import Controller, all_finite
 from ..errors import NonFiniteError, SolverError
 from ..gradients.discrete import DiscreteSolve
 from ..gradients.storage import STATES_ONLY, Storage
 from ..gradients.times import TimeCotangents
 from ..march import Callbacks, Stop, check_limits, next_step
 from ..problem import Problem, explain
-from ..steppers.base import LINEARISE, Carry, Stepper
+from ..steppers.base import LINEARISE
 from . import choice
 from .chunks import Chunk, LoopStorage
+from .code import fingerprint
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
 from .private_compiler import against_loops
@@ -123,7 +124,7 @@ class LoopSolve(DiscreteSolve):
                 jumped = stop.jump
                 if stop.index is not None:
                     ys[stop.index - 1] = y
-            if not Stepper.is_finite_state(Carry(t, y)):
+            if not all_finite(y):
                 raise NonFiniteError(t, 0.0, stats.n_accepted, func.n_evals)
         except SolverError as error:
             explain(error, self._stepper())
@@ -192,6 +193,9 @@ class LoopSolve(DiscreteSolve):
         chunk.outputs, chunk.places, chunk.theta = outputs, places.tolist(), (wanted - starts[places]) / h
         weights = (problem.method.interpolant.weights(chunk.theta) * h[:, None]).to(states.dtype)
         chunk.weights, inside = weights[:, None], slopes[places]
+        method: Any = problem.method
+        if method.needs_end_slope and not method.error_sees_end_slope:
+            chunk.check_ends(inside[:, -1], places, problem.stats.n_accepted - chunk.n, problem.field.n_evals)
         ys[outputs[0] - 1 : outputs[-1]] = torch.baddbmm(states[places][:, None], chunk.weights, inside).squeeze(1)
         if problem.time_grad:
             chunk.slopes = inside
@@ -290,11 +294,3 @@ class LoopSolve(DiscreteSolve):
     def _unroll(self) -> None:
         problem = self.problem
         self.storage.unroll(problem.method, problem.y0.dtype, starts_at_jump=problem.starts_at_jump)
-
-
-def fingerprint(code: Any) -> Any:
-    """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
-    kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
-    others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]
-    norms = torch.stack([norm.double() for norm in torch._foreach_norm(kinds)]).tolist() if kinds else []
-    return norms, [x.sum().item() for x in others], [0 if x.is_inference() else x._version for x in code.others]

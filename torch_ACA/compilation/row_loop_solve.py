@@ -14,9 +14,8 @@ from ..rows.active import ActiveRows
 from ..rows.solve import RowSolve
 from ..steppers.base import LINEARISE
 from . import choice
-from .code import code_for
+from .code import code_for, fingerprint
 from .func_graph import NotCompilable
-from .loop_solve import fingerprint
 from .private_compiler import against_loops
 from .row_cotangents import InsideBars
 from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
@@ -125,7 +124,8 @@ class RowLoopSolve(RowSolve):
         b, m = times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
         waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
-        n_accepted, n_tries = torch.zeros_like(n_tried), 0
+        n_accepted, n_tries, n_runs = torch.zeros_like(n_tried), 0, 0
+        ties, start = problem.ties, problem.ties.point(now.t, now.y, problem.slope, 0)
         while bool((now.standing < DONE).any()):
             most = min(loops.capacity, -(-(limits.max_evals - field.n_evals) // loops.evaluations))
             if most <= 0:
@@ -144,6 +144,9 @@ class RowLoopSolve(RowSolve):
             self._inside(ys, waiting, n, accepted, remember, *buffers)
             if remember:
                 self._add(accepted, buffers[0][:n], buffers[1][:n])
+            n_runs, last = n_runs + 1, not bool((now.standing < DONE).any())
+            if last or ties.due(n_runs):
+                ties.look(start, ties.point(now.t, now.y, None, 0), last=last)
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
             return None
         if not bool(torch.isfinite(ys[times.interpolated.T]).all()):

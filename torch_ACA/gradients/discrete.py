@@ -34,6 +34,7 @@ from .dense import DenseRecord
 from .replay import Replay
 from .second_order import differentiable_bars
 from .storage import UNLIMITED, Storage
+from .times import reached
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
@@ -157,10 +158,8 @@ class DiscreteSolve:
             )  # fmt: skip
             record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
-            if (record.outputs or dense) and record.needs_end_slope:
-                stepper.end_slope(step.trial.end, before_jump=record.before_jump)
-                if record.before_jump and stepper.keep_graphs:
-                    self._keep_end_slope(record, step.trial.end)
+            if (record.outputs or dense) and record.needs_end_slope and record.before_jump and stepper.keep_graphs:
+                self._keep_end_slope(record, step.trial.end)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
                 record.weights = stepper.interpolation_weights(record.theta)
@@ -209,7 +208,7 @@ class DiscreteSolve:
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             if step.stop is None:
-                h, t_end = step.h, t + step.h
+                h, t_end = step.h, reached(t, step.h, step.t_end)
             else:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]

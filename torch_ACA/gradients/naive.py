@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..controller import FixedSteps
+from ..controller import FixedSteps, all_finite
 from ..errors import NonFiniteError, SolverError
 from ..march import check_limits, lands
 from ..problem import Problem, explain
@@ -68,7 +68,7 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                 problem.callbacks.step(t.item(), y, h.item())
                 made = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
                 if fixed:
-                    if controller.check_finite and not bool(torch.isfinite(made.y).all()):
+                    if controller.check_finite and not all_finite(made.y.detach()):
                         raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                     break
                 ratio = controller.error_ratio(made.error, y, made.y).double()
@@ -84,14 +84,17 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                 stats.n_rejected += 1
                 rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
+            if landing and stop is problem.stops[-1] and not fixed and not all_finite(made.y.detach()):
+                raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
             stats.n_accepted += 1
             problem.callbacks.accept(t.item(), y, h.item())
             n_fixed += 1
             if landing:
                 origin, n_fixed = t_end, 0
-            outputs = problem.outputs_within(t_end.item())
-            if outputs:
+            if stepper.needs_end_slope and problem.has_output_within(t_end.item()):
                 made = stepper.with_end_slope(made, t_end, before_jump=jump)
+                problem.check_end_slope(stepper, made.slopes[-1].detach(), t_end.item(), h.item())
+            outputs = problem.outputs_within(t_end.item())
             ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
             if problem.recorder is not None:
                 problem.recorder.methods.append(stepper.current)

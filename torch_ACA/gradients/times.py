@@ -4,6 +4,7 @@ The size of a step is a constant, but where the step ends on a time that it was 
 """
 
 import torch
+from torch import Tensor
 
 from ..march import Stop
 
@@ -27,3 +28,10 @@ class TimeCotangents:
         if stop.index is not None:
             self.given[stop.index] += self.now + h_bar
         self.now = t_bar - h_bar
+
+
+def reached(t: Tensor, h: float, t_end: float) -> Tensor:
+    """t + h (0-d, float64) as a graph whose value is t_end: what the forward pass found, which may round otherwise, as
+    fixed steps are counted from where they began. func may jump there."""
+    end = t + h
+    return t_end + (end - end.detach())

@@ -70,16 +70,19 @@ class Choice:
         try:
             yield
         finally:
-            self._set(None)
+            self.keep_all()
+
+    def keep_all(self):
+        self._set(None)
 
     def let_go(self, uses):
         for function in self.functions:
             function.let_go(uses)
 
-    def check(self, field, t, y, slope):
+    def check(self, field, t, y, slope, side):
         """Refuse a func that closes over data of rows: it does not go with some of them alone.
 
-        :param slope: func of all rows at t [b] and y [size]
+        :param slope: func of all rows at t [b] and y [size], on that ``side`` of t
         :raises ValueError: as said
         """
         count = len(t)
@@ -89,7 +92,7 @@ class Choice:
         with self.all_behind():
             self._set(some)
             try:
-                found = field.rows.rows(field.slope(t, y))[some]
+                found = field.rows.rows(field.slope(t, y, side))[some]
             except Exception as failure:
                 raise ValueError(_NEEDS.format(f"fails: {type(failure).__name__}: {failure}")) from failure
         expected = field.rows.rows(slope)[some]

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..autocast import coarsest, coarsest_rounding
 from ..errors import NonFiniteError
 from ..events import HARDLY, Unknown
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import tensor_of
+from ..reach import reach
 from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
 from .march import march_rows
 from .solve import aca_of_rows
+from .ties import Point, RowTies
 from .times import checked_row_times
 
 
@@ -31,8 +34,6 @@ def to_events(problem, event_fn, options):
     field, rows = problem.field, problem.field.rows
     event, start = _RowEvent(event_fn, field), problem.row_times.start
     with torch.no_grad(), field.side_effects.replay():
-        if not torch.is_inference_mode_enabled():
-            event.check_rows(start, problem.y0.detach())
         crossing = _search(problem, event)
     at_start = crossing.t == start
     if bool(at_start.any()):
@@ -66,22 +67,16 @@ class _RowEvent:
         values = values.reshape(count, -1)
         return 2.0 * values.double() - 1.0 if values.dtype == torch.bool else values.double()
 
-    def check_rows(self, t, y):
-        """Refuse an event function that mixes rows, as far as its graph shows it."""
-        row = self.rows.count // 2
-        with torch.enable_grad():
-            leaf = y.clone().requires_grad_()
-            values = self(t, leaf)[row]
-            if not values.requires_grad:
-                return
-            (bar,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
-        if bar is None:
-            return
-        others = self.rows.rows(bar).abs().amax(1) > 0.0
-        others[row] = False
-        if bool(others.any()):
-            other = int(others.nonzero()[0])
-            raise ValueError(f"per_sample needs an event_fn of each row alone, but that of row {row} sees row {other}")
+    def ties(self):
+        """`RowTies` of the event function, which must be of each row alone."""
+
+        def refuse(row, what, t):
+            shown = f"that of row {row} sees the {what} of others, at t = {t:.6g}"
+            raise ValueError(f"per_sample needs an event_fn of each row alone, but {shown}")
+
+        found = reach(self.event_fn)
+        eps = max(coarsest_rounding(self.field), coarsest((*found.tensors, *found.constants)))
+        return RowTies(lambda t, y, side: self(t, y), self.rows, eps, refuse)
 
 
 @dataclass(frozen=True)
@@ -111,16 +106,25 @@ def _search(problem, event):
         return values
 
     before = values_at(start, problem.y0.detach())
+    ties, n_steps = event.ties(), 0
+    at_start = now = Point(start, problem.y0.detach(), before)
+    ties.look_at_start(at_start, problem.row_times.end)
     signs, found = torch.sign(before), []  # of the last values that were not zero
     searching = torch.ones_like(start, dtype=torch.bool)
     for step in march_rows(problem, stepper):
         after = values_at(step.t_end, step.y_end)
+        now, n_steps = Point(step.t_end, step.y_end, after), n_steps + 1
+        if ties.due(n_steps):
+            ties.look(at_start, now)
         changed = (signs != 0) & (torch.sign(after) != signs) & step.accepted[:, None]
         if bool(changed.any()):
             step.finished = changed.any(1)
             row = step.finished.nonzero()[:, 0]
             parts = (step.t, step.h, step.t_end, rows.rows(step.y), signs, changed, before, after)
             slopes = torch.stack([rows.rows(slope)[row] for slope in step.slopes], 1)
+            bad = ~torch.isfinite(slopes[:, : problem.method.interpolant.slopes]).flatten(1).all(1)
+            if bool(bad.any()):
+                step.infinite = torch.zeros_like(searching).index_fill(0, row[bad], True)
             found.append([row, slopes, *(part[row] for part in parts)])
             searching[row] = False
         signs = torch.where(signs == 0, torch.sign(after), signs)
@@ -129,6 +133,7 @@ def _search(problem, event):
         error = problem.failures.error()
         error.add_hint("No event was met so far in these rows.")
         raise error
+    ties.look(at_start, now, last=True)
     if bool(searching.any()):
         far = float(problem.row_times.end[0])
         raise ValueError(f"no event before t = {far:g}: rows {shown_rows(searching)}")

@@ -5,13 +5,15 @@ import math
 
 import torch
 
+from ..autocast import coarsest_rounding
 from ..evaluation import GradientSum
 from ..private_torch import pytree
 from ..side_effects import modules_of
 from ..vector_field import VectorField
 from .active import Choice
+from .ties import RowTies
 
-_SHOWN = "per_sample needs a func whose rows do not depend on each other, but row {} of its slope depends on {}. "
+_SHOWN = "per_sample needs a func whose rows do not depend on each other, but {}. "
 _HINT = "BatchNorm in training, attention over the batch and means over it tie rows together: solve them jointly"
 _NORMS = "func holds {}, which takes its statistics over the batch: call eval(), take GroupNorm, or solve them jointly"
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
@@ -81,8 +83,8 @@ class RowField(VectorField):
         return float(t[0])
 
     def check_rows(self, evaluation):
-        """Refuse a func that mixes rows, as far as its graph shows it: the slope of one row must not depend on the
-        state or the time of another. The graph is used up.
+        """Refuse a func that mixes rows, as far as its graph shows it: the slopes of one half of the rows must not
+        depend on states or times of the other half. The graph is used up.
 
         :param evaluation: `Evaluation` with a time
         :raises ValueError: func mixes rows
@@ -90,33 +92,38 @@ class RowField(VectorField):
         rows = self.rows
         if rows.count == 1 or not rows.width:
             return
-        row = rows.count // 2
         cotangent = torch.zeros(rows.count, rows.width, dtype=self.layout.dtype, device=self.layout.device)
+        inside = rows.half(0)
         # BatchNorm has no gradient of a plain sum
-        cotangent[row] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device))
+        cotangent[inside] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device)).to(cotangent)
         state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
         for bar, what in ((state_bar, "the state of"), (time_bar, "the time of")):
             if bar is None:
                 continue
             bar = (rows.rows(bar) if what.endswith("state of") else bar.view(rows.count, 1)).abs().amax(1)
-            bar[row] = 0.0
-            others = (bar > 0.0).nonzero()  # NaN is 0 times infinity, and says nothing
+            others = ((bar > 0.0) & ~inside).nonzero()  # NaN is 0 times infinity, and says nothing
             if len(others):
-                raise ValueError(_SHOWN.format(row, f"{what} row {int(others[0])}") + self._reason())
+                shown = f"the slopes of others depend on {what} row {int(others[0])}"
+                raise ValueError(_SHOWN.format(shown) + self._reason())
 
-    def check_rows_by_values(self, t, y, slope):
-        """As `check_rows` where there is no autograd: the slope of one row must not change with the other rows.
+    def ties(self):
+        """`RowTies` of func, whose evaluations do not count."""
 
-        :param slope: at t [b] and y [size]
-        """
-        rows = self.rows
-        row = rows.count // 2
-        others = rows.rows(1.1 * y + 0.1).clone()
-        others[row] = rows.rows(y)[row]
-        before, after = (rows.rows(k)[row] for k in (slope, self.slope(t, rows.flat(others))))
-        rounding = 1e3 * torch.finfo(y.dtype).eps * before.abs().amax(-1) if rows.width else 0.0
-        if rows.count > 1 and bool(((after - before).abs() > rounding).any()):
-            raise ValueError(_SHOWN.format(row, "the states of others") + self._reason())
+        @contextlib.contextmanager
+        def no_trace():
+            n_evals = self.n_evals
+            with torch.no_grad(), self.side_effects.no_trace():
+                yield
+            self.n_evals = n_evals
+
+        def evaluate(t, y, side):
+            return self.rows.rows(self.slope(t, y, side))
+
+        def refuse(row, what, t):
+            shown = f"at t = {t:.6g} row {row} of its slope depends on the {what} of others"
+            raise ValueError(_SHOWN.format(shown) + self._reason())
+
+        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace)
 
     def _reason(self):
         """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""

@@ -37,7 +37,19 @@ class RowLayout:
         if len(layout.leaves) > 1:
             self._order = torch.argsort(self._row_of, stable=True)
             self._place = torch.argsort(self._order)
+        self.halves, self._halves, self._numbers = (b - 1).bit_length(), [], each
         self._time_shape = (b, *[1] * (len(layout.leaves[0].shape) - 1))
+
+    def half(self, number):
+        """About half of the rows [b]; any two rows are told apart by one of the first ``halves`` of them.
+
+        The first takes the rows whose numbers have an odd count of binary ones, which tells neighbours apart, halves of
+        a batch, and most of what is regular; the others go by single binary places.
+        """
+        while len(self._halves) <= number:
+            places = range(self.halves) if not self._halves else [len(self._halves) - 1]
+            self._halves.append(sum(self._numbers >> place & 1 for place in places) % 2 == 1)
+        return self._halves[number]
 
     def rows(self, flat):
         """[..., size] to [..., b, n]."""

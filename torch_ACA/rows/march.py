@@ -16,7 +16,8 @@ class RowStep:
     """A try in which rows were ``accepted``; the others stay where they are. States, slopes and ``moved``, what of the
     state is theirs, are [size], the others [b]. ``ends_on``: the number of the time given on which a step ends, 0 for
     another stop, -1 for none (None: no step ends on any); ``before_jump``: func jumps at its end (None: nowhere), and
-    ``jumped``: and the step was accepted (None: none). ``finished`` may be set to rows that are to go no farther.
+    ``jumped``: and the step was accepted (None: none). ``finished`` may be set to rows that are to go no farther,
+    ``infinite`` to those that fail because their dense output is infinite or NaN.
     """
 
     accepted: torch.Tensor
@@ -31,6 +32,7 @@ class RowStep:
     before_jump: torch.Tensor | None
     jumped: torch.Tensor | None
     finished: torch.Tensor | None = None
+    infinite: torch.Tensor | None = None
 
 
 def march_rows(problem, stepper):
@@ -48,8 +50,9 @@ def _march_rows(problem, stepper):
     """
     field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
     failures, limits, effects = problem.failures, problem.limits, field.side_effects
-    t, y, size = times.start, problem.y0.detach(), problem.first_step
-    first = stepper.begin(t, y, side_of(times.starts_at_jump, 1.0), problem.slope)
+    t, y, size, ties = times.start, problem.y0.detach(), problem.first_step, problem.ties
+    side, n_tries = side_of(times.starts_at_jump, 1.0), 0
+    start, first = ties.point(t, y, problem.slope, side), stepper.begin(t, y, side, problem.slope)
     span = (times.end - t).abs().clamp(max=1.0)
     counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
@@ -83,6 +86,9 @@ def _march_rows(problem, stepper):
                 continue
         effects.check_stream()
         stepper.prepare(first, t, y)
+        if n_tries and ties.due(n_tries):
+            ties.look(start, ties.point(t, y, stepper.slope_of(first), side), running)
+        n_tries += 1
         mark = effects.mark()
         t_end = torch.where(landing, stop, t + h)
         before = None if jump is None else landing & jump
@@ -115,6 +121,7 @@ def _march_rows(problem, stepper):
         ends_on = torch.where(landing, given, -1) if some_landed else None
         step = RowStep(accepted, moved, t, h, t_end, y, y_end, slopes, ends_on, before, jumped)
         first = stepper.follow(first, step)
+        side = side if before is None else torch.where(accepted, before.double(), side)
         yield step
         t, y = t_end, y_end
         if some_landed:
@@ -122,9 +129,13 @@ def _march_rows(problem, stepper):
             running = running & (place < times.n_stops)
         if step.finished is not None:
             running = running & ~step.finished
-        if some_landed or step.finished is not None:
+        if step.infinite is not None:
+            running = fail(NonFiniteError, step.infinite, NonFiniteError.of_dense_output)
+        if some_landed or step.finished is not None or step.infinite is not None:
             some_run = bool(running.any())
             field.choice.keep(running)
+    field.choice.keep_all()
+    ties.look(start, ties.point(t, y, stepper.slope_of(first), side), ~failures.failed, last=True)
     stats = problem.stats
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted.cpu(), n_rejected.cpu(), field.n_evals
     stepper.report(stats)

@@ -19,16 +19,19 @@ from .field import RowField
 from .jacobian import RowJacobian
 from .layout import RowLayout, with_rows_outermost
 from .stepper import side_of
+from .ties import Point, RowTies
 from .times import RowTimes, checked_row_times
 
 
 @dataclass
 class RowProblem(Problem):
     """A `Problem` of rows that take their own steps: its ``row_times`` stand for ``ts`` and ``stops``, ``first_step``
-    is [b], ``controller`` a `RowController`; ``failures`` says which rows have failed."""
+    is [b], ``controller`` a `RowController`; ``failures`` says which rows have failed, ``ties`` (`RowTies`) whether
+    func mixes them."""
 
     row_times: RowTimes | None = None
     failures: RowFailures | None = None
+    ties: RowTies | None = None
 
     def compiled_run(self):
         """A `RowLoopSolve`, where the loop over tries is to be compiled and can be; or None."""
@@ -72,15 +75,14 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
         slope, evaluation = field.first_evaluation(
             row_times.start, start, differentiable=differentiable, time_grad=True, measure=linearises, side=side
         )
-        if torch.is_inference_mode_enabled():
-            with field.side_effects.replay():
-                field.check_rows_by_values(row_times.start, start, slope)
-        else:
+        if not torch.is_inference_mode_enabled():
             by_time = differentiable and times.requires_grad
             method = plan.settings.method if linearises else None
             _check_func(field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method)
+        ties = field.ties()
+        ties.look_at_start(Point(row_times.start, start, rows.rows(slope), side), row_times.end)
         with field.side_effects.replay():
-            choice.check(field, row_times.start, start, slope)
+            choice.check(field, row_times.start, start, slope, side)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":
             raise failures.error()
@@ -94,6 +96,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
         slope, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
         return_on_failure=asked.on_failure == "return", row_times=row_times, failures=failures,
+        ties=ties,
     )  # fmt: skip
     if linearises and problem.differentiable:
         with torch.no_grad():

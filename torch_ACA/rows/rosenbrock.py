@@ -51,6 +51,9 @@ class RowRosenbrock(RowStepper):
         self._eye = torch.eye(self.rows.width, dtype=layout.dtype, device=layout.device) / tableau.gamma
         self._d = torch.tensor(tableau.d, dtype=layout.dtype, device=layout.device)
 
+    def slope_of(self, first):
+        return first.slope if first.moved is None else None
+
     def report(self, stats):
         stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
 

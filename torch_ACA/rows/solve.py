@@ -150,32 +150,47 @@ class RowSolve:
         :param ys: outputs [m - 1, b, n], written to
         :param waiting: which outputs [b, m - 1] dense output has still to give, likewise
         """
-        times, rows, packed = self.problem.row_times, self.stepper.rows, self.packed
+        rows, packed, ends_on = self.stepper.rows, self.packed, step.ends_on
+        inside = self._outputs_inside(step, waiting)
+        if step.infinite is not None and ends_on is not None:  # what follows an output that is not there
+            ends_on = torch.where(step.infinite, -1, ends_on)
         before, row = packed.count, step.accepted.nonzero()[:, 0]
         if remember:
             packed.add(
                 rows.rows(step.y)[row], row=row.int(), t=step.t[row], h=step.h[row],
-                ends_on=None if step.ends_on is None else step.ends_on[row].int(),
+                ends_on=None if ends_on is None else ends_on[row].int(),
                 **({} if step.before_jump is None else {"before_jump": step.before_jump[row]}),
             )  # fmt: skip
-        if step.ends_on is not None:
-            landed = (step.accepted & (step.ends_on > 0)).nonzero()[:, 0]
-            number = step.ends_on[landed] - 1
+        if ends_on is not None:
+            landed = (step.accepted & (ends_on > 0)).nonzero()[:, 0]
+            number = ends_on[landed] - 1
             ys[number, landed] = rows.rows(step.y_end)[landed]
             self.solved[number, landed] = True
-        if times.outputs.shape[1] == 1:
-            return
-        sign = times.direction[:, None]
-        reached = sign * times.outputs <= sign * step.t_end[:, None]
-        at, number = (waiting & reached & step.accepted[:, None]).nonzero(as_tuple=True)
-        if len(at):
-            h = step.h[at]
-            theta = torch.where(h == 0.0, 0.0, (times.outputs[at, number] - step.t[at]) / h)
-            found = self.stepper.inside(step.h, step.y, step.slopes, at, theta)
-            ys[number, at], waiting[at, number] = found, False
-            finite = torch.isfinite(found).all(1)  # func may be NaN at the end of the step
-            at, number, theta = at[finite], number[finite], theta[finite]
-            self.solved[number, at] = True
+        if inside is not None:
+            at, number, theta, found = inside
+            ys[number, at], waiting[at, number], self.solved[number, at] = found, False, True
             if remember:
                 place = before + (torch.cumsum(step.accepted, 0) - 1)[at]
                 packed.add_outputs(row=at, number=number, step=place, theta=theta)
+
+    def _outputs_inside(self, step, waiting):
+        """The outputs that dense output gives inside a try: their rows, numbers and fractions [p], and the states there
+        [p, n]; None for none. Rows of which one is infinite or NaN, as func may be at the ends of their steps, have
+        none, and are noted in the step."""
+        times = self.problem.row_times
+        if times.outputs.shape[1] == 1:
+            return None
+        sign = times.direction[:, None]
+        reached = sign * times.outputs <= sign * step.t_end[:, None]
+        at, number = (waiting & reached & step.accepted[:, None]).nonzero(as_tuple=True)
+        if not len(at):
+            return None
+        h = step.h[at]
+        theta = torch.where(h == 0.0, 0.0, (times.outputs[at, number] - step.t[at]) / h)
+        found = self.stepper.inside(step.h, step.y, step.slopes, at, theta)
+        finite = torch.isfinite(found).all(1)
+        if bool(finite.all()):
+            return at, number, theta, found
+        step.infinite = torch.zeros_like(step.accepted).index_fill(0, at[~finite], True)
+        good = ~step.infinite[at]
+        return at[good], number[good], theta[good], found[good]

@@ -82,6 +82,10 @@ class RowStepper:
         """As `step`."""
         raise NotImplementedError
 
+    def slope_of(self, first):
+        """func [size] where the next step begins; None where it is not known yet."""
+        return first
+
     def report(self, stats):
         """Fill in what was counted here."""
 

@@ -6,13 +6,13 @@ and pulls cotangents back through them. Nothing else in the package knows what k
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..controller import all_finite
 from ..interpolants import Polynomials
 from .dense_output import StepInterpolation
 
@@ -113,6 +113,7 @@ class Stepper(StepInterpolation):
 
     ``own_stages``: evaluations that an accepted step pays for. ``slopes`` [rows, n]: those of the step last taken or
     replayed, which dense output weighs; where it ``needs_end_slope``, the last row is the slope at the end of the step.
+    ``error_sees_end_slope``: the error estimate is infinite or NaN where that slope is.
     ``keep_graphs`` may be changed from step to step. ``hint``: what else a solve that took too many or too small steps
     may try.
     """
@@ -121,6 +122,7 @@ class Stepper(StepInterpolation):
 
     own_stages: int
     needs_end_slope: bool = False
+    error_sees_end_slope: bool = False
     keep_graphs: bool = False
     slopes: torch.Tensor
 
@@ -180,11 +182,7 @@ class Stepper(StepInterpolation):
         self.field.side_effects.rewind(mark)
 
     def is_finite(self, trial: Trial) -> bool:
-        return self.is_finite_state(trial.end)
-
-    @staticmethod
-    def is_finite_state(carry: Carry) -> bool:
-        return carry.y.numel() == 0 or math.isfinite(torch.linalg.vector_norm(carry.y, math.inf).item())
+        return all_finite(trial.end.y)
 
     # What is kept of the start of a step: the state, and of a multistep method what it knows of earlier steps
 

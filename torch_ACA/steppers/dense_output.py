@@ -67,10 +67,8 @@ class StepInterpolation:
     def within(self, step: Step) -> Callable[[Tensor], Tensor]:
         """The states inside the step just taken: a function of fractions theta [m], float64, to states [m, n].
 
-        :param step: `march.Step`
+        :param step: `march.Step`, closed (`Problem.close`)
         """
-        if self.needs_end_slope:
-            self.end_slope(step.trial.end, before_jump=step.jump)
         return lambda theta: self.interpolate(step.start.y, step.h, self.interpolation_weights(theta))
 
     def traced_interpolate(self, t: Time, h: Time, y: Tensor, slopes: list[Tensor], time: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class RungeKutta(Stepper):
         layout = vector_field.layout
         s = tableau.stages
         self.own_stages = s - 1 if tableau.fsal else s  # stages that a step pays for, its first one included
-        self.needs_end_slope = tableau.needs_end_slope
+        self.needs_end_slope, self.error_sees_end_slope = tableau.needs_end_slope, tableau.error_sees_end_slope
         rows = max(s, tableau.interpolant.slopes)
         self.slopes = torch.empty(rows, layout.size, dtype=layout.dtype, device=layout.device)
         self._row = self.slopes.unbind()

@@ -75,6 +75,10 @@ class Switching(Stepper):
         return self._now.needs_end_slope
 
     @property
+    def error_sees_end_slope(self) -> bool:  # type: ignore[override]
+        return self._now.error_sees_end_slope
+
+    @property
     def slopes(self) -> Tensor:  # type: ignore[override]
         stiff, explicit = self._none
         return torch.cat([self.stiff.slopes, explicit] if self._now is self.stiff else [stiff, self.explicit.slopes])
