@@ -158,6 +158,14 @@ def read_run(folder):
     return {**json.loads(run), "summary": summary and json.loads(summary)}
 
 
+def working_seconds(run):
+    """Seconds that a run of `read_run` which has ended took: of the processor if recorded for the whole of it, which a
+    run of one thread needs whatever else goes on; else of the clock."""
+    summary = run["summary"]
+    whole = not run.get("resumed") and summary.get("cpu_seconds")
+    return whole or summary["seconds"]
+
+
 def read_metrics(folder):
     """The rows of metrics.jsonl as dicts, in order; a last line that a kill cut short is left out."""
     lines = (packed.read(folder, "metrics.jsonl") or b"").splitlines(keepends=True)

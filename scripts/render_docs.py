@@ -73,7 +73,9 @@ def three_body_rows():
     rows = [row for row in three_body.collect(three_body.RESULTS) if (row["profile"], row["system"]) == ("paper",) * 2]
     for model, what in {"ode": "three bodies, known law", "node": "three bodies, neural field"}.items():
         found = [[row["mse"] for row in rows if row["label"] == f"{model}-{name}"] for name in COMPARED]
-        runs = f"the paper's settings, {len(found[0])} seeds"
+        *some, last = map(len, found)
+        counts = f"{', '.join(map(str, some))} and {last}" if {*some} != {last} else str(last)
+        runs = f"the paper's settings, {counts} seeds"
         cells = [spread(values, ".2g") for values in found]
         yield [link(what, three_body.RESULTS / "tables.md"), "MSE on [0, 2]", *cells, "-", runs]
 

@@ -8,7 +8,7 @@ import numpy as np
 from harness import packed
 from harness.environment import origins
 from harness.measurement import read
-from harness.record import read_epochs, read_run
+from harness.record import read_epochs, read_run, working_seconds
 from harness.tables import table
 from harness.verdicts import Counts, hours_each, verdict_table
 from three_body.data import PAPER
@@ -114,7 +114,7 @@ def first_epochs(root):
             settings = run["settings"]
             method = label(settings).partition("-")[2]
             if settings["model"] == "ode" and (masses := _masses_after(folder, run)):
-                seconds = run["summary"]["seconds"] * EPOCHS / settings["epochs"]
+                seconds = working_seconds(run) * EPOCHS / settings["epochs"]
                 norm = read_epochs(folder)[0]["Train/GradientNorm"]
                 own = {"masses": masses, "norm": norm, "seconds": seconds, "environment": run["environment"]}
                 found[profile, method][settings["seed"]] = own

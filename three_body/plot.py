@@ -11,11 +11,12 @@ from three_body.data import PAPER
 from three_body.experiment import ThreeBody, label
 from three_body.first_gradient import FOLDER
 from three_body.plot_findings import draw_first_gradient
-from three_body.plot_orbits import animate, draw_orbits, model_of, trajectory
+from three_body.plot_orbits import animate, draw_orbits, faint, model_of, trajectory
 from three_body.report import collect
 
 STYLES = {"lstm": (0, (4, 1, 1, 1)), "lstm-aug": (0, (1, 2))}
 ANIMATED = ("lstm-aug", "node-aca", "ode-aca")
+CEILING = 1e7  # of the norms of gradients in a figure: a single one may be larger by tens of orders of magnitude
 OTHERS = "ode-aca"  # the model whose orbits are drawn for all other systems
 
 
@@ -52,9 +53,11 @@ def draw_comparison(groups, path, heading):
         ax.axvline(some["until"][0], color="grey", linewidth=0.8)
         ax.set(xlabel="time (trained up to the line)", yscale="log", ylabel="distance from the truth", title=title)
         ax.legend(fontsize="x-small", loc="lower right", ncols=2)
-    norms.set(xlabel="epoch", yscale="log", ylabel="norm of the gradient", title="gradients (broad: neural field)")
+    largest = max((row["gradient_norm"] or 0 for rows in groups.values() for row in rows), default=0)
+    title = f"gradients (broad: neural field){f', up to {largest:.0e}' if largest > CEILING else ''}"
+    norms.set(xlabel="epoch", yscale="log", ylabel="norm of the gradient", title=title)
     masses.set(xlabel="epoch", yscale="log", ylabel="largest error of a mass", title="masses of Newton's law")
-    norms.set_ylim(top=1e4 * norms.get_ylim()[1])  # room for the legend
+    norms.set_ylim(top=1e4 * min(norms.get_ylim()[1], CEILING))  # room for the legend
     norms.legend(fontsize="x-small", loc="upper right", ncols=2)
     masses.legend(fontsize="x-small", loc="lower left")
     counts = sorted({len(rows) for rows in groups.values()})
@@ -77,7 +80,7 @@ def _curves(ax, x, curves, name, **line):
     style = _look(name) | line
     ax.plot(x, np.nanmedian(curves, 0), label=name, **style)
     if len(curves) > 1:
-        ax.plot(x, curves.T, **style | {"linewidth": 0.5, "alpha": 0.5})
+        ax.plot(x, curves.T, **style | {"linewidth": 0.5, "alpha": faint(len(curves))})
 
 
 def draw_masses(row, path):

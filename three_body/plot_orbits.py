@@ -30,6 +30,11 @@ def shade_of(name):
     return colour((gradient or model).partition("-own")[0])
 
 
+def faint(runs):
+    """How opaque the thin lines of so many runs are: the more, the less."""
+    return min(0.6, 4 / runs)
+
+
 def draw_orbits(sheet, path, heading):
     """A sheet of orbits: each body's true and predicted one, in the plane of the true one's two widest axes.
 
@@ -62,7 +67,7 @@ def _draw_orbit(ax, body, rows):
     for rank, row in enumerate(rows):
         times, _, _, predicted = trajectory(row["folder"])
         positions = predicted[:, body][:, [across, up]]
-        line = {"linewidth": 0.5, "alpha": 0.6} if rank else {"linewidth": 1.3}
+        line = {"linewidth": 0.5, "alpha": faint(len(rows))} if rank else {"linewidth": 1.3}
         before = times <= row["until"][0]
         for seen, style, part in ((before, "-", "trained on"), (~before, ":", "beyond")):
             label = None if rank else f"predicted, {part}"

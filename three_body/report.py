@@ -6,7 +6,7 @@ from harness.cli import run_main
 from harness.environment import origins
 from harness.experiment import BEST
 from harness.files import write_text
-from harness.record import read_epochs, read_run
+from harness.record import read_epochs, read_run, working_seconds
 from harness.tables import replace_measured, results_folder, spread, table, write_runs
 from harness.testing import runs_tested
 from harness.training import FINISHED
@@ -61,7 +61,8 @@ def _row(folder, run, test):
     last, true = summary["last"]["masses"], settings["system"]["masses"]
     return {
         **{name: test[name] for name in COLUMNS if name in test},
-        **{name: summary[name] for name in ("status", "seconds", "epochs", "parameters")},
+        **{name: summary[name] for name in ("status", "epochs", "parameters")},
+        "seconds": working_seconds(run),
         **(summary["evaluations"] or {"forward": None, "backward": None}),
         "profile": settings["profile"],
         "system": settings["system"]["name"],
@@ -93,7 +94,8 @@ def tables(rows, root):
         "least training error. Mass error: the largest of the three. Constant: the mean positions on [0, 1], "
         "at all times. Largest gradient norm: of the loss, over all epochs. Drifts: largest deviation of the "
         "prediction from the true energy (relative) and momentum (relative to the bodies' momenta). Blank: not run, or "
-        "no number. Times: of a machine that was shared with other work.\n"
+        "no number. Seconds: of the processor; of runs that did not record them, of the clock, on a machine that was "
+        "shared with other work.\n"
     )
     return "\n".join(parts)
 

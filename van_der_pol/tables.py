@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from harness import packed
 from harness.environment import origins
 from harness.files import write_text
-from harness.record import read_epochs, read_run
+from harness.record import read_epochs, read_run, working_seconds
 from harness.tables import replace_measured, table
 from harness.training import FINISHED
 from harness.verdicts import Counts, Means, hours_each, verdict_table
@@ -170,13 +170,13 @@ def train(folder):
                 _spread([mean(row["Solver/Forward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/Backward"] for row in run["rows"]) for run in complete]),
                 _spread([mean(row["Solver/SavedBytes"] for row in run["rows"]) for run in complete]),
-                _spread([run["rows"][-1]["seconds"] / len(run["rows"]) for run in complete]),
+                _spread([working_seconds(run) for run in complete]),
             ])  # fmt: skip
     text = _table(
         "Training: mean and standard deviation over the seeds that finished",
         [
             "problem", "method", "finished", "last loss", "error of the parameter", "RMSE to the truth",
-            "largest gradient norm", "evaluations forward", "backward", "bytes held", "seconds per iteration",
+            "largest gradient norm", "evaluations forward", "backward", "bytes held", "processor seconds",
         ],  # fmt: skip
         lines,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def comparisons(runs):
         for other in ("adjoint", "naive")
         for both in [[_ended(runs, problem, gradient) for gradient in ("aca", other)]]
         for sides in [[{seed: run["summary"]["test"]["rmse"] for seed, run in side.items()} for side in both]]
-        for hours in [hours_each(*([run["summary"]["seconds"] for run in side.values()] for side in both))]
+        for hours in [hours_each(*([working_seconds(run) for run in side.values()] for side in both))]
     ]
 
 
@@ -228,7 +228,7 @@ def training_runs(folder):
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
         runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)}
-                    | {"environment": record["environment"]})  # fmt: skip
+                    | {"environment": record["environment"], "resumed": record["resumed"]})  # fmt: skip
     return runs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import UsageError
-from harness.record import Run, read_metrics, read_run
+from harness.record import Run, read_metrics, read_run, working_seconds
 
 
 def log_steps(run, steps):
@@ -160,3 +160,10 @@ def test_paths_inside_the_repository_are_recorded_from_its_root(tmp_path):
 
     Run.start(tmp_path / "run", {"out": str(ROOT / "results" / "x"), "data": "/elsewhere"}).close()
     assert read_run(tmp_path / "run")["arguments"] == {"out": "results/x", "data": "/elsewhere"}
+
+
+def test_a_run_took_its_processor_time_if_that_is_known_for_the_whole_of_it():
+    known = {"seconds": 9.0, "cpu_seconds": 2.0}
+    assert working_seconds({"summary": known, "resumed": []}) == 2.0
+    assert working_seconds({"summary": known, "resumed": [{}]}) == 9.0  # only its last part recorded it
+    assert working_seconds({"summary": {"seconds": 9.0}}) == 9.0
