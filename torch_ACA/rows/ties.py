@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .layout import RowLayout
 
-_MIXTURES = 2  # at the start, and at least at the end: the other halves come in turn, on the way
+_MIXTURES = 2  # at the start: the other halves come in turn, on the way
 _FIRST, _EVERY = 8, 64  # tries: before this one ends have to do, from this one on powers of two have become rare
 
 
@@ -86,7 +86,11 @@ class RowTies:
         """
         if self._halves:
             with self._no_trace():
-                self._look(one, other, max(_MIXTURES, self._halves - self._n_looked) if last else 1, among)
+                left = self._halves - self._n_looked
+                self._look(one, other, left if last and left > 1 else 1, among)
+                if last and left <= 1:  # the same half once more, the other way round
+                    self._n_looked -= 1
+                    self._look(other, one, 1, among)
 
     def point(self, t: Tensor, y: Tensor, flat: Tensor | None, side: Any) -> Point:
         """A `Point` from its values [size], which are perhaps not known yet (None)."""
