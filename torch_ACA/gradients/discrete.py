@@ -177,7 +177,8 @@ class DiscreteSolve:
             storage.close(stepper.kept(step.trial.end) if storage.steps and (record.outputs or dense) else None)
         if remember and storage.steps:
             if problem.failure is None:
-                if (record.outputs or dense) and record.needs_end_slope and record.evaluations is not None:
+                inside = (record.outputs or dense) and record.needs_end_slope and not record.before_jump
+                if inside and record.evaluations is not None:
                     self._keep_end_slope(record, step.trial.end)
             elif not dense:  # the steps behind the last output ran into the failure
                 storage.cut(problem.n_steps_to_last_output)
