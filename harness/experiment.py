@@ -1,5 +1,6 @@
 """What an experiment says about itself. `harness.training` and `harness.testing` do the rest, for all of them alike."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from harness.cli import (
@@ -18,7 +19,7 @@ from harness.solvers import add_test_solver_arguments, settle_test_solver, solve
 LAST, BEST = "checkpoint.pt", "best.pt"
 
 
-class Experiment:
+class Experiment(ABC):
     """One experiment: to be subclassed. Settings are a dict that JSON can hold; a run is determined by them.
 
     Attributes:
@@ -47,43 +48,44 @@ class Experiment:
 
     # to be defined
 
+    @abstractmethod
     def add_arguments(self, parser):
         """Add the flags of its settings but --profile, --epochs and --seed."""
 
+    @abstractmethod
     def complete(self, values, chosen):
         """The settings, from the ``values`` of all options, of which ``chosen`` are those on the command line.
 
         Raises:
             UsageError: options that contradict each other, or one was chosen that the others leave without effect.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def title(self, settings):
         """What was run, for figures and tables; a scaled-down run says so."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, settings):
         """Run folder of these settings below results/NAME."""
-        raise NotImplementedError
 
+    @abstractmethod
     def training(self, settings, device, args, processes):
         """The `Training` of a run; ``args`` has the machine's options. UsageError if these do not go with it."""
-        raise NotImplementedError
 
-    def add_test_arguments(self, parser):
-        """Add further flags of a test."""
-
+    @abstractmethod
     def tester(self, settings, state, device, args):
         """What tests the weights in the checkpoint ``state``: fields of the record that are known before, and a
         function that takes a solver (keywords of `solve`, or None) and returns the other fields, and texts of files by
         name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def test_line(self, row):
         """What is printed of a test's row."""
-        raise NotImplementedError
 
     # as they are in most experiments
+
+    def add_test_arguments(self, parser):  # noqa: B027  # there need be none
+        """Add further flags of a test."""
 
     def profile(self, values):
         """Settings of the profile that was chosen, which may depend on the values of other options."""

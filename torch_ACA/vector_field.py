@@ -274,7 +274,7 @@ class VectorField:
             return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
         except RuntimeError as failure:
             if any(words in str(failure) for words in ("being modified inplace", "used in an in-place operation")):
-                raise ValueError("func changes its argument in place, or what else is differentiated") from failure
+                raise ValueError("func changes its argument, or what else has a gradient, in place") from failure
             raise
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:

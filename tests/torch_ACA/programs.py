@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -123,6 +124,11 @@ def assert_close(found, expected, tolerance):
 
 
 PROGRAMS, JUMPS = {}, set()
+
+
+def slow(*values):
+    """A set of parameters whose test is marked slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def program(function=None, *, jumps=False):

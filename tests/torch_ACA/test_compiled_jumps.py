@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.torch_ACA.programs import slow
 from torch_ACA import ReplayError, solve
 
 pytestmark = [
@@ -11,10 +12,6 @@ pytestmark = [
 
 FAST = {"method": "RK23", "rtol": 1e-4, "atol": 1e-4}  # few stages to trace
 WITH_END_SLOPE = {"method": "RK12", "rtol": 1e-3, "atol": 1e-3}  # dense output takes it, and no stage has it
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def results(times, jump, dtype=torch.float64, **keywords):

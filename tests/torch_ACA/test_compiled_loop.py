@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from tests.torch_ACA.programs import slow
 from torch_ACA import (
     Callbacks,
     NonFiniteError,
@@ -27,10 +28,6 @@ from torch_ACA.tableau import Tableau
 pytestmark = [
     pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
 ]  # fmt: skip
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 FAST = {"method": "RK23", "rtol": 1e-4, "atol": 1e-4}  # few stages to trace

@@ -3,15 +3,12 @@
 import pytest
 import torch
 
+from tests.torch_ACA.programs import slow
 from torch_ACA import ReplayError, solve
 
 pytestmark = [
     pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
 ]  # fmt: skip
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Problem:

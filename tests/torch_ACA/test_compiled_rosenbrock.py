@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from tests.torch_ACA.test_compiled_loop import slow
+from tests.torch_ACA.programs import slow
 from torch_ACA import JacobianError, StepSizeUnderflowError, solve
 from torch_ACA.compilation import generate, rosenbrock_steps
 from torch_ACA.rosenbrock_tableaus import RODAS5P

@@ -4,6 +4,7 @@ end of a step, which no stage of that step has seen."""
 import pytest
 import torch
 
+from tests.torch_ACA.programs import slow
 from torch_ACA import NonFiniteError, solve, solve_event
 
 END = 2.0
@@ -14,10 +15,6 @@ FIXED = [
     ("dopri8", {}), ("explicit_adams", {}), ("implicit_adams", {}),
 ]  # fmt: skip
 SAME = 1e-12  # the same float64 operations on the same steps, perhaps in another order; all numbers are of size 1
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def fixed(method, options):

@@ -224,7 +224,7 @@ class Loops:
     def _window(self, window: tuple[float, float]) -> list[Tensor]:
         return [torch.tensor(window, dtype=torch.float64, device="cpu")] if self.jumps else []
 
-    def _steps(self, given: Any) -> Any:
+    def _windowed(self, given: Any) -> Any:
         """The steps of a call, and what is given behind its window."""
         return (self.steps.within(given[0]), given[1:]) if self.jumps else (self.steps, given)
 
@@ -243,7 +243,7 @@ class Loops:
         times_bar, given = (given[0], given[1:]) if self.time_grad else (None, given)
         n_buffers = 4 if self.with_slopes else 2
         buffers, given = given[:n_buffers], given[n_buffers:]
-        steps, others = self._steps(given)
+        steps, others = self._windowed(given)
         place = at.reshape(1)
         times, y, *inside = (buffer.index_select(0, place).squeeze(0) for buffer in buffers)
         slopes_bar = inside[1] if inside else None
@@ -266,6 +266,6 @@ class Loops:
 
     def _through_slope(self, t: Any, y: Tensor, bar: Tensor, *given: Any) -> Any:
         count = len(self.code.sources)
-        totals, (steps, others) = given[:count], self._steps(given[count:])
+        totals, (steps, others) = given[:count], self._windowed(given[count:])
         y_bar, totals, t_bar, _ = steps.slope_vjp(t, y, bar, totals, others, self.time_grad)
         return y_bar, *totals, *([t_bar] if self.time_grad else [])
