@@ -344,7 +344,9 @@ def test_generated_loops(field, monkeypatch, looped, options):
     monkeypatch.setattr(loops, "MOST", 3)
     y0, times = torch.ones(3, requires_grad=True), torch.tensor([0.0, 0.3, 2.0], requires_grad=True)
     wanted = [y0, times, *field.parameters()]
-    (eager, counts), (found, again) = (results(field, y0, times, wanted, compile=c) for c in (False, options))
+    (eager, counts), (found, again) = (
+        results(field, y0, times, wanted, memory="states", compile=c) for c in (False, options)
+    )
     for a, b in zip(eager, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
     counts.n_backward_f_evals += 1  # eager steps keep the first evaluation
