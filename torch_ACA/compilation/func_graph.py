@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..state import StateLayout
-from .private_compiler import TRACING_FAILURES, has_effects, hooks_guarded
+from .private_compiler import TRACING_FAILURES, has_effects, hooks_guarded, hooks_of_all_modules
 
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
 
@@ -35,7 +35,9 @@ class Tracer:
     def __init__(self, layout: StateLayout, autocast: Any) -> None:
         autocast = autocast or contextlib.nullcontext
 
-        def evaluate(func: Any, t: Any, y: Tensor) -> Any:
+        def evaluate(func: Any, t: Any, y: Tensor, global_hooks: tuple[int, ...]) -> Any:
+            if 0 in global_hooks:  # no identity is 0, but Dynamo guards what is looked at
+                return y
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
 
@@ -54,7 +56,7 @@ class Tracer:
         _now.given, _now.found = (t, y), None
         try:
             with torch.no_grad(), hooks_guarded():
-                self._traced(func, t, y)
+                self._traced(func, t, y, hooks_of_all_modules())
             found = _now.found
         except TRACING_FAILURES as failure:
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]

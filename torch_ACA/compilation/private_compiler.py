@@ -76,6 +76,17 @@ def hooks_guarded() -> Iterator[None]:
             setattr(config, name, before)
 
 
+_OF_ALL_MODULES = [
+    f"_global_{way}_{kind}" for way in ("forward", "backward") for kind in ("hooks", "pre_hooks")
+]  # fmt: skip
+
+
+def hooks_of_all_modules() -> tuple[int, ...]:
+    """The identities of the hooks that PyTorch calls for every module, which no guard of Dynamo's looks at."""
+    of_all = vars(torch.nn.modules.module)
+    return tuple(id(hook) for name in _OF_ALL_MODULES for hook in of_all.get(name, {}).values())
+
+
 def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
     """Inductor's code for a graph of ATen's operations.
 
