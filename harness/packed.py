@@ -1,9 +1,9 @@
 """Packed records: the files of many run folders in one file of JSON lines, compressed by xz.
 
 A line is a run: ``{"run": its folder as seen from the pack's, "files": {name: content}}``. JSON files are kept as what
-they hold, JSON-lines files as a list of rows, texts as they are, other files as ``{"base64": ...}``. Whatever reads a
-record asks `read` and `folders`, so that a run folder and a packed run look alike. Where both are there, the folder
-counts.
+they hold, JSON-lines and CSV files by columns, which compress better, texts as they are, other files as ``{"base64":
+...}``. Whatever reads a record asks `read` and `folders`, so that a run folder and a packed run look alike. Where both
+are there, the folder counts.
 """
 
 import base64
@@ -11,6 +11,7 @@ import functools
 import json
 import lzma
 import os
+from itertools import groupby
 from pathlib import Path, PurePath
 
 from harness.files import atomic_write
@@ -120,11 +121,12 @@ def _decoded(file):
     if file.suffix == ".json":
         return json.loads(content)
     if file.suffix == ".jsonl":
-        return [json.loads(line) for line in content.splitlines()]
+        return _columns([json.loads(line) for line in content.splitlines()])
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(content).decode()}
+    return _csv_columns(text) if file.suffix == ".csv" else text
 
 
 def _encoded(name, content):
@@ -132,5 +134,27 @@ def _encoded(name, content):
     if suffix == ".json":
         return json.dumps(content).encode()
     if suffix == ".jsonl":
-        return "".join(json.dumps(row) + "\n" for row in content).encode()
+        return "".join(json.dumps(row) + "\n" for row in _rows(content)).encode()
+    if suffix == ".csv" and isinstance(content, list):
+        return _csv(content).encode()
     return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"])
+
+
+def _columns(rows):
+    """Rows of a JSON-lines file as blocks, one for each stretch of rows with the same names: their values by name."""
+    blocks = ([*block] for _, block in groupby(rows, list))
+    return [{name: [row[name] for row in block] for name in block[0]} for block in blocks]
+
+
+def _rows(blocks):
+    return [dict(zip(block, values)) for block in blocks for values in zip(*block.values())]
+
+
+def _csv_columns(text):
+    """The columns of a CSV file, each with commas; the text as it is where they would not give it back."""
+    columns = [",".join(column) for column in zip(*(line.split(",") for line in text.splitlines()))]
+    return columns if _csv(columns) == text else text
+
+
+def _csv(columns):
+    return "".join(",".join(row) + "\n" for row in zip(*(column.split(",") for column in columns)))

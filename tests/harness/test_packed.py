@@ -103,4 +103,23 @@ def test_lines_of_a_pack_are_json(tmp_path):
     packed.pack(tmp_path)
     (line,) = packed.lzma.decompress((tmp_path / "paper" / packed.PACK).read_bytes()).splitlines()
     line = json.loads(line)
-    assert line["run"] == "a" and line["files"]["metrics.jsonl"][0]["Train/Loss"] == 0.1
+    assert line["run"] == "a" and line["files"]["metrics.jsonl"][0]["Train/Loss"] == [0.1]
+
+
+@pytest.mark.parametrize("name, text, by_columns", [
+    ("metrics.jsonl", '{"a": 1, "b": NaN}\n{"b": 2, "a": [3]}\n{"a": 1.0}\n{"a": null}\n', True),
+    ("metrics.jsonl", "", True),
+    ("path.csv", "t,µ\n0,1e-3\n1,\n", True),
+    ("path.csv", "t,µ\n0\n1,2\n", False),  # a row is short
+    ("path.csv", "t,µ\n0,1", False),  # no line feed at the end
+    ("path.csv", "t,µ\r\n0,1\r\n", False),
+    ("path.csv", "", True),
+])  # fmt: skip
+def test_rows_kept_by_columns_come_back_byte_for_byte(tmp_path, name, text, by_columns):
+    make_run(tmp_path / "paper/a")
+    (tmp_path / "paper/a" / name).write_bytes(text.encode())
+    packed.pack(tmp_path)
+    shutil.rmtree(tmp_path / "paper/a")
+    assert packed.read(tmp_path / "paper/a", name) == text.encode()
+    (line,) = packed.lzma.decompress((tmp_path / "paper" / packed.PACK).read_bytes()).splitlines()
+    assert isinstance(json.loads(line)["files"][name], list) == by_columns
