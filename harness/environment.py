@@ -43,21 +43,27 @@ def hardware(described):
     return f"{described['cpu']}, {threads} thread{'' if threads == 1 else 's'}"
 
 
+def kinds(runs):
+    """The names of the rows that come from each commit, PyTorch version and machine; ``runs`` as for `origins`."""
+    found = {}
+    for name, described in runs:
+        commit = (described.get("commit") or "unknown")[:7] + (" with changes" if described.get("dirty") else "")
+        torch_version = described.get("packages", {}).get("torch", "unknown")
+        found.setdefault(f"commit {commit}, PyTorch {torch_version}, {hardware(described)}", {})[name] = None
+    return found
+
+
 def origins(runs):
     """A sentence on the commits, PyTorch versions and machines that the rows of a table come from.
 
     ``runs``: for each run the name of its row and what `describe` returned. Rows of one kind need few words; of several
     kinds, each is named with its rows: such rows differ in more than what the table compares.
     """
-    kinds = {}
-    for name, described in runs:
-        commit = (described.get("commit") or "unknown")[:7] + (" with changes" if described.get("dirty") else "")
-        torch_version = described.get("packages", {}).get("torch", "unknown")
-        kinds.setdefault(f"commit {commit}, PyTorch {torch_version}, {hardware(described)}", {})[name] = None
-    if len(kinds) == 1:
-        return f"All rows: {next(iter(kinds))}."
-    parts = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items()))
-    return f"Not all rows come from one version of the code and one kind of machine. {parts}." if kinds else ""
+    found = kinds(runs)
+    if len(found) == 1:
+        return f"All rows: {next(iter(found))}."
+    parts = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(found.items()))
+    return f"Not all rows come from one version of the code and one kind of machine. {parts}." if found else ""
 
 
 def command_line():

@@ -127,7 +127,7 @@ class Means(Comparison):
         if self._tested:
             numbers += self._tested.confidence_interval(CONFIDENCE)
         if self.logs:
-            middle, *ends = (f"{math.exp(number):.3g}" for number in numbers)
+            middle, *ends = map(factor_text, numbers)
             middle = f"factor {middle}"
         else:
             middle, *ends = (f"{number:+{self.form}}" for number in numbers)
@@ -141,6 +141,12 @@ class Means(Comparison):
 
         choice = range(LEAST_SEEDS, MOST_SEEDS + 1)
         return choice[bisect_left(choice, True, key=enough)] if enough(MOST_SEEDS) else None
+
+
+def factor_text(logarithm):
+    """A factor with three digits, or with as many as two digits of its difference from 1 take."""
+    factor, apart = math.exp(logarithm), abs(math.expm1(logarithm))
+    return f"{factor:.3g}" if apart > 0.01 or not apart else f"{factor:.{1 - math.floor(math.log10(apart))}f}"
 
 
 def t_power(difference, variances, seeds, level):

@@ -13,7 +13,7 @@ from cifar_classification import report as cifar
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import ALL_SOLVERS
 from harness import packed
-from harness.environment import ROOT
+from harness.environment import ROOT, kinds
 from harness.record import read_run
 from harness.tables import spread, table
 from harness.verdicts import HEADER as CLAIM_HEADER
@@ -71,6 +71,14 @@ def link(folders):
     return f"[record]({path})"
 
 
+def numbers(experiment, environments):
+    """Where all numbers of a section are, and whether the runs behind its rows have different origins."""
+    text = f"All numbers: [tables]({experiment}/tables.md)."
+    if len(kinds(("", environment) for environment in environments)) > 1:
+        text += " Not all rows come from one version of the code and one kind of machine: the tables name them."
+    return f"{text}\n"
+
+
 # Why reverse time goes wrong
 
 
@@ -125,8 +133,9 @@ def reverse_time():
                ("the photograph", "picture"), ("graph depth and memory", "depth"), ("training", "train")]  # fmt: skip
     images = "".join(f"\n![{text}](van_der_pol/{name}/{name}.png)\n" for text, name in figures)
     text = f"## Reverse time, gradients and costs\n\n{table(header, rows)}\n"
-    trained = verdict_rows(van_der_pol.comparisons(van_der_pol.training_runs(records.RESULTS / "train")))
-    return f"{text}All numbers: [tables](van_der_pol/tables.md).\n{images}", found_claims + trained
+    runs = van_der_pol.training_runs(records.RESULTS / "train")
+    text += numbers("van_der_pol", [run["environment"] for run in runs])
+    return text + images, found_claims + verdict_rows(van_der_pol.comparisons(runs))
 
 
 # CIFAR
@@ -179,7 +188,8 @@ def classified(runs, scale, *, whole):
     head = "Images: NODE-18 on CIFAR" if whole else "The same networks at another scale"
     text = f"## {head}\n\n{title[0].upper()}{title[1:]}. Test accuracy, unless said otherwise.\n\n"
     said = "".join(f"{sentence}\n\n" for sentence in robustness.sentences(robust)) if whole else ""
-    text += f"{table(HEADER, rows)}\n{said}All numbers: [tables](cifar_classification/tables.md).\n{images}"
+    kept = [run.environment for run in runs if run.place and run.place[0] == scale]
+    text += f"{table(HEADER, rows)}\n{said}{numbers('cifar_classification', kept)}{images}"
     rows = verdict_rows(*cifar.claims_of(runs, scale, cifar.RESULTS))
     return text, rows if whole else [[f"{claim}; {title}", *others] for claim, *others in rows if "NODE-18 is" in claim]
 
@@ -267,7 +277,7 @@ def time_series():
     ]
     text = f"## Time series: latent ODE on hopper data (table 4)\n\n{scale[0].upper()}{scale[1:]}. Test MSE x 0.01.\n\n"
     text += f"{table(HEADER, lines)}\n{untrained.compared(latent_ode.means(rows), baselines)}\n"
-    text += "All numbers: [tables](latent_ode_mujoco/tables.md).\n"
+    text += numbers("latent_ode_mujoco", [row["environment"] for row in rows])
     return text + "".join(f"\n![{words}]({name}/{file})\n" for words, file in images), verdict_rows(
         latent_ode.comparisons(rows)
     )
@@ -288,7 +298,8 @@ def three_bodies():
     lines += [[label, UNKNOWN, UNKNOWN, spread([row["mse"] for row in of(label)], ".2g"), str(len(of(label))),
                link(row["folder"] for row in of(label))] for label in three_body.LABELS]  # fmt: skip
     text = "## Three bodies: mean squared error on [0, 2], trained on [0, 1]\n\nThe paper's settings and system.\n\n"
-    text += f"{table(HEADER, lines)}\n{three_body.exploded(rows)}All numbers: [tables](three_body/tables.md).\n"
+    text += f"{table(HEADER, lines)}\n{three_body.exploded(rows)}"
+    text += numbers("three_body", [row["environment"] for row in rows])
     images = [("errors, gradients and masses", "paper/figures/comparison.png"), ("orbits", "paper/figures/orbits.gif"),
               ("orbits of all models", "paper/figures/orbits.png"),
               ("orbits of ode-aca on other systems", "systems.png")]  # fmt: skip

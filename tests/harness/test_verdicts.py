@@ -14,6 +14,7 @@ from harness.verdicts import (
     UNDECIDED,
     Counts,
     Means,
+    factor_text,
     holm,
     in_how_many,
     judge,
@@ -54,6 +55,13 @@ def test_p_and_interval_follow_from_the_t_distribution(paired):
 def test_logarithms_compare_factors():
     found = claim([1e-3, 2e-3, 4e-3], [1e-1, 2e-1, 4e-1], -1, logs=True)
     assert found.difference == pytest.approx(math.log(0.01)) and found.found().startswith("factor 0.01")
+
+
+@pytest.mark.parametrize("factor, text", [
+    (38.21, "38.2"), (0.9421, "0.942"), (1.00374, "1.0037"), (0.999532, "0.99953"), (1 + 2.5e-7, "1.00000025"), (1, "1"),
+])  # fmt: skip
+def test_a_factor_has_the_digits_that_tell_it_from_1(factor, text):
+    assert factor_text(math.log(factor)) == text
 
 
 # Cohen's tables for a power of 0.8 at 0.05, two-sided: two groups of d = 0.5 and 0.8, and one of d = 0.5
