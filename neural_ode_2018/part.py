@@ -1,9 +1,11 @@
 """What the three experiments share: settings, titles, run folders, lists of runs, and the rows of their tables."""
 
 from harness.cli import refuse
+from harness.environment import origins
 from harness.experiment import BEST, Experiment
 from harness.files import write_text
 from harness.launch import Job
+from harness.record import working_seconds
 from harness.solvers import SOLVER, add_solver_arguments, settle_solver
 from harness.tables import replace_measured, results_folder, spread, table, write_runs
 from harness.testing import RECORD, runs_tested
@@ -79,10 +81,10 @@ class Part(Experiment):
         found = []
         for folder, run, test in runs_tested(root, BEST):
             settings, summary = run["settings"], run["summary"]
-            own = {name: summary[name] for name in ("status", "seconds", "parameters")}
+            own = {name: summary[name] for name in ("status", "parameters")} | {"seconds": working_seconds(run)}
             own |= summary["evaluations"] or {"forward": None, "backward": None}
             names = {"label": self.label(settings), "what": self.what(settings), "title": self.title(settings)}
-            names |= {"folder": folder, "cpu": run["environment"]["cpu"]}
+            names |= {"folder": folder, "environment": run["environment"]}
             found.append(test | settings | own | names)
         return found
 
@@ -112,14 +114,14 @@ def scales(rows):
     return "".join(f"- {text}\n" for text in words if text)
 
 
-def smaller(rows, what, ours, theirs, field, form):
-    """The claim that model ``ours`` has less of ``field`` than ``theirs`` on a task: runs of one seed have the same
-    data, and are compared as pairs."""
+def smaller(rows, what, ours, theirs, field, form, same_network=False):
+    """The claim that model ``ours`` has less of ``field`` than ``theirs`` on a task. Where both are the same network,
+    runs of one seed begin with the same weights, and are compared as pairs."""
     sides = [[row for row in rows if (row["what"], row["label"]) == (what, name)] for name in (ours, theirs)]
     sides = [[row for row in side if row.get(field) is not None] for side in sides]
     values = ({row["seed"]: row[field] for row in side} for side in sides)
     hours = hours_each(*([row["seconds"] for row in side] for side in sides))
-    return Means(f"{what}: {ours} below {theirs}", *values, -1, True, hours, form=form)
+    return Means(f"{what}: {ours} below {theirs}", *values, -1, same_network, hours, form=form)
 
 
 def write_report(part, argv, headings, notes, readme, claims=lambda rows: ""):
@@ -132,10 +134,11 @@ def write_report(part, argv, headings, notes, readme, claims=lambda rows: ""):
     rows = sorted(part.runs(root), key=lambda row: (row["profile"], row[part.task]))
     columns = ("profile", "what", "label", "seed", "status", *headings, "seconds", "parameters", "forward", "backward")
     write_runs(root / "runs.csv", dict.fromkeys(columns), rows)
-    cpus = ", ".join(sorted({row["cpu"] for row in rows}))
+    kinds = origins((f"{row['label']}, {row['profile']} profile", row["environment"]) for row in rows)
     seeds = {row["seed"] for row in rows}
     few = "One seed: nothing is said about spread.\n\n" if len(seeds) == 1 else ""
-    text = f"{means(rows, headings)}\n{few}{notes} CPU: one thread of {cpus}, shared with other work.\n"
+    about = f"{notes} Seconds: of the processor, or where a run has not recorded those, of the clock. {kinds}"
+    text = f"{means(rows, headings)}\n{few}{about}\n"
     for profile in dict.fromkeys(row["profile"] for row in rows):
         if found := claims([row for row in rows if row["profile"] == profile]):
             text += f"\nThe paper's claims, {profile} profile:\n\n{found}"

@@ -18,15 +18,27 @@ def lines(text, start):
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
-def test_spirals_are_compared_as_pairs_of_one_seed():
-    """The seeds differ by more than the models, which differ alike in each seed."""
+def test_different_networks_are_not_compared_as_pairs():
+    """As pairs these spirals would be decided: the models differ alike in each seed, but by less than the seeds do."""
     values = [0.1, 0.4, 0.7, 1.0, 1.3]
     rows = runs("n30", "latent-ode-aca", "rmse_ahead_train", values)
     rows += runs("n30", "rnn", "rmse_ahead_train", [v + d for v, d in zip(values, (0.05, 0.06, 0.04, 0.05, 0.06))])
-    rows += runs("n30", "rnn-gaps", "rmse_ahead_train", [1.3 - v for v in values])
-    found = lines(spirals.claims(rows), "| n30")
-    assert "n30: latent-ode-aca below rnn |" in found[0] and "decided for" in found[0] and "paired t" in found[0]
-    assert "undecided" in found[1]
+    rows += runs("n30", "rnn-gaps", "rmse_ahead_train", [v + 5 for v in values])
+    near, far = lines(spirals.claims(rows), "| n30")
+    assert "n30: latent-ode-aca below rnn |" in near and "undecided" in near and "Welch t" in near
+    assert "decided for" in far and "Welch t" in far
+
+
+def test_the_same_network_is_compared_as_pairs_of_one_seed():
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    rows = runs("mnist", "ode-net-aca", "test_error", values)
+    rows += runs(
+        "mnist", "ode-net-adjoint", "test_error", [v + d for v, d in zip(values, (0.05, 0.06, 0.04, 0.05, 0.06))]
+    )
+    rows += runs("mnist", "resnet", "test_error", [v + 0.05 for v in values])
+    beside, _, pairs = lines(mnist.claims(rows), "| mnist")
+    assert "undecided" in beside and "Welch t" in beside
+    assert "decided for" in pairs and "paired t" in pairs
 
 
 def test_a_planar_flow_that_fits_better_decides_against_the_continuous_one():
