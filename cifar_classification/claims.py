@@ -89,7 +89,7 @@ def minutes(run):
 
 
 def hours(*sides):
-    return hours_each(*([run.summary["seconds"] for run in runs] for runs in sides))
+    return hours_each(*([run.seconds for run in runs] for runs in sides))
 
 
 def ratings(runs):

@@ -241,7 +241,7 @@ def network_table(chosen):
                     spread(values, ".2f", " %"),
                     f"{min(values):.2f} to {max(values):.2f} %" if values else "",
                     spread([100 * run.summary["best_test_accuracy"] for run in runs], ".2f", " %"),
-                    spread([run.summary["seconds"] / 60 for run in runs], ".1f"),
+                    spread([run.seconds / 60 for run in runs], ".1f"),
                     f"{PAPER['networks'][dataset][label]['med']:g} %" if label in NETWORKS else "",
                 ]
             )
@@ -252,7 +252,8 @@ def network_table(chosen):
         "NODE-18 begins with vector fields of a fifth of their size and ResNet-18 with whole branches, where the "
         "column says 0.2 and 1: such rows differ in that too, and only rows with the same number are like for like."
     )
-    about = f"In the paper: {PAPER['networks']['about']} {unlike} {origins(kinds)}"
+    times = "Minutes: of the processor; of runs without a record of those, of the clock, on a shared machine."
+    about = f"In the paper: {PAPER['networks']['about']} {unlike} {times} {origins(kinds)}"
     return "\n".join(filter(None, (table(header, rows), better_size(chosen), about))) + "\n"
 
 

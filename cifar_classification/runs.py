@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from cifar_classification.experiment import Cifar
 from harness import packed
 from harness.environment import hardware
-from harness.record import read_epochs, read_run
+from harness.record import read_epochs, read_run, working_seconds
 from harness.training import FINISHED
 
 TIMING, GRADIENT_ERROR = "timing", "gradient_error"  # folders of what these scripts measure, which is no training
@@ -24,8 +24,8 @@ NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 class Recorded:
     """A run: its place in the tables (None for a single run), its record, and a row of metrics for each epoch.
 
-    ``summary`` is that of a run that finished; ``failure`` is what ended it, if something did; with neither it is under
-    way.
+    ``summary`` is that of a run that finished, and ``seconds`` what `working_seconds` says of it; ``failure`` is what
+    ended it, if something did; with neither it is under way.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class Recorded:
     summary: dict | None
     rows: list
     failure: str | None
+    seconds: float | None
 
     @property
     def title(self):
@@ -82,6 +83,7 @@ def _recorded(root, folder):
         summary=summary if finished else None,
         rows=read_epochs(folder),
         failure=summary["status"] if summary and not finished else None,
+        seconds=working_seconds(record) if finished else None,
     )
 
 
