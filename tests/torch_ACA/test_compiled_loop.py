@@ -1,5 +1,6 @@
 """Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
 
+import gc
 import itertools
 import os
 import subprocess
@@ -195,6 +196,27 @@ def test_a_func_that_changes_is_noticed(looped):
         change()
         assert_as_eager(lambda t, y: func(t, y) * scale, y0, wanted=[y0])
     assert len(looped) == 2 * len(changes)
+
+
+def test_code_of_what_is_gone_is_not_used():
+    """Parts in the place of others that were freed, perhaps where those lay; and Dynamo told to forget all."""
+    y0, part = torch.ones(3, requires_grad=True), [None]
+
+    class Scaled(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, y):
+            return self.factor * y
+
+    for factor in (0.5, 1.0, 1.5):
+        part[0] = Scaled(factor)
+        gc.collect()
+        for _ in range(2):
+            assert_as_eager(lambda t, y: part[0](y), y0, wanted=[y0])
+        if factor == 1.0:
+            torch._dynamo.reset()
 
 
 def forward_hook(module):
