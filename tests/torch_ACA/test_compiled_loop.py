@@ -376,7 +376,7 @@ def test_generated_loops(field, monkeypatch, looped, options):
     assert counts == again and looped.count("forward") > 1
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["begin", "forward", "backward"])
 @pytest.mark.filterwarnings("default:compile=True")
 def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, name):
     """Once: a later solve does not try again."""
@@ -389,6 +389,7 @@ def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, 
         return generated(function, *arguments, **keywords)
 
     monkeypatch.setattr(code, "generated", failing)
+    monkeypatch.setattr(loops, "MOST", 3)  # steps in the first call, so that there is a second
     y0 = torch.ones(3, requires_grad=True)
     keywords = {"times": [0.0, 0.5, 1.0], "wanted": [y0, *field.parameters()]}
     with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop .*no such kernel"):

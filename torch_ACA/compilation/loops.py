@@ -152,6 +152,47 @@ class Loops:
         numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
         return Progress(*numbers.tolist()), y, slope
 
+    def begin(
+        self, t: Any, end: Any, stop: Any, limits: Any, window: tuple[float, float], settings: Tensor, y: Tensor,
+        buffers: Any,
+    ) -> Any:  # fmt: skip
+        """As `forward` from the start of a solve to one end or the other, where slope and first step size are found by
+        the same call; if the slope is not finite, nothing is tried.
+
+        :returns: what `forward` returns, the first step size and the slope at the start
+        """
+        given = self._given_first(t, end, stop, limits, window, settings, y, buffers)
+        numbers, y, slope, first_slope = self._first_code(given)([*given, *self.code.others])
+        *progress, size = numbers.tolist()
+        return Progress(*progress), y, slope, size, first_slope
+
+    def prepare_first(self, settings: Tensor, t: Any, y: Tensor) -> None:
+        """Generate the code of `begin`.
+
+        :raises NotCompilable: there can be none
+        """
+        if ("begin", len(settings), *self.key) not in self.code.graph.functions:
+            self._first_code(self._given_first(t, t + 2.0, t + 2.0, (1, 1), (t, t + 2.0), settings, y, self.buffers()))
+
+    @staticmethod
+    def _given_first(
+        t: Any, end: Any, stop: Any, limits: Any, window: Any, settings: Tensor, y: Tensor, buffers: Any
+    ) -> list[Tensor]:
+        bounds = [stop, abs(end - t), *limits, *window, t, end]
+        return [torch.tensor(bounds, dtype=torch.float64, device="cpu"), y, settings, *buffers]
+
+    def _first_code(self, given: Any) -> Any:
+        key = ("begin", len(given[2]), *self.key)
+        return self.code.function(key, self._begin, lambda: given, options=OPTIONS)
+
+    def _begin(self, bounds: Tensor, y: Tensor, settings: Tensor, *given: Any) -> Any:
+        bounds, times = bounds[:-2].clone(), bounds[-2:]
+        first_slope, size = self.steps.start(times, settings, y, given[2 + self.with_slopes :])
+        zero, is_hopeless = torch.zeros((), dtype=torch.float64, device="cpu"), ~torch.isfinite(first_slope).all()
+        start = Progress(zero, zero, zero, zero + 1, is_hopeless, times[0], size, zero + 1)
+        numbers, y, slope = self._forward(_packed(start), y, first_slope, bounds, settings, *given)
+        return _packed([*numbers.unbind(), size]), y, slope, first_slope
+
     def _forward(self, numbers: Tensor, y: Tensor, slope: Tensor, *given: Any) -> Any:
         carried = numbers.clone(), y.clone(), slope.clone()
         condition, body = graph_of(self._goes_on, (*carried, *given)), graph_of(self._try, (*carried, *given))
