@@ -80,7 +80,8 @@ class Problem:
         self._default_device = default_device()
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
-        self.interpolates = self.dense or bool(self._to_interpolate)
+        self.n_inside = len(self._to_interpolate)  # outputs that the interpolant gives
+        self.interpolates = self.dense or self.n_inside > 0
 
     @property
     def time_grad(self) -> bool:
@@ -204,6 +205,9 @@ class Problem:
     def outputs_within(self, t_end: float) -> list[int]:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
         found = []
+        if t_end == self.ts[-1]:
+            found.extend(self._to_interpolate)
+            self._to_interpolate.clear()
         while self.has_output_within(t_end):
             found.append(self._to_interpolate.popleft())
         if found:

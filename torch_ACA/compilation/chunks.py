@@ -20,7 +20,7 @@ class Chunk:
     """The steps of one call: how many, their times [capacity, 3], what the call began with (time, step size to try,
     error ratio to remember), the stop that it was to reach and the one that it did (None: the buffers were full), the
     first and the last time that func saw. Of the outputs inside of them [m]: their indices, the steps that they lie in,
-    where there, what slopes are weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
+    where there, what slopes are weighed with [m, rows] and, for time gradients, these [m, rows, n]."""
 
     n: int
     times: torch.Tensor
@@ -29,7 +29,7 @@ class Chunk:
     stop: Stop | None
     window: tuple[float, float]
     outputs: list = field(default_factory=list)
-    places: list = field(default_factory=list)
+    places: torch.Tensor | None = None
     theta: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
@@ -48,15 +48,15 @@ class Chunk:
 
     @property
     def reaches_into_last_step(self) -> bool:
-        return bool(self.places) and self.places[-1] == self.n - 1
+        return self.places is not None and int(self.places[-1]) == self.n - 1
 
     @property
     def ends_on_jump(self) -> bool:
         return self.stop is not None and self.stop.jump
 
     @property
-    def output_rows(self) -> Any:
-        return slice(self.outputs[0] - 1, self.outputs[-1])
+    def output_rows(self) -> slice:
+        return slice(self.outputs[0] - 1, self.outputs[-1]) if self.outputs else slice(0)
 
 
 class LoopStorage(Storage):
@@ -136,7 +136,7 @@ class LoopStorage(Storage):
             ]
             steps[0].after_jump, steps[-1].before_jump = after_jump, chunk.ends_on_jump
             steps[-1].stop, after_jump = chunk.stop, chunk.ends_on_jump
-            for output, place in zip(chunk.outputs, chunk.places):
+            for output, place in zip(chunk.outputs, [] if chunk.places is None else chunk.places.tolist()):
                 steps[place].outputs.append(output)
             for step in steps:
                 if step.outputs:

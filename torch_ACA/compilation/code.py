@@ -18,7 +18,8 @@ from .generate import Stopwatch, generated
 from .rosenbrock_steps import RosenbrockSteps
 from .steps import RungeKuttaSteps
 
-SMALL = 64  # numbers in a tensor that are not worth vector instructions
+SMALL = 64  # numbers in a tensor that are not worth vector instructions, or memory for every intermediate result
+OF_SMALL = {"cpp.simdlen": 1, "force_pointwise_cat": True}  # options of Inductor; the first halves its time
 MOST = 16  # kinds of states and options that code is kept for, by func: those used last
 
 _KNOWN = weakref.WeakKeyDictionary()  # by what func is made of: {kind of state and options: _Compiler}
@@ -129,9 +130,8 @@ class Code:
         def make() -> Any:
             start, every = time.perf_counter(), [*inputs(), *self.others]
             try:
-                # vector instructions take half of the time of compiling
                 small = max([self._size, *(tensor.numel() for tensor in self.others)]) <= SMALL
-                chosen = ({"cpp.simdlen": 1} if small else {}) | (options or {}) | self.compiler.options
+                chosen = (OF_SMALL if small else {}) | (options or {}) | self.compiler.options
                 if not cuda_graphs:
                     chosen.pop("triton.cudagraphs", None)
                 return generated(function, every, chosen, bare=self._bare)

@@ -18,6 +18,7 @@ from . import choice
 from .chunks import Chunk, LoopStorage
 from .code import fingerprint
 from .func_graph import NotCompilable
+from .inside import Inside
 from .loops import Loops, Progress
 
 
@@ -59,6 +60,7 @@ class LoopSolve(DiscreteSolve):
             time_grad=problem.time_grad, jumps=problem.starts_at_jump or any(stop.jump for stop in problem.stops),
             most=self.storage.most,
         )  # fmt: skip
+        self._inside = Inside(self.loops, problem.n_inside, problem.field.direction)
         self._fingerprint: Any = None
         self._end: Any = None  # the last state
 
@@ -192,20 +194,16 @@ class LoopSolve(DiscreteSolve):
         outputs = problem.outputs_within(t) if slopes is not None else []
         if not outputs:
             return
+        chunk.outputs, n = outputs, chunk.n
         wanted = torch.tensor([problem.ts[i] for i in outputs], dtype=torch.float64, device="cpu")
-        sign = problem.field.direction
-        starts, sizes, ends = chunk.times[: chunk.n].unbind(1)
-        places = torch.searchsorted((sign * ends).contiguous(), sign * wanted)
-        h = sizes[places]
-        chunk.outputs, chunk.places, chunk.theta = outputs, places.tolist(), (wanted - starts[places]) / h
-        weights = (problem.method.interpolant.weights(chunk.theta) * h[:, None]).to(states.dtype)
-        chunk.weights, inside = weights[:, None], slopes[places]
+        found, places, *rest = self._inside.outputs(wanted, chunk.times, n, states, slopes)
+        chunk.places, (chunk.theta, chunk.weights) = places, rest
         method: Any = problem.method
         if method.needs_end_slope and not method.error_sees_end_slope:
-            chunk.check_ends(inside[:, -1], places, problem.stats.n_accepted - chunk.n, problem.field.n_evals)
-        ys[outputs[0] - 1 : outputs[-1]] = torch.baddbmm(states[places][:, None], chunk.weights, inside).squeeze(1)
+            chunk.check_ends(slopes[places, -1], places, problem.stats.n_accepted - n, problem.field.n_evals)
+        ys[chunk.output_rows] = found
         if problem.time_grad:
-            chunk.slopes = inside
+            chunk.slopes = slopes[places]
 
     def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.problem.field.code
@@ -250,28 +248,23 @@ class LoopSolve(DiscreteSolve):
         """What outputs inside steps say, by chunk: cotangents of the states at the starts of steps [capacity, n] and of
         the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step, where
         no other begins with it (None: nothing)."""
-        loops, chunks, end_bar = self.loops, self.storage.chunks, None
+        loops, chunks = self.loops, self.storage.chunks
         if not loops.with_slopes:
             return [((), None)] * len(chunks)
-        found = []
+        found, nothing = [], ys_bar.new_zeros(ys_bar.shape[1])
+        pending = nothing
         for chunk in chunks:
-            start = ys_bar.new_zeros(loops.capacity, ys_bar.shape[1])
-            slopes = ys_bar.new_zeros(loops.capacity, loops.rows, ys_bar.shape[1])
-            if chunk.outputs:
-                places = torch.tensor(chunk.places, device=ys_bar.device)
-                bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
-                start.index_add_(0, places, bars)
-                slopes.index_add_(0, places, chunk.weights.mT * bars[:, None])
-            if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-                ends = slopes[: chunk.n, loops.own].clone()
-                slopes[1 : chunk.n, 0] += ends[:-1]
-                if end_bar is not None:
-                    slopes[0, 0] += end_bar
-                end_bar = ends[-1]
-            ends_here, alone = chunk is chunks[-1] or chunk.ends_on_jump, None
-            if ends_here:
-                alone, end_bar = end_bar if chunk.reaches_into_last_step else None, None
-            found.append(((start, slopes[:, : loops.own].contiguous()), alone))
+            outputs = chunk.places, chunk.weights
+            if chunk.places is None:
+                outputs = torch.empty(0, dtype=torch.int64), ys_bar.new_empty(0, loops.rows)
+            bars = ys_bar[chunk.output_rows]
+            starts, slopes, pending = self._inside.cotangents(bars, *outputs, chunk.n, pending)
+            alone = None
+            if chunk is chunks[-1] or chunk.ends_on_jump:
+                if loops.rows > loops.own and chunk.reaches_into_last_step:
+                    alone = pending
+                pending = nothing
+            found.append(((starts, slopes), alone))
         return found
 
     def _through_times(self, chunk: Chunk, times_bar: Tensor, ys_bar: Tensor, times: TimeCotangents) -> None:
@@ -283,8 +276,7 @@ class LoopSolve(DiscreteSolve):
         of_start, of_size = times_bar[:, 0] + times_bar[:, 2], times_bar[:, 1] + times_bar[:, 2]
         if chunk.outputs:
             interpolant, theta = self.problem.method.interpolant, chunk.theta
-            places = torch.tensor(chunk.places, device=theta.device)
-            bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
+            places, bars = chunk.places, ys_bar[chunk.output_rows]
             values, rates = (
                 (torch.bmm(w.to(bars.dtype)[:, None], chunk.slopes).squeeze(1) * bars).sum(1).double()
                 for w in (interpolant.weights(theta), interpolant.derivatives(theta))
