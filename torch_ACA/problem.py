@@ -119,9 +119,9 @@ class Problem:
         """A `LoopSolve`, where the loop over steps is to be compiled and can be; or None."""
         if not self.compile_loop or self.field.code is None:
             return None
-        from .compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+        from .compilation.runs import loop_run  # here, since Dynamo takes a second to import
 
-        return loop_solve(self)
+        return loop_run(self)
 
     def finish(self) -> None:
         """To be called when the forward pass is over.

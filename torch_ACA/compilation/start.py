@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..controller import Controller
+from ..controller import FixedSteps
 from ..cut import outer_cuts
 from ..march import Callbacks
 from ..notices import warn_caller
@@ -48,11 +48,14 @@ def start(
     code.by_rows = asked.jac_structure == "rows"
     if plan.compile_loop:
         code.against_loop = reason_against(asked, plan, code, y)
+    fixed = isinstance(settings.controller, FixedSteps)
     known = settings.first_step is None and choice.is_plain(settings.controller)
-    if code.graph.changed or not plain or not known:
+    if code.graph.changed or not plain or not (known or fixed):
         return code, None
     if alone and plan.compile_loop and code.against_loop is None and LINEARISE not in settings.method.abilities:
         return code, LATER
+    if fixed:
+        return code, None
     try:
         with torch.no_grad():
             return code, code.start(settings.method, choice.settings_of(settings.controller), ts, y.contiguous())
@@ -66,9 +69,9 @@ def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> st
     controller = plan.settings.controller
     if against := code.compiler.against_loops or against_loops(y.device.type):
         return against
-    if not isinstance(controller, Controller):
-        return "the steps are fixed"
-    if not choice.is_plain(controller):
+    if plan.settings.options.get("perturb"):
+        return "perturb=True was asked for"
+    if not isinstance(controller, FixedSteps) and not choice.is_plain(controller):
         return "the error norm is not the default one"
     if asked.jac is not None:
         return "jac was given"
