@@ -95,6 +95,7 @@ def test_what_cannot_go_on_is_the_same_error():
     y0 = torch.ones(2, dtype=torch.float64)
     cases = [
         (NonFiniteError, lambda t, y: y / torch.where(t < 0.45, 1.0, 0.0), {}),
+        (NonFiniteError, lambda t, y: y / torch.where(t < 0.85, 1.0, 0.0), {}),  # the last step
         (NonFiniteError, lambda t, y: y / 0.0, {}),
         (TooManyEvaluationsError, lambda t, y: -y, {"options": {"max_num_steps": 4}}),
         (TooManyEvaluationsError, lambda t, y: -y, {"max_evals": 5}),

@@ -55,9 +55,8 @@ class FixedLoops(Loops):
         states.index_copy_(0, place, y[None])
         self._keep(rest[: self.with_slopes], place, slopes)
         bad = self._is_bad(y1)
-        progress = now._replace(
-            n_steps=now.n_steps + ~bad, n_tries=now.n_tries + 1, finite=~bad, hopeless=bad, t=step[2]
-        )
+        t = torch.where(bad, step[0], step[2])
+        progress = now._replace(n_steps=now.n_steps + ~bad, n_tries=now.n_tries + 1, finite=~bad, hopeless=bad, t=t)
         return packed(progress), y1.clone(), next_slope.clone()
 
 
@@ -80,10 +79,11 @@ class FixedLoopSolve(LoopSolve):
         stops = self.problem.stops
         return [stop for stop in stops if stop.jump or stop is stops[-1]]
 
-    def _limits(self, stop: Stop, buffers: Any) -> tuple[float, float]:
-        most = max(0, int(min(super()._limits(stop, buffers))))
+    def _limits(self, aim: Stop, buffers: Any) -> tuple[float, float]:
+        """As many steps as are planned; their times go into the buffer."""
+        most = max(0, int(min(super()._limits(aim, buffers))))
         self._planned = []
-        while len(self._planned) < most and not (self._planned and self._planned[-1].stop is stop):
+        while len(self._planned) < most and not (self._planned and self._planned[-1].stop is aim):
             self._planned.append(next(self._ahead))
         times = [step[:3] for step in self._planned]
         if times:
@@ -97,6 +97,7 @@ class FixedLoopSolve(LoopSolve):
         return chunk.times, *self.loops.kept_buffers()
 
     def _fail(self, now: Progress, stop: float) -> None:
+        """As of `LoopSolve`; at a limit when no other step may be planned."""
         problem, n_evals = self.problem, self.problem.field.n_evals
         if now.hopeless:
             step = self._planned[int(now.n_steps)]

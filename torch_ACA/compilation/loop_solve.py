@@ -116,7 +116,7 @@ class LoopSolve(DiscreteSolve):
         """Of a call of n steps: the stops that they end on."""
         return {n - 1: aim} if reached else {}
 
-    def _call(self, begin: Any, at_begin: Any, stop: Stop, window: tuple[float, float], buffers: Any) -> Any:
+    def _call(self, begin: Any, at_begin: Any, aim: Stop, window: tuple[float, float], buffers: Any) -> Any:
         """Go on to a stop or until the buffers are full: what `Loops.forward` returns, and what it began with.
 
         :param begin: time, step size to try, error ratio to remember
@@ -125,17 +125,17 @@ class LoopSolve(DiscreteSolve):
         problem, loops, func = self.problem, self.loops, self.problem.field
         is_first = at_begin[1] is None
         func.n_evals += loops.begin_evaluations * is_first
-        limits = self._limits(stop, buffers)
+        limits = self._limits(aim, buffers)
         if not is_first:
-            given = stop.t, self.span, limits, window, self.settings, *at_begin, buffers
+            given = aim.t, self.span, limits, window, self.settings, *at_begin, buffers
             return loops.forward(*begin, *given), begin, at_begin
         start, end = problem.ts[0], problem.ts[-1]
-        now, y, slope, size, first = loops.begin(start, end, stop.t, limits, window, self.settings, self.y0, buffers)
+        now, y, slope, size, first = loops.begin(start, end, aim.t, limits, window, self.settings, self.y0, buffers)
         if now.hopeless and not now.n_tries:
             raise NonFiniteError(start, 0.0, 0, func.n_evals, what=NonFiniteError.of_first_slope)
         return (now, y, slope), (start, size, 1.0), (self.y0, first)
 
-    def _limits(self, stop: Stop, buffers: Any) -> tuple[float, float]:
+    def _limits(self, aim: Stop, buffers: Any) -> tuple[float, float]:
         """The most steps and the most tries of a call."""
         problem, loops = self.problem, self.loops
         tries = -(-(problem.limits.max_evals - problem.field.n_evals) // loops.evaluations)
