@@ -30,6 +30,13 @@ class TimeCotangents:
         self.now = t_bar - h_bar
 
 
+    def finished(self) -> Tensor:
+        """Those of the times of the caller [m], once the walk has come to the first."""
+        self.given[0] += self.now
+        self.now = 0.0
+        return self.given
+
+
 def reached(t: Tensor, h: float, t_end: float) -> Tensor:
     """t + h (0-d, float64) as a graph whose value is t_end: what the forward pass found, which may round otherwise, as
     fixed steps are counted from where they began. func may jump there."""
