@@ -104,9 +104,11 @@ def draw_networks(chosen, names, others, paper, heading):
     def short(label):
         return (names | others)[label].partition(",")[0]
 
-    figure, axes = new_figure(1, 2 * len(chosen), width=2.8, height=3.5)
+    drawn = {dataset: [*names, *(label for label in others if runs[label])] for dataset, runs in chosen.items()}
+    widths = [count for shown in drawn.values() for count in (len(shown), len(names))]
+    figure, axes = new_figure(1, 2 * len(chosen), width=2.8, height=3.5, width_ratios=widths)
     for (dataset, runs), ours, theirs in zip(chosen.items(), axes[::2], axes[1::2]):
-        shown = [*names, *(label for label in others if runs[label])]
+        shown = drawn[dataset]
         for place, label in enumerate(shown):
             values = [100 * run.summary["test_accuracy"] for run in runs[label]]
             if values:
