@@ -180,7 +180,7 @@ def train(folder):
         ],  # fmt: skip
         lines,
     )  # fmt: skip
-    kinds = origins((run["gradient"], run["environment"]) for run in runs)
+    kinds = origins((f"{PROBLEM_TITLES[run['problem']]} ({run['gradient']})", run["environment"]) for run in runs)
     return f"{text}{kinds}\n\n{verdict_table(comparisons(runs))}"
 
 
