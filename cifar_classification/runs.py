@@ -24,8 +24,8 @@ NAME = re.compile(r"(?P<dataset>cifar100?)_(?P<label>.+)_seed(?P<seed>\d+)")
 class Recorded:
     """A run: its place in the tables (None for a single run), its record, and a row of metrics for each epoch.
 
-    ``summary`` is that of a run that finished, and ``seconds`` what `working_seconds` says of it; ``failure`` is what
-    ended it, if something did; with neither it is under way.
+    ``summary`` is that of a run that finished; ``failure`` is what ended it, if something did; with neither it is under
+    way. ``resumed`` tells the parts that went on after an interruption.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Recorded:
     summary: dict | None
     rows: list
     failure: str | None
-    seconds: float | None
+    resumed: list
 
     @property
     def title(self):
@@ -52,6 +52,11 @@ class Recorded:
     def average(self, name):
         """A value's mean over the epochs; None where it was not recorded."""
         return mean(row[name] for row in self.rows) if name in self.rows[0] else None
+
+    @property
+    def seconds(self):
+        """What the run took, of the processor if recorded: `working_seconds`."""
+        return working_seconds({"summary": self.summary, "resumed": self.resumed})
 
     @property
     def peak_memory(self):
@@ -83,7 +88,7 @@ def _recorded(root, folder):
         summary=summary if finished else None,
         rows=read_epochs(folder),
         failure=summary["status"] if summary and not finished else None,
-        seconds=working_seconds(record) if finished else None,
+        resumed=record.get("resumed", []),
     )
 
 
