@@ -1,5 +1,6 @@
 """Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
 
+import concurrent.futures
 import gc
 import itertools
 import os
@@ -217,6 +218,19 @@ def test_code_of_what_is_gone_is_not_used():
             assert_as_eager(lambda t, y: part[0](y), y0, wanted=[y0])
         if factor == 1.0:
             torch._dynamo.reset()
+
+
+def test_threads_that_compile_at_once(field):
+    """Tracing changes what all threads see: each of them waits for the others, and then finds what they made."""
+
+    def solved(_):
+        y0 = torch.ones(3, requires_grad=True)
+        return results(field, y0, wanted=[y0], compile=True)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(solved, range(8)))  # falling back would be a warning, and so an error
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
 
 
 def forward_hook(module):

@@ -15,6 +15,7 @@ from ..rosenbrock_tableaus import RosenbrockTableau
 from ..state import StateLayout
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
+from .private_compiler import one_at_a_time
 from .rosenbrock_steps import RosenbrockSteps
 from .steps import RungeKuttaSteps
 
@@ -188,7 +189,10 @@ class Code:
         functions = self.graph.functions
         found = functions.get(key)
         if found is None:
-            found = functions[key] = make()
+            with one_at_a_time:
+                found = functions.get(key)
+                if found is None:
+                    found = functions[key] = make()
         return found
 
 

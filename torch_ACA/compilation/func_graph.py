@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..state import StateLayout
-from .private_compiler import TRACING_FAILURES, guarded_code, has_effects, hooks_guarded, hooks_of_all_modules
+from .private_compiler import (
+    TRACING_FAILURES,
+    guarded_code,
+    has_effects,
+    hooks_guarded,
+    hooks_of_all_modules,
+    one_at_a_time,
+)
 
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
 
@@ -61,7 +68,7 @@ class Tracer:
                 if known is not None:
                     known(*given)
                 else:
-                    with hooks_guarded():
+                    with one_at_a_time, hooks_guarded():
                         self._traced(*given)
             found = _now.found
         except TRACING_FAILURES as failure:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import threading
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ try:
     TRACING_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
 except ImportError:
     TRACING_FAILURES = (Exception,)
+
+
+one_at_a_time = threading.RLock()  # for threads that trace or compile, in which PyTorch changes what all of them see
 
 
 @functools.cache

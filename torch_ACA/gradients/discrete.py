@@ -216,7 +216,7 @@ class DiscreteSolve:
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             if step.stop is None:
-                h, t_end = step.h, reached(t, step.h, step.t_end)
+                h, t_end = step.h, reached(t, step.t, step.h, step.t_end)
             else:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]
