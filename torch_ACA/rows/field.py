@@ -84,7 +84,7 @@ class RowField(VectorField):
 
     def check_rows(self, evaluation):
         """Refuse a func that mixes rows, as far as its graph shows it: the slopes of one half of the rows must not
-        depend on states or times of the other half. The graph is used up.
+        depend on states or times of the other half. The graph stays.
 
         :param evaluation: `Evaluation` with a time
         :raises ValueError: func mixes rows
@@ -96,7 +96,9 @@ class RowField(VectorField):
         inside = rows.half(0)
         # BatchNorm has no gradient of a plain sum
         cotangent[inside] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device)).to(cotangent)
-        state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
+        state_bar, time_bar = evaluation.vjp(
+            rows.flat(cotangent), GradientSum(len(self.captured.leaves)), keep_graph=True
+        )
         for bar, what in ((state_bar, "the state of"), (time_bar, "the time of")):
             if bar is None:
                 continue

@@ -73,8 +73,9 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     failures = RowFailures(row_times.start, plan.settings.method)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
-            row_times.start, start, differentiable=differentiable, time_grad=True, measure=linearises, side=side
-        )
+            row_times.start, start, differentiable=differentiable, time_grad=True, side=side,
+            measure=linearises or (plan.memory.wants_size_of_graphs and (times.requires_grad or "graph")),
+        )  # fmt: skip
         if not torch.is_inference_mode_enabled():
             by_time = differentiable and times.requires_grad
             method = plan.settings.method if linearises else None
@@ -94,7 +95,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
+        slope, evaluation, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
         return_on_failure=asked.on_failure == "return", row_times=row_times, failures=failures,
         ties=ties,
     )  # fmt: skip
@@ -107,7 +108,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
 def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by):
     """Refuse a func that mixes rows and, if there are gradients ``by_time``, one that hides its time from autograd.
 
-    :param evaluation: the one at the start (None: there is none with a graph), used up
+    :param evaluation: the one at the start (None: there is none with a graph)
     :param linearised_by: method that needs the derivative by time (None: it does not)
     """
     with field.side_effects.replay():
