@@ -13,7 +13,7 @@ from torch_ACA.compilation import generate, loops, row_loops
 pytestmark = [
     pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
 ]  # fmt: skip
-METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True}
+METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True, "memory": "states"}
 NAN = math.nan
 
 

@@ -18,17 +18,38 @@ from .code import code_for, fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
 from .row_cotangents import InsideBars
+from .row_loop_proof import rows_are_apart
 from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
+
+
+def row_code(field: Any, t: Tensor, y: Tensor, plan: Any) -> Any:
+    """`Code` of the func of a `RowField`; None, with a warning once, where there can be none.
+
+    :param t, y: where the solve starts: times [b], and the flat state without a history
+    :param plan: `Plan`
+    """
+    layout, settings = field.layout, plan.settings
+    time = field.rows.time(t.to(layout.dtype))
+    return code_for(
+        field.func, layout, field.autocast, time, y, plan.compile_options, settings.controller, False
+    )  # fmt: skip
+
+
+def are_apart(field: Any, t: Tensor, y: Tensor) -> bool:
+    """Whether the graph of func shows that its rows do not depend on each other.
+
+    :param t, y: as for `row_code`
+    """
+    code, layout, rows = field.code, field.layout, field.rows
+    if code is None or len(layout.leaves) > 1 or not rows.width or isinstance(field.func, ActiveRows):
+        return False
+    time = rows.time(t.to(layout.dtype))
+    return code.kept("apart", lambda: rows_are_apart(code.graph, time, y, code.others, rows.count))
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
     """`RowLoopSolve` of a `RowProblem`, or None, with a warning once, where its loop cannot be compiled."""
-    field, times = problem.field, problem.row_times
-    start = field.rows.time(times.start.to(field.layout.dtype))
-    code = code_for(
-        field.func, field.layout, field.autocast, start, problem.y0.detach(), problem.compile_options,
-        problem.controller.controller, False,
-    )  # fmt: skip
+    code = problem.field.code
     if code is None:
         return None
     reason = code.compiler.against_loops or _reason_against(problem, code)

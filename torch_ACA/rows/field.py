@@ -108,8 +108,11 @@ class RowField(VectorField):
                 shown = f"the slopes of others depend on {what} row {int(others[0])}"
                 raise ValueError(_SHOWN.format(shown) + self._reason())
 
-    def ties(self):
-        """`RowTies` of func, whose evaluations do not count."""
+    def ties(self, apart=False):
+        """`RowTies` of func, whose evaluations do not count.
+
+        :param apart: it is known that there are none
+        """
 
         @contextlib.contextmanager
         def no_trace():
@@ -125,7 +128,7 @@ class RowField(VectorField):
             shown = f"at t = {t:.6g} row {row} of its slope depends on the {what} of others"
             raise ValueError(_SHOWN.format(shown) + self._reason())
 
-        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace)
+        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace, apart=apart)
 
     def _reason(self):
         """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""
