@@ -9,6 +9,7 @@ from .chain import RowChain
 from .failures import shown_rows
 from .kept import UnfitGraphsError
 from .stepper import side_of, times_of_rows
+from .times import as_given
 
 
 class RowBackwardPass:
@@ -227,8 +228,7 @@ class RowBackwardPass:
         if not self.problem.time_grad:
             return None
         self.times_bar[:, 0] += now
-        times = self.problem.times
-        return (self.times_bar if times.dim() == 2 else self.times_bar.sum(0)).to(times)
+        return as_given(self.times_bar, self.problem.times)
 
 
 def _is_finite(bar):

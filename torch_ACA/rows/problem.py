@@ -110,10 +110,10 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
 
 def _shown_apart(field, times, y, plan):
     """Whether what is compiled shows that rows do not depend on each other; func gets its `Code`."""
-    from ..compilation import row_loop_solve  # here, since Dynamo takes a second to import
+    from ..compilation.row_loop_start import are_apart, row_code  # here, since Dynamo takes a second to import
 
-    field.code = row_loop_solve.row_code(field, times.start, y, plan)
-    return row_loop_solve.are_apart(field, times.start, y)
+    field.code = row_code(field, times.start, y, plan)
+    return are_apart(field, times.start, y)
 
 
 def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by, apart):
