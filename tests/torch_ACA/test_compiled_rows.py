@@ -205,3 +205,33 @@ def test_generated_loops(monkeypatch, looped):
     times = torch.tensor([0.0, 0.4, 2.0], requires_grad=True)
     assert_as_eager(Oscillators(0.3, 3.0, 20.0), y0, times, method="Dopri5")
     assert "backward" in looped
+
+
+class Nested(Oscillators):
+    """The same with a second part of the state, of two axes, and a third of none."""
+
+    def forward(self, t, state):
+        y, (matrix, z) = state["y"], state["more"]
+        slope = super().forward(t, y)
+        third = y[:, 0] - self.speeds[:, 0] * self.damping * z + torch.sin(t[:, 0])
+        return {"y": slope, "more": (torch.cos(t)[..., None] * matrix.mT - slope[:, None], third)}
+
+
+@pytest.mark.parametrize("method", ["RK23", slow("Dopri5"), slow("HeunEuler"), slow("Rodas5P")])
+def test_nested_states(method, looped):
+    def grads(compile):
+        func, b, times = Nested(0.3, 3.0, 8.0), 3, torch.tensor([[0.0, 0.4, 2.0]] * 3, dtype=torch.float64)
+        parts = [torch.linspace(-1, 1, b * n, dtype=torch.float64) for n in (2, 4, 1)]
+        y0 = {"y": parts[0].view(b, 2), "more": (parts[1].view(b, 2, 2), parts[2])}
+        leaves = [leaf.requires_grad_() for leaf in (y0["y"], *y0["more"], times)]
+        solution = solve(func, y0, times, compile=compile, **METHOD | {"method": method})
+        ys = [solution.ys["y"], *solution.ys["more"]]
+        loss = sum((y * torch.linspace(1, 2, y.numel(), dtype=torch.float64).view_as(y)).sum() for y in ys)
+        bars = torch.autograd.grad(loss, [*leaves, *func.parameters()])
+        return [*ys, *bars], solution.stats
+
+    (eager, counts), (found, compiled_counts) = grads(False), grads(True)
+    for a, b in zip(eager, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(a.detach().abs().max())))
+    assert counts.n_accepted.tolist() == compiled_counts.n_accepted.tolist()
+    assert "backward" in looped

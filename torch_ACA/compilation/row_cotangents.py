@@ -27,7 +27,7 @@ class InsideBars:
             return None
         row, bars = self._row[last], torch.zeros_like(self._like)
         has = torch.zeros(len(bars), dtype=torch.bool, device=bars.device).index_fill(0, row, True)
-        return has, bars.index_put((row,), self._of_end(last), accumulate=True).flatten()
+        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(last), accumulate=True))
 
     def _of_end(self, chosen: Tensor) -> Tensor:
         return self._weights[chosen, -1:] * self._bars[chosen]
@@ -49,7 +49,7 @@ class InsideBars:
         if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
             here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
             slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
-        return states.flatten(1), slopes.flatten(2)
+        return loops.steps.rows.flat(states), loops.steps.rows.flat(slopes)
 
 
 class TimeBars:

@@ -46,7 +46,6 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     for against, reason in (
         (field.jacobian.is_users, "jac was given"),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
-        (len(field.layout.leaves) > 1, "the state is nested"),
         (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
         (times.lands_inside, "they land on times inside"),
@@ -190,8 +189,7 @@ class RowLoopSolve(RowSolve):
         size = h[at, row]
         theta = torch.where(size == 0.0, 0.0, (wanted[row, number] - t[at, row]) / size)
         weights = self._weights(theta, size, states.dtype)
-        inside = slopes.unflatten(-1, (rows.count, rows.width))[at, :, row]
-        y = states.unflatten(-1, (rows.count, rows.width))[at, row]
+        inside, y = rows.rows(slopes[:n])[at, :, row], rows.rows(states[:n])[at, row]
         ys[number, row] = torch.baddbmm(y[:, None], weights[:, None], inside).squeeze(1)
         waiting[row, number] = False
         if remember:
@@ -280,7 +278,8 @@ class RowLoopSolve(RowSolve):
         return times, states
 
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
-        return self.packed.states.at(chunks, at.flatten()).view(len(at), -1)
+        rows = self.stepper.rows
+        return rows.flat(self.packed.states.at(chunks, at.flatten()).view(len(at), rows.count, rows.width))
 
     def _inside_bars(self, bars: Tensor) -> InsideBars | None:
         """What the outputs inside steps say; None without dense output.

@@ -56,7 +56,7 @@ class _GraphByRows:
 class RowSteps(RungeKuttaSteps):
     """Of all rows at once, for an explicit method; times are [b].
 
-    :param layout, rows: of the state, one tensor
+    :param layout, rows: of the state
     """
 
     def __init__(self, graph: Any, tableau: Tableau, layout: StateLayout, rows: RowLayout) -> None:
