@@ -14,6 +14,7 @@ import torch
 from benchmarks import solvers
 from torch_ACA import api, evaluation, vector_field
 from torch_ACA.compilation.func_graph import Tracer
+from torch_ACA.compilation.inside import Inside
 from torch_ACA.compilation.loop_solve import LoopSolve
 from torch_ACA.compilation.loops import Loops
 from torch_ACA.gradients.discrete import DiscreteSolve
@@ -25,8 +26,8 @@ TIMED = (  # what is timed: where it is found, its name there, and what it is ca
     (vector_field.VectorField, "call", lambda: FUNC_WITH_GRAPH if torch.is_grad_enabled() else FUNC),
     (evaluation, "pulled_back", lambda: "VJPs of func"),
     (evaluation.GradientSum, "add", lambda: "sums of gradients"),
-    (Loops, "forward", lambda: GENERATED),
-    (Loops, "backward", lambda: GENERATED),
+    *((Loops, name, lambda: GENERATED) for name in ("begin", "forward", "through_slope", "backward")),
+    *((Inside, name, lambda: GENERATED) for name in ("outputs", "cotangents")),
     (CompiledRungeKutta, "call", lambda: GENERATED),
     (Tracer, "__call__", lambda: GUARDS),
     (api, "problem_of", lambda: "set-up"),

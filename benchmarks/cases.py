@@ -155,6 +155,7 @@ CASES = {
     "mlp_dopri5": Case("MLP neural ODE, Dopri5 at 1e-5", time_rows, ("mlp_dopri5",), TIMED, memory=True),
     "mlp_heun": Case("MLP neural ODE, Heun-Euler at 1e-2", time_rows, ("mlp_heun",), TIMED),
     "conv": Case("Vector field of NODE-18, Heun-Euler at 1e-2", time_rows, ("conv",), TIMED, memory=True),
+    "fixed_steps": Case("MLP neural ODE, 100 fixed steps of midpoint", time_rows, ("fixed_steps",), TIMED),
     "many_steps": Case("Many fixed steps in little memory", time_rows, ("many_steps",), BUDGET, memory=True),
     "memory": Case(
         "Memory against number of steps", growth_rows, tuple(f"memory_{n}" for n in problems.STEPS_PER_HORIZON), GROWTH

@@ -21,7 +21,9 @@ from van_der_pol.models import VanDerPol
 
 jax.config.update("jax_enable_x64", True)  # float32 arrays stay what they are
 
-METHODS = {"Dopri5": diffrax.Dopri5, "HeunEuler": diffrax.Heun, "Rodas5P": diffrax.Kvaerno5}
+METHODS = {
+    "Dopri5": diffrax.Dopri5, "HeunEuler": diffrax.Heun, "RK2": diffrax.Midpoint, "Rodas5P": diffrax.Kvaerno5
+}  # fmt: skip
 MOST_STEPS = 2**16
 
 
@@ -79,13 +81,15 @@ class Prepared:
         stiff = isinstance(problem, StiffProblem)
         field = _stiff(problem.func) if stiff else FIELDS[type(problem.func)]
         controller = diffrax.PIDController(rtol=problem.rtol, atol=problem.atol)
+        if problem.fixed_step:
+            controller = diffrax.ConstantStepSize()
         solver, term = METHODS[problem.method](), diffrax.ODETerm(field)
 
         def solve(y0, parameters, times):
             saveat = diffrax.SaveAt(ts=times[1:]) if len(times) > 2 else diffrax.SaveAt(t1=True)
             solution = diffrax.diffeqsolve(
-                term, solver, times[0], times[-1], None, y0, parameters, saveat=saveat, stepsize_controller=controller,
-                max_steps=MOST_STEPS if stiff else 4096,
+                term, solver, times[0], times[-1], problem.fixed_step, y0, parameters, saveat=saveat,
+                stepsize_controller=controller, max_steps=MOST_STEPS if stiff else 4096,
             )  # fmt: skip
             return solution.ys, solution.stats["num_steps"]
 

@@ -27,7 +27,7 @@ TIGHT = {"method": "dopri8", "rtol": 1e-12, "atol": 1e-12}
 class Problem:
     """y' = func(t, y), y(times[0]) = y0, with an adaptive method, and a loss of the outputs.
 
-    ``times`` [m] are float64 on the CPU; ``fixed_step`` makes `torch_ACA` take steps of that size. ``reference``:
+    ``times`` [m] are float64 on the CPU; ``fixed_step``: steps of that size instead. ``reference``:
     keywords of the solve that errors are measured against, in float64 where ``reference_in_double``.
     """
 
@@ -165,6 +165,12 @@ def many_steps(title, count):
     return Problem(title, func, y0, times, "RK2", 1e-3, 1e-3, fixed_step=10.0 / count)
 
 
+def fixed_steps(title, count):
+    """So many fixed steps of a small network."""
+    func, y0 = Perceptron(16, 64), torch.randn(32, 16)
+    return Problem(title, func, y0, UNIT_INTERVAL, "RK2", 1e-3, 1e-3, fixed_step=1.0 / count)
+
+
 def van_der_pol(title, tolerance):
     times = torch.tensor([0.0, HORIZON], dtype=torch.float64)
     return Problem(title, VanDerPol(), torch.tensor(START, dtype=torch.float64), times, "Dopri5", tolerance, tolerance)
@@ -186,6 +192,7 @@ PROBLEMS = {
         )
         for steps, horizon in STEPS_PER_HORIZON.items()
     },
+    "fixed_steps": lambda quick: fixed_steps("MLP neural ODE, 100 steps of midpoint", 100),
     "many_steps": lambda quick: many_steps("Many fixed steps", 1000 if quick else 10_000),
     "van_der_pol": lambda quick, tolerance=1e-5: van_der_pol("Van der Pol", tolerance),
     "three_body": lambda quick, tolerance=1e-5: three_body("Three bodies, triangle", TRIANGLE, 1.2, 1, tolerance),

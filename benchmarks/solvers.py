@@ -116,12 +116,14 @@ class Ours(Prepared):
 
 
 def _torchdiffeq(name):
-    methods = {"Dopri5": "dopri5", "HeunEuler": "adaptive_heun"}
+    methods = {"Dopri5": "dopri5", "HeunEuler": "adaptive_heun", "RK2": "midpoint"}
 
     def integrate(func, y0, problem):
         times = problem.times.to(y0.device)
-        tolerances = {"rtol": problem.rtol, "atol": problem.atol}
-        return getattr(torchdiffeq, name)(func, y0, times, method=methods[problem.method], **tolerances)[1:]
+        keywords = {"method": methods[problem.method], "rtol": problem.rtol, "atol": problem.atol}
+        if problem.fixed_step:
+            keywords["options"] = {"step_size": problem.fixed_step}
+        return getattr(torchdiffeq, name)(func, y0, times, **keywords)[1:]
 
     return integrate
 
@@ -186,13 +188,13 @@ def _stiff(solver, *, of_rows=False):
     return replace(solver, missing=missing)
 
 
-def _peer(library, module, integrate, *, of_rows=False):
+def _peer(library, module, integrate, *, of_rows=False, fixed=False):
     def missing(problem):
         if of_rows and not isinstance(problem, RowProblem):
             return "for batches of independent rows"
         if module is None:
             return f"{library} is not installed"
-        return "fixed steps were not set up for it" if problem.fixed_step else None
+        return "fixed steps were not set up for it" if problem.fixed_step and not fixed else None
 
     return Solver(library, lambda problem: Prepared(integrate, problem), missing)
 
@@ -206,7 +208,7 @@ def _diffrax(name="diffrax_solver"):
     def missing(problem):
         if importlib.util.find_spec("diffrax") is None:
             return "diffrax is not installed"
-        return "fixed steps were not set up for it" if problem.fixed_step else module().missing(problem)
+        return module().missing(problem)
 
     return Solver("diffrax", lambda problem: module().Prepared(problem), missing)
 
@@ -222,8 +224,8 @@ SOLVERS = {
     "aca, CUDA graphs": _ours(gradient="aca", compile="reduce-overhead", gpu=True),
     "naive": _ours(gradient="naive"),
     "adjoint": _ours(gradient="adjoint"),
-    "torchdiffeq odeint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint")),
-    "torchdiffeq odeint_adjoint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint_adjoint")),
+    "torchdiffeq odeint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint"), fixed=True),
+    "torchdiffeq odeint_adjoint": _peer("torchdiffeq", torchdiffeq, _torchdiffeq("odeint_adjoint"), fixed=True),
     "TorchDiffEqPack ACA": _peer("TorchDiffEqPack", TorchDiffEqPack, _torchdiffeqpack),
     "torchode": _peer("torchode", torchode, _torchode),
     "diffrax, jitted": _diffrax(),

@@ -21,7 +21,7 @@ from .march import Stats, Stop
 from .option_checks import check_arguments
 from .plan import checked
 from .private_torch import pytree
-from .problem import Problem, stops_of
+from .problem import Problem, StartOver, stops_of
 from .record import Recorder
 from .rows.layout import with_rows_outermost
 from .rows.problem import RowProblem, problem_of_rows
@@ -131,8 +131,11 @@ def _solve(
     autocast = ambient_autocast(device_type)
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:
-            set_up = problem_of_rows if asked.per_sample else problem_of
-            problem, layout = set_up(func, y0, t, asked, autocast=autocast, stream=stream)
+            if asked.per_sample:
+                problem, layout = problem_of_rows(func, y0, t, asked, autocast=autocast, stream=stream)
+            else:
+                whole = integrate is None
+                problem, layout = problem_of(func, y0, t, asked, autocast=autocast, stream=stream, whole=whole)
             try:
                 if integrate is not None:
                     return problem, layout, integrate(problem)
@@ -140,6 +143,8 @@ def _solve(
                 return problem, layout, (problem.moved_to_times(ys), trajectory)
             except DrawsLate as late:
                 stream = late.start
+            except StartOver:
+                pass
             except SolverError:
                 with contextlib.suppress(DrawsLate):
                     problem.field.side_effects.finish()
@@ -147,15 +152,18 @@ def _solve(
 
 
 def problem_of(
-    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None
-) -> tuple[Problem, StateLayout]:
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None,
+    whole: bool = False,
+) -> tuple[Problem, StateLayout]:  # fmt: skip
     """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
-    func has been evaluated at the start, and at a second point where the first step was not given.
+    func has been evaluated at the start, and at a second point where the first step was not given; not where generated
+    code of the whole solve does so.
 
     :param autocast: context for func alone (None: none)
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
+    :param whole: for `integrate` of the gradient method, and not for another use
     """
     by_rows = asked.jac_structure == "rows"
     layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
@@ -173,7 +181,7 @@ def problem_of(
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 
         plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
-        code, started = start(func, layout, autocast, ts, flat.detach(), plan, plain=plain, by_rows=by_rows)
+        code, started = start(func, layout, autocast, ts, flat.detach(), asked, plan, plain=plain, alone=whole)
     found = None if started is None else code.reach()
     direction = 1 if ts[-1] > ts[0] else -1
     field = VectorField(
@@ -185,8 +193,11 @@ def problem_of(
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
+    slope: torch.Tensor | None
+    size: float | None
     if started is not None:
-        slope, evaluation, field.n_evals = started[0], None, 2
+        slope, size = started
+        evaluation, field.n_evals = None, 2 * (slope is not None)
     elif gradient == "naive" and (differentiable or transformed):
         slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
@@ -214,12 +225,14 @@ def problem_of(
             times = times.detach()
             with field.side_effects.replay(), field.without_cut():
                 flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))
-    check_finite = options.get("check_finite", True)
-    if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
-        raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what="func returned infinity or NaN for the initial state")
-    size = settings.first_step if started is None else started[1]
-    if size is None:
-        size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
+    if slope is not None:
+        check_finite = options.get("check_finite", True)
+        if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
+            raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what=NonFiniteError.of_first_slope)
+    if started is None:
+        size = settings.first_step
+        if size is None:
+            size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
     problem = Problem(
         field,

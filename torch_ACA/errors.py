@@ -48,6 +48,7 @@ class NonFiniteError(SolverError):
 
     what = "the derivative or the state became infinite or NaN"
     hint = "Check func near this time and state, bound its output, or shorten the interval."
+    of_first_slope = "func returned infinity or NaN for the initial state"
     of_dense_output = "the derivative that dense output needs became infinite or NaN"
 
 

@@ -145,7 +145,7 @@ class _Run:
                 y, slopes = taken(tableau, self._evaluate, t, h, y, t_end, slope)
                 if self._check_finite and not _is_finite(y):
                     if t == t0 and not _is_finite(slopes[0]):
-                        what = "func returned infinity or NaN for the initial state"
+                        what = NonFiniteError.of_first_slope
                         raise NonFiniteError(t, 0.0, 0, self._n_evals, what=what)
                     raise NonFiniteError(t, h, n_accepted, self._n_evals)
                 if self._callbacks is not None:

@@ -25,11 +25,11 @@ class Polynomials:
 
     def weights(self, theta: torch.Tensor) -> torch.Tensor:
         """w_j(theta) for a column of times: theta [m] float64 -> [m, slopes]."""
-        return theta[:, None] ** self._exponents @ self._matrix
+        return theta[:, None] ** self._exponents @ self.matrix
 
     def derivatives(self, theta: torch.Tensor) -> torch.Tensor:
         """dw_j/dtheta: theta [m] float64 -> [m, slopes]."""
-        return theta[:, None] ** (self._exponents - 1) * self._exponents @ self._matrix
+        return theta[:, None] ** (self._exponents - 1) * self._exponents @ self.matrix
 
     def traced_weights(self, theta: torch.Tensor) -> list[torch.Tensor]:
         """The weights as a list, for a tensor theta, entry by entry; differentiable."""
@@ -48,7 +48,8 @@ class Polynomials:
         return len(self.rows)
 
     @property
-    def _matrix(self) -> torch.Tensor:
+    def matrix(self) -> torch.Tensor:
+        """The coefficients [degree, slopes], float64, on the CPU."""
         return self._made_matrix() if under_transform() else self._kept_matrix
 
     @property

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,10 @@ from .steppers.base import LINEARISE, Carry, Method, Stepper
 from .vector_field import VectorField
 
 
+class StartOver(Exception):
+    """What was to find the slope at the start and the first step size cannot: the problem is to be set up anew."""
+
+
 @dataclass
 class Problem:
     """Integrate ``field`` from ``y0`` at the first of ``times`` through the others.
@@ -31,14 +35,15 @@ class Problem:
     ``times`` is the tensor [m] of the caller (it may require grad), ``ts`` the same as floats. ``stops`` are the times
     to land on, the last of ``ts`` among them; the other outputs come from the interpolant. Outputs are the states at
     ``ts[1:]``; what is counted among them counts from 1, as in ``ts``. ``slope`` is f at the start, ``evaluation`` the
-    same with its graph, if gradients may be wanted. ``dense``: keep what dense output needs. ``adjoint``: settings of a
-    backward solve. ``memory``: what may be kept for the backward pass. ``starts_at_jump``: func jumps at the first
-    time; ``perturb``: and at both ends of every step. ``given_times``: those of the caller, of which ``times`` is the
-    constant value where func hides its time (see `hidden_time`). ``transformed``: under a transform of `torch.func` or
-    forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and
-    for the loop over them, where that can be. ``interpolates``: there will be dense output inside steps. After a
-    failure that is to be returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the
-    first ``n_steps_to_last_output`` steps lead there.
+    same with its graph, if gradients may be wanted; without a slope, the compiled loop finds it and ``first_step``.
+    ``dense``: keep what dense output needs. ``adjoint``: settings of a backward solve. ``memory``: what may be kept for
+    the backward pass. ``starts_at_jump``: func jumps at the first time; ``perturb``: and at both ends of every step.
+    ``given_times``: those of the caller, of which ``times`` is the constant value where func hides its time (see
+    `hidden_time`). ``transformed``: under a transform of `torch.func` or forward-mode AD. ``compile_options``: of
+    `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over them, where that can
+    be. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned, ``failure``
+    says what happened and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead
+    there.
     """
 
     field: VectorField
@@ -47,7 +52,7 @@ class Problem:
     ts: list
     method: Method
     controller: Controller | FixedSteps
-    first_step: float
+    first_step: float | None
     stops: list
     slope: torch.Tensor | None
     evaluation: Evaluation | None = None
@@ -75,7 +80,8 @@ class Problem:
         self._default_device = default_device()
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
-        self.interpolates = self.dense or bool(self._to_interpolate)
+        self.n_inside = len(self._to_interpolate)  # outputs that the interpolant gives
+        self.interpolates = self.dense or self.n_inside > 0
 
     @property
     def time_grad(self) -> bool:
@@ -84,6 +90,11 @@ class Problem:
     @property
     def times_are_hidden(self) -> bool:
         return self.given_times is not self.times
+
+    @property
+    def state_bytes(self) -> int:
+        """What a state takes."""
+        return self.y0.numel() * self.y0.element_size()
 
     @property
     def graph_bytes(self) -> float:
@@ -108,9 +119,9 @@ class Problem:
         """A `LoopSolve`, where the loop over steps is to be compiled and can be; or None."""
         if not self.compile_loop or self.field.code is None:
             return None
-        from .compilation.loop_solve import loop_solve  # here, since Dynamo takes a second to import
+        from .compilation.runs import loop_run  # here, since Dynamo takes a second to import
 
-        return loop_solve(self)
+        return loop_run(self)
 
     def finish(self) -> None:
         """To be called when the forward pass is over.
@@ -194,6 +205,9 @@ class Problem:
     def outputs_within(self, t_end: float) -> list[int]:
         """Indices of the outputs, not given out before, that the interpolant gives up to t_end."""
         found = []
+        if t_end == self.ts[-1]:
+            found.extend(self._to_interpolate)
+            self._to_interpolate.clear()
         while self.has_output_within(t_end):
             found.append(self._to_interpolate.popleft())
         if found:
@@ -242,9 +256,11 @@ def explain(error: SolverError, stepper: Stepper | type[Stepper]) -> None:
 
 
 def stops_of(
-    ts: list[float], *, land_on_outputs: bool = False, step_t: Iterable[float] = (), jump_t: Iterable[float] = ()
+    ts: list[float], *, land_on_outputs: bool = False, step_t: Sequence[float] = (), jump_t: Sequence[float] = ()
 ) -> list[Stop]:
     """`Stop`s of a solve through ts: its end, the extra times inside the interval and, if wanted, every output."""
+    if not (land_on_outputs or step_t or jump_t):
+        return [Stop(ts[-1], len(ts) - 1)]
     sign = 1 if ts[-1] >= ts[0] else -1
     jumps = set(jump_t)
     wanted = {t for t in (*step_t, *jumps) if sign * ts[0] < sign * t < sign * ts[-1]}

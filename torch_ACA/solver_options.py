@@ -70,12 +70,12 @@ class SolverOptions:
     others are computed again (less memory, slower). With per_sample these are states of the whole batch, and no graphs
     are kept"""
     compile: Any = False
-    """for gradient="aca": True, the same as "loop", generates code for the whole adaptive loop, func included, and for
-    the loop back over its steps; "step" for a step and its VJP. The first solve with a func, method, shape and dtype
-    then takes seconds to minutes; later ones are several times faster where func is small. Also a mode of
-    `torch.compile`, such as "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs are not kept then,
-    whatever ``memory`` says. Where the loop cannot be compiled its steps are (those of Rodas5P run as they are), and a
-    func that cannot be runs uncompiled, with a warning"""
+    """for gradient="aca": True, the same as "loop", generates code for the whole loop over steps, func included, and
+    for the loop back; "step" for a step and its VJP. The first solve with a func, method, shape and dtype then takes
+    seconds to minutes; later ones are several times faster where func is small. Also a mode of `torch.compile`, such as
+    "reduce-overhead" (CUDA graphs), or a dict of its options. Graphs are not kept then, whatever ``memory`` says. Where
+    the loop cannot be compiled its steps are (those of Rodas5P run as they are), and a func that cannot be runs
+    uncompiled, with a warning"""
     jac: Callable | None = None
     """for methods that solve with the Jacobian (Rodas5P, auto): jac(t, y) -> df/dy of func, a tensor [n, n] for a state
     of n numbers, counted as in y.reshape(-1), or [*y.shape, *y.shape]; y0 is one real tensor. Compared with func now

@@ -55,9 +55,9 @@ def looped(monkeypatch):
     from torch_ACA.compilation import loops
 
     calls = []
-    for name in ("forward", "backward"):
+    for name, called in (("begin", "forward"), ("forward", "forward"), ("backward", "backward")):
         method = getattr(loops.Loops, name)
-        monkeypatch.setattr(loops.Loops, name, lambda *a, f=method, n=name: (calls.append(n), f(*a))[1])
+        monkeypatch.setattr(loops.Loops, name, lambda *a, f=method, n=called: (calls.append(n), f(*a))[1])
     return calls
 
 

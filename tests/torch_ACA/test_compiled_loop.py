@@ -1,5 +1,7 @@
 """Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
 
+import concurrent.futures
+import gc
 import itertools
 import os
 import subprocess
@@ -197,6 +199,40 @@ def test_a_func_that_changes_is_noticed(looped):
     assert len(looped) == 2 * len(changes)
 
 
+def test_code_of_what_is_gone_is_not_used():
+    """Parts in the place of others that were freed, perhaps where those lay; and Dynamo told to forget all."""
+    y0, part = torch.ones(3, requires_grad=True), [None]
+
+    class Scaled(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, y):
+            return self.factor * y
+
+    for factor in (0.5, 1.0, 1.5):
+        part[0] = Scaled(factor)
+        gc.collect()
+        for _ in range(2):
+            assert_as_eager(lambda t, y: part[0](y), y0, wanted=[y0])
+        if factor == 1.0:
+            torch._dynamo.reset()
+
+
+def test_threads_that_compile_at_once(field):
+    """Tracing changes what all threads see: each of them waits for the others, and then finds what they made."""
+
+    def solved(_):
+        y0 = torch.ones(3, requires_grad=True)
+        return results(field, y0, wanted=[y0], compile=True)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(solved, range(8)))  # falling back would be a warning, and so an error
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
+
+
 def forward_hook(module):
     return module.register_forward_hook(lambda module, inputs, output: 2 * output)
 
@@ -267,7 +303,6 @@ def test_callbacks_may_change_func():
     ({"memory": 3}, "memory is limited"),
     slow({"dense": True}, "dense=True was asked for"), slow({"record": True}, "callbacks or record=True"),
     slow({"on_failure": "return"}, "on_failure='return'"),
-    slow({"method": "RK4", "h": 0.1}, "the steps are fixed"),
     slow({"options": {"norm": torch.max}}, "the error norm"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 @pytest.mark.filterwarnings("default:compile=True")
@@ -354,7 +389,7 @@ def test_generated_loops(field, monkeypatch, looped, options):
     assert counts == again and looped.count("forward") > 1
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["begin", "forward", "backward"])
 @pytest.mark.filterwarnings("default:compile=True")
 def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, name):
     """Once: a later solve does not try again."""
@@ -367,6 +402,7 @@ def test_a_loop_that_cannot_be_generated_gives_way_to_steps(field, monkeypatch, 
         return generated(function, *arguments, **keywords)
 
     monkeypatch.setattr(code, "generated", failing)
+    monkeypatch.setattr(loops, "MOST", 3)  # steps in the first call, so that there is a second
     y0 = torch.ones(3, requires_grad=True)
     keywords = {"times": [0.0, 0.5, 1.0], "wanted": [y0, *field.parameters()]}
     with pytest.warns(UserWarning, match="for Field steps are compiled, and the loop .*no such kernel"):
@@ -410,4 +446,4 @@ def test_code_is_found_on_disk_by_later_processes(tmp_path):
     for factor in ("1.0", "1.0", "0.5"):
         run = [sys.executable, "-c", WARM, factor]
         counts.append(subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout.split())
-    assert counts == [["0", "3"], ["3", "0"], ["0", "3"]]
+    assert counts == [["0", "2"], ["2", "0"], ["0", "2"]]

@@ -117,7 +117,6 @@ def test_errors_are_those_of_eager_steps():
 @pytest.mark.parametrize(("keywords", "reason"), [
     ({"jac": lambda t, y: -torch.eye(2, dtype=torch.float64)}, "jac was given"),
     ({"memory": 3}, "memory is limited to less than 8 states"),
-    ({"options": {"step_size": 0.1}}, "the steps are fixed"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
     y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)

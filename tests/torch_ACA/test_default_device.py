@@ -26,6 +26,7 @@ KEYWORDS = {
     "rows, Rodas5P": {"per_sample": True, "method": "Rodas5P"},
     "compiled steps": {"compile": "step"},
     "compiled loop": {"compile": True},
+    "compiled fixed steps": {"compile": True, "method": "RK4", "h": 0.3},
     "compiled rows": {"compile": True, "per_sample": True},
     "compiled Rodas5P": {"compile": True, "method": "Rodas5P"},
 }

@@ -180,7 +180,7 @@ def test_tolerances_of_a_dict_are_matched_by_key():
 
 @pytest.mark.parametrize("method", ["Dopri5", "RK12"])
 @pytest.mark.parametrize(("compile", "functions"), [
-    ("step", {"start", "step"}), pytest.param("loop", {"start", "forward"}, marks=pytest.mark.loops),
+    ("step", {"start", "step"}), pytest.param("loop", {"begin", "outputs"}, marks=pytest.mark.loops),
 ])  # fmt: skip
 def test_an_interpolant_by_name_is_compiled_once(method, compile, functions, made):
     numbers = []

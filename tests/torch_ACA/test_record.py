@@ -68,6 +68,14 @@ def test_the_graph_of_the_accepted_steps_has_the_gradient_of_aca():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("keywords", [{}, {"method": "RK4", "h": 0.1}, {"method": "Rodas5P"}], ids=str)
+def test_the_graph_moves_with_its_times(keywords):
+    """Differences see the steps between the times move, as derivatives do."""
+    y0, t = Y0.clone().requires_grad_(), torch.tensor([0.0, 0.31, 1.0], dtype=torch.float64, requires_grad=True)
+    solution = solve(lambda t, y: torch.cos(5 * t) * swing(t, y), y0, t, record=True, rtol=1e-3, **keywords)
+    assert torch.autograd.gradcheck(solution.record.graph, (y0, t))
+
+
 @pytest.mark.parametrize("gradient", ["naive", "adjoint"])
 def test_what_is_not_kept_is_refused(gradient):
     solution = solve(swing, Y0.clone().requires_grad_(), [0.0, 0.1], gradient=gradient, record=True)

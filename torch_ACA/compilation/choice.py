@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..controller import Controller, Verdict, rms_norm
+from ..controller import Controller, FixedSteps, Verdict, rms_norm
 from ..march import EPS, lands
 
 SETTINGS = ("safety", "ifactor", "dfactor", "beta", "min_step", "max_step")
@@ -28,7 +28,9 @@ def is_plain(controller: Any) -> bool:
 
 def settings_of(controller: Any) -> Tensor:
     """A `Controller`'s numbers as a float64 tensor on the CPU, which nobody writes to: `SETTINGS` and behind them rtol
-    and atol, one number each or as many as the flat state has."""
+    and atol, one number each or as many as the flat state has. None, of fixed steps."""
+    if isinstance(controller, FixedSteps):
+        return torch.empty(0, device="cpu")
     tolerances = controller.rtol, controller.atol
     if not any(isinstance(value, torch.Tensor) for value in tolerances):
         return _settings_of_floats(controller)

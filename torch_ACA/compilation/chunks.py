@@ -18,18 +18,18 @@ from ..march import Stop
 @dataclass(slots=True)
 class Chunk:
     """The steps of one call: how many, their times [capacity, 3], what the call began with (time, step size to try,
-    error ratio to remember), the stop that it was to reach and the one that it did (None: the buffers were full), the
-    first and the last time that func saw. Of the outputs inside of them [m]: their indices, the steps that they lie in,
-    where there, what slopes are weighed with [m, 1, rows] and, for time gradients, these [m, rows, n]."""
+    error ratio to remember), the stop that it was to reach, those that steps end on, by step, the first and the last
+    time that func saw. Of the outputs inside of them [m]: their indices, the steps that they lie in,
+    where there, what slopes are weighed with [m, rows] and, for time gradients, these [m, rows, n]."""
 
     n: int
     times: torch.Tensor
     begin: tuple[float, float, float]
     aim: Stop
-    stop: Stop | None
+    stops: dict[int, Stop]
     window: tuple[float, float]
     outputs: list = field(default_factory=list)
-    places: list = field(default_factory=list)
+    places: torch.Tensor | None = None
     theta: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
@@ -48,15 +48,25 @@ class Chunk:
 
     @property
     def reaches_into_last_step(self) -> bool:
-        return bool(self.places) and self.places[-1] == self.n - 1
+        return self.places is not None and int(self.places[-1]) == self.n - 1
+
+    @property
+    def stop(self) -> Stop | None:
+        """The one that the last step ends on (None: the buffers were full)."""
+        return self.stops.get(self.n - 1)
 
     @property
     def ends_on_jump(self) -> bool:
         return self.stop is not None and self.stop.jump
 
+    def landed(self) -> tuple[list[int], list[int]]:
+        """The steps before the last that end on outputs, and the indices of these."""
+        pairs = [(i, s.index) for i, s in self.stops.items() if i < self.n - 1 and s.index is not None]
+        return [i for i, _ in pairs], [index for _, index in pairs]
+
     @property
-    def output_rows(self) -> Any:
-        return slice(self.outputs[0] - 1, self.outputs[-1])
+    def output_rows(self) -> slice:
+        return slice(self.outputs[0] - 1, self.outputs[-1]) if self.outputs else slice(0)
 
 
 class LoopStorage(Storage):
@@ -135,8 +145,10 @@ class LoopStorage(Storage):
                 for t, h, end in chunk.times[: chunk.n].tolist()
             ]
             steps[0].after_jump, steps[-1].before_jump = after_jump, chunk.ends_on_jump
-            steps[-1].stop, after_jump = chunk.stop, chunk.ends_on_jump
-            for output, place in zip(chunk.outputs, chunk.places):
+            for i, stop in chunk.stops.items():
+                steps[i].stop = stop
+            after_jump = chunk.ends_on_jump
+            for output, place in zip(chunk.outputs, [] if chunk.places is None else chunk.places.tolist()):
                 steps[place].outputs.append(output)
             for step in steps:
                 if step.outputs:

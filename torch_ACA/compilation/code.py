@@ -15,10 +15,12 @@ from ..rosenbrock_tableaus import RosenbrockTableau
 from ..state import StateLayout
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
+from .private_compiler import one_at_a_time
 from .rosenbrock_steps import RosenbrockSteps
 from .steps import RungeKuttaSteps
 
-SMALL = 64  # numbers in a tensor that are not worth vector instructions
+SMALL = 64  # numbers in a tensor that are not worth vector instructions, or memory for every intermediate result
+OF_SMALL = {"cpp.simdlen": 1, "force_pointwise_cat": True}  # options of Inductor; the first halves its time
 MOST = 16  # kinds of states and options that code is kept for, by func: those used last
 
 _KNOWN = weakref.WeakKeyDictionary()  # by what func is made of: {kind of state and options: _Compiler}
@@ -89,6 +91,7 @@ class Code:
     """
 
     by_rows = False  # func is said to act row by row
+    against_loop: str | None = None  # why there is no loop over the steps of the solve
 
     def __init__(self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool) -> None:
         self.compiler, self.graph = compiler, graph
@@ -97,9 +100,7 @@ class Code:
         self.others = [x.detach() for x in tensors]
         self.sources = [tensors[i] for i in graph.wanted]
         self._places: tuple[Any, list] = (None, [])
-        self._bare = y.device.type == "cpu" and not graph.changed
-        small = all(tensor.numel() <= SMALL for tensor in (y, *self.others))
-        self._defaults = {"cpp.simdlen": 1} if small else {}  # vector instructions take half of the time of compiling
+        self._size, self._bare = y.numel(), y.device.type == "cpu" and not graph.changed
 
     @property
     def usable(self) -> bool:
@@ -130,7 +131,8 @@ class Code:
         def make() -> Any:
             start, every = time.perf_counter(), [*inputs(), *self.others]
             try:
-                chosen = self._defaults | (options or {}) | self.compiler.options
+                small = max([self._size, *(tensor.numel() for tensor in self.others)]) <= SMALL
+                chosen = (OF_SMALL if small else {}) | (options or {}) | self.compiler.options
                 if not cuda_graphs:
                     chosen.pop("triton.cudagraphs", None)
                 return generated(function, every, chosen, bare=self._bare)
@@ -187,13 +189,19 @@ class Code:
         functions = self.graph.functions
         found = functions.get(key)
         if found is None:
-            found = functions[key] = make()
+            with one_at_a_time:
+                found = functions.get(key)
+                if found is None:
+                    found = functions[key] = make()
         return found
 
 
 def _compiler_for(func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> Any:
     key = (layout.signature, autocast and autocast.keywords["dtype"], repr(sorted(options.items())))
-    known = _KNOWN.setdefault(_owner(func), collections.OrderedDict())
+    owner = _owner(func)
+    known = _KNOWN.get(owner)
+    if known is None:
+        known = _KNOWN[owner] = collections.OrderedDict()
     if key in known:
         known.move_to_end(key)
         return known[key]
@@ -214,5 +222,6 @@ def fingerprint(code: Any) -> Any:
     """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
     kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
     others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]
-    norms = torch.stack([norm.double() for norm in torch._foreach_norm(kinds)]).tolist() if kinds else []
+    found = torch._foreach_norm(kinds) if kinds else []
+    norms = [norm.item() for norm in found] if len(found) <= 4 else torch.stack([x.double() for x in found]).tolist()
     return norms, [x.sum().item() for x in others], [0 if x.is_inference() else x._version for x in code.others]

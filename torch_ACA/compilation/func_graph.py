@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..state import StateLayout
-from .private_compiler import TRACING_FAILURES, has_effects, hooks_guarded, hooks_of_all_modules
+from .private_compiler import (
+    TRACING_FAILURES,
+    guarded_code,
+    has_effects,
+    hooks_guarded,
+    hooks_of_all_modules,
+    one_at_a_time,
+)
 
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
 
@@ -44,7 +51,7 @@ class Tracer:
         layout.leaves_of(None)  # lets the layout make what Dynamo cannot trace the making of
         # a code object of its own, which Dynamo's limit of recompilations is for
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
-        self._traced = torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
+        self._own, self._traced = own, torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
 
     def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
         """`FuncGraph`, and the list of its inputs.
@@ -55,8 +62,14 @@ class Tracer:
         """
         _now.given, _now.found = (t, y), None
         try:
-            with torch.no_grad(), hooks_guarded():
-                self._traced(func, t, y, hooks_of_all_modules())
+            with torch.no_grad():
+                given = func, t, y, hooks_of_all_modules()
+                known = guarded_code(self._own, given)
+                if known is not None:
+                    known(*given)
+                else:
+                    with one_at_a_time, hooks_guarded():
+                        self._traced(*given)
             found = _now.found
         except TRACING_FAILURES as failure:
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]

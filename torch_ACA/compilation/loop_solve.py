@@ -1,112 +1,81 @@
-"""`aca` with its loops compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
+"""`aca` with its loop compiled: the same accepted steps, states, gradients and counts as `DiscreteSolve`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..controller import Controller, all_finite
+from ..controller import all_finite
 from ..errors import NonFiniteError, SolverError
 from ..gradients.discrete import DiscreteSolve
-from ..gradients.storage import STATES_ONLY, Storage
+from ..gradients.storage import Budget
 from ..gradients.times import TimeCotangents
-from ..march import Callbacks, Stop, check_limits, next_step
-from ..problem import Problem, explain
+from ..march import Stop, check_limits, next_step
+from ..problem import Problem, StartOver, explain
 from ..steppers.base import LINEARISE
 from . import choice
 from .chunks import Chunk, LoopStorage
 from .code import fingerprint
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
-from .private_compiler import against_loops
-
-
-def loop_solve(problem: Problem) -> Any:
-    """`LoopSolve` of a problem, or None, with a warning once, where its loop cannot be compiled."""
-    compiler = problem.field.code.compiler
-    reason = compiler.against_loops or reason_against(problem)
-    if reason is None:
-        run = LoopSolve(problem)
-        try:
-            y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
-            if problem.field.jacobian.is_given:  # generated code does not check what was said of it
-                problem.field.linearise(problem.ts[0], y, 0).derivative()
-            run.loops.prepare(choice.settings_of(problem.controller), problem.ts[0], y, slope)
-            return run
-        except NotCompilable as failure:
-            reason = compiler.against_loops = str(failure)
-    if LINEARISE not in problem.method.abilities:
-        compiler.warn_of_steps(reason)
-    else:
-        compiler.warn(f"compile=True: for {compiler.name} {problem.method.name} runs as it is ({reason})")
-        problem.compile_options = problem.field.code = None
-    return None
-
-
-def reason_against(problem: Problem) -> str | None:
-    """Why the loop of a solve cannot be compiled, though its steps can; or None."""
-    controller, code = problem.controller, problem.field.code
-    if against := against_loops(problem.y0.device.type):
-        return against
-    if not isinstance(controller, Controller):
-        return "the steps are fixed"
-    if not choice.is_plain(controller):
-        return "the error norm is not the default one"
-    if problem.field.jacobian.is_users:
-        return "jac was given"
-    if code.graph.changed:
-        return "func changes tensors, as batch normalisation does"
-    if _max_states(problem) < LoopStorage.LEAST:
-        return f"memory is limited to less than {LoopStorage.LEAST} states"
-    for asked, name in (
-        (problem.dense, "dense=True"), (problem.callbacks != Callbacks(), "callbacks or record=True"),
-        (problem.return_on_failure, "on_failure='return'"),
-    ):  # fmt: skip
-        if asked:
-            return f"{name} was asked for"
-    return None
-
-
-def _max_states(problem: Problem) -> float:
-    """How many states the budget has room for."""
-    return Storage(problem.memory, problem.y0.numel() * problem.y0.element_size(), math.inf).max_states
+from .outputs import Outputs
 
 
 class LoopSolve(DiscreteSolve):
     """
-    :param problem: `Problem` that `reason_against` has nothing against
+    :param problem: `Problem` that `start.reason_against` has nothing against
     """
 
+    storage: LoopStorage
+
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem, STATES_ONLY)
-        self.storage: LoopStorage = LoopStorage(_max_states(problem))
-        code = problem.field.code
-        self.loops = Loops(
-            code, code.steps(problem.method), problem.y0.detach(), with_slopes=problem.interpolates,
+        super().__init__(problem, problem.memory)
+        code, self.y0 = problem.field.code, problem.y0.detach().contiguous()
+        self.settings, self.span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
+        self.loops = self._new_loops(
+            code, code.steps(problem.method), self.y0, with_slopes=problem.interpolates,
             time_grad=problem.time_grad, jumps=problem.starts_at_jump or any(stop.jump for stop in problem.stops),
             most=self.storage.most,
         )  # fmt: skip
+        self.outputs = Outputs(problem, self.loops)
         self._fingerprint: Any = None
+        self._end: Any = None  # the last state
+
+    def _new_loops(self, *arguments: Any, **keywords: Any) -> Loops:
+        return Loops(*arguments, **keywords)
+
+    def _storage(self, memory: Budget) -> LoopStorage:
+        return LoopStorage(memory.max_states(self.problem.state_bytes))
+
+    def prepare(self) -> None:
+        """Generate the code to begin with.
+
+        :raises NotCompilable: there can be none
+        """
+        problem, slope = self.problem, self.problem.slope
+        if slope is None:
+            self.loops.prepare_first(self.settings, problem.ts[0], self.y0)
+        else:
+            self.loops.prepare(self.settings, problem.ts[0], self.y0, slope.contiguous())
 
     def forward(self, *, remember: bool = True) -> Any:
         problem, loops = self.problem, self.loops
         ys, stats, func = problem.new_outputs(), problem.stats, problem.field
-        y, slope = problem.y0.detach().contiguous(), problem.slope.contiguous()
+        y, slope = self.y0, problem.slope
         problem.slope = problem.evaluation = None
-        settings, span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
-        t, size, previous, jumped = problem.ts[0], problem.first_step, 1.0, problem.starts_at_jump
+        start, jumped = problem.ts[0], problem.starts_at_jump
+        t, size, previous = start, problem.first_step, 1.0
         try:
-            for stop in problem.stops:
-                window = self._window(t, jumped, stop)
-                if jumped and t != problem.ts[0]:
+            for aim in self._aims():
+                window = self._window(t, jumped, aim)
+                if jumped and t != start:
                     slope = self._slope_behind(t, y)
-                while t != stop.t:
-                    begin, at_begin = (t, size, previous), (y, slope)
+                while t != aim.t:
                     buffers = loops.buffers()
-                    tries = -(-(problem.limits.max_evals - func.n_evals) // loops.evaluations)
-                    limits = min(loops.capacity, problem.limits.max_steps - stats.n_accepted), tries
-                    now, y, slope = loops.forward(*begin, stop.t, span, limits, window, settings, *at_begin, buffers)
+                    begin, at_begin = (t, size, previous), (y, slope)
+                    (now, y, slope), begin, at_begin = self._call(begin, at_begin, aim, window, buffers)
                     n, n_tries = int(now.n_steps), int(now.n_tries)
                     t, size, previous = now.t, now.size, now.previous
                     stats.n_accepted += n
@@ -115,17 +84,18 @@ class LoopSolve(DiscreteSolve):
                     if LINEARISE in problem.method.abilities:
                         stats.n_jacobians += n_tries
                         stats.n_factorizations += n_tries
-                    if t != stop.t and n < loops.capacity:
-                        self._fail(now, stop.t, span)
-                    chunk = Chunk(n, buffers[0], begin, stop, stop if t == stop.t else None, window)
-                    self._interpolate(ys, t, chunk, *buffers[1:])
+                    if t != aim.t and n < loops.capacity:
+                        self._fail(now, aim.t)
+                    chunk = Chunk(n, buffers[0], begin, aim, self._stops(n, t == aim.t, aim), window)
+                    self.outputs.fill(ys, chunk, y, *buffers[1:])
                     if remember:
                         self.storage.fill(chunk, at_begin, buffers[1])
-                jumped = stop.jump
-                if stop.index is not None:
-                    ys[stop.index - 1] = y
-            if not all_finite(y):
+                jumped = aim.jump
+            if problem.controller.leaves_unseen(False) and not all_finite(y):
                 raise NonFiniteError(t, 0.0, stats.n_accepted, func.n_evals)
+        except NotCompilable as failure:
+            func.code.compiler.against_loops = str(failure)
+            raise StartOver from failure
         except SolverError as error:
             explain(error, self._stepper())
             raise
@@ -133,10 +103,43 @@ class LoopSolve(DiscreteSolve):
             stats.n_f_evals = func.n_evals
         if remember:
             self.storage.close(y)
-            self.end_sample, self._fingerprint = self.replay.sample(y), fingerprint(problem.field.code)
+            self._end, self._fingerprint = y, fingerprint(problem.field.code)
         else:
             self.end_slope = slope
         return (ys,)
+
+    def _aims(self) -> Sequence[Stop]:
+        """The stops that calls end at."""
+        return self.problem.stops
+
+    def _stops(self, n: int, reached: bool, aim: Stop) -> dict[int, Stop]:
+        """Of a call of n steps: the stops that they end on."""
+        return {n - 1: aim} if reached else {}
+
+    def _call(self, begin: Any, at_begin: Any, aim: Stop, window: tuple[float, float], buffers: Any) -> Any:
+        """Go on to a stop or until the buffers are full: what `Loops.forward` returns, and what it began with.
+
+        :param begin: time, step size to try, error ratio to remember
+        :param at_begin: the state and its slope (None: it is to be found, and the first step size with it)
+        """
+        problem, loops, func = self.problem, self.loops, self.problem.field
+        is_first = at_begin[1] is None
+        func.n_evals += loops.begin_evaluations * is_first
+        limits = self._limits(aim, buffers)
+        if not is_first:
+            given = aim.t, self.span, limits, window, self.settings, *at_begin, buffers
+            return loops.forward(*begin, *given), begin, at_begin
+        start, end = problem.ts[0], problem.ts[-1]
+        now, y, slope, size, first = loops.begin(start, end, aim.t, limits, window, self.settings, self.y0, buffers)
+        if now.hopeless and not now.n_tries:
+            raise NonFiniteError(start, 0.0, 0, func.n_evals, what=NonFiniteError.of_first_slope)
+        return (now, y, slope), (start, size, 1.0), (self.y0, first)
+
+    def _limits(self, aim: Stop, buffers: Any) -> tuple[float, float]:
+        """The most steps and the most tries of a call."""
+        problem, loops = self.problem, self.loops
+        tries = -(-(problem.limits.max_evals - problem.field.n_evals) // loops.evaluations)
+        return min(loops.capacity, problem.limits.max_steps - problem.stats.n_accepted), tries
 
     def _window(self, t: float, jumped: bool, stop: Stop) -> tuple[float, float]:
         """The first and the last time that func may see between t and a stop.
@@ -156,10 +159,9 @@ class LoopSolve(DiscreteSolve):
 
     def _refilled(self, chunk: Chunk, begin: tuple[Tensor, Tensor]) -> Any:
         """The states of the steps of a chunk, bit for bit, and what the next one begins with."""
-        problem, loops, buffers = self.problem, self.loops, self.loops.buffers()
-        settings, span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
+        problem, loops, buffers = self.problem, self.loops, self._buffers(chunk)
         now, y, slope = loops.forward(
-            *chunk.begin, chunk.aim.t, span, (chunk.n, math.inf), chunk.window, settings, *begin, buffers
+            *chunk.begin, chunk.aim.t, self.span, (chunk.n, math.inf), chunk.window, self.settings, *begin, buffers
         )
         problem.field.n_evals += int(now.n_tries) * loops.evaluations
         if chunk.ends_on_jump:
@@ -167,7 +169,11 @@ class LoopSolve(DiscreteSolve):
                 slope = self._slope_behind(now.t, y)
         return buffers[1], (y, slope)
 
-    def _fail(self, now: Progress, stop: Any, span: Any) -> None:
+    def _buffers(self, chunk: Chunk) -> tuple[Tensor, ...]:
+        """To take the steps of a chunk again."""
+        return self.loops.buffers()
+
+    def _fail(self, now: Progress, stop: Any) -> None:
         """Raise what `march` raises where it gives up.
 
         :param now: `loops.Progress`
@@ -176,29 +182,8 @@ class LoopSolve(DiscreteSolve):
         stats, n_evals = problem.stats, problem.field.n_evals
         rejected, finite = bool(now.rejected), bool(now.finite)
         if not now.hopeless:
-            check_limits(now.t, h, span, n_evals, stats, problem.limits, rejected=rejected, finite=finite)
+            check_limits(now.t, h, self.span, n_evals, stats, problem.limits, rejected=rejected, finite=finite)
         raise NonFiniteError(now.t, h, stats.n_accepted, n_evals)
-
-    def _interpolate(self, ys: Tensor, t: Any, chunk: Chunk, states: Tensor, slopes: Any = None) -> None:
-        """Fill in the outputs inside the steps of a chunk, which end at t."""
-        problem = self.problem
-        outputs = problem.outputs_within(t) if slopes is not None else []
-        if not outputs:
-            return
-        wanted = torch.tensor([problem.ts[i] for i in outputs], dtype=torch.float64, device="cpu")
-        sign = problem.field.direction
-        starts, sizes, ends = chunk.times[: chunk.n].unbind(1)
-        places = torch.searchsorted((sign * ends).contiguous(), sign * wanted)
-        h = sizes[places]
-        chunk.outputs, chunk.places, chunk.theta = outputs, places.tolist(), (wanted - starts[places]) / h
-        weights = (problem.method.interpolant.weights(chunk.theta) * h[:, None]).to(states.dtype)
-        chunk.weights, inside = weights[:, None], slopes[places]
-        method: Any = problem.method
-        if method.needs_end_slope and not method.error_sees_end_slope:
-            chunk.check_ends(inside[:, -1], places, problem.stats.n_accepted - chunk.n, problem.field.n_evals)
-        ys[outputs[0] - 1 : outputs[-1]] = torch.baddbmm(states[places][:, None], chunk.weights, inside).squeeze(1)
-        if problem.time_grad:
-            chunk.slopes = inside
 
     def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.problem.field.code
@@ -213,84 +198,36 @@ class LoopSolve(DiscreteSolve):
 
     def _looped_back(self, states: dict, ys_bar: Tensor) -> Any:
         problem, loops, code = self.problem, self.loops, self.problem.field.code
-        func, before, times = problem.field, problem.field.n_evals, TimeCotangents(len(problem.ts))
-        y_bar, totals = torch.zeros_like(states["end"]), code.zeros()
-        inside, end = self._cotangents_inside(ys_bar), states["end"]
+        func, before = problem.field, problem.field.n_evals
+        times = TimeCotangents(len(problem.ts)) if problem.time_grad else None
+        y_bar, totals = None, code.zeros()
+        inside, end = self.outputs.cotangents(ys_bar, self.storage.chunks), states["end"]
         for k, chunk, starts in self.storage.chunks_backwards(states, self._refilled):
-            start_and_slopes, end_bar = inside[k]
+            of_steps, end_bar = inside[k]
             if chunk.stop is not None and chunk.stop.index is not None:
-                y_bar = y_bar + ys_bar[chunk.stop.index - 1]
+                here = ys_bar[chunk.stop.index - 1]
+                y_bar = here.clone(memory_format=torch.contiguous_format) if y_bar is None else y_bar + here
             if end_bar is not None:
                 bar, totals, t_bar = loops.through_slope(chunk.stop.t, end, end_bar, totals, chunk.window)
-                y_bar, times.now = y_bar + bar, times.now + (t_bar or 0.0)
+                y_bar = y_bar + bar
                 func.n_evals += 1
+                if times is not None:
+                    times.now += t_bar
             y_bar, totals, times_bar = loops.backward(
-                chunk.n, y_bar, totals, chunk.times, starts, start_and_slopes, chunk.window
+                chunk.n, y_bar, totals, chunk.times, starts, of_steps, chunk.window
             )
             end = starts[0]
             func.n_evals += chunk.n * loops.own
-            if problem.time_grad:
-                self._through_times(chunk, times_bar[: chunk.n], ys_bar, times)
-        times.given[0] += times.now
+            if times is not None:
+                self.outputs.through_times(chunk, times_bar[: chunk.n], ys_bar, times)
         problem.stats.n_backward_f_evals = func.n_evals - before
-        times_bar = times.given.to(problem.times) if problem.time_grad else None
+        times_bar = None if times is None else times.finished().to(problem.times)
         return y_bar, times_bar, code.gradients(func.captured.sources, totals, loops.steps.reached)
-
-    def _cotangents_inside(self, ys_bar: Tensor) -> Any:
-        """What outputs inside steps say, by chunk: cotangents of the states at the starts of steps [capacity, n] and of
-        the slopes that these pay for [capacity, own, n], () for nothing; and of the slope behind the last step, where
-        no other begins with it (None: nothing)."""
-        loops, chunks, end_bar = self.loops, self.storage.chunks, None
-        if not loops.with_slopes:
-            return [((), None)] * len(chunks)
-        found = []
-        for chunk in chunks:
-            start = ys_bar.new_zeros(loops.capacity, ys_bar.shape[1])
-            slopes = ys_bar.new_zeros(loops.capacity, loops.rows, ys_bar.shape[1])
-            if chunk.outputs:
-                places = torch.tensor(chunk.places, device=ys_bar.device)
-                bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
-                start.index_add_(0, places, bars)
-                slopes.index_add_(0, places, chunk.weights.mT * bars[:, None])
-            if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-                ends = slopes[: chunk.n, loops.own].clone()
-                slopes[1 : chunk.n, 0] += ends[:-1]
-                if end_bar is not None:
-                    slopes[0, 0] += end_bar
-                end_bar = ends[-1]
-            ends_here, alone = chunk is chunks[-1] or chunk.ends_on_jump, None
-            if ends_here:
-                alone, end_bar = end_bar if chunk.reaches_into_last_step else None, None
-            found.append(((start, slopes[:, : loops.own].contiguous()), alone))
-        return found
-
-    def _through_times(self, chunk: Chunk, times_bar: Tensor, ys_bar: Tensor, times: TimeCotangents) -> None:
-        """Walk back over the steps of a chunk.
-
-        :param times_bar: cotangents of (t, h, end) of its steps [n steps, 3]
-        :param times: `TimeCotangents`
-        """
-        of_start, of_size = times_bar[:, 0] + times_bar[:, 2], times_bar[:, 1] + times_bar[:, 2]
-        if chunk.outputs:
-            interpolant, theta = self.problem.method.interpolant, chunk.theta
-            places = torch.tensor(chunk.places, device=theta.device)
-            bars = ys_bar[chunk.outputs[0] - 1 : chunk.outputs[-1]]
-            values, rates = (
-                (torch.bmm(w.to(bars.dtype)[:, None], chunk.slopes).squeeze(1) * bars).sum(1).double()
-                for w in (interpolant.weights(theta), interpolant.derivatives(theta))
-            )
-            times.given[chunk.outputs] += rates
-            of_start = of_start.index_add(0, places, -rates)
-            of_size = of_size.index_add(0, places, values - rates * theta)
-        stop = chunk.stop
-        for t_bar, h_bar in zip(reversed(of_start.tolist()), reversed(of_size.tolist())):
-            times.through(stop, t_bar, h_bar)
-            stop = None
 
     def traced(self, y0: Tensor, times: Tensor) -> Any:
         self._unroll()
         return super().traced(y0, times)
 
     def _unroll(self) -> None:
-        problem = self.problem
+        problem, self.end_sample = self.problem, self.replay.sample(self._end)
         self.storage.unroll(problem.method, problem.y0.dtype, starts_at_jump=problem.starts_at_jump)

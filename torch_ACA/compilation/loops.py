@@ -1,4 +1,4 @@
-"""The adaptive loop over steps as one compiled call, and the way back over its steps as another.
+"""The loop over steps as one compiled call, and the way back over them as another.
 
 Forward, the loop goes on to a stop or until its buffers are full; each accepted step leaves its times (t, h, end), the
 state at its start and, for outputs inside steps, its slopes. So neither the number of steps nor the memory for them is
@@ -37,7 +37,7 @@ class Progress(NamedTuple):
     previous: Any
 
 
-def _packed(numbers: Sequence[Any]) -> Tensor:
+def packed(numbers: Sequence[Any]) -> Tensor:
     """0-d tensors as one, float64; a stack would be a tensor more for each of them."""
     index, found = torch.arange(len(numbers), device="cpu"), torch.zeros((), dtype=torch.float64, device="cpu")
     for i, number in enumerate(numbers):
@@ -58,6 +58,8 @@ def stacked(rows: Sequence[Tensor]) -> Tensor:
 class Loops:
     """For one func, method and kind of state.
 
+    ``begin_evaluations``: evaluations of func by which `begin` finds slope and step size.
+
     :param code: `Code`
     :param steps: `Steps` of an adaptive method
     :param y: a flat state [n]
@@ -67,12 +69,16 @@ class Loops:
     :param most: steps in a buffer, at most
     """
 
+    begin_evaluations = 2
+    first_written = 2  # place behind what is carried of the buffers that the loop writes to
+
     def __init__(
         self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool, jumps: bool = False,
         most: float = math.inf,
     ) -> None:  # fmt: skip
         self.code, self.steps, self.tableau, self.y = code, steps, steps.tableau, y
         self.with_slopes, self.time_grad, self.jumps = with_slopes, time_grad, jumps
+        self.with_starts = with_slopes  # whether outputs say something to the states at the starts of steps
         self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
         self.capacity = int(min(max(FEWEST, min(MOST, BYTES // per_step)), most))
@@ -152,10 +158,59 @@ class Loops:
         numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
         return Progress(*numbers.tolist()), y, slope
 
+    def begin(
+        self, t: Any, end: Any, stop: Any, limits: Any, window: tuple[float, float], settings: Tensor, y: Tensor,
+        buffers: Any,
+    ) -> Any:  # fmt: skip
+        """As `forward` from the start of a solve to one end or the other, where slope and first step size are found by
+        the same call; if the slope is not finite, nothing is tried.
+
+        :returns: what `forward` returns, the first step size and the slope at the start
+        """
+        given = self._given_first(t, end, stop, limits, window, settings, y, buffers)
+        numbers, y, slope, first_slope = self._first_code(given)([*given, *self.code.others])
+        *progress, size = numbers.tolist()
+        return Progress(*progress), y, slope, size, first_slope
+
+    def prepare_first(self, settings: Tensor, t: Any, y: Tensor) -> None:
+        """Generate the code of `begin`.
+
+        :raises NotCompilable: there can be none
+        """
+        if ("begin", len(settings), *self.key) not in self.code.graph.functions:
+            self._first_code(self._given_first(t, t + 2.0, t + 2.0, (1, 1), (t, t + 2.0), settings, y, self.buffers()))
+
+    @staticmethod
+    def _given_first(
+        t: Any, end: Any, stop: Any, limits: Any, window: Any, settings: Tensor, y: Tensor, buffers: Any
+    ) -> list[Tensor]:
+        bounds = [stop, abs(end - t), *limits, *window, t, end]
+        return [torch.tensor(bounds, dtype=torch.float64, device="cpu"), y, settings, *buffers]
+
+    def _first_code(self, given: Any) -> Any:
+        key = ("begin", len(given[2]), *self.key)
+        return self.code.function(key, self._begin, lambda: given, options=OPTIONS)
+
+    def _begin(self, bounds: Tensor, y: Tensor, settings: Tensor, *given: Any) -> Any:
+        bounds, times = bounds[:-2].clone(), bounds[-2:]
+        first_slope, size = self._started(times, settings, y, given[2 + self.with_slopes :])
+        zero = torch.zeros((), dtype=torch.float64, device="cpu")
+        start = Progress(zero, zero, zero, zero + 1, self._is_bad(first_slope), times[0], size, zero + 1)
+        numbers, y, slope = self._forward(packed(start), y, first_slope, bounds, settings, *given)
+        return packed([*numbers.unbind(), size]), y, slope, first_slope
+
+    def _started(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
+        """Slope at the start, and first step size."""
+        return self.steps.start(times, settings, y, others)
+
+    def _is_bad(self, values: Tensor) -> Tensor:
+        """Whether there is no going on with a vector."""
+        return ~torch.isfinite(values).all()
+
     def _forward(self, numbers: Tensor, y: Tensor, slope: Tensor, *given: Any) -> Any:
         carried = numbers.clone(), y.clone(), slope.clone()
         condition, body = graph_of(self._goes_on, (*carried, *given)), graph_of(self._try, (*carried, *given))
-        return while_loop(condition, body, carried, given, range(2, 4 + self.with_slopes))
+        return while_loop(condition, body, carried, given, range(self.first_written, 4 + self.with_slopes))
 
     def _goes_on(self, numbers: Tensor, y: Tensor, slope: Tensor, bounds: Tensor, *rest: Any) -> Any:
         now, (stop, span, most_steps, most_tries, *_) = Progress(*numbers.unbind()), bounds.unbind()
@@ -184,10 +239,9 @@ class Loops:
         ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
         found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         place, accepted = now.n_steps.long().reshape(1), found.accepted
-        times.index_copy_(0, place, _packed([now.t, h, end])[None])
+        times.index_copy_(0, place, packed([now.t, h, end])[None])
         states.index_copy_(0, place, y[None])
-        for buffer in kept_slopes:
-            buffer.index_copy_(0, place, stacked(slopes[: self.rows])[None])
+        self._keep(kept_slopes, place, slopes)
         progress = Progress(
             now.n_steps + accepted,
             now.n_tries + 1,
@@ -198,7 +252,11 @@ class Loops:
             found.proposed,
             found.previous,
         )
-        return _packed(progress), torch.where(accepted, y1, y), torch.where(accepted, next_slope, slope)
+        return packed(progress), torch.where(accepted, y1, y), torch.where(accepted, next_slope, slope)
+
+    def _keep(self, kept_slopes: Sequence[Tensor], place: Tensor, slopes: Sequence[Tensor]) -> None:
+        for buffer in kept_slopes:
+            buffer.index_copy_(0, place, stacked(slopes[: self.rows])[None])
 
     def backward(
         self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any,
@@ -209,7 +267,8 @@ class Loops:
         :param y_bar: cotangent of the state behind them [n]
         :param totals: gradients so far, as `Code.zeros` begins them
         :param times, states, window: as of the way forward
-        :param inside: cotangents of states [capacity, n] and slopes [capacity, own, n] from outputs inside steps; or ()
+        :param inside: cotangents of states [capacity, n] and slopes [capacity, own, n] from outputs, as far as there
+            may be some
         :returns: cotangent of the state at the start of the first, new totals, and the cotangents of the times
             [capacity, 3] (None unless asked)
         """
@@ -241,12 +300,12 @@ class Loops:
         count = len(self.code.sources)
         totals, given = given[:count], given[count:]
         times_bar, given = (given[0], given[1:]) if self.time_grad else (None, given)
-        n_buffers = 4 if self.with_slopes else 2
+        n_buffers = 2 + self.with_starts + self.with_slopes
         buffers, given = given[:n_buffers], given[n_buffers:]
         steps, others = self._windowed(given)
         place = at.reshape(1)
         times, y, *inside = (buffer.index_select(0, place).squeeze(0) for buffer in buffers)
-        slopes_bar = inside[1] if inside else None
+        slopes_bar = inside[1] if self.with_slopes else None
         y_bar, totals, bar, _, _ = steps.vjp(times, y, y_bar, slopes_bar, totals, others, self.time_grad)
         self.steps.reached = steps.reached
         if times_bar is not None:

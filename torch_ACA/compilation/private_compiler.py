@@ -4,7 +4,9 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+import types
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ try:
     TRACING_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
 except ImportError:
     TRACING_FAILURES = (Exception,)
+
+
+one_at_a_time = threading.RLock()  # for threads that trace or compile, in which PyTorch changes what all of them see
 
 
 @functools.cache
@@ -85,6 +90,28 @@ def hooks_of_all_modules() -> tuple[int, ...]:
     """The identities of the hooks that PyTorch calls for every module, which no guard of Dynamo's looks at."""
     of_all = vars(torch.nn.modules.module)
     return tuple(id(hook) for name in _OF_ALL_MODULES for hook in of_all.get(name, {}).values())
+
+
+try:
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as _kept_code
+except ImportError:
+    _kept_code = None
+
+
+def guarded_code(function: Any, arguments: Sequence[Any]) -> Any:
+    """What Dynamo made of a function for arguments like these, if its guards hold; or None.
+
+    Calling that takes a tenth of a call by way of `torch.compile`, which finds the same.
+    """
+    code, closure = function.__code__, function.__closure__ or ()
+    if _kept_code is None:
+        return None
+    named = dict(zip(code.co_varnames, arguments))
+    named |= {name: cell.cell_contents for name, cell in zip(code.co_freevars, closure)}
+    for entry in _kept_code(code):
+        if entry.code is not None and entry.guard_manager.check(named):  # None: what it was made for is gone
+            return types.FunctionType(entry.code, function.__globals__, code.co_name, None, closure)
+    return None
 
 
 def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:

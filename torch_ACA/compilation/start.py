@@ -5,38 +5,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..controller import FixedSteps
 from ..cut import outer_cuts
 from ..march import Callbacks
 from ..notices import warn_caller
 from ..plan import Plan
+from ..solver_options import SolverOptions
 from ..state import StateLayout
+from ..steppers.base import LINEARISE
 from ..vector_field import VectorField
 from . import choice
+from .chunks import LoopStorage
 from .code import code_for
 from .func_graph import NotCompilable
+from .private_compiler import against_loops
+
+_NO_CALLBACKS = Callbacks()
+
+LATER = None, None  # the slope at the start and the first step size are found by the loop
 
 
 def start(
-    func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, plan: Plan, *, plain: bool, by_rows: bool
-) -> Any:
+    func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, asked: SolverOptions, plan: Plan, *,
+    plain: bool, alone: bool,
+) -> Any:  # fmt: skip
     """`Code` of func in this solve (None, with a warning, where it cannot be compiled); and the slope at the start with
-    the first step size, or None where they are to be found by evaluating func.
+    the first step size, `LATER`, or None where they are to be found by evaluating func.
 
     :param ts: times of the solve, floats
     :param y: the flat state at the first of them, without a history
     :param plain: no jumps, gradients in times or choice of tensors stand against generated code from the start
-    :param by_rows: func is said to act row by row
+    :param alone: nothing but the loop over steps needs them
     """
     if outer_cuts():
         warn_caller("compile=True: a solve inside of another one's func runs as it is")
         return None, None
     settings = plan.settings
-    watched = plan.callbacks != Callbacks()
+    watched = plan.callbacks != _NO_CALLBACKS
     code = code_for(func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched)
-    if code is not None:
-        code.by_rows = by_rows
+    if code is None:
+        return None, None
+    code.by_rows = asked.jac_structure == "rows"
+    if plan.compile_loop:
+        code.against_loop = reason_against(asked, plan, code, y)
+    fixed = isinstance(settings.controller, FixedSteps)
     known = settings.first_step is None and choice.is_plain(settings.controller)
-    if code is None or code.graph.changed or not plain or not known:
+    if code.graph.changed or not plain or not (known or fixed):
+        return code, None
+    if alone and plan.compile_loop and code.against_loop is None and LINEARISE not in settings.method.abilities:
+        return code, LATER
+    if fixed:
         return code, None
     try:
         with torch.no_grad():
@@ -44,6 +62,30 @@ def start(
     except NotCompilable as failure:
         code.compiler.give_up(failure)
         return None, None
+
+
+def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> str | None:
+    """Why the loop of a solve cannot be compiled, though its steps can; or None."""
+    controller = plan.settings.controller
+    if against := code.compiler.against_loops or against_loops(y.device.type):
+        return against
+    if plan.settings.options.get("perturb"):
+        return "perturb=True was asked for"
+    if not isinstance(controller, FixedSteps) and not choice.is_plain(controller):
+        return "the error norm is not the default one"
+    if asked.jac is not None:
+        return "jac was given"
+    if code.graph.changed:
+        return "func changes tensors, as batch normalisation does"
+    if plan.memory.max_states(y.numel() * y.element_size()) < LoopStorage.LEAST:
+        return f"memory is limited to less than {LoopStorage.LEAST} states"
+    for is_asked, name in (
+        (asked.dense, "dense=True"), (code.watched or asked.record, "callbacks or record=True"),
+        (asked.on_failure == "return", "on_failure='return'"),
+    ):  # fmt: skip
+        if is_asked:
+            return f"{name} was asked for"
+    return None
 
 
 def check(field: VectorField) -> None:

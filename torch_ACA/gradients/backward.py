@@ -86,10 +86,9 @@ class BackwardPass:
         self.run.replay.conclude()
         if steps:
             problem.field.captured.check_reached(self.gradients.totals)
-        self.times.given[0] += self.times.now
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         y_bar = self.y_bar.clone()  # out of the stepper's buffer
-        return y_bar, self.times.given.to(problem.times) if self.time_grad else None, self.gradients.totals
+        return y_bar, self.times.finished().to(problem.times) if self.time_grad else None, self.gradients.totals
 
     def _through_end_slope(self, step: AcceptedStep, slope_bars: Tensor) -> None:
         """The slope at the end of a step, where dense output uses it and no step behind begins with it."""

@@ -17,6 +17,7 @@ where it starts; an output inside a step contributes the time derivative of the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -120,16 +121,22 @@ class DiscreteSolve:
 
     def __init__(self, problem: Problem, memory: Budget) -> None:
         self.problem = problem
-        compiled = problem.compile_options is not None
-        graph_bytes = math.inf if compiled else problem.graph_bytes
-        rows = getattr(problem.method, "kept_rows", 1)
-        self.storage = Storage(memory, rows * problem.y0.numel() * problem.y0.element_size(), graph_bytes)
+        self.storage = self._storage(memory)
         self.end_sample = self.end_slope = None  # type: Any
         self.known_start: tuple[Tensor, Evaluation] | None = None  # of the first step
         # of the forward pass, for the backward pass, where its buffer is small
         self._kept_stepper: Stepper | None = None
-        field = problem.field
-        self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+
+    @functools.cached_property
+    def replay(self) -> Replay:
+        field = self.problem.field
+        return Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+
+    def _storage(self, memory: Budget) -> Storage:
+        problem = self.problem
+        compiled = problem.compile_options is not None
+        graph_bytes = math.inf if compiled else problem.graph_bytes
+        return Storage(memory, getattr(problem.method, "kept_rows", 1) * problem.state_bytes, graph_bytes)
 
     def forward(self, *, remember: bool = True) -> tuple[Tensor, ...]:
         """March; returns the outputs [m - 1, n] and, for dense output, the tensors of a `Trajectory`.
@@ -209,7 +216,7 @@ class DiscreteSolve:
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in self.storage.steps:
             if step.stop is None:
-                h, t_end = step.h, reached(t, step.h, step.t_end)
+                h, t_end = step.h, reached(t, step.t, step.h, step.t_end)
             else:
                 given = step.given_end
                 t_end = like.new_tensor(step.t_end, dtype=torch.float64) if given is None else given_times[given]

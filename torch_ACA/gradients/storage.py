@@ -60,6 +60,18 @@ class Budget:
         """Whether states and graphs share a number of bytes."""
         return 0 < self.n_bytes < math.inf
 
+    def max_states(self, state_bytes: int) -> float:
+        """How many states of so many bytes there is room for.
+
+        :raises ValueError: there is no room for two states
+        """
+        if not self.bounds_bytes:
+            return self.states
+        found = int(self.n_bytes // max(state_bytes, 1))
+        if found < 2:
+            raise ValueError(f"memory of {self.n_bytes:.0f} bytes is too little: a state takes {state_bytes}")
+        return found
+
 
 STATES_ONLY = Budget(n_bytes=0)
 SMALL_GRAPHS = Budget(n_bytes=0, spare=2**20)  # states, and graphs where they are small
@@ -76,11 +88,7 @@ class Storage:
     def __init__(self, budget: Budget, state_bytes: int, graph_bytes: float) -> None:
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
         self._n_bytes, self._spare = budget.n_bytes, budget.spare
-        self.max_states = budget.states
-        if budget.bounds_bytes:
-            self.max_states = int(budget.n_bytes // max(state_bytes, 1))
-            if self.max_states < 2:
-                raise ValueError(f"memory of {budget.n_bytes:.0f} bytes is too little: a state takes {state_bytes}")
+        self.max_states = budget.max_states(state_bytes)
         self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
 
     @property

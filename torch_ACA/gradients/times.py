@@ -30,8 +30,14 @@ class TimeCotangents:
         self.now = t_bar - h_bar
 
 
-def reached(t: Tensor, h: float, t_end: float) -> Tensor:
-    """t + h (0-d, float64) as a graph whose value is t_end: what the forward pass found, which may round otherwise, as
-    fixed steps are counted from where they began. func may jump there."""
-    end = t + h
-    return t_end + (end - end.detach())
+    def finished(self) -> Tensor:
+        """Those of the times of the caller [m], once the walk has come to the first."""
+        self.given[0] += self.now
+        self.now = 0.0
+        return self.given
+
+
+def reached(t: Tensor, start: float, h: float, t_end: float) -> Tensor:
+    """t + h (0-d, float64), where it is to be t_end for the start that the forward pass knew: its rounding may be
+    another, as fixed steps are counted from where they began, and func may jump there."""
+    return t_end + (t + h - (start + h))

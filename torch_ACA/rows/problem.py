@@ -145,7 +145,7 @@ def _without_failed(failures, field, t, slope):
     infinite = ~torch.isfinite(field.rows.rows(slope)).all(1)
     if not bool(infinite.any()):
         return slope
-    what = "func returned infinity or NaN for the initial state"
+    what = NonFiniteError.of_first_slope
     none = torch.zeros_like(t)
     failures.add(NonFiniteError, infinite, t, none, none, field.n_evals, what=what)
     return torch.where(field.rows.spread(infinite), 0.0, slope)
