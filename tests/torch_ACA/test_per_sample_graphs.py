@@ -8,7 +8,7 @@ from tests.torch_ACA.test_per_sample import EXPLICIT, TOLERANCES, assert_close, 
 from torch_ACA import ReplayError, methods, solve
 from torch_ACA.gradients.storage import Budget
 
-ROOM = [2**13, 2**15, 2**17]  # bytes for graphs: from a few tries to nearly all
+ROOM = [2**13, 2**14, 2**16]  # bytes for graphs: from a few tries to nearly all
 
 
 def room(n_bytes):
@@ -48,7 +48,8 @@ def test_gradients_are_those_of_the_replay(method, options):
         for one, other in zip(again, expected[1:]):  # without the graphs, which are used up
             assert_close(one, other)
         counts.append(count)
-    assert most >= counts[0] > counts[1] > counts[2] >= counts[-2] == counts[-1] == 0
+    assert most >= counts[0] >= counts[1] >= counts[2] >= counts[-2] == counts[-1] == 0 < counts[0]
+    assert any(0 < count < most for count in counts)  # some of the tries alone
 
 
 def test_states_alone_are_kept_where_that_is_asked_for():
