@@ -107,8 +107,8 @@ def test_memory_is_the_budget():
         solution = solve(func, y0, [0.0, t1], per_sample=True, h=0.01, rtol=1e-4, atol=1e-4, memory=memory)
         solution.ys[-1].sum().backward()
 
-    one_step = peak_bytes(lambda: run(0.01, None))
+    one_step = peak_bytes(lambda: run(0.01, "states"))
     for budget in (2, 8, f"{4 * state}B"):
         states = budget if isinstance(budget, int) else 4
         assert peak_bytes(lambda budget=budget: run(6.0, budget)) - one_step <= (states + 3) * state
-    assert peak_bytes(lambda: run(6.0, None)) - one_step > 20 * state
+    assert peak_bytes(lambda: run(6.0, "states")) - one_step > 20 * state
