@@ -264,7 +264,7 @@ def test_memory_is_the_states_of_all_accepted_steps():
     y0, accepted = torch.randn(32, width).requires_grad_(), []
 
     def run(t1):
-        solution = solve(func, y0, [0.0, t1], per_sample=True, h=0.01, rtol=1e-4, atol=1e-4)
+        solution = solve(func, y0, [0.0, t1], per_sample=True, h=0.01, rtol=1e-4, atol=1e-4, memory="states")
         solution.ys[-1].sum().backward()
         accepted.append(int(solution.stats.n_accepted.sum()))
 
