@@ -51,9 +51,13 @@ class Evaluation:
         layout = self.field.layout
         return self.write(torch.empty(layout.size, dtype=layout.dtype, device=layout.device))
 
-    def pull(self, cotangent: Tensor) -> tuple[list[Tensor] | None, tuple[Tensor | None, ...], Tensor | None] | None:
+    def pull(
+        self, cotangent: Tensor, *, keep_graph: bool = False
+    ) -> tuple[list[Tensor] | None, tuple[Tensor | None, ...], Tensor | None] | None:
         """Cotangents of the leaves of the state, of what is captured and of the time; None for what the value does not
         depend on, and instead of all where it depends on nothing. They may share memory with others.
+
+        :param keep_graph: there will be another pull
         """
         layout, captured = self.field.layout, self.field.captured.leaves
         edges, cotangents = [], []
@@ -67,7 +71,8 @@ class Evaluation:
             return None
         times = () if self.time is None else (self.time,)
         wanted = (*self.leaves, *captured, *times)
-        found = pulled_back(tuple(edges), tuple(cotangents), self.field.captured.keep_graph, wanted)
+        keep_graph = keep_graph or self.field.captured.keep_graph
+        found = pulled_back(tuple(edges), tuple(cotangents), keep_graph, wanted)
         n = len(self.leaves)
         states: Any = found[:n]
         if any(g is None for g in states):
@@ -76,15 +81,15 @@ class Evaluation:
         return states, found[n : n + len(captured)], found[-1] if times else None
 
     def vjp(
-        self, cotangent: Tensor, gradients: GradientSum, out: Tensor | None = None
+        self, cotangent: Tensor, gradients: GradientSum, out: Tensor | None = None, *, keep_graph: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
         """Pull a cotangent [size] of f's value back.
 
         Adds to ``gradients`` (a `GradientSum` over what is captured); returns the cotangents of the state ([size],
         written into ``out`` if given, or None for zero; without ``out`` it may share memory with others) and of the
-        time (0-d, or None).
+        time (0-d, or None). ``keep_graph`` is as for `pull`.
         """
-        found = self.pull(cotangent)
+        found = self.pull(cotangent, keep_graph=keep_graph)
         if found is None:
             return None, None
         states, captured, time_cotangent = found
@@ -98,8 +103,10 @@ class Evaluation:
         return out, time_cotangent
 
 
-def measured(record: Callable[[], Evaluation]) -> tuple[Evaluation, float]:
+def measured(record: Callable[[], Evaluation], with_value: bool = True) -> tuple[Evaluation, float]:
     """The evaluation that ``record`` makes, and the bytes that it keeps besides what func holds.
+
+    :param with_value: its value counts, where that is kept
 
     Infinity for a func with a transform inside of it: it cannot be measured, and keeps no graphs.
     """
@@ -107,7 +114,7 @@ def measured(record: Callable[[], Evaluation]) -> tuple[Evaluation, float]:
         with SavedOnce() as saved:
             evaluation = record()
             # the state it was taken at stays as well, and its value where that is kept
-            kept = [*evaluation.leaves, *(evaluation.outputs or ())]
+            kept = [*evaluation.leaves, *(with_value and evaluation.outputs or ())]
             return evaluation, saved.n_bytes(kept, without=evaluation.field.captured.candidates)
     except RuntimeError:
         return record(), math.inf

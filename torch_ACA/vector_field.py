@@ -129,14 +129,14 @@ class VectorField:
         return found
 
     def first_evaluation(
-        self, t: Any, y: Tensor, *, differentiable: bool, time_grad: bool = False, measure: bool = False,
+        self, t: Any, y: Tensor, *, differentiable: bool, time_grad: bool = False, measure: bool | str = False,
         numbers: bool = False, side: int = 0,
     ) -> tuple[Tensor, Evaluation | None]:  # fmt: skip
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
         with gradients off.
 
         :param time_grad: as for `record`
-        :param measure: also find out what the graph of one evaluation takes
+        :param measure: also find out what the graph of one evaluation takes; "graph": without its value
         :param numbers: also find out whether f changes numbers that it keeps
         :param side: as for `time`
         :returns: slope [size], and the `Evaluation` with its graph (None unless differentiable)
@@ -164,10 +164,11 @@ class VectorField:
                 captured.meet_hidden(evaluation.edges(), evaluation.inputs, since)
         return k, evaluation
 
-    def _first_recorded(self, t: Any, y: Tensor, k: Tensor, time_grad: bool, side: int, measure: bool) -> Evaluation:
+    def _first_recorded(self, t: Any, y: Tensor, k: Tensor, time_grad: bool, side: int, measure: Any) -> Evaluation:
         if not measure:
             return self._recorded(t, y, k, time_grad, side)
-        evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side))
+        with_value = measure != "graph"
+        evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side), with_value)
         return evaluation
 
     def first_traced(self, t: Any, y: Tensor, side: int = 0) -> Tensor:

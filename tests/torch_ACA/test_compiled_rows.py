@@ -13,7 +13,7 @@ from torch_ACA.compilation import generate, loops, row_loops
 pytestmark = [
     pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
 ]  # fmt: skip
-METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True}
+METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True, "memory": "states"}
 NAN = math.nan
 
 
@@ -46,7 +46,7 @@ def start(b):
 def results(func, y0, times, **keywords):
     solution = solve(func, y0, times, **METHOD | keywords)
     weights = torch.linspace(1, 2, solution.ys.numel(), dtype=torch.float64).reshape(solution.ys.shape)
-    wanted = [y0, *func.parameters()]
+    wanted = [y0, *func.parameters()] + ([times] if getattr(times, "requires_grad", False) else [])
     return [solution.ys.detach(), *torch.autograd.grad((weights * solution.ys).nansum(), wanted)], solution.stats
 
 
@@ -103,6 +103,19 @@ def test_controllers_and_interpolants(options, looped):
         options = options | {"max_step": 0.05}
     assert_as_eager(Oscillators(1.0, 20.0), start(2), [0.0, 0.3, 1.0], options=options)
     assert "backward" in looped
+
+
+@pytest.mark.parametrize("times", [
+    [[0.0, 0.4, 0.41, 3.0], [0.5, 0.6, NAN, NAN], [2.0, 1.9, 1.0, 0.5], [0.7, NAN, NAN, NAN]],
+    slow([0.0, 0.3, 0.9999, 1.0]), slow([[0.0, 1.0], [1.0, -1.0], [0.5, 0.5], [0.0, 3.0]]),
+], ids=["outputs of their own", "one for all", "ends"])  # fmt: skip
+@pytest.mark.parametrize("method", ["RK23", slow("HeunEuler"), slow("fehlberg2"), slow("Dopri5"), slow("dopri8")])
+def test_gradients_in_times(method, times, looped, monkeypatch):
+    """In several buffers."""
+    monkeypatch.setattr(loops, "MOST", 5)
+    times = torch.tensor(times, dtype=torch.float64, requires_grad=True)
+    assert_as_eager(Oscillators(0.3, 3.0, 8.0, 1.0), start(4), times, method=method)
+    assert looped.count("backward") > 1
 
 
 def test_rows_do_not_feel_their_batch_mates():
@@ -189,5 +202,36 @@ def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
 def test_generated_loops(monkeypatch, looped):
     monkeypatch.setattr(generate, "BACKEND", "inductor")
     y0 = start(3)
-    assert_as_eager(Oscillators(0.3, 3.0, 20.0), y0, torch.tensor([0.0, 0.4, 2.0]), method="Dopri5")
+    times = torch.tensor([0.0, 0.4, 2.0], requires_grad=True)
+    assert_as_eager(Oscillators(0.3, 3.0, 20.0), y0, times, method="Dopri5")
+    assert "backward" in looped
+
+
+class Nested(Oscillators):
+    """The same with a second part of the state, of two axes, and a third of none."""
+
+    def forward(self, t, state):
+        y, (matrix, z) = state["y"], state["more"]
+        slope = super().forward(t, y)
+        third = y[:, 0] - self.speeds[:, 0] * self.damping * z + torch.sin(t[:, 0])
+        return {"y": slope, "more": (torch.cos(t)[..., None] * matrix.mT - slope[:, None], third)}
+
+
+@pytest.mark.parametrize("method", ["RK23", slow("Dopri5"), slow("HeunEuler"), slow("Rodas5P")])
+def test_nested_states(method, looped):
+    def grads(compile):
+        func, b, times = Nested(0.3, 3.0, 8.0), 3, torch.tensor([[0.0, 0.4, 2.0]] * 3, dtype=torch.float64)
+        parts = [torch.linspace(-1, 1, b * n, dtype=torch.float64) for n in (2, 4, 1)]
+        y0 = {"y": parts[0].view(b, 2), "more": (parts[1].view(b, 2, 2), parts[2])}
+        leaves = [leaf.requires_grad_() for leaf in (y0["y"], *y0["more"], times)]
+        solution = solve(func, y0, times, compile=compile, **METHOD | {"method": method})
+        ys = [solution.ys["y"], *solution.ys["more"]]
+        loss = sum((y * torch.linspace(1, 2, y.numel(), dtype=torch.float64).view_as(y)).sum() for y in ys)
+        bars = torch.autograd.grad(loss, [*leaves, *func.parameters()])
+        return [*ys, *bars], solution.stats
+
+    (eager, counts), (found, compiled_counts) = grads(False), grads(True)
+    for a, b in zip(eager, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(a.detach().abs().max())))
+    assert counts.n_accepted.tolist() == compiled_counts.n_accepted.tolist()
     assert "backward" in looped

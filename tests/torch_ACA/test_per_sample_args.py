@@ -77,7 +77,7 @@ def test_rows_are_left_out_of_the_backward_pass():
     """Where n rows have a k-th last step, func is called with at most 8/7 n."""
     field, y0 = Field(), torch.randn(ROWS, 2, requires_grad=True)
     speed = torch.logspace(-1, 1, ROWS)[:, None]
-    solution = solve(field, y0, [0.0, 2.0], args=(speed,), per_sample=True)
+    solution = solve(field, y0, [0.0, 2.0], args=(speed,), per_sample=True, memory="states")
     field.sizes.clear()
     solution.ys[-1].sum().backward()
     accepted = solution.stats.n_accepted

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.torch_ACA.test_per_sample import peak_bytes
+from tests.torch_ACA.test_per_sample import assert_close, peak_bytes
 from torch_ACA import ReplayError, solve
 
 ROWS = 5
@@ -50,17 +50,22 @@ def results(method, memory, *, fails=False, **options):
     ids=str,
 )
 def test_the_result_is_the_same_for_every_budget(method, fails, options):
-    """To the last bit: a state that is made again is the one that was."""
-    expected, fewest, counts = results(method, None, fails=fails, **options)
+    """To the last bit: a state that is made again is the one that was. Kept graphs add up in another order."""
+    expected, fewest, counts = results(method, "states", fails=fails, **options)
     assert not fails or (int(counts[3]) == 0 and int(counts.max()) > int(counts[4]) // 2)
     evaluations = []
     for memory in BUDGETS:
         found, count, _ = results(method, memory, fails=fails, **options)
         for one, other in zip(found, expected):
-            assert torch.equal(one.nan_to_num(), other.nan_to_num()), memory
+            if memory == "unlimited":
+                assert_close(one.nan_to_num(), other.nan_to_num())
+            else:
+                assert torch.equal(one.nan_to_num(), other.nan_to_num()), memory
         evaluations.append(count)
+    keeps = method != "Rodas5P" and not fails  # graphs, with enough room
     # less room, more evaluations; with enough of it, none beside those of the replay
-    assert evaluations[0] >= evaluations[1] >= evaluations[2] >= fewest == evaluations[-1] < evaluations[1]
+    assert evaluations[0] >= evaluations[1] >= evaluations[2] >= fewest < evaluations[1]
+    assert evaluations[-1] == (0 if keeps else fewest)
     assert evaluations[3] == evaluations[0]  # 200 bytes are two states of 80
 
 
@@ -102,8 +107,8 @@ def test_memory_is_the_budget():
         solution = solve(func, y0, [0.0, t1], per_sample=True, h=0.01, rtol=1e-4, atol=1e-4, memory=memory)
         solution.ys[-1].sum().backward()
 
-    one_step = peak_bytes(lambda: run(0.01, None))
+    one_step = peak_bytes(lambda: run(0.01, "states"))
     for budget in (2, 8, f"{4 * state}B"):
         states = budget if isinstance(budget, int) else 4
         assert peak_bytes(lambda budget=budget: run(6.0, budget)) - one_step <= (states + 3) * state
-    assert peak_bytes(lambda: run(6.0, None)) - one_step > 20 * state
+    assert peak_bytes(lambda: run(6.0, "states")) - one_step > 20 * state

@@ -27,7 +27,7 @@ class InsideBars:
             return None
         row, bars = self._row[last], torch.zeros_like(self._like)
         has = torch.zeros(len(bars), dtype=torch.bool, device=bars.device).index_fill(0, row, True)
-        return has, bars.index_put((row,), self._of_end(last), accumulate=True).flatten()
+        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(last), accumulate=True))
 
     def _of_end(self, chosen: Tensor) -> Tensor:
         return self._weights[chosen, -1:] * self._bars[chosen]
@@ -49,4 +49,38 @@ class InsideBars:
         if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
             here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
             slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
-        return states.flatten(1), slopes.flatten(2)
+        return loops.steps.rows.flat(states), loops.steps.rows.flat(slopes)
+
+
+class TimeBars:
+    """Cotangents of times, gathered row by row [b], float64: of those at the starts of all steps, of the sizes of the
+    last ones, which end on given times, and of the times reached (``of_end``). Other sizes are constants.
+
+    :param count: of rows
+    """
+
+    def __init__(self, count: int) -> None:
+        self._of_start, self._of_size, self.of_end = torch.zeros(3, count, dtype=torch.float64, device="cpu")
+
+    def add_steps(self, bars: Tensor, *, ends_rows: bool) -> None:
+        """Those of (t, h, end) of steps [n, 3, b]; a row without such a step has zeros, but for its size.
+
+        :param ends_rows: the last of them are those of the rows
+        """
+        t, h, end = bars.unbind(1)
+        self._of_start += (t + end).sum(0)
+        if ends_rows:
+            self._of_size += h[-1] + end[-1]
+
+    def add_outputs(self, row: Tensor, in_last: Tensor, of_start: Tensor, of_size: Tensor) -> None:
+        """What outputs inside steps of rows [p] add; ``in_last``: they lie in the last steps."""
+        self._of_start.index_add_(0, row, of_start)
+        self._of_size.index_add_(0, row, torch.where(in_last, of_size, 0.0))
+
+    def gathered(self, times_bar: Tensor, given: Tensor) -> Tensor:
+        """Those of all times [b, m], added to what is known of them. The size of a last step is what is left to its
+        end, which is the time with the number ``given`` [b, 1] (0: none of them)."""
+        at_end = torch.where(given > 0, (self.of_end + self._of_size)[:, None], 0.0)
+        times_bar.scatter_add_(1, given, at_end)
+        times_bar[:, 0] += self._of_start - self._of_size
+        return times_bar

@@ -12,23 +12,19 @@ from torch import Tensor
 from ..march import Limits
 from ..rows.active import ActiveRows
 from ..rows.solve import RowSolve
+from ..rows.times import as_given
 from ..steppers.base import LINEARISE
 from . import choice
-from .code import code_for, fingerprint
+from .code import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
-from .row_cotangents import InsideBars
+from .row_cotangents import InsideBars, TimeBars
 from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
     """`RowLoopSolve` of a `RowProblem`, or None, with a warning once, where its loop cannot be compiled."""
-    field, times = problem.field, problem.row_times
-    start = field.rows.time(times.start.to(field.layout.dtype))
-    code = code_for(
-        field.func, field.layout, field.autocast, start, problem.y0.detach(), problem.compile_options,
-        problem.controller.controller, False,
-    )  # fmt: skip
+    code = problem.field.code
     if code is None:
         return None
     reason = code.compiler.against_loops or _reason_against(problem, code)
@@ -50,12 +46,10 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     for against, reason in (
         (field.jacobian.is_users, "jac was given"),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
-        (len(field.layout.leaves) > 1, "the state is nested"),
         (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
         (times.lands_inside, "they land on times inside"),
         (times.jumps is not None, "func jumps"),
-        (problem.time_grad, "gradients in times are wanted"),
         (effects.draws or effects.counts, "func draws random numbers, or changes a number that it keeps"),
         (code.graph.changed, "func changes tensors"),
         (problem.memory.states < math.inf or 0 < problem.memory.n_bytes < math.inf, "memory is limited"),
@@ -79,8 +73,9 @@ class RowLoopSolve(RowSolve):
         method, layout = problem.method, code.compiler.layout
         steps = code.kept((method, "rows"), lambda: row_steps(code.graph, method, layout, rows))
         with_slopes = bool(problem.row_times.interpolated.any())
-        self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=False)
+        self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=problem.time_grad)
         self._fingerprint: Any = None
+        self._slopes_inside: list[Tensor] = []  # of steps with outputs inside, for gradients in times
 
     def prepare(self) -> None:
         """Generate the code of the way there.
@@ -194,11 +189,12 @@ class RowLoopSolve(RowSolve):
         size = h[at, row]
         theta = torch.where(size == 0.0, 0.0, (wanted[row, number] - t[at, row]) / size)
         weights = self._weights(theta, size, states.dtype)
-        inside = slopes.unflatten(-1, (rows.count, rows.width))[at, :, row]
-        y = states.unflatten(-1, (rows.count, rows.width))[at, row]
+        inside, y = rows.rows(slopes[:n])[at, :, row], rows.rows(states[:n])[at, row]
         ys[number, row] = torch.baddbmm(y[:, None], weights[:, None], inside).squeeze(1)
         waiting[row, number] = False
         if remember:
+            if self.loops.time_grad:
+                self._slopes_inside.append(inside)
             rank = torch.cumsum(accepted.flatten(), 0) - 1
             step = self.packed.count + rank[at * rows.count + row]
             self.packed.add_outputs(row=row, number=number, step=step, theta=theta)
@@ -225,7 +221,7 @@ class RowLoopSolve(RowSolve):
         given = problem.row_times.given[:, 0]
         row = (given > 0).nonzero()[:, 0]
         y_bar = rows.flat(torch.zeros_like(bars[0]).index_put((row,), bars[given[row] - 1, row]))
-        inside = self._inside_bars(bars)
+        inside, times_bar = self._inside_bars(bars), TimeBars(len(given))
         chunks = [states[i] for i in range(len(packed.states.starts))]
         at_ends = None if inside is None else inside.at_ends(loops)
         if at_ends is not None:
@@ -233,19 +229,42 @@ class RowLoopSolve(RowSolve):
             _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
             t = torch.where(has, packed.ends, packed.steps["t"][at])
             y = torch.where(rows.spread(has), states["end"], rows.flat(packed.states.at(chunks, at)))
-            bar, totals = loops.through_slopes(t, y, end_bar, totals)
+            bar, totals, of_end = loops.through_slopes(t, y, end_bar, totals)
             y_bar = y_bar + bar
+            if of_end is not None:
+                times_bar.of_end += of_end
             problem.field.n_evals += 1
         for nearest in range(0, packed.most, loops.capacity):
             n = min(loops.capacity, packed.most - nearest)
             from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
             buffers = self._gathered(chunks, from_end)
             around = () if inside is None else inside.around(from_end, loops)
-            y_bar, totals, _ = loops.backward(n, y_bar, totals, *buffers, around)
+            y_bar, totals, of_steps = loops.backward(n, y_bar, totals, *buffers, around)
+            if of_steps is not None:
+                times_bar.add_steps(of_steps[:n], ends_rows=nearest == 0)
             problem.field.n_evals += n * loops.own
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         captured = problem.field.captured.sources
-        return y_bar, None, self.code.gradients(captured, totals, loops.steps.reached)
+        gradients = self.code.gradients(captured, totals, loops.steps.reached)
+        return y_bar, self._of_times(times_bar, bars) if problem.time_grad else None, gradients
+
+    def _of_times(self, found: TimeBars, bars: Tensor) -> Tensor:
+        """Cotangents of the times, as they were given.
+
+        :param bars: of all outputs [m - 1, b, n]
+        """
+        times, interpolant, outputs = self.problem.row_times, self.problem.method.interpolant, self.packed.outputs
+        all_times = torch.zeros(len(times.given), len(bars) + 1, dtype=torch.float64, device="cpu")
+        if outputs["row"] is not None:
+            row, number, theta = (outputs[name] for name in ("row", "number", "theta"))
+            along = (torch.cat(self._slopes_inside) * bars[number, row][:, None]).sum(-1).double()
+            values, rates = (
+                (w.to(along) * along).sum(1) for w in (interpolant.weights(theta), interpolant.derivatives(theta))
+            )
+            all_times.index_put_((row, number + 1), rates, accumulate=True)
+            in_last = self.packed.number_in_row == self.packed.counts[row] - 1
+            found.add_outputs(row, in_last, -rates, values - theta * rates)
+        return as_given(found.gathered(all_times, times.given[:, :1]), self.problem.times)
 
     def _gathered(self, chunks: Sequence[Tensor], from_end: Tensor) -> tuple[Tensor, Tensor]:
         """Buffers of times and states of the steps with these numbers [n], counted from the end, of all rows. A row
@@ -259,7 +278,8 @@ class RowLoopSolve(RowSolve):
         return times, states
 
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
-        return self.packed.states.at(chunks, at.flatten()).view(len(at), -1)
+        rows = self.stepper.rows
+        return rows.flat(self.packed.states.at(chunks, at.flatten()).view(len(at), rows.count, rows.width))
 
     def _inside_bars(self, bars: Tensor) -> InsideBars | None:
         """What the outputs inside steps say; None without dense output.

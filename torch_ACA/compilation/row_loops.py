@@ -56,7 +56,7 @@ class _GraphByRows:
 class RowSteps(RungeKuttaSteps):
     """Of all rows at once, for an explicit method; times are [b].
 
-    :param layout, rows: of the state, one tensor
+    :param layout, rows: of the state
     """
 
     def __init__(self, graph: Any, tableau: Tableau, layout: StateLayout, rows: RowLayout) -> None:
@@ -111,13 +111,10 @@ class RowProgress(NamedTuple):
 
 
 class RowLoops(Loops):
-    """For one func, method and kind of state, whose steps are those of `row_steps`; without gradients in times."""
+    """For one func, method and kind of state, whose steps are those of `row_steps`. Times are [capacity, 3, b]."""
 
-    def buffers(self) -> tuple[Tensor, ...]:
-        """As those of `Loops`; times are [capacity, 3, b]."""
-        b = self.steps.rows.count
-        times = torch.empty(self.capacity, 3, b, dtype=torch.float64, device="cpu")
-        return times, *self.kept_buffers()
+    def times(self) -> Tensor:
+        return torch.empty(self.capacity, 3, self.steps.rows.count, dtype=torch.float64, device="cpu")
 
     def prepare_rows(self, settings: Tensor, now: RowProgress, buffers: Any) -> None:
         """Generate the code of `run`.
@@ -194,9 +191,9 @@ class RowLoops(Loops):
         )
 
     def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
-        """Pull the cotangents [size] of the slopes behind the last steps back: cotangent of the states there, and new
-        totals."""
+        """Pull the cotangents [size] of the slopes behind the last steps back: cotangent of the states there, new
+        totals, and the cotangents of the times [b] (None unless asked)."""
         given = [t, y, bar, *totals]
         call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
-        return y_bar, found[: len(totals)]
+        return y_bar, found[: len(totals)], found[len(totals)] if self.time_grad else None

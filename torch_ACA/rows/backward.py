@@ -7,7 +7,9 @@ from ..gradients.replay import COMPARED
 from ..notices import warn_caller
 from .chain import RowChain
 from .failures import shown_rows
-from .stepper import side_of
+from .kept import UnfitGraphsError
+from .stepper import side_of, times_of_rows
+from .times import as_given
 
 
 class RowBackwardPass:
@@ -17,32 +19,55 @@ class RowBackwardPass:
     :param run: the `RowSolve`
     :param states: what its `release` gave
     :param ys_bar: cotangents of the outputs [m - 1, size]
+    :param kept: `KeptTries`, used up (None: none)
     """
 
-    def __init__(self, run, states, ys_bar):
+    def __init__(self, run, states, ys_bar, kept=None):
         self.run, self.problem, self.stepper, self.packed = run, run.problem, run.stepper, run.packed
         self.rows, self.field = run.stepper.rows, run.problem.field
-        self.states = RowChain(run).backwards(states)
+        self.states, self.kept = RowChain(run).backwards(states), kept
         bars = self.rows.rows(ys_bar)
         # an output that is not there has no cotangent, whatever a loss makes of its NaN
         self.bars = bars if bool(run.solved.all()) else torch.where(run.solved[..., None], bars, 0.0)  # [m - 1, b, n]
         self.gradients = GradientSum(len(self.field.captured.tensors))
+        self._n_evals = self.field.n_evals
         b, m = self.problem.row_times.outputs.shape
         self.times_bar = torch.zeros(b, m + 1, dtype=torch.float64, device=ys_bar.device)
         # another thread may have drawn from the stream in any one step
         self.compared_every = 1 if self.field.side_effects.draws else -(-COMPARED // self.stepper.own)
 
     def walk(self):
-        """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors."""
+        """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors.
+
+        :raises UnfitGraphsError: kept graphs are of no use
+        """
+        packed, before = self.packed, self.field.n_evals
+        y_bar, now = self._over_packed()
+        if self.kept is not None:
+            y_bar, now = self._over_kept(y_bar, now)
+        self.run.replay.conclude()
+        if packed.most:
+            self.field.captured.check_reached(self.gradients.totals)
+        if packed.some_stuck and not all(map(_is_finite, self.gradients.totals)):
+            warn_caller(_SPOILED.format(shown_rows(packed.counts == 0)))
+        self.problem.stats.n_backward_f_evals = self.field.n_evals - before
+        return y_bar, self._times_bar(now), self.gradients.totals
+
+    def _over_packed(self):
+        """Over the steps without kept graphs. Cotangents of the states [size] and times [b] at their starts."""
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
-        before, last = self.field.n_evals, packed.counts - 1
+        last, n_steps = packed.counts - 1, packed.most
+        if self.kept is not None:
+            n_steps = int((packed.counts - self.kept.counts).max())
         some_stuck = packed.some_stuck
         end = next(self.states)
         y_bar, now = torch.zeros_like(end), torch.zeros_like(packed.ends)  # now: cotangents of the times reached
-        end_slope, t, outputs = None, packed.ends, packed.outputs_in(last)
+        end_slope, t, outputs = None, packed.ends, self._outputs_in(last)
         lands_inside = self.problem.row_times.lands_inside
-        for k in range(packed.most):
+        for k in range(n_steps):
             exists, at = packed.from_end(k)
+            if self.kept is not None:
+                exists = exists & (last - k >= self.kept.counts)
             start, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
             t, t_end = start, torch.where(exists, t, start)
             ends_on = None
@@ -64,10 +89,8 @@ class RowBackwardPass:
                 if time_grad:
                     value = evaluation.value()
                     end_slope = value if end_slope is None else torch.where(at_end, value, end_slope)
-                state_bar, time_bar = evaluation.vjp(end_bar, self.gradients)
-                y_bar = y_bar if state_bar is None else y_bar + state_bar
-                now = now if time_bar is None else now + time_bar.reshape(-1).double()
-            inside, outputs = outputs, packed.outputs_in(last - k - 1)
+                y_bar, now = self._through(evaluation, end_bar, y_bar, now)
+            inside, outputs = outputs, self._outputs_in(last - k - 1)
             first_bar = self._inside(outputs)[1]  # the step before, in time, ends on the first slope of this one
             if first_bar is not None:
                 if after_jump is not None:
@@ -90,13 +113,62 @@ class RowBackwardPass:
                 now = self._through_size(ends_on, now, t_bar, h_bar)
             end, end_slope = y, slopes[0] if time_grad else None
             del record, slopes, found  # before states are made again
-        self.run.replay.conclude()
-        if packed.most:
-            self.field.captured.check_reached(self.gradients.totals)
-        if some_stuck and not all(g is None or bool(torch.isfinite(g).all()) for g in self.gradients.totals):
-            warn_caller(_SPOILED.format(shown_rows(packed.counts == 0)))
-        self.problem.stats.n_backward_f_evals = self.field.n_evals - before
-        return y_bar, self._times_bar(now), self.gradients.totals
+        return y_bar, now
+
+    def _over_kept(self, y_bar, now):
+        """Over the tries with kept graphs, behind which are the cotangents of states [size] and times [b]; returns
+        those at the start of the solve."""
+        kept, rows, stepper, gradients = self.kept, self.rows, self.stepper, self.gradients
+        captured, replayed = self.field.captured, self.field.n_evals > self._n_evals
+        if replayed and captured.not_reached(gradients.totals):  # func may have changed, which graphs would hide
+            raise UnfitGraphsError
+        may_spoil, first_bar = kept.may_spoil, None  # of the first slopes of the steps behind
+        try:
+            while kept.tries:
+                step = kept.tries.pop()
+                y_bar, accepted = self._landed(y_bar, step.ends_on), rows.spread(step.accepted)
+                outputs = torch.arange(step.outputs.start, step.outputs.stop, device=y_bar.device)
+                slope_bars, end_bar, start_bar = self._inside(outputs)
+                if step.jumped is not None:
+                    behind, jumped = step.evaluations.pop(), rows.spread(step.jumped)
+                    if first_bar is not None:
+                        y_bar, now = self._through(behind, torch.where(jumped, first_bar, 0.0), y_bar, now)
+                        first_bar = torch.where(jumped, 0.0, first_bar)
+                if first_bar is not None:
+                    here = torch.where(accepted, first_bar, 0.0)
+                    end_bar = here if end_bar is None else here + end_bar
+                end, slopes, end_slope = step.evaluations.pop(), None, None
+                if stepper.time_grad:
+                    slopes, end_slope = [step.first, *(e.value() for e in step.evaluations)], end.value()
+                if end_bar is not None:
+                    y_bar, now = self._through(end, end_bar, y_bar, now)
+                y_bar, bar, t_bar, h_bar = stepper.vjp_behind_first(
+                    step.h, [None, *step.evaluations], slopes, y_bar, slope_bars, gradients
+                )
+                step.evaluations = None
+                first_bar = torch.where(accepted, bar, 0.0 if first_bar is None else first_bar)
+                y_bar = y_bar if start_bar is None else y_bar + start_bar
+                if stepper.time_grad:
+                    t_bar, h_bar = self._through_outputs(outputs, step.h, slopes, end_slope, t_bar, h_bar)
+                    now = self._through_size(step.ends_on, now, t_bar, h_bar)
+            y_bar, now = self._through(kept.start, first_bar, y_bar, now)
+        except RuntimeError as failure:  # as of a tensor that was changed in place: what it comes to is found by replay
+            raise UnfitGraphsError from failure
+        if may_spoil and not all(map(_is_finite, (y_bar, now, self.times_bar, *gradients.totals))):
+            raise UnfitGraphsError
+        return y_bar, now
+
+    def _through(self, evaluation, bar, y_bar, now):
+        """Pull the cotangent of a slope back: to the cotangents of the state and the times that it was found at."""
+        state_bar, time_bar = evaluation.vjp(bar, self.gradients)
+        y_bar = y_bar if state_bar is None else y_bar + state_bar
+        return y_bar, now if time_bar is None else now + times_of_rows(time_bar)
+
+    def _outputs_in(self, number):
+        """Places of the outputs inside steps with a number in each row [b], whose graphs were not kept."""
+        if self.kept is not None:
+            number = torch.where(number >= self.kept.counts, number, -1)
+        return self.packed.outputs_in(number)
 
     def _landed(self, y_bar, ends_on):
         """Cotangents of the states at the ends of steps, with those of the outputs that these are."""
@@ -156,8 +228,11 @@ class RowBackwardPass:
         if not self.problem.time_grad:
             return None
         self.times_bar[:, 0] += now
-        times = self.problem.times
-        return (self.times_bar if times.dim() == 2 else self.times_bar.sum(0)).to(times)
+        return as_given(self.times_bar, self.problem.times)
+
+
+def _is_finite(bar):
+    return bar is None or bool(torch.isfinite(bar).all())
 
 
 _SPOILED = (

@@ -84,7 +84,7 @@ class RowField(VectorField):
 
     def check_rows(self, evaluation):
         """Refuse a func that mixes rows, as far as its graph shows it: the slopes of one half of the rows must not
-        depend on states or times of the other half. The graph is used up.
+        depend on states or times of the other half. The graph stays.
 
         :param evaluation: `Evaluation` with a time
         :raises ValueError: func mixes rows
@@ -96,7 +96,9 @@ class RowField(VectorField):
         inside = rows.half(0)
         # BatchNorm has no gradient of a plain sum
         cotangent[inside] = torch.cos(torch.arange(1, rows.width + 1, device=cotangent.device)).to(cotangent)
-        state_bar, time_bar = evaluation.vjp(rows.flat(cotangent), GradientSum(len(self.captured.leaves)))
+        state_bar, time_bar = evaluation.vjp(
+            rows.flat(cotangent), GradientSum(len(self.captured.leaves)), keep_graph=True
+        )
         for bar, what in ((state_bar, "the state of"), (time_bar, "the time of")):
             if bar is None:
                 continue
@@ -106,8 +108,11 @@ class RowField(VectorField):
                 shown = f"the slopes of others depend on {what} row {int(others[0])}"
                 raise ValueError(_SHOWN.format(shown) + self._reason())
 
-    def ties(self):
-        """`RowTies` of func, whose evaluations do not count."""
+    def ties(self, apart=False):
+        """`RowTies` of func, whose evaluations do not count.
+
+        :param apart: it is known that there are none
+        """
 
         @contextlib.contextmanager
         def no_trace():
@@ -123,7 +128,7 @@ class RowField(VectorField):
             shown = f"at t = {t:.6g} row {row} of its slope depends on the {what} of others"
             raise ValueError(_SHOWN.format(shown) + self._reason())
 
-        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace)
+        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace, apart=apart)
 
     def _reason(self):
         """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""

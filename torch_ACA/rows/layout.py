@@ -31,13 +31,10 @@ class RowLayout:
     def __init__(self, layout):
         self.count = b = layout.leaves[0].shape[0]
         self.width = layout.size // b
-        each = torch.arange(b, device=layout.device)
-        self._row_of = torch.cat([each.repeat_interleave((leaf.stop - leaf.start) // b) for leaf in layout.leaves])
-        self._order = self._place = None  # of one leaf the rows lie one after the other
-        if len(layout.leaves) > 1:
-            self._order = torch.argsort(self._row_of, stable=True)
-            self._place = torch.argsort(self._order)
-        self.halves, self._halves, self._numbers = (b - 1).bit_length(), [], each
+        # of one leaf the rows lie one after the other; generated code is to know these operations, not their indices
+        self._sizes = [leaf.stop - leaf.start for leaf in layout.leaves]
+        self._widths = [size // b for size in self._sizes]
+        self.halves, self._halves, self._numbers = (b - 1).bit_length(), [], torch.arange(b, device=layout.device)
         self._time_shape = (b, *[1] * (len(layout.leaves[0].shape) - 1))
 
     def half(self, number):
@@ -53,19 +50,20 @@ class RowLayout:
 
     def rows(self, flat):
         """[..., size] to [..., b, n]."""
-        flat = flat if self._order is None else flat[..., self._order]
-        return flat.reshape(*flat.shape[:-1], self.count, self.width)
+        parts = flat.split(self._sizes, -1) if len(self._sizes) > 1 else [flat]
+        parts = [part.reshape(*flat.shape[:-1], self.count, width) for part, width in zip(parts, self._widths)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def flat(self, rows):
         """[..., b, n] to [..., size]."""
-        flat = rows.reshape(*rows.shape[:-2], self.count * self.width)
-        return flat if self._place is None else flat[..., self._place]
+        parts = rows.split(self._widths, -1) if len(self._widths) > 1 else [rows]
+        parts = [part.reshape(*rows.shape[:-2], size) for part, size in zip(parts, self._sizes)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def spread(self, values):
         """A number for each row [b], for each entry of the flat state: [size]."""
-        if self._order is None:
-            return values[:, None].expand(self.count, self.width).reshape(-1)
-        return values[self._row_of]
+        parts = [values[:, None].expand(self.count, width).reshape(-1) for width in self._widths]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def norm(self, flat):
         """Root mean square of every row: [b], float64."""

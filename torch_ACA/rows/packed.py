@@ -71,6 +71,7 @@ class PackedSteps:
         self.states = PackedStates(most)
         self.steps = {name: [] for name in ("row", "t", "h", "ends_on", "before_jump")}
         self.outputs = {name: [] for name in ("row", "number", "step", "theta")}
+        self.n_outputs = 0
 
     @property
     def some_stuck(self):
@@ -89,6 +90,7 @@ class PackedSteps:
             self.steps[name].append(value)
 
     def add_outputs(self, **values):
+        self.n_outputs += len(values["row"])
         for name, value in values.items():
             self.outputs[name].append(value)
 

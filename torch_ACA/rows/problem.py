@@ -37,7 +37,7 @@ class RowProblem(Problem):
         """A `RowLoopSolve`, where the loop over tries is to be compiled and can be; or None."""
         if self.compile_options is None:
             return None
-        from ..compilation.row_loop_solve import row_loop_solve  # here, since Dynamo takes a second to import
+        from ..compilation.row_loop_solve import row_loop_solve
 
         return row_loop_solve(self)
 
@@ -71,15 +71,19 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     differentiable, start = torch.is_grad_enabled(), flat.detach()
     side, linearises = side_of(row_times.starts_at_jump, 1.0), LINEARISE in plan.settings.method.abilities
     failures = RowFailures(row_times.start, plan.settings.method)
+    apart = plan.compile_options is not None and _shown_apart(field, row_times, start, plan)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
-            row_times.start, start, differentiable=differentiable, time_grad=True, measure=linearises, side=side
-        )
+            row_times.start, start, differentiable=differentiable, time_grad=True, side=side,
+            measure=linearises or (plan.memory.wants_size_of_graphs and (times.requires_grad or "graph")),
+        )  # fmt: skip
         if not torch.is_inference_mode_enabled():
             by_time = differentiable and times.requires_grad
             method = plan.settings.method if linearises else None
-            _check_func(field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method)
-        ties = field.ties()
+            _check_func(
+                field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method, apart=apart
+            )
+        ties = field.ties(apart)
         ties.look_at_start(Point(row_times.start, start, rows.rows(slope), side), row_times.end)
         with field.side_effects.replay():
             choice.check(field, row_times.start, start, slope, side)
@@ -94,7 +98,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             size = torch.full_like(row_times.start, size)
     problem = RowProblem(
         field, flat, times, [None] * (row_times.outputs.shape[1] + 1), plan.settings.method, controller, size, (),
-        slope, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
+        slope, evaluation, memory=plan.memory, compile_options=plan.compile_options, limits=plan.limits,
         return_on_failure=asked.on_failure == "return", row_times=row_times, failures=failures,
         ties=ties,
     )  # fmt: skip
@@ -104,12 +108,23 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     return problem, layout
 
 
-def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by):
+def _shown_apart(field, times, y, plan):
+    """Whether what is compiled shows that rows do not depend on each other; func gets its `Code`."""
+    from ..compilation.row_loop_start import are_apart, row_code  # here, since Dynamo takes a second to import
+
+    field.code = row_code(field, times.start, y, plan)
+    return are_apart(field, times.start, y)
+
+
+def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by, apart):
     """Refuse a func that mixes rows and, if there are gradients ``by_time``, one that hides its time from autograd.
 
-    :param evaluation: the one at the start (None: there is none with a graph), used up
+    :param evaluation: the one at the start (None: there is none with a graph)
     :param linearised_by: method that needs the derivative by time (None: it does not)
+    :param apart: it is known not to mix rows
     """
+    if apart and not by_time and linearised_by is None:
+        return
     with field.side_effects.replay():
         if evaluation is None:
             evaluation = field.record(times.start, y, time_grad=True, side=side)
@@ -121,7 +136,8 @@ def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised
                     "takes it as a number): detach t, or let func compute with its time"
                 )
             warn_of_hidden_time(linearised_by)
-        field.check_rows(evaluation)
+        if not apart:
+            field.check_rows(evaluation)
 
 
 def _without_failed(failures, field, t, slope):

@@ -3,13 +3,14 @@
 import torch
 
 from ..steppers.runge_kutta import RungeKutta
-from .stepper import RowStepper, moved, side_of, weighted
+from .stepper import RowStepper, moved, side_of, times_of_rows, weighted
 
 
 class RowRungeKutta(RowStepper):
     """Steps of one `Tableau`. A step begins with the slope at its start and records the `Evaluation`s of its stages."""
 
     hint = RungeKutta.hint
+    can_keep_graphs = True
 
     def __init__(self, tableau, field, *, time_grad=False):
         super().__init__(tableau, field, time_grad=time_grad)
@@ -23,19 +24,19 @@ class RowRungeKutta(RowStepper):
         return self.field.slope(t, y, side) if slope is None else slope
 
     def step(self, t, h, t_end, y, first, *, before_jump=None):
-        return self._step(t, h, t_end, y, first, self.field.slope, before_jump)
+        self.evaluations = [] if self.keep_graphs else None
+        return self._step(t, h, t_end, y, first, self._slope, before_jump)
 
     def error(self, h, slopes):
         return weighted(self._b_error, slopes).mul_(self.sizes(h))
 
     def follow(self, first, step):
-        slope = self.field.slope
         if not self.fsal:  # of the next try, and of dense output in this one
-            step.slopes.append(slope(step.t_end, step.y_end, side_of(step.before_jump, -1.0)))
+            step.slopes.append(self._slope(step.t_end, step.y_end, side_of(step.before_jump, -1.0)))
         first = torch.where(step.moved, step.slopes[-1], first)
         if step.jumped is None:
             return first
-        behind = slope(step.t_end, step.y_end, side_of(step.jumped, 1.0))
+        behind = self._slope(step.t_end, step.y_end, side_of(step.jumped, 1.0))
         return torch.where(self.rows.spread(step.jumped), behind, first)
 
     def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
@@ -48,6 +49,13 @@ class RowRungeKutta(RowStepper):
         return evaluations, slopes, moved(y, sizes, self._b[: self.own], slopes)
 
     def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
+        y_bar, k_bar, t_bar, h_bar = self.vjp_behind_first(h, record, slopes, y_bar, slope_bars, gradients)
+        state_bar, time_bar = record[0].vjp(k_bar, gradients)
+        record[0] = None
+        y_bar = y_bar if state_bar is None else y_bar.add_(state_bar)
+        return y_bar, t_bar if not self.time_grad or time_bar is None else t_bar + times_of_rows(time_bar), h_bar
+
+    def vjp_behind_first(self, h, record, slopes, y_bar, slope_bars, gradients):
         sizes, stage_bars = self.sizes(h), {}
         t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
         for j in range(self.own - 1, -1, -1):
@@ -58,23 +66,32 @@ class RowRungeKutta(RowStepper):
             k_bar.mul_(sizes)
             if slope_bars[j] is not None:
                 k_bar.add_(slope_bars[j])
+            if j == 0:
+                break
             state_bar, time_bar = record[j].vjp(k_bar, gradients)  # may share memory with k_bar
             record[j] = None
             stage_bars[j] = torch.zeros_like(y_bar) if state_bar is None else state_bar
             if self.time_grad and time_bar is not None:
-                time_bar = time_bar.reshape(-1).double()
+                time_bar = times_of_rows(time_bar)
                 t_bar, h_bar = t_bar + time_bar, h_bar + self._c[j] * time_bar
-        first, *others = stage_bars.values()
-        y_bar = y_bar + first
-        for bar in others:
+        y_bar = y_bar.clone() if not stage_bars else y_bar + stage_bars.pop(self.own - 1)
+        for bar in stage_bars.values():
             y_bar.add_(bar)
-        return y_bar, t_bar, h_bar
+        return y_bar, k_bar, t_bar, h_bar
 
     def traced_start(self, t, y, side):
         return self.field.traced(t, y, side=side)
 
     def traced(self, t, h, t_end, y, first, *, before_jump=None):
         return self._step(t, h, t_end, y, first, self.traced_start, before_jump)
+
+    def _slope(self, t, y, side):
+        """func [size], with its graph kept where that is wanted."""
+        if self.evaluations is None:
+            return self.field.slope(t, y, side)
+        slope = torch.empty_like(y)
+        self.evaluations.append(self.field.record(t, y, slope, time_grad=self.time_grad, side=side))
+        return slope
 
     def _step(self, t, h, t_end, y, first, evaluate, before_jump):
         """As `step`.

@@ -1,10 +1,13 @@
 """``gradient="aca"`` by rows: what is remembered of the forward pass, and the accepted steps as a graph.
 
 Of rejected tries nothing is kept, and of accepted ones one state for each row that moved, packed: sum_r N_r states of n
-numbers; where a budget has no room for them, some are made again (`chain`). The k-th last steps of all rows that have
-one are walked back together (`backward`): evaluations and VJPs of func in the backward pass are stages * max_r N_r.
+numbers; where a budget has no room for them, some are made again (`chain`). With room to spare the graphs of the first
+tries are kept as well (`kept`). Of the other steps, the k-th last steps of all rows that have
+one are walked back together (`backward`): without kept graphs, evaluations and VJPs of func in the backward pass are
+stages * max_r N_r.
 """
 
+import contextlib
 import math
 
 import torch
@@ -14,6 +17,7 @@ from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
 from ..gradients.storage import Storage
 from .backward import RowBackwardPass
+from .kept import KeptTries, KeptTry, UnfitGraphsError
 from .march import march_rows
 from .packed import PackedSteps
 from .stepper import side_of
@@ -35,7 +39,8 @@ class RowSolve:
         self.problem, self.storage, y0 = problem, self, problem.y0
         self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
-        self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), math.inf)
+        self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), self._graph_bytes)
+        self.kept = KeptTries([], None)
         self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
@@ -46,19 +51,30 @@ class RowSolve:
 
         :param remember: keep what the backward pass needs
         """
-        problem, rows, times = self.problem, self.stepper.rows, self.problem.row_times
+        problem, stepper, rows, times = self.problem, self.stepper, self.stepper.rows, self.problem.row_times
+        evaluation, problem.evaluation = problem.evaluation, None
+        stepper.keep_graphs = remember and self.budget.wants_graph
+        if stepper.keep_graphs:
+            self.kept.start = evaluation
+        del evaluation
         b, m = times.outputs.shape
         y, t = problem.y0.detach(), times.start
         ys = y.new_full((m, b, rows.width), math.nan)
         self.solved = torch.zeros(m, b, dtype=torch.bool, device=y.device)
         waiting = times.interpolated.clone()
-        for step in march_rows(problem, self.stepper):
+        for step in march_rows(problem, stepper):
+            n_outputs = self.packed.n_outputs
             self._take(step, ys, waiting, remember)
+            if stepper.keep_graphs:
+                self._keep(step, range(n_outputs, self.packed.n_outputs))
             t, y = step.t_end, step.y_end
+        stepper.keep_graphs = False
         problem.slope = None
         failures = problem.failures
-        if failures and not problem.return_on_failure:
-            raise failures.error()
+        if failures:  # where func may be NaN, and steps are forgotten
+            self.kept = KeptTries([], None)
+            if not problem.return_on_failure:
+                raise failures.error()
         if remember:
             self.remember_end(t, y, failures.failed.nonzero()[:, 0].tolist() if failures else ())
         return (rows.flat(ys),)
@@ -86,7 +102,11 @@ class RowSolve:
 
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
+        kept, self.kept = self.kept, KeptTries([], None)
         with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
+            if kept.tries:
+                with contextlib.suppress(UnfitGraphsError):
+                    return RowBackwardPass(self, dict(states), ys_bar, kept).walk()
             return RowBackwardPass(self, states, ys_bar).walk()
 
     def traced(self, y0, times):
@@ -143,6 +163,27 @@ class RowSolve:
         weights = self.problem.method.interpolant.traced_weights(theta)
         change = sum(w * rows.rows(k)[row] for w, k in zip(weights, slopes))
         return rows.rows(y)[row] + h[row] * change
+
+    @property
+    def _graph_bytes(self):
+        """What the graphs of a try take; infinite where they are not kept."""
+        problem = self.problem
+        kept = self.stepper.can_keep_graphs and problem.compile_options is None
+        # a number of bytes is for states alone
+        return problem.graph_bytes if kept and not problem.memory.bounds_bytes else math.inf
+
+    def _keep(self, step, outputs):
+        """Keep the graphs of a try, and find out whether there is room for another.
+
+        :param outputs: places of those inside its steps
+        """
+        stepper, h = self.stepper, torch.where(step.accepted, step.h, 0.0)
+        ends_on = None if step.ends_on is None else torch.where(step.accepted, step.ends_on, -1)
+        first = step.slopes[0] if stepper.time_grad else None
+        kept = KeptTry(step.accepted, h, ends_on, step.jumped, outputs, None, first)
+        self.budget.add(kept, None, stepper.evaluations)
+        self.kept.add(kept)
+        stepper.keep_graphs = self.budget.wants_graph
 
     def _take(self, step, ys, waiting, remember):
         """The outputs of a try, and what is to be remembered of it.

@@ -15,16 +15,21 @@ class RowStepper:
     ``uses_end``: dense output takes the slope at the end of the step. A step begins with what `begin` or `follow` gave
     and `prepare` made ready, which nobody else looks into.
 
+    ``keep_graphs``, which may be changed from try to try where it ``can_keep_graphs``: let `step` and `follow` put the
+    `Evaluation`s of a try into ``evaluations`` (else None), from its second slope to the one at its end, and the one
+    behind a jump there.
+
     :param tableau: of the method
     :param field: `RowField`
     :param time_grad: let `vjp` return cotangents of times and sizes
     """
 
     hint = ""  # for a solve that takes too many steps
-    own, fsal, uses_end = 0, False, False
+    own, fsal, uses_end, can_keep_graphs = 0, False, False, False
 
     def __init__(self, tableau, field, *, time_grad=False):
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
+        self.keep_graphs, self.evaluations = False, None
 
     def begin(self, t, y, side, slope=None):
         """What a step begins with whose start is not the end of the step before.
@@ -74,6 +79,13 @@ class RowStepper:
         """
         raise NotImplementedError
 
+    def vjp_behind_first(self, h, record, slopes, y_bar, slope_bars, gradients):
+        """As `vjp`, but for the evaluation of the first slope, which the record need not have.
+
+        :returns: cotangents of the state at the start, of the first slope [size], of the time and of the size
+        """
+        raise NotImplementedError
+
     def traced_start(self, t, y, side):
         """What a step begins with, as a graph of everything."""
         raise NotImplementedError
@@ -113,6 +125,11 @@ class RowStepper:
 def side_of(jumps, side):
     """The side, 1.0 or -1.0, for the rows that jump (None: there are none)."""
     return 0 if jumps is None else side * jumps
+
+
+def times_of_rows(bar):
+    """Cotangents of times, as func has them: [b], float64."""
+    return bar.reshape(-1).double()
 
 
 def weighted(weights, slopes):

@@ -4,6 +4,12 @@ Where the values at two points are known, each with times and states of all rows
 stand at one point, the others at the other, and every row's value must be what it was there. The mixtures go by halves
 of the rows, so that any two are told apart, in both directions, by log2(b) of them. Then the points change their roles.
 Points of the trajectory cost nothing, and func is meant for them.
+
+Looked at are, by one evaluation each: two halves at the start, from where func was evaluated and at a point made up
+(one evaluation more); one half after 8, 16, 32, 64 and then every 64 tries, between the start and where rows stand
+then, and at the end all halves that are left. So every solve looks by all of them. Values at other points say nothing
+of this one, so that no solve takes over what another has seen. But where func is compiled, its graph may show once and
+for all that there is nothing to find (`compilation.row_loop_proof`).
 """
 
 from __future__ import annotations
@@ -39,14 +45,16 @@ class RowTies:
     :param eps: relative rounding of its arithmetic
     :param refuse: refuse(row, what, t) raises the error for a row that depends on "states" or "times" of others
     :param no_trace: context after which evaluations were not
+    :param apart: it is known that rows do not depend on each other: nothing is looked at
     """
 
     def __init__(
-        self, evaluate: Callable, rows: RowLayout, eps: float, refuse: Callable, no_trace: Callable = nullcontext
+        self, evaluate: Callable, rows: RowLayout, eps: float, refuse: Callable, no_trace: Callable = nullcontext,
+        *, apart: bool = False,
     ) -> None:  # fmt: skip
         self._evaluate, self._rows, self._refuse, self._no_trace = evaluate, rows, refuse, no_trace
         self._rounding = min(1e3 * eps, eps**0.5)
-        self._halves = rows.halves if rows.width else 0
+        self._halves = 0 if apart or not rows.width else rows.halves
         self._n_looked = 0
 
     @staticmethod
