@@ -89,6 +89,14 @@ class Prepared:
         return torch.autograd.grad(self.problem.loss(ys), [*start, *self.problem.func.parameters()])
 
 
+class Uncounted(Prepared):
+    """One whose func must be what it is: a func that counts its calls cannot be compiled."""
+
+    def check(self):
+        ys = self._outputs(self.problem.func)
+        return Check(flat([self.problem.measured(ys)]), flat(self._gradients(ys)), None, None)
+
+
 class Ours(Prepared):
     """`torch_ACA.solve`, for one output `solve_endtime`. They count evaluations themselves: a counting func could not
     be compiled.
@@ -188,7 +196,7 @@ def _stiff(solver, *, of_rows=False):
     return replace(solver, missing=missing)
 
 
-def _peer(library, module, integrate, *, of_rows=False, fixed=False):
+def _peer(library, module, integrate, *, of_rows=False, fixed=False, kind=Prepared):
     def missing(problem):
         if of_rows and not isinstance(problem, RowProblem):
             return "for batches of independent rows"
@@ -196,7 +204,7 @@ def _peer(library, module, integrate, *, of_rows=False, fixed=False):
             return f"{library} is not installed"
         return "fixed steps were not set up for it" if problem.fixed_step and not fixed else None
 
-    return Solver(library, lambda problem: Prepared(integrate, problem), missing)
+    return Solver(library, lambda problem: kind(integrate, problem), missing)
 
 
 def _diffrax(name="diffrax_solver"):
@@ -238,7 +246,7 @@ SOLVERS = {
     "diffrax Kvaerno5, jitted": _stiff(_diffrax()),
     "scipy Radau, forward": _stiff(Solver("scipy", Radau, lambda problem: None)),
     "aca, per_sample": _peer("torch_ACA", solve, row_solvers.per_sample, of_rows=True),
-    "aca, per_sample, compile": _peer("torch_ACA", solve, row_solvers.compiled, of_rows=True),
+    "aca, per_sample, compile": _peer("torch_ACA", solve, row_solvers.compiled, of_rows=True, kind=Uncounted),
     "aca, rows jointly": _peer("torch_ACA", solve, row_solvers.joint, of_rows=True),
     "torchode, per row": _peer("torchode", torchode, row_solvers.by_torchode, of_rows=True),
     "diffrax, vmap": _diffrax("diffrax_rows"),
