@@ -9,6 +9,7 @@ import contextlib
 import copy
 import math
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ class TrainingFailed(Exception):
     """No step can be taken from here. The message says why."""
 
 
-class Training:
+class Training(ABC):
     """A model in training, of which ``step`` steps are done, ``batches`` of them an epoch. To be subclassed: `loss`.
 
     Everything has to be determined by the settings and the step; what is drawn comes from generators without history.
@@ -59,9 +60,9 @@ class Training:
 
     # to be defined
 
+    @abstractmethod
     def loss(self):
         """The loss of the next step, scalars for the record by tag, and the `Stats` of the solve (None: no solve)."""
-        raise NotImplementedError
 
     def learning_rate(self):
         """That of the next step."""

@@ -5,6 +5,7 @@ together, with Holm's correction.
 """
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import dataclass
 from statistics import mean
@@ -29,7 +30,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(ABC):
     """The claim that something is larger (``sign`` 1) or smaller (-1) for ``ours`` than for ``theirs``: {seed: value}.
 
     Attributes:
@@ -65,23 +66,23 @@ class Comparison:
     # to be defined
 
     @property
+    @abstractmethod
     def difference(self):
         """Ours less theirs; only its sign is asked for."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def p_value(self):
         """Two-sided, uncorrected; None where there are too few values, or they do not vary."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self):
         """The difference and its interval, as text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def needed(self, level):
         """The least number of seeds that finds the recorded difference at ``level`` with `POWER`; None above the most
         that are asked for."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

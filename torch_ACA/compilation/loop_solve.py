@@ -24,7 +24,8 @@ from .outputs import Outputs
 
 
 class LoopSolve(DiscreteSolve):
-    """
+    """A `DiscreteSolve` whose steps are taken, and gone back over, by compiled loops.
+
     :param problem: `Problem` that `start.reason_against` has nothing against
     """
 

@@ -19,9 +19,7 @@ def row_code(field: Any, t: Tensor, y: Tensor, plan: Any) -> Any:
     """
     layout, settings = field.layout, plan.settings
     time = field.rows.time(t.to(layout.dtype))
-    return code_for(
-        field.func, layout, field.autocast, time, y, plan.compile_options, settings.controller, False
-    )  # fmt: skip
+    return code_for(field.func, layout, field.autocast, time, y, plan.compile_options, settings.controller, False)
 
 
 def are_apart(field: Any, t: Tensor, y: Tensor) -> bool:

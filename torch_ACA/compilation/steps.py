@@ -5,6 +5,7 @@ Times are float64 tensors: (t, h, end) of a step. ``others`` are the tensors tha
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..steppers.runge_kutta import taken
 from . import choice
 
 
-class Steps:
+class Steps(ABC):
     """What methods have in common.
 
     :param graph: `FuncGraph`
@@ -29,9 +30,9 @@ class Steps:
         self.own, self.evaluations = self.counts()
         self.reached: list[bool] | None = None  # per wanted tensor: whether `vjp` found a gradient, once traced
 
+    @abstractmethod
     def counts(self) -> tuple[int, int]:
         """How many slopes a step pays for, and how many evaluations of func a `trial`."""
-        raise NotImplementedError
 
     def within(self, window: Tensor) -> "Steps":
         """These steps of a func that sees no times outside of a window [2], where it jumps."""
@@ -39,16 +40,16 @@ class Steps:
         steps.graph = _Within(self.graph, window)
         return steps
 
+    @abstractmethod
     def step(self, times: Sequence[Tensor], y: Tensor, slope: Any, others: Sequence[Tensor]) -> Any:
         """State at the end, slopes, error estimate (None: fixed steps); differentiable where gradients are on.
 
         :param slope: the first one, if it is known
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def trial(self, times: Sequence[Tensor], y: Tensor, slope: Tensor, others: Sequence[Tensor]) -> Any:
         """As `step`, and the slope that the next trial is to know."""
-        raise NotImplementedError
 
     def start(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
         """Slope and first step size of a solve.
