@@ -9,7 +9,6 @@ import contextlib
 import copy
 import math
 import sys
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ class TrainingFailed(Exception):
     """No step can be taken from here. The message says why."""
 
 
-class Training(ABC):
+class Training:
     """A model in training, of which ``step`` steps are done, ``batches`` of them an epoch. To be subclassed: `loss`.
 
     Everything has to be determined by the settings and the step; what is drawn comes from generators without history.
@@ -60,9 +59,10 @@ class Training(ABC):
 
     # to be defined
 
-    @abstractmethod
     def loss(self):
-        """The loss of the next step, scalars for the record by tag, and the `Stats` of the solve (None: no solve)."""
+        """The loss of the next step, scalars for the record by tag, and the `Stats` of the solve (None: no solve); not
+        needed where a class has an `advance` of its own."""
+        raise NotImplementedError
 
     def learning_rate(self):
         """That of the next step."""
