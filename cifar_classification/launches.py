@@ -39,7 +39,7 @@ def row(scale, label, seed, *flags, dataset="cifar10"):
 def table():
     """Seed by seed, so that an unfinished table has all its rows."""
     jobs = []
-    for seed in range(3):
+    for seed in range(5):
         jobs += [row("table", "aca", seed), row("table", "resnet", seed, "--model", "discrete")]
         jobs += [row("table", name, seed, *LIKE_FOR_LIKE[name]) for name in ("adjoint", "naive")]
     jobs.append(row("cpu", "euler", 0, "--method", "Euler"))
