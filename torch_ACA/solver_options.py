@@ -64,11 +64,11 @@ class SolverOptions:
     """only these tensors, besides y0 and t, get gradients (None: all that func uses)"""
     memory: Any = None
     """what gradient="aca" keeps; the gradient stays the same. None: all states, and beside them the graphs of as many
-    accepted steps as fit into 1 MiB, so that small problems evaluate nothing twice. "states": all states and no graph.
-    A size such as "512MiB": states, and the graphs of as many accepted steps as fit beside them (faster); the size of
-    a graph is estimated from the first evaluation. "unlimited": all graphs. A number: at most so many states, and the
-    others are computed again (less memory, slower). With per_sample these are states of the whole batch, and no graphs
-    are kept"""
+    accepted steps as fit into 1 MiB, then as many as find room in 64 MiB that all solves of the process share, so that
+    small problems evaluate nothing twice. "states": all states and no graph. A size such as "512MiB": states, and the
+    graphs of as many accepted steps as fit beside them (faster); the size of a graph is estimated from the first
+    evaluation. "unlimited": all graphs. A number: at most so many states, and the others are computed again (less
+    memory, slower). With per_sample these are states of the whole batch, and a number or a size keeps no graphs"""
     compile: Any = False
     """for gradient="aca": True, the same as "loop", generates code for the whole loop over steps, func included, and
     for the loop back; "step" for a step and its VJP. The first solve with a func, method, shape and dtype then takes

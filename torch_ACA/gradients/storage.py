@@ -15,17 +15,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .graph_room import SHARED_GRAPHS, GraphRoom
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 @dataclass(frozen=True)
 class Budget:
     """At most ``states`` states, and ``n_bytes`` bytes for states and graphs together; or, with ``spare``, so many
-    bytes for graphs beside the states, which are not counted."""
+    bytes for graphs beside the states, which are not counted, and behind these what is free of ``room``."""
 
     states: float = math.inf
     n_bytes: float = math.inf
     spare: float = 0
+    room: GraphRoom | None = None
 
     @classmethod
     def of(cls, memory: Any) -> Budget:
@@ -74,7 +77,7 @@ class Budget:
 
 
 STATES_ONLY = Budget(n_bytes=0)
-SMALL_GRAPHS = Budget(n_bytes=0, spare=2**20)  # states, and graphs where they are small
+SMALL_GRAPHS = Budget(n_bytes=0, spare=2**20, room=SHARED_GRAPHS)  # states, and graphs where they are small
 UNLIMITED = Budget()
 
 
@@ -88,6 +91,7 @@ class Storage:
     def __init__(self, budget: Budget, state_bytes: int, graph_bytes: float) -> None:
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
         self._n_bytes, self._spare = budget.n_bytes, budget.spare
+        self._share = budget.room.share() if budget.room else None
         self.max_states = budget.max_states(state_bytes)
         self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
 
@@ -97,14 +101,14 @@ class Storage:
         if self._graph_bytes == math.inf:
             return False
         if self._spare:
-            return (len(self._with_graph) + 1) * self._graph_bytes <= self._spare
+            return self._in_spare or (self._share is not None and self._share.fits(self._graph_bytes))
         if self._n_bytes == 0:
             return False
         return self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
     def add(self, step: Any, state: Any, evaluations: Any) -> None:
         """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""
-        if evaluations is not None and self.wants_graph:
+        if evaluations is not None and self._takes_graph():
             step.evaluations = evaluations
             self._with_graph.append(step)
         self._take(len(self.steps), state)
@@ -124,6 +128,11 @@ class Storage:
         states, self._states = self._states, None
         return states
 
+    def use_up_graphs(self) -> None:
+        """The backward pass begins, and drops graph by graph: others may take their room."""
+        if self._share is not None:
+            self._share.end()
+
     def backwards(self, kept: dict[int, Any], advance: Callable[[Any, int, int], Any]) -> Iterator[Any]:
         """Yield every state from the last to the first.
 
@@ -142,6 +151,16 @@ class Storage:
                 if first < wanted:
                     stack.append((first, state))
             yield state
+
+    @property
+    def _in_spare(self) -> bool:
+        """Whether the graph of another step fits into what the solve has for itself."""
+        return (len(self._with_graph) + 1) * self._graph_bytes <= self._spare
+
+    def _takes_graph(self) -> bool:
+        if self._share is not None and self._graph_bytes < math.inf and not self._in_spare:
+            return self._share.take(self._graph_bytes)
+        return self.wants_graph
 
     @property
     def _used(self) -> float:

@@ -103,6 +103,7 @@ class RowSolve:
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
         kept, self.kept = self.kept, KeptTries([], None)
+        self.budget.use_up_graphs()
         with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
             if kept.tries:
                 with contextlib.suppress(UnfitGraphsError):
