@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks import breakdown, clients, memory, problems, row_problems, stiff
+from benchmarks import breakdown, clients, fresh_process, problems, row_problems, stiff
 from benchmarks.limit import Limit
 from benchmarks.measure import alternating, checked, checked_client
 from benchmarks.solvers import DROP_INS
@@ -14,8 +14,9 @@ PEERS = ("torchdiffeq odeint", "torchdiffeq odeint_adjoint", "TorchDiffEqPack AC
 COMPILED = ("aca, compile", "aca, compile steps", "aca, CUDA graphs")
 TIMED = ("aca", "aca, memory=states", "aca, memory=unlimited", *COMPILED, "naive", "adjoint", *PEERS)
 DIAGRAM = ("aca", "aca, compile", "adjoint", *PEERS)
-GROWTH = ("aca", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
-BUDGET = ("aca", "aca, memory=unlimited", "aca, memory=50")
+GROWTH = ("aca", "aca, memory=states", "aca, memory=unlimited", "aca, memory=50", "naive", "adjoint", *PEERS)
+BUDGET = ("aca", "aca, memory=states", "aca, memory=unlimited", "aca, memory=50")
+GENERATED = ("aca, compile", "aca, compile steps", "diffrax, jitted")
 STIFF = ("Rodas5P", "Rodas5P, compile", "auto", "diffrax Kvaerno5, jitted", "scipy Radau, forward")
 STIFF_ROWS = (*STIFF, "Rodas5P, per_sample", "Rodas5P, per_sample, compile")
 ROWS = ("aca, per_sample", "aca, per_sample, compile", "aca, rows jointly", "torchode, per row", "diffrax, vmap")
@@ -56,9 +57,13 @@ class Options:
     def chosen(self, solvers):
         return [name for name in solvers if self.only is None or name in self.only]
 
+    @property
+    def of_process(self):
+        """What a fresh process is to be told."""
+        return {"seed": self.seed, "quick": self.quick, "device": self.device, "threads": self.threads}
+
     def peak_memory(self, problem, solver):
-        settings = {"seed": self.seed, "quick": self.quick, "device": self.device, "threads": self.threads}
-        return memory.in_fresh_process(problem, solver, **settings)
+        return fresh_process.in_fresh_process("peak_bytes", problem, solver, **self.of_process)
 
 
 def time_rows(case, options):
@@ -127,6 +132,15 @@ def breakdown_rows(case, options):
             }
 
 
+def first_call_rows(case, options):
+    """A row per problem, solver and repetition: seconds of the first call, without generated code and later."""
+    for name in progress(case.problems, desc="first calls"):
+        for solver in options.chosen(case.solvers):
+            for _ in range(1 if options.quick else 3):
+                found = fresh_process.first_calls(name, solver, **options.of_process)
+                yield {"kind": "first_call", "problem": options.build(name).title, "solver": solver, **found}
+
+
 def client_rows(case, options):
     """Client programs: for each a row per solver, then a row per round with the seconds of all."""
     for name in progress(case.problems, desc="programs"):
@@ -160,6 +174,7 @@ CASES = {
     "memory": Case(
         "Memory against number of steps", growth_rows, tuple(f"memory_{n}" for n in problems.STEPS_PER_HORIZON), GROWTH
     ),
+    "first_calls": Case("First calls", first_call_rows, ("three_body_end", "mlp_dopri5"), GENERATED),
     "breakdown": Case(
         "Where the time goes",
         breakdown_rows,

@@ -1,6 +1,7 @@
 """Draw the figures and write the tables of a benchmark from its records; what was not run is left out."""
 
 from pathlib import Path
+from statistics import median
 
 from benchmarks import overview, records, tables
 from benchmarks.breakdown import PARTS
@@ -9,6 +10,7 @@ from benchmarks.cases import (
     breakdown_rows,
     client_rows,
     diagram_rows,
+    first_call_rows,
     growth_rows,
     time_rows,
 )
@@ -154,6 +156,23 @@ def breakdown(folder, name):
     return figure
 
 
+def first_calls(folder, name):
+    """Seconds of first calls: a bar without code on disk, one later, a dot for each repetition."""
+    found = records.read_first_calls(folder, name)
+    shown = {key: rows for key, rows in found.items() if not any("failure" in row for row in rows)}
+    figure, ax = new_figure(width=7.0, height=1.0 + 0.6 * len(shown))
+    for height, rows in enumerate(shown.values()):
+        for place, (when, label) in enumerate({"no_code": "without code on disk", "later": "a later process"}.items()):
+            values, at = [row[when] for row in rows], height + 0.4 * place - 0.2
+            ax.barh(at, median(values), 0.38, color=f"C{place}", alpha=0.6, label=None if height else label)
+            ax.plot(values, [at] * len(values), ".", ms=4, color=f"C{place}")
+    ax.set_yticks(range(len(shown)), [f"{problem}: {solver}" for problem, solver in shown])
+    ax.invert_yaxis()
+    ax.set(xlabel="seconds of the first call", title=records.titled(name, read_run(folder / name)))
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
 def clients(folder, name):
     """Times of client programs over torchdiffeq's: a bar for the median, a dot for each round."""
     found = records.read_clients(folder, name)
@@ -181,6 +200,7 @@ _FIGURES = {
     diagram_rows: diagram,
     growth_rows: growth,
     breakdown_rows: breakdown,
+    first_call_rows: first_calls,
     client_rows: clients,
 }
 

@@ -86,6 +86,15 @@ def read_breakdown(folder, case="breakdown"):
     return _rows(folder, case)
 
 
+def read_first_calls(folder, case="first_calls"):
+    """{(problem, solver): its rows} of first calls, or None where the case is not complete."""
+    rows = _rows(folder, case)
+    found = {}
+    for row in rows or ():
+        found.setdefault((row["problem"], row["solver"]), []).append(row)
+    return rows and found
+
+
 def is_complete(folder):
     """Whether a folder holds the record of a case that has ended."""
     return packed.read(folder, "summary.json") is not None

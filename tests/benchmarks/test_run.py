@@ -54,6 +54,18 @@ def test_times_at_equal_error_are_interpolated(monkeypatch):
     assert tables._at_equal_error("", "", "a", "b") == pytest.approx(2.0)  # b's other error is one that a has not
 
 
+def test_first_calls_are_medians_beside_diffrax(monkeypatch):
+    rows = {"aca, compile": [(30, 6), (20, 8), (28, 7)], tables.DIFFRAX: [(4, 4), (5, 5), (3, 3)]}
+    found = {
+        ("three bodies, end point", solver): [{"no_code": none, "later": later} for none, later in pairs]
+        for solver, pairs in rows.items()
+    }
+    monkeypatch.setattr(records, "read_first_calls", lambda folder: found)
+    assert tables._first_call("", "no_code") == 28 / 4 and tables._first_call("", "later") == 7
+    found["three bodies, end point", "aca, compile"][0] = {"failure": "exit code 1"}
+    assert tables._first_call("", "no_code") is None
+
+
 def test_growth_per_step_is_counted_in_states():
     rows = [{"n_accepted": n, "state_bytes": 8, "peak_bytes": 100 + 12 * n} for n in (10, 40, 160)]
     assert records.slope(rows) == 1.5

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import platform
 import re
 import sys
 import types
@@ -16,6 +17,7 @@ from torch.utils import _pytree as pytree
 import torch_ACA
 from tests.torch_ACA.programs import assert_close, keywords_of, tolerance_of
 from torch_ACA import private_torch, solve, transforms, trees, vector_field
+from torch_ACA.compilation import private_compiler
 
 UNKNOWN = ["_are_transforms_active", "_sequence_number"]  # without them, all solves go as under a transform
 
@@ -125,3 +127,39 @@ def test_private_names_stand_in_two_modules():
         if path.name not in ("private_torch.py", "private_compiler.py"):
             assert not re.search(private, path.read_text()), path
     assert not transforms.under_transform()
+
+
+class Vectors:
+    """A kind of vectors in PyTorch's compiler, which is asked for its truth to try it."""
+
+    def __init__(self, name, works, tried):
+        self.name, self.works, self.tried = name, works, tried
+
+    def __str__(self):
+        return self.name
+
+    def __bool__(self):
+        self.tried.append(self.name)
+        return self.works
+
+
+@pytest.mark.parametrize("widest_works", [True, False])
+def test_only_the_widest_vectors_are_tried(monkeypatch, widest_works):
+    """If the compiler can use them; else PyTorch tries all kinds."""
+    cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+    found = cpu_vec_isa.valid_vec_isa_list
+    if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
+        pytest.skip("no processor with a choice of vectors")
+    tried = []
+    kinds = [Vectors("not here", True, tried), Vectors("wide", widest_works, tried), Vectors("narrow", True, tried)]
+    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", kinds)
+    monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["wide", "narrow"])
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    found.cache_clear(), private_compiler.vectors_are_tried.cache_clear()
+    try:
+        private_compiler.vectors_are_tried()()
+        private_compiler.vectors_are_tried()()
+        assert set(tried) == {"wide"} and cpu_vec_isa.supported_vec_isa_list is kinds
+        assert [str(kind) for kind in found()] == (["wide"] if widest_works else ["narrow"])
+    finally:
+        found.cache_clear(), private_compiler.vectors_are_tried.cache_clear()

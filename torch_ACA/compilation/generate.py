@@ -8,7 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..inference_mode import normal
-from .private_compiler import compiled_below_dynamo
+from .private_compiler import compiled_below_dynamo, vectors_are_tried
 
 BACKEND = "inductor"  # "aot_eager": graphs run as they are
 TOLD_FROM = 5.0  # seconds of compiling
@@ -28,6 +28,8 @@ def generated(function: Callable, inputs: Any, options: dict[str, Any], *, bare:
     :param bare: call the generated code without what PyTorch puts around it, if that gives the same
     """
     inputs = [x.detach() for x in inputs]
+    if BACKEND == "inductor":
+        vectors_are_tried()
     graph = graph_of(function, inputs)
     if BACKEND != "inductor":
         return lambda given: graph(*given)
