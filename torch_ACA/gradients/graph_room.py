@@ -75,4 +75,5 @@ class RoomShare:
     __del__ = end
 
 
+NO_ROOM = GraphRoom(0)
 SHARED_GRAPHS = GraphRoom(64 * 2**20)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .graph_room import SHARED_GRAPHS, GraphRoom
+from .graph_room import NO_ROOM, SHARED_GRAPHS, GraphRoom
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -91,7 +91,8 @@ class Storage:
     def __init__(self, budget: Budget, state_bytes: int, graph_bytes: float) -> None:
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
         self._n_bytes, self._spare = budget.n_bytes, budget.spare
-        self._share = budget.room.share() if budget.room else None
+        self._share = (budget.room or NO_ROOM).share()
+        self._may_share = budget.room is not None
         self.max_states = budget.max_states(state_bytes)
         self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
 
@@ -101,18 +102,23 @@ class Storage:
         if self._graph_bytes == math.inf:
             return False
         if self._spare:
-            return self._in_spare or (self._share is not None and self._share.fits(self._graph_bytes))
+            return self._in_spare or self._may_share and self._share.fits(self._graph_bytes)
         if self._n_bytes == 0:
             return False
         return self._used + self._state_bytes + self._graph_bytes <= self._n_bytes
 
-    def add(self, step: Any, state: Any, evaluations: Any) -> None:
-        """Take an accepted step, the state at its start and, if they were recorded, its evaluations."""
-        if evaluations is not None and self._takes_graph():
+    def add(self, step: Any, state: Any, evaluations: Any) -> bool:
+        """Take an accepted step, the state at its start and, if they were recorded and still have room, its
+        evaluations; returns whether these were taken."""
+        taken = evaluations is not None and self._takes_graph()
+        if taken:
             step.evaluations = evaluations
             self._with_graph.append(step)
+        else:
+            self._may_share = False  # the first steps have graphs, and none behind them, even if others give back
         self._take(len(self.steps), state)
         self.steps.append(step)
+        return taken
 
     def close(self, state: Any) -> None:
         """Take the state at the end of the last step."""
@@ -130,8 +136,7 @@ class Storage:
 
     def use_up_graphs(self) -> None:
         """The backward pass begins, and drops graph by graph: others may take their room."""
-        if self._share is not None:
-            self._share.end()
+        self._share.end()
 
     def backwards(self, kept: dict[int, Any], advance: Callable[[Any, int, int], Any]) -> Iterator[Any]:
         """Yield every state from the last to the first.
@@ -158,7 +163,7 @@ class Storage:
         return (len(self._with_graph) + 1) * self._graph_bytes <= self._spare
 
     def _takes_graph(self) -> bool:
-        if self._share is not None and self._graph_bytes < math.inf and not self._in_spare:
+        if self._may_share and not self._in_spare and self._graph_bytes < math.inf:
             return self._share.take(self._graph_bytes)
         return self.wants_graph
 

@@ -182,8 +182,8 @@ class RowSolve:
         ends_on = None if step.ends_on is None else torch.where(step.accepted, step.ends_on, -1)
         first = step.slopes[0] if stepper.time_grad else None
         kept = KeptTry(step.accepted, h, ends_on, step.jumped, outputs, None, first)
-        self.budget.add(kept, None, stepper.evaluations)
-        self.kept.add(kept)
+        if self.budget.add(kept, None, stepper.evaluations):
+            self.kept.add(kept)
         stepper.keep_graphs = self.budget.wants_graph
 
     def _take(self, step, ys, waiting, remember):
