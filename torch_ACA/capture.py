@@ -12,6 +12,7 @@ later are looked at now and then (`Captured.check`), for tensors that were not t
 """
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +47,7 @@ class Captured:
         self._leaves, self._tracked = {}, {}
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
+        self._passed_on: list[tuple[Tensor, Tensor]] = []  # tensors, and what stands for them in `restriction`
         self.tensors: Any = None
         self.sources: Any = None
         self.leaves: Any = ()
@@ -209,8 +211,9 @@ class Captured:
             return None
         entries = {key: [tensor, tensor.detach()] for key, tensor in self._ignored.items() if tensor.requires_grad}
         tracked = [target for key, (target, _, _) in self._tracked.items() if key not in self._params]
-        for tensor, passed_on in zip(tracked, self._only_to_params(tracked)):
-            entries[id(tensor)] = [tensor, passed_on]
+        if [id(tensor) for tensor, _ in self._passed_on] != [id(tensor) for tensor in tracked]:
+            self._passed_on = list(zip(tracked, self._only_to_params(tracked)))
+        entries |= {id(tensor): [tensor, passed_on] for tensor, passed_on in self._passed_on}
         return Cut(entries, {})
 
     def accept(self, leaves: Iterable[Tensor], known: Iterable[Tensor], t: float = math.nan) -> None:
@@ -225,32 +228,59 @@ class Captured:
                 raise CaptureError(leaf, t, replayed=self.tensors is not None)
 
     def _only_to_params(self, tensors: list[Tensor]) -> list[Tensor]:
-        params = tuple(self._params.values())
         others = [tensor for tensor in tensors if id(tensor) not in self._params]
-        if others:
-            inner = [p for p in params if p.grad_fn is not None]
-            behind = leaves_behind([p.grad_fn for p in inner])
-            if any(id(leaf) in self._params for leaf in behind) or len(inner) > 1:
-                raise ValueError("params must not hold tensors that may depend on each other: name the leaves")
-        return [t if id(t) in self._params else _OnlyTo.apply([t], *params) if params else t.detach() for t in tensors]
+        params = tuple(self._params.values())
+        passed_on = iter(_OnlyTo.apply(others, *params) if params and others else [t.detach() for t in others])
+        return [tensor if id(tensor) in self._params else next(passed_on) for tensor in tensors]
 
 
 class _OnlyTo(torch.autograd.Function):
-    """A tensor whose gradient goes on to some tensors of its history alone."""
+    """Tensors whose gradients go on to some tensors of their history alone: of all at once, so that hooks in between
+    are called once, on the whole gradient."""
 
     @staticmethod
-    def forward(ctx: Any, tensors: list[Tensor], *params: Tensor) -> Tensor:
+    def forward(ctx: Any, tensors: list[Tensor], *params: Tensor) -> tuple[Tensor, ...]:
         ctx.tensors = tensors  # in a list: autograd is not to go on from here
         ctx.save_for_backward(*params)
-        return tensors[0].detach()
+        ctx.set_materialize_grads(False)
+        return tuple(tensor.detach() for tensor in tensors)
 
     @staticmethod
-    def backward(ctx: Any, bar: Tensor) -> Any:
-        params = ctx.saved_tensors
-        found = torch.autograd.grad(
-            ctx.tensors, params, bar, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
-        )
+    def backward(ctx: Any, *bars: Tensor | None) -> Any:
+        params, asked = ctx.saved_tensors, [i for i, bar in enumerate(bars) if bar is not None]
+        with _ends_of_gradients(params):
+            found = torch.autograd.grad(
+                [ctx.tensors[i] for i in asked], params, [bars[i] for i in asked], retain_graph=True,
+                create_graph=torch.is_grad_enabled(), allow_unused=True,
+            )  # fmt: skip
         return None, *found
+
+
+@contextlib.contextmanager
+def _ends_of_gradients(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Context in which gradients go as far as to the first of these tensors, and their hooks are not called: behind it
+    comes the history of the tensors, with hooks, in the backward pass that asked."""
+    hooks = [(tensor._backward_hooks, dict(tensor._backward_hooks)) for tensor in tensors if tensor._backward_hooks]
+    kept = [(tensor, tensor.grad) for tensor in tensors if tensor.retains_grad]
+    handles = []
+    try:
+        for place, _ in hooks:
+            place.clear()
+        for tensor in tensors:
+            if tensor.grad_fn is not None:
+                handles.append(tensor.grad_fn.register_prehook(functools.partial(_nothing_at, tensor.output_nr)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for place, entries in hooks:
+            place.update(entries)
+        for tensor, grad in kept:
+            tensor.grad = grad
+
+
+def _nothing_at(place: int, bars: tuple) -> tuple:
+    return tuple(None if i == place else bar for i, bar in enumerate(bars))
 
 
 _own = threading.local()  # .backward: whether this thread is in a backward pass of the solver

@@ -222,9 +222,10 @@ _VISITS |= _BY_CLASS | {nn.Parameter: _Search.add_tensor}
 
 
 def _visit_of(thing: Any) -> Callable:
-    if isinstance(thing, _PLAIN):
+    kind = type(thing)  # `isinstance` would believe a mock, which says that it is a module
+    if issubclass(kind, _PLAIN):
         return _Search.add_holder
-    return next((visit for kind, visit in _BY_CLASS.items() if isinstance(thing, kind)), _Search.add_object)
+    return next((visit for known, visit in _BY_CLASS.items() if issubclass(kind, known)), _Search.add_object)
 
 
 def _in_module(module: nn.Module) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import time
+import unittest.mock
 
 import pytest
 import torch
@@ -235,6 +236,51 @@ def test_second_derivatives_of_named_tensors(kind):
     found = gradients(lambda i: program(i, lambda b: b), lambda f, y0, flat: ours(kind, params=[flat])(f, y0), 2)
     expected = gradients(lambda i: program(i, torch.detach), lambda f, y0, flat: plain(kind)(f, y0), 2)
     assert_close(found, expected, 1e-11)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_named_tensors_may_depend_on_each_other(kind, hooked):
+    """As a spline's coefficients do, and its knots: what func uses is made of both. Hooks are called once."""
+
+    def program(integrate, name):
+        torch.manual_seed(0)
+        knots, calls = leaf(3), []
+        coefficients = torch.cumsum(knots**2, 0)
+        further = coefficients.exp() * knots
+        coefficients.retain_grad()
+        for tensor in (knots, coefficients, further) if hooked else ():
+            tensor.register_hook(lambda bar: calls.append(1) or 3 * bar)
+        of_all, of_two = torch.sin(further) * coefficients, torch.cos(coefficients) + knots
+        params = {"all": (knots, coefficients, further), "two": [coefficients, knots], "none": None}[name]
+        ys = integrate(lambda t, y: of_all * y - of_two * y * y + 0.1 * coefficients + 0.1 * further, params)
+        square(ys).backward()
+        return knots.grad, coefficients.grad, len(calls)
+
+    *expected, n_calls = program(lambda f, params: plain(kind)(f, torch.ones(3)), "none")
+    for name in ("all", "two", "none"):
+        *found, n_found = program(lambda f, params: ours(kind, params=params)(f, torch.ones(3)), name)
+        assert_close(found, expected, tolerance_of(kind))
+        assert n_found == n_calls == 3 * hooked
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_second_derivatives_of_named_tensors_that_depend_on_each_other(kind):
+    def program(integrate):
+        knots = leaf(3)
+        coefficients = torch.cumsum(knots**2, 0)
+        of_both = torch.sin(coefficients) * knots
+        f = lambda t, y: of_both * y - 0.1 * y * y  # noqa: E731
+        return square(integrate(f, torch.ones(3), [coefficients, knots])), [knots]
+
+    found = gradients(program, lambda f, y0, params: ours(kind, params=params)(f, y0), 2)
+    assert_close(found, gradients(program, lambda f, y0, params: plain(kind)(f, y0), 2), 1e-11)
+
+
+def test_a_mock_of_a_module_is_no_module():
+    func = unittest.mock.MagicMock(spec=nn.Linear(1, 1))
+    func.return_value = torch.ones(2)
+    assert torch.equal(solve(func, torch.zeros(2), [0.0, 1.0], method="Euler", h=1.0).ys[-1], torch.ones(2))
 
 
 def test_adjoint_params_may_be_slices_of_what_they_name():
