@@ -8,6 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..inference_mode import normal
+from .elementary import DECOMPOSITIONS
 from .private_compiler import compiled_below_dynamo, vectors_are_tried
 
 BACKEND = "inductor"  # "aot_eager": graphs run as they are
@@ -16,9 +17,10 @@ _log = logging.getLogger("torch_ACA")
 
 
 def graph_of(function: Callable, inputs: Any) -> Any:
-    """The graph of a function of tensors, of ATen's operations, derivatives inside of it included."""
+    """The graph of a function of tensors, of ATen's operations and in place of some of them what `elementary` has,
+    derivatives inside of it included."""
     with torch.inference_mode(False), torch.no_grad():
-        return make_fx(function, tracing_mode="fake")(*map(normal, inputs))
+        return make_fx(function, DECOMPOSITIONS, tracing_mode="fake")(*map(normal, inputs))
 
 
 def generated(function: Callable, inputs: Any, options: dict[str, Any], *, bare: bool = False) -> Callable:
