@@ -16,6 +16,10 @@ from .saved_tensors import SavedOnce
 if TYPE_CHECKING:
     from .vector_field import VectorField
 
+# Bytes beside the tensors: what an evaluation takes, and each tensor saved, for the nodes of the graph and the objects
+# of Python around them. Measured as resident memory of 3,000 steps of four funcs (2 to 7 tensors: 5 to 18 KB).
+OF_EVALUATION, OF_OPERATION = 1000, 2400
+
 
 class Evaluation:
     """One evaluation of f with the graph it recorded, and with its value if the cotangent of its time is wanted.
@@ -115,7 +119,8 @@ def measured(record: Callable[[], Evaluation], with_value: bool = True) -> tuple
             evaluation = record()
             # the state it was taken at stays as well, and its value where that is kept
             kept = [*evaluation.leaves, *(with_value and evaluation.outputs or ())]
-            return evaluation, saved.n_bytes(kept, without=evaluation.field.captured.candidates)
+            n_bytes = saved.n_bytes(kept, without=evaluation.field.captured.candidates)
+            return evaluation, n_bytes + OF_EVALUATION + saved.n_tensors * OF_OPERATION
     except RuntimeError:
         return record(), math.inf
 

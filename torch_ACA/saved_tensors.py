@@ -45,10 +45,12 @@ class SavedTensors:
 
 
 class SavedOnce:
-    """Context manager that finds out what one graph keeps, at little cost; it must not outlive the graph."""
+    """Context manager that finds out what one graph keeps, at little cost; it must not outlive the graph.
+    ``n_tensors``: saved by its operations."""
 
     def __init__(self) -> None:
         self._sizes = {}
+        self.n_tensors = 0
 
     def __enter__(self) -> "SavedOnce":
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
@@ -68,6 +70,7 @@ class SavedOnce:
     def _pack(self, tensor: Tensor) -> Any:
         key, size = _storage(tensor)
         self._sizes[key] = size
+        self.n_tensors += 1
         return tensor.detach()  # an output that held on to its own graph would never be freed
 
 

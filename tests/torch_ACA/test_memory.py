@@ -53,7 +53,7 @@ def test_unlimited_evaluates_nothing_again(field):
 
 def test_more_memory_means_fewer_evaluations(field):
     """From a few states over all of them to all graphs; with half of the graphs about half of the evaluations."""
-    counts = [gradients(field, m)[1].n_backward_f_evals for m in (2, 4, 8, "states", "16KiB", "unlimited")]
+    counts = [gradients(field, m)[1].n_backward_f_evals for m in (2, 4, 8, "states", "512KiB", "unlimited")]
     assert counts == sorted(counts, reverse=True) and len(set(counts)) == len(counts), counts
 
 

@@ -204,9 +204,11 @@ class DiscreteSolve:
         self, states: dict[int, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0, of the times and of the captured tensors, as `BackwardPass` finds them."""
-        self.storage.use_up_graphs()
-        with self.problem.backward_pass():
-            return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        try:
+            with self.problem.backward_pass():
+                return BackwardPass(self, self._kept_stepper or self._stepper(), states, ys_bar, dense_bars).walk()
+        finally:
+            self.storage.drop_graphs()
 
     def traced(self, y0: Tensor, times: Tensor) -> tuple[Tensor, ...]:
         """What `forward` returned, again on the accepted grid, as a graph of everything: for second derivatives."""

@@ -1,17 +1,18 @@
 """The room that all solves of a process share for the graphs of their steps.
 
-A solve takes of it step by step and gives all back when its backward pass begins, or when nothing refers to it any
+A solve takes of it step by step and gives all back when its backward pass is over, or when nothing refers to it any
 more. Many solves that wait for one backward pass, as those of an ODE-RNN, thus hold no more than one alone could.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from threading import Lock
 
 
 class GraphRoom:
-    """So many bytes, to be shared. Threads may take of it at once."""
+    """So many bytes, to be shared. Threads may take of it at once; a process that is forked off has a room like it."""
 
     def __init__(self, n_bytes: int) -> None:
         self.n_bytes = n_bytes
@@ -19,6 +20,11 @@ class GraphRoom:
         # What was given back is counted when someone takes again: garbage collection, which may come at any time, even
         # while the lock is held, must not wait for it.
         self._returned: deque[float] = deque()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._new_lock)
+
+    def _new_lock(self) -> None:
+        self._lock = Lock()  # a thread that is not here may have held the old one
 
     @property
     def free(self) -> float:
@@ -50,16 +56,16 @@ class GraphRoom:
 class RoomShare:
     """What one solve holds of a `GraphRoom`; given back with `end`, or when the share is forgotten."""
 
-    __slots__ = ("_room", "_taken")
+    __slots__ = ("_room", "taken")
 
     def __init__(self, room: GraphRoom) -> None:
-        self._room, self._taken = room, 0.0
+        self._room, self.taken = room, 0.0
 
     def take(self, n_bytes: float) -> bool:
         """Take so many bytes more, if they are free."""
         if not self._room.take(n_bytes):
             return False
-        self._taken += n_bytes
+        self.taken += n_bytes
         return True
 
     def fits(self, n_bytes: float) -> bool:
@@ -68,7 +74,7 @@ class RoomShare:
 
     def end(self) -> None:
         """Give all back."""
-        taken, self._taken = self._taken, 0.0
+        taken, self.taken = self.taken, 0.0
         if taken:
             self._room.give_back(taken)
 

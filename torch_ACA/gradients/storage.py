@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..private_torch import has_saved_tensors_hooks
 from .graph_room import NO_ROOM, SHARED_GRAPHS, GraphRoom
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -92,7 +93,9 @@ class Storage:
         self._state_bytes, self._graph_bytes = state_bytes, graph_bytes
         self._n_bytes, self._spare = budget.n_bytes, budget.spare
         self._share = (budget.room or NO_ROOM).share()
-        self._may_share = budget.room is not None
+        # A checkpoint around the solve counts what is saved, and wants the same when it makes the solve again: that
+        # must not depend on what other solves hold.
+        self._may_share = budget.room is not None and not has_saved_tensors_hooks()
         self.max_states = budget.max_states(state_bytes)
         self.steps, self._states, self._with_graph, self._stride = [], {}, [], 1
 
@@ -123,10 +126,21 @@ class Storage:
     def close(self, state: Any) -> None:
         """Take the state at the end of the last step."""
         self._states[len(self.steps)] = state
+        self.leave_one_to_replay()
+
+    def leave_one_to_replay(self) -> bool:
+        """Drop the graph of the last step, if the solve has taken room that is shared: the backward pass of such a
+        solve makes this step again, and notices a func that is not what it was. Returns whether it was dropped."""
+        dropped = self._share.taken > 0 and self._with_graph[-1] is self.steps[-1]
+        if dropped:
+            self._with_graph.pop().evaluations = None
+        return dropped
 
     def cut(self, n_steps: int) -> None:
         """Forget all but the first steps."""
         del self.steps[n_steps:]
+        while len(self._with_graph) > n_steps:
+            self._with_graph.pop().evaluations = None
         self._states = {i: state for i, state in self._states.items() if i <= n_steps}
 
     def release(self) -> dict[int, Any]:
@@ -134,8 +148,11 @@ class Storage:
         states, self._states = self._states, None
         return states
 
-    def use_up_graphs(self) -> None:
-        """The backward pass begins, and drops graph by graph: others may take their room."""
+    def drop_graphs(self) -> None:
+        """The backward pass is over, or there will be none: others may take the room."""
+        for step in self._with_graph:
+            step.evaluations = None
+        self._with_graph = []
         self._share.end()
 
     def backwards(self, kept: dict[int, Any], advance: Callable[[Any, int, int], Any]) -> Iterator[Any]:

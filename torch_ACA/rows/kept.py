@@ -39,7 +39,11 @@ class KeptTries:
 
     def add(self, kept: KeptTry) -> None:
         self.tries.append(kept)
-        self.counts = self.counts + kept.accepted
+        self.counts = self.counts + kept.accepted.int()
+
+    def drop_last(self) -> None:
+        """The last try is to be made again."""
+        self.counts = self.counts - self.tries.pop().accepted.int()
 
     @property
     def may_spoil(self) -> bool:

@@ -68,11 +68,14 @@ class RowSolve:
             if stepper.keep_graphs:
                 self._keep(step, range(n_outputs, self.packed.n_outputs))
             t, y = step.t_end, step.y_end
-        stepper.keep_graphs = False
+        stepper.keep_graphs, stepper.evaluations = False, None
+        if self.kept.tries and self.budget.leave_one_to_replay():
+            self.kept.drop_last()
         problem.slope = None
         failures = problem.failures
         if failures:  # where func may be NaN, and steps are forgotten
             self.kept = KeptTries([], None)
+            self.budget.drop_graphs()
             if not problem.return_on_failure:
                 raise failures.error()
         if remember:
@@ -103,12 +106,15 @@ class RowSolve:
     def backward(self, states, ys_bar, dense_bars):
         """Cotangents of y0, of the times and of the captured tensors."""
         kept, self.kept = self.kept, KeptTries([], None)
-        self.budget.use_up_graphs()
-        with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
-            if kept.tries:
-                with contextlib.suppress(UnfitGraphsError):
-                    return RowBackwardPass(self, dict(states), ys_bar, kept).walk()
-            return RowBackwardPass(self, states, ys_bar).walk()
+        try:
+            with self.problem.backward_pass(), self.problem.field.without(self.packed.counts == 0):
+                if kept.tries:
+                    with contextlib.suppress(UnfitGraphsError):
+                        return RowBackwardPass(self, dict(states), ys_bar, kept).walk()
+                    self.budget.drop_graphs()
+                return RowBackwardPass(self, states, ys_bar).walk()
+        finally:
+            self.budget.drop_graphs()
 
     def traced(self, y0, times):
         """What `forward` returned, again on the accepted steps, as a graph of everything."""
