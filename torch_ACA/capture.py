@@ -14,6 +14,7 @@ later are looked at now and then (`Captured.check`), for tensors that were not t
 import contextlib
 import functools
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,16 @@ from .errors import CaptureError, ReplayError, SideOutputError
 from .graph import ArgumentWatch, graph_inputs, leaves_behind
 
 LOOKED_AT_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages
+
+
+def _references_of_fleeting() -> int:
+    """How many references to a leaf there are that a graph holds, and one list."""
+    graph = torch.ones((), requires_grad=True, device="cpu").view(())
+    leaves = leaves_behind([graph.grad_fn])
+    return sys.getrefcount(leaves[0])
+
+
+_FLEETING = _references_of_fleeting()
 
 
 class Captured:
@@ -47,6 +58,7 @@ class Captured:
         self._leaves, self._tracked = {}, {}
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
+        self._makes_leaves = False  # whether func makes leaves of its own, new ones in every evaluation
         self._passed_on: list[tuple[Tensor, Tensor]] = []  # tensors, and what stands for them in `restriction`
         self.tensors: Any = None
         self.sources: Any = None
@@ -139,15 +151,22 @@ class Captured:
         """Whether this tensor, which has a history, was handed to an operation by func."""
         return id(tensor) in self._used
 
-    def meet(self, edges: list[GradientEdge], known: Sequence[Tensor], since: int) -> tuple[bool, set]:
+    def meet(
+        self, edges: list[GradientEdge], known: Sequence[Tensor], since: int, again: Callable[[], list[GradientEdge]]
+    ) -> tuple[bool, set]:
         """Look at the graph of an evaluation without a cut.
 
         :param edges: `GradientEdge`s of what it returned
         :param known: the tensors that were handed to it
         :param since: `age_mark` taken before it
+        :param again: evaluates f once more, and returns those edges
         :returns: whether it used tensors that have a history, and the (node, output number) of those not known
         """
         leaves, history = graph_inputs(edges, known, since)
+        if fleeting := self._fleeting(leaves):
+            used_again = set(map(id, leaves_behind([edge.node for edge in again()])))
+            own = {id(leaf) for leaf in fleeting} - used_again
+            leaves, self._makes_leaves = [leaf for leaf in leaves if id(leaf) not in own], bool(own)
         for leaf in leaves:
             self.add(leaf)
             if id(leaf) in self._tracked:
@@ -187,7 +206,7 @@ class Captured:
             self.keep_graph = True
             leaves += leaves_behind([node for node, _ in history])
         stand_ins = {id(stand_in) for _, stand_in, _ in self._tracked.values()}
-        for leaf in leaves:
+        for leaf in self._without_own(leaves):
             if id(leaf) not in stand_ins and id(leaf) not in self._leaves and id(leaf) not in self._tracked:
                 self.add(leaf)
 
@@ -216,16 +235,30 @@ class Captured:
         entries |= {id(tensor): [tensor, passed_on] for tensor, passed_on in self._passed_on}
         return Cut(entries, {})
 
-    def accept(self, leaves: Iterable[Tensor], known: Iterable[Tensor], t: float = math.nan) -> None:
+    def accept(self, leaves: list[Tensor], known: Iterable[Tensor], t: float = math.nan) -> None:
         """Refuse leaves that a graph depends on and that get no gradient.
 
         :param known: what else may be among them
         :param t: time at which func used them
         """
         accepted = set(map(id, known))
-        for leaf in leaves:
+        for leaf in self._without_own(leaves):
             if id(leaf) not in accepted and id(leaf) not in self._ignored:
                 raise CaptureError(leaf, t, replayed=self.tensors is not None)
+
+    def _fleeting(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Those of the leaves of a graph that nobody knows and nothing of Python's holds but this list: func has made
+        them for itself, or something holds them that is not Python's."""
+        known = self._leaves.keys() | self._tracked.keys() | self._ignored.keys()
+        places = [i for i in range(len(leaves)) if sys.getrefcount(leaves[i]) <= _FLEETING]
+        return [leaves[i] for i in places if id(leaves[i]) not in known]
+
+    def _without_own(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Without the leaves that func makes for itself, as `meet` has seen it do."""
+        if not self._makes_leaves:
+            return leaves
+        own = set(map(id, self._fleeting(leaves)))
+        return [leaf for leaf in leaves if id(leaf) not in own]
 
     def _only_to_params(self, tensors: list[Tensor]) -> list[Tensor]:
         others = [tensor for tensor in tensors if id(tensor) not in self._params]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .capture import LOOKED_AT_EVERY, Captured
 from .cut import Cut, outer_cuts, within
@@ -151,7 +152,7 @@ class VectorField:
         )
         captured = self.captured
         edges, inputs = evaluation.edges(), evaluation.inputs
-        has_history, unknown = captured.meet(edges, inputs, since)
+        has_history, unknown = captured.meet(edges, inputs, since, lambda: self._recorded_again(t, y, time_grad, side))
         has_history |= self._side_outputs.meet(self.func, inputs)
         self._cut, self._as_it_is = captured.cut(), False
         if has_history:  # again, with the cut
@@ -163,6 +164,10 @@ class VectorField:
                 evaluation = self._recorded(t, y, k, time_grad, side)
                 captured.meet_hidden(evaluation.edges(), evaluation.inputs, since)
         return k, evaluation
+
+    def _recorded_again(self, t: Any, y: Tensor, time_grad: bool, side: int) -> list[GradientEdge]:
+        with self.side_effects.replay():
+            return self._recorded(t, y, None, time_grad, side).edges()
 
     def _first_recorded(self, t: Any, y: Tensor, k: Tensor, time_grad: bool, side: int, measure: Any) -> Evaluation:
         if not measure:

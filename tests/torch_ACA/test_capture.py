@@ -618,6 +618,47 @@ def test_frozen_for_the_first_of_two_backward_passes(kind):
     assert_close(torch.autograd.grad(loss, [w]), [expected], tolerance_of(kind))
 
 
+class OwnLeaves(nn.Module):
+    """Makes leaves in its forward pass, as FFJORD does, and Hamiltonian networks: nobody can want their gradients."""
+
+    def __init__(self, of):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.of = nn.Linear(2, 2).double(), of
+
+    def forward(self, t, y):
+        with torch.enable_grad():
+            if self.of == "a constant":
+                return torch.tanh(self.net(torch.ones((), dtype=y.dtype, requires_grad=True) * y))
+            if self.of == "the time":
+                return torch.tanh(self.net(y)) * torch.cos(t.clone().detach().requires_grad_(True))
+            z = y.detach().requires_grad_(True)
+            energy = self.net(z).square().sum()
+            return torch.autograd.grad(energy, z, create_graph=True)[0] + 0 * y
+
+
+@pytest.mark.parametrize("of", ["a constant", "the time", "the state"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaves_that_func_makes_for_itself(kind, of):
+    func, y0 = OwnLeaves(of), torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    wanted = [y0, *func.parameters()]
+    found = torch.autograd.grad(square(ours(kind)(func, y0)), wanted, allow_unused=True)
+    expected = torch.autograd.grad(square(plain(kind)(func, y0)), wanted, allow_unused=True)
+    zeros = torch.zeros_like
+    found, expected = ([zeros(w) if g is None else g for g, w in zip(each, wanted)] for each in (found, expected))
+    assert_close(found, expected, tolerance_of(kind))
+
+
+@pytest.mark.parametrize("of", ["a constant", "the time", "the state"])
+@pytest.mark.parametrize("memory", ["states", None, "unlimited"])
+def test_leaves_that_func_makes_for_itself_row_by_row(memory, of):
+    func, y0 = OwnLeaves(of), torch.tensor([[0.5, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    keywords = {"rtol": 1e-10, "atol": 1e-10, "memory": memory, "per_sample": True}
+    found = torch.autograd.grad(square(solve(func, y0, [0.0, 1.0], **keywords).ys), list(func.parameters()))
+    alone = [square(solve(func, row[None], [0.0, 1.0], **keywords).ys) for row in y0]
+    assert_close(found, torch.autograd.grad(sum(alone), list(func.parameters())), 1e-12)
+
+
 class Slope(nn.Module):
     def __init__(self):
         super().__init__()
