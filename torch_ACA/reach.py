@@ -1,13 +1,15 @@
 """What a callable can reach: the modules and the tensors that require grad behind it.
 
 Closures, defaults, globals by the names in the code, attributes, slots, partials, methods, lists, dicts and whatever
-holds such things in turn are followed. Globals of PyTorch's own functions are not, and no search looks at more than
-`MOST` objects: what lies behind more of them is met when it is used (see `capture`).
+holds such things in turn are followed. Globals of functions of PyTorch, of this package and of Python's library are
+not, nor is what a figure or a progress bar holds, and no search looks at more than `MOST` objects: what lies behind
+more of them is met when it is used (see `capture`).
 """
 
 import collections
 import functools
 import gc
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Set
@@ -27,7 +29,10 @@ _ATOMS = frozenset(
     + (types.MethodDescriptorType, types.WrapperDescriptorType)
 )
 _PLAIN = (dict, collections.OrderedDict, list, tuple, set, frozenset, collections.deque)
-_FOREIGN = ("torch", "numpy", "builtins", "collections", "functools", "typing", "abc")  # no func of a user is there
+# packages whose objects hold no tensor of func's, and lead to very many others: figures, progress bars, logs
+_OPAQUE = frozenset(("matplotlib", "mpl_toolkits", "logging", "pandas", "PIL", "tqdm", "tensorboard", "tensorboardX"))
+# no func of a user is there
+_FOREIGN = _OPAQUE | sys.stdlib_module_names | {"torch", "torch_ACA", "torchdiffeq", "numpy", "scipy"}
 _KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))  # attributes of every module
 _CALLED = frozenset(("forward", "__call__"))
 
@@ -150,6 +155,8 @@ class _Search:
         """A Python module: of those, only what code names is looked at."""
 
     def add_object(self, thing: Any) -> None:
+        if _package(getattr(type(thing), "__module__", None)) in _OPAQUE:
+            return
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
             self.add_dict(attributes)
@@ -298,4 +305,8 @@ def _is_foreign(thing: Any) -> bool:
 
 
 def _is_foreign_name(name: Any) -> bool:
-    return isinstance(name, str) and name.partition(".")[0] in _FOREIGN
+    return _package(name) in _FOREIGN
+
+
+def _package(name: Any) -> str | None:
+    return name.partition(".")[0] if isinstance(name, str) else None

@@ -74,6 +74,11 @@ class _Leaf:
         return full.reshape(-1)
 
 
+def _alike(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether shapes differ by axes of size 1 alone."""
+    return [n for n in shape if n != 1] == [n for n in other if n != 1]
+
+
 def _in_order_of(skeleton: Any, nested: Any) -> list[Any] | None:
     """Leaves of what is nested like a skeleton of numbers, in the skeleton's order; None for what is not."""
     if isinstance(skeleton, int):
@@ -173,6 +178,8 @@ class StateLayout:
         """Leaves of a state (what func returned), checked against the layout: dicts are matched by key, lists and
         tuples of any kind by place.
 
+        Of several leaves one may have axes of size 1 more or fewer than in y0.
+
         :raises TypeError, ValueError: another nesting, other keys or shapes than those of y0; complex for a real state
         """
         if isinstance(state, torch.Tensor) and state.shape == self._shape and state.dtype is self.dtype:
@@ -182,9 +189,11 @@ class StateLayout:
             shapes = pytree.tree_map(lambda i: tuple(self.leaves[i].shape), self._skeleton)
             found = pytree.tree_map(lambda part: tuple(getattr(part, "shape", (type(part).__name__,))), state)
             raise ValueError(f"func must return a state nested like y0, of shapes {shapes}, got {found}")
-        for leaf, tensor in zip(self.leaves, tensors):
+        for i, (leaf, tensor) in enumerate(zip(self.leaves, tensors)):
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
+            if tensor.shape != leaf.shape and len(tensors) > 1 and _alike(tensor.shape, leaf.shape):
+                tensors[i] = tensor = tensor.reshape(leaf.shape)  # a part of a state, as torchdiffeq takes it
             if tensor.shape != leaf.shape:
                 raise ValueError(f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}")
             if tensor.is_complex() and not leaf.dtype.is_complex:

@@ -1,10 +1,12 @@
 """Nested, complex, low-precision and odd states; every tensor that f uses gets its gradient."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 
-from torch_ACA import ODEBlock, solve
+from torch_ACA import ODEBlock, odeint, solve
+from torch_ACA.reach import reach
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
@@ -229,3 +231,39 @@ def test_data_parallel_replicas():
     found, original.weight.grad = original.weight.grad, None
     solve(original, x, [0.0, 1.0], method="RK4", h=0.25).ys[-1].sum().backward()
     assert float((found - original.weight.grad).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_a_part_of_a_slope_may_lack_axes_of_size_one(gradient):
+    """As where a sum, of no axes, goes into a part of shape (1,); of a state that is one tensor it is a mistake."""
+    net, keywords = nn.Linear(3, 3).double(), {"gradient": gradient}
+    keywords |= {"method": "ALF", "h": 0.01} if gradient == "mali" else {"rtol": 1e-8, "atol": 1e-8}
+    y0 = torch.ones(2, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+
+    def gradients(shape):
+        def func(t, y):
+            slope = net(y[0])
+            return slope, slope.square().sum().reshape(shape)
+
+        y, total = solve(func, y0, [0.0, 1.0], **keywords).ys
+        assert total.shape == (2, 1)
+        return torch.autograd.grad(y[-1].sum() + total[-1].sum(), list(net.parameters()))
+
+    for found, expected in zip(gradients(()), gradients((1,))):
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match=r"func returned shape \(2,\), but the state has \(1,\)"):
+        solve(lambda t, y: (y[0], torch.zeros(2)), y0, [0.0, 1.0], **keywords)
+    with pytest.raises(ValueError, match=r"func returned shape \(\), but the state has \(1,\)"):
+        solve(lambda t, y: y.sum(), y0[1], [0.0, 1.0], **keywords)
+
+
+def test_what_is_searched_is_the_users():
+    """Neither this package's own code, nor figures and what they lead to; the weight beside them is found."""
+    figure = plt.figure()
+    figure.add_subplot().plot([1, 2])
+    module = nn.Linear(2, 2)
+    module.solver, module.figure, module.plot = odeint, figure, plt.plot
+    module.show = lambda: plt.show()
+    found = reach(lambda t, y: module(y))
+    assert len(found.tensors) == 2 and len(found.search._seen) < 100
+    plt.close(figure)
