@@ -47,6 +47,7 @@ COLOURS = {
     "aca, per_sample, compile": METHOD_COLOURS["adjoint"],
     "aca, rows jointly": METHOD_COLOURS["aca"],
     "torchode, per row": "#AA4499",
+    "torchode, per row, as it comes": "#CC6677",
     "diffrax, vmap": "#444444",
 }
 OURS, PEER = "-", "--"

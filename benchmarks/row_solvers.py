@@ -28,13 +28,16 @@ def joint(func, y0, problem):
     return problem.through(lambda y, t0, t1: joint_end(func, y, t0, t1, **problem.solver), y0)
 
 
-def by_torchode(func, y0, problem):
-    """Each row takes its own steps; without gradients through their sizes, which are its default."""
+def by_torchode(func, y0, problem, *, through_sizes=False):
+    """Each row takes its own steps.
+
+    :param through_sizes: differentiate through their sizes as well, which is torchode's default
+    """
     methods = {"Dopri5": torchode.Dopri5, "HeunEuler": torchode.Heun}
     term = torchode.ODETerm(lambda t, y: func(t[:, None], y), with_stats=False)
     controller = torchode.IntegralController(atol=problem.atol, rtol=problem.rtol, term=term)
     solver = torchode.AutoDiffAdjoint(
-        methods[problem.method](term=term), controller, backprop_through_step_size_control=False
+        methods[problem.method](term=term), controller, backprop_through_step_size_control=through_sizes
     )
 
     def end(y, t0, t1):

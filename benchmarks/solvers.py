@@ -249,6 +249,9 @@ SOLVERS = {
     "aca, per_sample, compile": _peer("torch_ACA", solve, row_solvers.compiled, of_rows=True, kind=Uncounted),
     "aca, rows jointly": _peer("torch_ACA", solve, row_solvers.joint, of_rows=True),
     "torchode, per row": _peer("torchode", torchode, row_solvers.by_torchode, of_rows=True),
+    "torchode, per row, as it comes": _peer(
+        "torchode", torchode, partial(row_solvers.by_torchode, through_sizes=True), of_rows=True
+    ),
     "diffrax, vmap": _diffrax("diffrax_rows"),
 }
 

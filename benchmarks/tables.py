@@ -119,6 +119,11 @@ AIMS = (
         lambda f: _beside(f, "rows_lotka_volterra", "aca, per_sample", "torchode, per row"),
     ),
     (
+        "aca per_sample, MLP of 256 rows: time / torchode as it comes",
+        0.75,
+        lambda f: _beside(f, "rows_mlp", "aca, per_sample", "torchode, per row, as it comes"),
+    ),
+    (
         "aca per_sample compiled, rows at different speeds: time / diffrax vmap",
         2.0,
         lambda f: _beside(f, "rows_lotka_volterra", "aca, per_sample, compile", "diffrax, vmap"),
