@@ -43,8 +43,12 @@ def write(folder):
 
 
 def _setting(folder, complete):
-    """What all was measured with; one line per difference between the cases."""
-    lines = dict.fromkeys(_environment(read_run(folder / name)) for name in complete)
+    """What all was measured with; where cases differ, a paragraph for each setting, with its cases."""
+    cases = {}
+    for name in complete:
+        cases.setdefault(_environment(read_run(folder / name)), []).append(name)
+    several = len(cases) > 1
+    lines = [f"{', '.join(names)}: {line}" if several else line for line, names in cases.items()]
     return "\n\n".join(lines) + (
         "\n\nTime: forward and backward, median over alternating rounds. x limit: over `NFE_acc * c_f` forward plus "
         "`NFE_acc * (c_fg + c_vjp)` backward, measured in the same round; us beyond: microseconds above that limit per "
