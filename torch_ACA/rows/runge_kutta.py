@@ -56,6 +56,10 @@ class RowRungeKutta(RowStepper):
         return y_bar, t_bar if not self.time_grad or time_bar is None else t_bar + times_of_rows(time_bar), h_bar
 
     def vjp_behind_first(self, h, record, slopes, y_bar, slope_bars, gradients):
+        """As `vjp`, but for the evaluation of the first slope, which the record need not have.
+
+        :returns: cotangents of the state at the start, of the first slope [size], of the time and of the size
+        """
         sizes, stage_bars = self.sizes(h), {}
         t_bar = h_bar = torch.zeros_like(h) if self.time_grad else None
         for j in range(self.own - 1, -1, -1):

@@ -3,12 +3,14 @@
 Every sum is made entry by entry, so that a row's bits do not depend on where in the batch it stands.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 
 from ..steppers.dense_output import combine
 
 
-class RowStepper:
+class RowStepper(ABC):
     """Steps of one method; times and sizes are float64 tensors [b], states and slopes [size].
 
     ``own``: slopes that an accepted step pays for; ``fsal``: the last slope is the first of the next step;
@@ -31,43 +33,44 @@ class RowStepper:
         self.tableau, self.field, self.rows, self.time_grad = tableau, field, field.rows, time_grad
         self.keep_graphs, self.evaluations = False, None
 
+    @abstractmethod
     def begin(self, t, y, side, slope=None):
         """What a step begins with whose start is not the end of the step before.
 
         :param side: as for `RowField.time`
         :param slope: func there, where it is known; its effects have been had
         """
-        raise NotImplementedError
 
-    def prepare(self, first, t, y):
+    def prepare(self, first, t, y):  # noqa: B027 -- most methods need nothing
         """To be called before `step`, at its start."""
 
+    @abstractmethod
     def step(self, t, h, t_end, y, first, *, before_jump=None):
         """The state at the end and the slopes of all stages.
 
         :param first: what the step begins with
         :param before_jump: rows at whose ``t_end`` func jumps (None: none)
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, h, slopes):
         """Estimate of the error of a step [size]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self, first, step):
         """What the steps behind an accepted one begin with: of the rows that were not accepted, as before.
 
         :param step: `march.RowStep`; slopes that its dense output needs are appended
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
         """A record for `vjp`, the own slopes, and the state at the end.
 
         :param after_jump: rows at whose t func jumps, as ``before_jump``
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
         """Discrete adjoint of a step.
 
@@ -77,28 +80,20 @@ class RowStepper:
         :param gradients: `GradientSum`, added to
         :returns: cotangents of the state at the start [size], of the time and of the size [b] (None without time_grad)
         """
-        raise NotImplementedError
 
-    def vjp_behind_first(self, h, record, slopes, y_bar, slope_bars, gradients):
-        """As `vjp`, but for the evaluation of the first slope, which the record need not have.
-
-        :returns: cotangents of the state at the start, of the first slope [size], of the time and of the size
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def traced_start(self, t, y, side):
         """What a step begins with, as a graph of everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def traced(self, t, h, t_end, y, first, *, before_jump=None):
         """As `step`."""
-        raise NotImplementedError
 
     def slope_of(self, first):
         """func [size] where the next step begins; None where it is not known yet."""
         return first
 
-    def report(self, stats):
+    def report(self, stats):  # noqa: B027 -- most methods count nothing
         """Fill in what was counted here."""
 
     def sizes(self, h):
