@@ -197,7 +197,7 @@ class Code:
 
 
 def _compiler_for(func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> Any:
-    key = (layout.signature, autocast and autocast.keywords["dtype"], repr(sorted(options.items())))
+    key = (layout.signature, autocast and autocast.keywords["dtype"], repr(sorted(options.items())) if options else "")
     owner = _owner(func)
     known = _KNOWN.get(owner)
     if known is None:

@@ -109,6 +109,15 @@ class LoopSolve(DiscreteSolve):
             self.end_slope = slope
         return (ys,)
 
+    def go_on(self, chunk: Chunk, end: Tensor, fingerprint: Any) -> None:
+        """Take over behind a forward pass that was one call, not one of this.
+
+        :param end: the last state
+        :param fingerprint: of the code as it was
+        """
+        self.storage.chunks.append(chunk)
+        self._end, self._fingerprint = end, fingerprint
+
     def _aims(self) -> Sequence[Stop]:
         """The stops that calls end at."""
         return self.problem.stops

@@ -59,8 +59,8 @@ def direct(problem: Problem) -> tuple[Tensor, Trajectory | None]:
 
 
 def integrate(problem: Problem, run: Any) -> tuple[Tensor, Trajectory | None]:
-    """What `aca` returns, by a run: a `DiscreteSolve`, or what has its members ``storage``, ``forward``, ``backward``
-    and ``traced``."""
+    """What `aca` returns, by a run: a `DiscreteSolve`, or what has its members ``storage``, ``forward``, ``backward``,
+    ``traced`` and ``tell_compile_time``."""
     remember = problem.differentiable or problem.transformed
     with torch.no_grad(), forward_ad_disabled():
         results = run.forward(remember=remember)
@@ -69,11 +69,16 @@ def integrate(problem: Problem, run: Any) -> tuple[Tensor, Trajectory | None]:
         with problem.backward_pass():
             results = run.traced(problem.y0, problem.times)
     elif remember:
-        results = _Function.apply(run, results, *problem.tensors)
+        results = differentiable(run, results, problem.tensors)
         if problem.recorder is not None:
             problem.recorder.replay, problem.recorder.graph = run.replayed, run.graph
     ys, *dense = results
     return ys, Trajectory(problem.method.interpolant, *dense) if dense else None
+
+
+def differentiable(run: Any, results: tuple[Tensor, ...], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Results of a run as functions of tensors: the flat initial state, the times, and what func depends on."""
+    return _Function.apply(run, results, *tensors)
 
 
 @dataclass(slots=True)
@@ -272,6 +277,9 @@ class DiscreteSolve:
                     stepper.refresh(carry)
         return stepper.kept(carry)
 
+    def tell_compile_time(self) -> None:
+        self.problem.tell_compile_time()
+
     def _stepper(self, keep_graphs: bool = False) -> Stepper:
         problem = self.problem
         if problem.compile_options is not None:
@@ -305,5 +313,5 @@ class _Function(torch.autograd.Function):
                 return None, None, *differentiable_bars(run, inputs, bars)
         states = dict(zip(ctx.states_at, states))
         y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
-        run.problem.tell_compile_time()
+        run.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars

@@ -36,7 +36,7 @@ class RowSolve:
     """One solve by rows with all that its backward pass needs, but for the tensors that autograd looks after."""
 
     def __init__(self, problem):
-        self.problem, self.storage, y0 = problem, self, problem.y0
+        self.problem, y0 = problem, problem.y0
         self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), self._graph_bytes)
@@ -97,6 +97,10 @@ class RowSolve:
         self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
         if self.packed.states.dropped:
             self._states["start"] = self.problem.y0.detach()
+
+    @property
+    def storage(self):
+        return self
 
     def release(self):
         """The tensors that autograd is to look after, by name; they are forgotten here."""
@@ -170,6 +174,9 @@ class RowSolve:
         weights = self.problem.method.interpolant.traced_weights(theta)
         change = sum(w * rows.rows(k)[row] for w, k in zip(weights, slopes))
         return rows.rows(y)[row] + h[row] * change
+
+    def tell_compile_time(self):
+        self.problem.tell_compile_time()
 
     @property
     def _graph_bytes(self):
