@@ -9,6 +9,7 @@ import torch
 from tests.torch_ACA.test_compiled_loop import slow
 from torch_ACA import ReplayError, SolverError, methods, solve, solve_event
 from torch_ACA.compilation import generate, loops, row_loops
+from torch_ACA.compilation.func_graph import FuncGraph
 
 pytestmark = [
     pytest.mark.loops, pytest.mark.filterwarnings("error:compile=True"), pytest.mark.usefixtures("ungenerated"),
@@ -163,6 +164,31 @@ def test_second_derivatives_take_the_accepted_steps_again():
         found.append([first.detach(), *torch.autograd.grad(first.sum(), (y0, *func.parameters()))])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["RK23", slow("Rodas5P")])
+def test_data_of_rows_as_arguments(method, looped, monkeypatch):
+    """Tensors with a history, new ones for every solve, as in a recurrent model: one graph of func serves them all."""
+    graphs, init = [], FuncGraph.__init__
+    monkeypatch.setattr(FuncGraph, "__init__", lambda self, *a: (graphs.append(self), init(self, *a))[1])
+    encoder, field = (torch.nn.Linear(2, 2, dtype=torch.float64) for _ in range(2))
+    inputs, found = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(3, 3, 2), []
+    times = torch.tensor([[0.0, 0.2, 1.0], [0.0, 1.0, NAN], [0.5, 0.0, -1.0]], dtype=torch.float64)
+    for compile in (False, True):
+        y, all_ys = start(3), []
+        for given in inputs:
+            context = encoder(given)
+            solution = solve(
+                lambda t, y, c: torch.tanh(field(y)) * c - t * y, y, times, args=(context,), compile=compile,
+                **METHOD | {"method": method},
+            )  # fmt: skip
+            y = solution.ys[1] + context
+            all_ys.append(solution.ys)
+        loss = torch.stack(all_ys).square().nansum()
+        found.append([loss.detach(), *torch.autograd.grad(loss, [*encoder.parameters(), *field.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+    assert len(graphs) == 1 and looped.count("run") == 3 == looped.count("backward")
 
 
 def test_what_changes_between_forward_and_backward_is_noticed():

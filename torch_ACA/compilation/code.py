@@ -12,6 +12,7 @@ from torch import Tensor
 from ..notices import warn_caller
 from ..reach import Reach
 from ..rosenbrock_tableaus import RosenbrockTableau
+from ..rows.active import ActiveRows
 from ..state import StateLayout
 from .func_graph import NotCompilable, Tracer
 from .generate import Stopwatch, generated
@@ -64,6 +65,7 @@ class _Compiler:
     code for loops, or None."""
 
     def __init__(self, func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> None:
+        func = func.func if isinstance(func, ActiveRows) else func
         self.name = getattr(func, "__name__", type(func).__name__)
         self.layout, self.options, self.usable = layout, options, True
         self.tracer = Tracer(layout, autocast)
@@ -213,6 +215,8 @@ def _compiler_for(func: Any, layout: StateLayout, autocast: Any, options: dict[s
 
 def _owner(func: Any) -> Any:
     """What code belongs to: a module, the code of a function or method, the class of another callable."""
+    if isinstance(func, ActiveRows):
+        func = func.func
     if isinstance(func, torch.nn.Module):
         return func
     return getattr(getattr(func, "__func__", func), "__code__", type(func))

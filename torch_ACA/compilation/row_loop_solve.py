@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..march import Limits
-from ..rows.active import ActiveRows
 from ..rows.solve import RowSolve
 from ..rows.times import as_given
 from ..steppers.base import LINEARISE
@@ -46,7 +45,6 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     for against, reason in (
         (field.jacobian.is_users, "jac was given"),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
-        (isinstance(field.func, ActiveRows), "args were given"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
         (times.lands_inside, "they land on times inside"),
         (times.jumps is not None, "func jumps"),

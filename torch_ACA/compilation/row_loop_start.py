@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rows.active import ActiveRows
 from .code import code_for
 from .row_loop_proof import rows_are_apart
 
@@ -28,7 +27,7 @@ def are_apart(field: Any, t: Tensor, y: Tensor) -> bool:
     :param t, y: as for `row_code`
     """
     code, layout, rows = field.code, field.layout, field.rows
-    if code is None or len(layout.leaves) > 1 or not rows.width or isinstance(field.func, ActiveRows):
+    if code is None or len(layout.leaves) > 1 or not rows.width:
         return False
     time = rows.time(t.to(layout.dtype))
     return code.kept("apart", lambda: rows_are_apart(code.graph, time, y, code.others, rows.count))
