@@ -71,7 +71,6 @@ def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
     solution = Solution(ts, layout.unflatten(ys), problem.stats, error=problem.failure)
     if problem.recorder is not None:
         solution.record = problem.recorder.record(problem, layout, ys[1:])
-        problem.recorder = None  # it knows how to replay, and so holds the problem
     if trajectory is not None:
         solution.dense = DenseOutput(trajectory, layout)
     return solution

@@ -91,7 +91,8 @@ class Recorder:
         return Callbacks(callbacks.step, accept, reject)
 
     def record(self, problem: Problem, layout: StateLayout, ys: torch.Tensor) -> Record:
-        """The `Record`, once the solve is over.
+        """The `Record`, once the solve is over. It alone knows how to replay then: what does so holds the problem, and
+        with it this recorder.
 
         :param ys: outputs after the first [k, n]
         """
@@ -100,6 +101,7 @@ class Recorder:
         states = [*self.states, ys[-1].detach()] if finished else self.states
         flat = torch.stack(states) if states else problem.y0.new_empty(0, layout.size)
         rejected = torch.tensor(self.rejected, dtype=torch.float64, device="cpu").reshape(-1, 2)
+        replay, graph, self.replay, self.graph = self.replay, self.graph, None, None
         return Record(
             torch.tensor(times, dtype=torch.float64, device="cpu"),
             layout.unflatten(flat),
@@ -107,6 +109,6 @@ class Recorder:
             tuple(method.name for method in self.methods),
             flat,
             layout,
-            self.replay,
-            self.graph,
+            replay,
+            graph,
         )

@@ -180,7 +180,9 @@ def test_a_failed_solve_keeps_nothing(kind):
     lambda f, y0: odeint(f, y0, torch.tensor([0.0, 1.0])),
     lambda f, y0: odesolve(f, y0, {"method": "RK4", "h": 0.25}),
     lambda f, y0: solve(f, y0, [0.0, 1.0], dense=True)(0.3),
-], ids=["block", "odeint", "odesolve", "dense"])  # fmt: skip
+    lambda f, y0: solve(f, y0, [0.0, 1.0], record=True).ys,
+    lambda f, y0: solve(f, y0, [0.0, 0.5, 1.0], per_sample=True).ys,
+], ids=["block", "odeint", "odesolve", "dense", "record", "rows"])  # fmt: skip
 def test_other_entries_keep_nothing(entry):
     def work():
         net = Net()
