@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from .autocast import ambient_autocast, without_autocast
+from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
 from .few_steps import few_steps
 from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .hidden_time import hides_time, moved, warn_of_hidden_time
+from .hidden_time import hides_time, moved, warn_of_constant_sizes, warn_of_hidden_time
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
@@ -225,12 +226,16 @@ def problem_of(
             check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()
-    if (times.requires_grad and differentiable) or (linearises and has_graphs):
+    moves_sizes = gradient == "naive" and differentiable and not isinstance(settings.controller, FixedSteps)
+    hidden = False
+    if (times.requires_grad and differentiable) or ((linearises or moves_sizes) and has_graphs):
         known = evaluation if times.requires_grad else None
         with torch.no_grad():
             hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
         if hidden and linearises:
             warn_of_hidden_time(settings.method)
+        if hidden and moves_sizes:
+            warn_of_constant_sizes()
         if hidden and times.requires_grad and differentiable:
             times = times.detach()
             with field.side_effects.replay(), field.without_cut():
@@ -263,6 +268,7 @@ def problem_of(
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
+        sizes_are_constant=hidden,
         given_times=given_times,
         limits=plan.limits,
         callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),

@@ -27,7 +27,7 @@ from .cut import Cut, of_outer_solves, stand_in_of
 from .errors import CaptureError, ReplayError, SideOutputError
 from .graph import ArgumentWatch, graph_inputs, leaves_behind
 
-LOOKED_AT_EVERY = 23  # graphs: one in so many is looked at; no method has as many stages
+LOOKED_AT_EVERY = 23  # graphs: the first and then one in so many are looked at; no method has as many stages
 
 
 def _references_of_fleeting() -> int:

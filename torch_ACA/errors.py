@@ -85,8 +85,9 @@ class CaptureError(RuntimeError):
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
             f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
-            "from func beforehand. If it took the place of another, call backward() before that; else name it in "
-            "params, or keep it where func's attributes, closure or globals lead to it"
+            "from func beforehand. If it took the place of another, call backward() before that; if it is a state that "
+            "func was given and kept, let func close over y0 instead; else name it in params, or keep it where func's "
+            "attributes, closure or globals lead to it"
         )
 
 

@@ -3,7 +3,8 @@
 A func that detaches its time, or takes it as a number, gives no derivative of its slope in t. The derivative of the
 discrete solution in its times needs one, and would be wrong by as much as the steps are long. The solution's own slope
 needs none: y(t) moves by f(t, y) dt at an output time, and by -f(t0, y0) dt0 at the start. Where func hides its time,
-the solve takes its times as constants, and state and outputs are moved so.
+the solve takes its times as constants, and state and outputs are moved so. `naive`, which differentiates the sizes of
+steps, misses that derivative in the same way; it takes them as constants then.
 """
 
 from __future__ import annotations
@@ -37,34 +38,53 @@ def hides_time(
     :param slope: f there [n]
     :param evaluation: its `Evaluation`, with a time that requires grad, if there is one
     """
+    n_evals = field.n_evals
     with field.side_effects.replay():
-        if evaluation is None:
-            evaluation = field.record(ts[0], y, time_grad=True, side=side)
-        if any(leaf is evaluation.time for leaf in leaves_behind([edge.node for edge in evaluation.edges()])):
+        hidden = (evaluation is None or not _is_behind(evaluation)) and _changes(field, ts, y, slope)
+        if hidden and evaluation is None:
+            hidden = not _is_behind(field.record(ts[0], y, time_grad=True, side=side))
+    field.n_evals = n_evals
+    return hidden
+
+
+def _is_behind(evaluation: Evaluation) -> bool:
+    """Whether the graph of an evaluation leads to its time."""
+    return any(leaf is evaluation.time for leaf in leaves_behind([edge.node for edge in evaluation.edges()]))
+
+
+def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> bool:
+    """Whether func changes with its time alone, everywhere."""
+    span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
+
+    def slope_at(t: float) -> Tensor:
+        found = torch.empty_like(slope)
+        field(t, y, found)
+        return found
+
+    def differ(one: Tensor, other: Tensor) -> bool:
+        rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
+        return bool(((one - other).abs() > rounding).any())
+
+    for t in (ts[0] + fraction * span for fraction in _PROBES):
+        there = slope_at(t)
+        if not differ(slope, there) or not differ(there, slope_at(t + eps ** (1 / 3) * span)):
             return False
-        span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
-
-        def slope_at(t: float) -> Tensor:
-            found = torch.empty_like(slope)
-            field(t, y, found)
-            return found
-
-        def differ(one: Tensor, other: Tensor) -> bool:
-            rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
-            return bool(((one - other).abs() > rounding).any())
-
-        for t in (ts[0] + fraction * span for fraction in _PROBES):
-            there = slope_at(t)
-            if not differ(slope, there) or not differ(there, slope_at(t + eps ** (1 / 3) * span)):
-                return False
     return True
 
 
 def warn_of_hidden_time(method: Method) -> None:
     """Warn that a method that differentiates func misses its derivative by time."""
+    _warn(f"{method.name} needs that derivative, and takes very small steps without it")
+
+
+def warn_of_constant_sizes() -> None:
+    """Warn that `naive` does not differentiate the sizes of its steps."""
+    _warn("gradient='naive' takes the sizes of its steps as constants, as 'direct' does")
+
+
+def _warn(what: str) -> None:
     warn_caller(
-        f"func changes with its time, and autograd does not know (it detaches the time, or takes it as a number): "
-        f"{method.name} needs that derivative, and takes very small steps without it"
+        f"func changes with its time, and autograd does not know (it detaches it, or takes it as a number): {what}"
     )
 
 

@@ -1,11 +1,15 @@
 """Warnings that point at the caller's line, and values in messages that stay short."""
 
+import contextlib
 import os
 import reprlib
 import sys
 import warnings
 
-_PACKAGE = os.path.dirname(__file__) + os.sep
+import torch
+
+# no code of a caller's is there: this package, and what calls it on a caller's behalf
+_BETWEEN = (*(os.path.dirname(module) + os.sep for module in (__file__, torch.__file__)), contextlib.__file__)
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 
@@ -16,8 +20,8 @@ def shown(value: object) -> str:
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the line outside this package that led here, and so (by Python's default) once for each such line."""
+    """Warn at the line of the caller's that led here, and so (by Python's default) once for each such line."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

@@ -10,6 +10,11 @@ from .graph import leaves_behind
 from .notices import warn_caller
 from .reach import Reach, reach
 
+_STORES = (
+    "func stores tensors while the solver evaluates it. They are no part of the solution and have no gradient of their "
+    "own: what a loss needs belongs into the state"
+)
+
 
 class SideOutputs:
     """Of one func in one solve.
@@ -22,6 +27,7 @@ class SideOutputs:
         self._found, self._captured = found, captured
         self._known = {id(tensor) for tensor in found.tensors}
         self._stored = []
+        self._watched = self._may_be_more = False
 
     def meet(self, func: Callable, inputs: Sequence[Tensor]) -> bool:
         """Look at what func holds after its first evaluation, and capture what may be a weight.
@@ -29,8 +35,8 @@ class SideOutputs:
         :param inputs: the leaves that it was given
         :returns: whether there is anything
         """
-        found, self._found = self._found, None
-        if not found.has_grown():
+        self._watched = True
+        if not self._found.has_grown():
             return False
         own = {id(tensor) for tensor in inputs}
         self._stored = [tensor for tensor in self._since(func) if id(tensor) not in own]
@@ -42,15 +48,23 @@ class SideOutputs:
 
     def finish(self, func: Callable) -> None:
         """To be called when the forward pass is over: what no evaluation used is refused a gradient, with a warning."""
+        found, self._found = self._found, None
         stored = [tensor for tensor in self._stored if not self._captured.uses(tensor)]
-        if stored:
-            warn_caller(
-                "func stores tensors while the solver evaluates it. They are no part of the solution and have no "
-                "gradient of their own: what a loss needs belongs into the state"
-            )
-            for tensor in (*stored, *self._since(func)):
-                tensor.register_hook(refuse_gradient)
         self._stored = []
+        has_grown = self._watched and found.has_grown()
+        late = self._since(func) if has_grown else []
+        self._may_be_more = has_grown and not (stored or late)
+        if stored or late:
+            warn_caller(_STORES)
+            for tensor in (*stored, *late):
+                tensor.register_hook(refuse_gradient)
+
+    def look_back(self, func: Callable) -> None:
+        """To be called when a backward pass is over, whose evaluations have histories where those of the forward pass
+        had none: warn of what they have stored."""
+        may_be_more, self._may_be_more = self._may_be_more, False
+        if may_be_more and self._since(func):
+            warn_caller(_STORES)
 
     def _since(self, func: Callable) -> list[Tensor]:
         """Tensors with a history that func has come to reach since the solve began."""

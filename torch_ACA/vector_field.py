@@ -117,7 +117,7 @@ class VectorField:
 
     def _look_at(self, evaluation: Any, t: Any) -> None:
         self._n_recorded += 1
-        if self._n_recorded % LOOKED_AT_EVERY == 0:
+        if self._n_recorded % LOOKED_AT_EVERY == 1:
             self.captured.check(evaluation, self._shown(t))
 
     def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
@@ -222,8 +222,9 @@ class VectorField:
     def _with_gradients(self, t: Any, y: Tensor, side: int) -> list[Tensor]:
         """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
         layout = self.layout
+        leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
         with torch.enable_grad():
-            return layout.tensors(self.call(self.time(t, side), layout.assemble(layout.unflatten_leaves(y.detach()))))
+            return layout.tensors(self.call(self.time(t, side), layout.assemble(leaves)))
 
     def _after_failure(self, failure: RuntimeError, t: Any, y: Tensor, side: int) -> list[Tensor]:
         """Evaluate f once more with gradients on: it may differentiate something itself."""
@@ -268,6 +269,7 @@ class VectorField:
         try:
             with within(self._outer_cuts):  # a backward pass runs outside of the solve around this one
                 yield
+            self._side_outputs.look_back(self.func)
         finally:
             self.func = None
 

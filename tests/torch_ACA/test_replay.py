@@ -507,6 +507,61 @@ def test_a_loss_on_what_func_stored_is_refused(kind, how):
         (y.sum() + side).backward()
 
 
+class Late(nn.Module):
+    """Stores a tensor at the end alone, with a history where gradients are on."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.stored = nn.Parameter(torch.tensor([0.5, -0.3])), None
+
+    def forward(self, t, y):
+        slope = torch.tanh(self.w * y)
+        if t > 0.8:
+            self.stored = (slope**2).sum()
+        return slope
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "naive"])
+def test_what_func_begins_to_store_late_is_told(kind):
+    """At the end of the forward pass where graphs were kept, else at that of the backward pass, which makes them."""
+    module = Late()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y = solve(module, torch.ones(2), [0.0, 1.0], **keywords_of(kind)).ys[-1]
+        stored = module.stored
+        if stored.requires_grad:
+            with pytest.raises(SideOutputError):
+                (y.sum() + stored).backward(retain_graph=True)
+        else:
+            (y.sum() + stored).backward()
+    assert any("belongs into the state" in str(w.message) and w.filename == __file__ for w in caught)
+
+
+def test_a_state_that_func_keeps_is_refused():
+    """The gradient that goes back to it would be lost."""
+
+    def anchored():
+        kept = []
+
+        def f(t, y):
+            kept.append(y) if not kept else None
+            return torch.sin(y) - kept[0]
+
+        return f
+
+    def grad(integrate):
+        y0 = torch.ones(2, requires_grad=True)
+        return torch.autograd.grad(integrate(anchored(), y0)[-1].sum(), y0)
+
+    for kind in KINDS:
+        integrate = lambda f, y0, kind=kind: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys  # noqa: E731
+        if kind == "naive":
+            assert_close(grad(integrate), grad(plain("naive")), 1e-12)
+        else:
+            with pytest.raises(CaptureError, match="close over y0"):
+                grad(integrate)
+
+
 @pytest.mark.parametrize("how", ["sum", "list"])
 def test_naive_keeps_what_func_stored(how):
     def grad(integrate):

@@ -1,6 +1,7 @@
 """Times: their gradients at jumps and in low precision, of first and second order, and where fixed steps end."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -136,6 +137,24 @@ def test_all_exact_kinds_agree_on_a_jump_at_an_output_time():
     expected = grads("naive")
     for kind in EXACT:
         assert_close(grads(kind), expected, 1e-11)
+
+
+@pytest.mark.parametrize("hide", [float, torch.Tensor.detach], ids=["number", "detached"])
+def test_naive_takes_sizes_as_constants_where_func_hides_its_time(hide):
+    """The end of a step moves with its size, and func with its time: without that derivative the rest is wrong."""
+
+    def grad(gradient, of_time):
+        w = torch.tensor(1.0, requires_grad=True)
+        f = lambda t, y: w * (5 * torch.sin(5 * torch.as_tensor(of_time(t))) - y)  # noqa: E731
+        y = solve(f, torch.tensor([0.5, -0.3]), [0.0, 2.0], rtol=1e-7, atol=1e-7, gradient=gradient).ys[-1]
+        return torch.autograd.grad(y.sum(), w)
+
+    with pytest.warns(UserWarning, match="sizes of its steps as constants"):
+        found = grad("naive", hide)
+    assert_close(found, grad("direct", hide), 1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(grad("naive", lambda t: t), found, 1e-5)  # both are within the tolerance of the solution's own
 
 
 @pytest.mark.parametrize("kind", EXACT)

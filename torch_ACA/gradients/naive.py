@@ -2,8 +2,9 @@
 
 What the ACA paper compares with: each step size is a function of the error ratios before it, so the graph goes through
 every try, rejected ones too, and grows to depth O(N_f N_t m) for m tries per step. Its own short loop, with the
-controller inside the graph. The very first step size is a constant. (torchdiffeq's `odeint` left the step size out of
-its graph in August 2020 and is close to `direct` since.)
+controller inside the graph. The very first step size is a constant, and so are all where func hides its time from
+autograd: the end of a step moves with its size, and func with its time. (torchdiffeq's `odeint` left the step size out
+of its graph in August 2020 and is close to `direct` since.)
 """
 
 from typing import Any
@@ -73,6 +74,8 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                     break
                 ratio = controller.error_ratio(made.error, y, made.y).double()
                 if ratio.item() == 0.0:  # a norm has no second derivative there
+                    ratio = ratio.detach()
+                if problem.sizes_are_constant:
                     ratio = ratio.detach()
                 verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
                 if verdict.accepted:
