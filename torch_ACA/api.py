@@ -204,13 +204,18 @@ def problem_of(
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
+    may_hide_time = False
     slope: torch.Tensor | None
     size: float | None
     if started is not None:
         slope, size = started
         evaluation, field.n_evals = None, 2 * (slope is not None)
     elif gradient == "naive" and (differentiable or transformed):
-        slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
+        moves_sizes = differentiable and not isinstance(settings.controller, FixedSteps)
+        slope, may_hide_time = field.first_traced(
+            times[0].double(), flat, side=int(starts_at_jump), watch=moves_sizes
+        )
+        evaluation = None
     else:
         with torch.no_grad(), forward_ad_disabled():
             slope, evaluation = field.first_evaluation(
@@ -226,15 +231,14 @@ def problem_of(
             check(field)
     given_times = times
     has_graphs = not transformed and not torch.is_inference_mode_enabled()
-    moves_sizes = gradient == "naive" and differentiable and not isinstance(settings.controller, FixedSteps)
     hidden = False
-    if (times.requires_grad and differentiable) or ((linearises or moves_sizes) and has_graphs):
+    if (times.requires_grad and differentiable) or ((linearises or may_hide_time) and has_graphs):
         known = evaluation if times.requires_grad else None
         with torch.no_grad():
             hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
         if hidden and linearises:
             warn_of_hidden_time(settings.method)
-        if hidden and moves_sizes:
+        if hidden and may_hide_time:
             warn_of_constant_sizes()
         if hidden and times.requires_grad and differentiable:
             times = times.detach()

@@ -22,7 +22,7 @@ class Cut(TorchFunctionMode):
 
     def __init__(self, entries: dict[int, list], used: dict[int, None]) -> None:
         super().__init__()
-        self._entries, self._used = entries, used
+        self.entries, self.used = entries, used
 
     def __enter__(self) -> Any:
         if not hasattr(_active, "cuts"):
@@ -43,13 +43,28 @@ class Cut(TorchFunctionMode):
 
     def of(self, value: Any) -> Any:
         """The value, or what stands in for it; lists and tuples too."""
-        entry = self._entries.get(id(value))
+        entry = self.entries.get(id(value))
         if entry is not None:
-            self._used[id(value)] = None
+            self.used[id(value)] = None
             return stand_in_of(entry)
         if type(value) in (list, tuple):
             return type(value)([self.of(part) for part in value])
         return value
+
+
+class UseWatch(Cut):
+    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``.
+
+    :param cut: what it does besides (None: nothing)
+    """
+
+    def __init__(self, tensor: Tensor, cut: Cut | None) -> None:
+        super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
+        self._tensor, self.sees_use = tensor, False
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.sees_use |= any(value is self._tensor for value in (*args, *(kwargs or {}).values()))
+        return super().__torch_function__(func, kinds, args, kwargs)
 
 
 def stand_in_of(entry: list) -> Tensor:
@@ -60,7 +75,7 @@ def stand_in_of(entry: list) -> Tensor:
 
 def outer_cuts() -> list[Cut]:
     """The cuts of the solves around this one, the outermost first, as contexts to be entered again."""
-    return [Cut(cut._entries, cut._used) for cut in getattr(_active, "cuts", ())]
+    return [Cut(cut.entries, cut.used) for cut in getattr(_active, "cuts", ())]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .private_torch import pulled_back
+from .graph import age_mark, held_by_functions
+from .private_torch import pulled_back, pytree
 from .saved_tensors import SavedOnce
 
 if TYPE_CHECKING:
@@ -114,9 +115,12 @@ def measured(record: Callable[[], Evaluation], with_value: bool = True) -> tuple
 
     Infinity for a func with a transform inside of it: it cannot be measured, and keeps no graphs.
     """
+    since = age_mark()
     try:
         with SavedOnce() as saved:
             evaluation = record()
+            held = held_by_functions(evaluation.edges(), since)
+            saved.add(leaf for leaf in pytree.tree_leaves(held) if isinstance(leaf, torch.Tensor))
             # the state it was taken at stays as well, and its value where that is kept
             kept = [*evaluation.leaves, *(with_value and evaluation.outputs or ())]
             n_bytes = saved.n_bytes(kept, without=evaluation.field.captured.candidates)

@@ -75,6 +75,22 @@ def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Te
     return list(leaves.values())
 
 
+def held_by_functions(edges: Iterable[GradientEdge], since: int) -> list[Any]:
+    """What the nodes of a graph hold that are custom `autograd.Function`s, as attributes: PyTorch tells no hook of it.
+
+    :param since: `age_mark` taken before the graph was made; what is older is not looked at
+    """
+    held, seen, stack = [], set(), [edge.node for edge in edges]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or type(node) is _LEAF_NODE or age(node) <= since:
+            continue
+        seen.add(node)
+        held += getattr(node, "__dict__", {}).values()
+        stack.extend(following for following, _ in node.next_functions)
+    return held
+
+
 def types_behind(value: Tensor) -> set[torch.dtype]:
     """The types of what the operations of a tensor's graph made."""
     types, seen, stack = {value.dtype}, set(), [value.grad_fn]
@@ -85,6 +101,21 @@ def types_behind(value: Tensor) -> set[torch.dtype]:
             types.update(made_types(node))
             stack.extend(following for following, _ in node.next_functions)
     return types
+
+
+def leads_to(value: Tensor, tensor: Tensor) -> bool:
+    """Whether the graph of a value leads to a tensor that requires grad."""
+    if tensor.grad_fn is None:
+        return any(leaf is tensor for leaf in leaves_behind([value.grad_fn]))
+    seen, stack = set(), [value.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is tensor.grad_fn:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(following for following, _ in node.next_functions)
+    return False
 
 
 class ArgumentWatch(TorchFunctionMode):

@@ -1,6 +1,7 @@
 """Warnings that point at the caller's line, and values in messages that stay short."""
 
 import contextlib
+import inspect
 import os
 import reprlib
 import sys
@@ -9,7 +10,7 @@ import warnings
 import torch
 
 # no code of a caller's is there: this package, and what calls it on a caller's behalf
-_BETWEEN = (*(os.path.dirname(module) + os.sep for module in (__file__, torch.__file__)), contextlib.__file__)
+_BETWEEN = (*(os.path.dirname(module) + os.sep for module in (__file__, inspect.getfile(torch))), contextlib.__file__)
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 

@@ -18,7 +18,7 @@ except ImportError:
 
 __all__ = ["age", "batch_norms", "forward_ad_level", "has_function_modes", "has_saved_tensors_hooks", "is_batched"]
 __all__ += ["is_transformed", "made_types", "parametrize_cache", "pulled_back", "pytree", "set_grad_enabled"]
-__all__ += ["without_tangents"]
+__all__ += ["within_checkpoint", "without_tangents"]
 
 
 def _found(path: str) -> Any:
@@ -39,6 +39,7 @@ _forward_ad_switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 # of any operation, for they all have it or none has
 _sequence_number = getattr(torch.zeros((), requires_grad=True, device="cpu").view(()).grad_fn, "_sequence_nr", None)
 _top_hooks = _found("_C._autograd._top_saved_tensors_default_hooks")
+_CHECKPOINT = "torch.utils.checkpoint"  # where its hooks are made
 _function_modes = _found("_C._len_torch_function_stack")
 batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d))
 
@@ -46,6 +47,13 @@ batch_norms = getattr(batchnorm, "_NormBase", (torch.nn.BatchNorm1d, torch.nn.Ba
 def has_saved_tensors_hooks() -> bool:
     """Whether hooks, those of a checkpoint among them, see what autograd saves in this thread; True if not known."""
     return _top_hooks is None or _top_hooks(False) is not None
+
+
+def within_checkpoint() -> bool:
+    """Whether `torch.utils.checkpoint` will make what runs in this thread again, for its backward pass; True if not
+    known."""
+    hooks = None if _top_hooks is None else _top_hooks(False)
+    return _top_hooks is None or hooks is not None and getattr(hooks[0], "__module__", "") == _CHECKPOINT
 
 
 def pulled_back(

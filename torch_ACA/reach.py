@@ -50,6 +50,10 @@ class Reach:
         """Whether there may be more by now: a place that was looked into holds something else."""
         return self.search.has_grown()
 
+    def gained(self) -> list[torch.Tensor]:
+        """Tensors without a history that have been added since, not put in the place of others."""
+        return self.search.gained({id(tensor) for tensor in (*self.tensors, *self.constants)})
+
 
 def reach(func: Any) -> Reach:
     """The `Reach` of a callable."""
@@ -90,6 +94,18 @@ class _Search:
             ):
                 return True
         return False
+
+    def gained(self, tensors: Set[int]) -> list[torch.Tensor]:
+        """As of `Reach`; ``tensors``: the identities of those that were found."""
+        gained, holders = [], []
+        for how, place, before in self._places:
+            found, n_before = how(place), sum(key in tensors for key in before)
+            now = [thing for thing in found if isinstance(thing, torch.Tensor)]
+            new = [thing for thing in found if id(thing) not in self._seen and type(thing) not in _ATOMS]
+            holders += [thing for thing in new if not isinstance(thing, torch.Tensor)]
+            if len(now) > n_before:
+                gained += [thing for thing in new if isinstance(thing, torch.Tensor) and not thing.requires_grad]
+        return gained + (reach(holders).constants if holders else [])
 
     def run(self) -> None:
         queue, visits = self._queue, _VISITS

@@ -53,12 +53,16 @@ class SavedOnce:
         self.n_tensors = 0
 
     def __enter__(self) -> "SavedOnce":
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
         self._hooks.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._hooks.__exit__(*exception)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Take in what is kept past the hooks."""
+        self._sizes.update(map(_storage, tensors))
 
     def n_bytes(self, tensors: Iterable[Tensor], *, without: Iterable[Tensor] = ()) -> int:
         """Bytes of what is kept and of these tensors, without the storages of others."""
@@ -71,7 +75,18 @@ class SavedOnce:
         key, size = _storage(tensor)
         self._sizes[key] = size
         self.n_tensors += 1
-        return tensor.detach()  # an output that held on to its own graph would never be freed
+        # an output that held on to its own graph would never be freed; autograd compares no versions behind hooks
+        return tensor.detach(), None if tensor.is_inference() else tensor._version
+
+
+def _unpack(packed: tuple[Tensor, int | None]) -> Tensor:
+    tensor, version = packed
+    if version is not None and tensor._version != version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: a tensor "
+            f"of shape {tuple(tensor.shape)} that func uses, or makes"
+        )
+    return tensor
 
 
 def _storage(tensor: Tensor) -> tuple[int, int]:

@@ -1,11 +1,12 @@
-"""Tensors with a history that func makes while it is evaluated, and keeps: a weight for its later evaluations, which is
-captured, or an output by the way, which has no gradient."""
+"""Tensors that func makes while it is evaluated, and keeps: a weight for its later evaluations, which is captured, or
+an output by the way, which has no gradient."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from .capture import Captured, refuse_gradient
+from .cut import Cut
 from .graph import leaves_behind
 from .notices import warn_caller
 from .reach import Reach, reach
@@ -13,6 +14,10 @@ from .reach import Reach, reach
 _STORES = (
     "func stores tensors while the solver evaluates it. They are no part of the solution and have no gradient of their "
     "own: what a loss needs belongs into the state"
+)
+_MAKES_LATE = (
+    "func makes a tensor in a later evaluation than its first, keeps it and uses it from then on: no gradient goes "
+    "back through it to what it is made of. Make it in the first evaluation, or use gradient='naive'"
 )
 
 
@@ -26,8 +31,9 @@ class SideOutputs:
     def __init__(self, found: Reach, captured: Captured) -> None:
         self._found, self._captured = found, captured
         self._known = {id(tensor) for tensor in found.tensors}
-        self._stored = []
+        self._outputs: list[Tensor] = []
         self._watched = self._may_be_more = False
+        self._made_late = Cut({}, {})  # stands nothing in: it knows what was used
 
     def meet(self, func: Callable, inputs: Sequence[Tensor]) -> bool:
         """Look at what func holds after its first evaluation, and capture what may be a weight.
@@ -38,35 +44,62 @@ class SideOutputs:
         self._watched = True
         if not self._found.has_grown():
             return False
-        own = {id(tensor) for tensor in inputs}
-        self._stored = [tensor for tensor in self._since(func) if id(tensor) not in own]
-        for tensor in self._stored:
-            if not any(id(leaf) in own for leaf in leaves_behind([tensor.grad_fn])):
-                self._captured.add_stored(tensor)
-        self._known.update(map(id, self._stored))
-        return bool(self._stored)
+        own, stored = {id(tensor) for tensor in inputs}, self._since(func)
+        self._known.update(map(id, stored))
+        weights = []
+        for tensor in stored:
+            if any(id(leaf) in own for leaf in _leaves_of(tensor)):
+                self._outputs.append(tensor)
+            elif tensor.grad_fn is not None:
+                weights.append(tensor)
+        for tensor in weights:
+            self._captured.add_stored(tensor)
+        return bool(weights) or any(tensor.grad_fn is not None for tensor in self._outputs)
 
     def finish(self, func: Callable) -> None:
-        """To be called when the forward pass is over: what no evaluation used is refused a gradient, with a warning."""
+        """To be called when the forward pass is over: what depends on a state that func was given is refused a
+        gradient, with a warning. Graphs that were kept go on into the history of what is a weight since."""
         found, self._found = self._found, None
-        stored = [tensor for tensor in self._stored if not self._captured.uses(tensor)]
-        self._stored = []
-        has_grown = self._watched and found.has_grown()
-        late = self._since(func) if has_grown else []
-        self._may_be_more = has_grown and not (stored or late)
-        if stored or late:
+        outputs, self._outputs = self._outputs, []
+        outputs = [tensor for tensor in outputs if not self._captured.uses(tensor)]
+        if self._watched and found.has_grown():
+            since = self._since(func)
+            late = self._outputs_among(since)
+            self._captured.keep_graph |= len(late) < len(since)
+            outputs += late
+            self._may_be_more = not outputs
+            gained = (tensor for tensor in found.gained() if tensor.is_floating_point() or tensor.is_complex())
+            self._made_late = Cut({id(tensor): [tensor, tensor] for tensor in gained}, {})
+        if outputs:
             warn_caller(_STORES)
-            for tensor in (*stored, *late):
+            for tensor in outputs:
                 tensor.register_hook(refuse_gradient)
+
+    def watches(self) -> list[Cut]:
+        """Contexts in which a backward pass evaluates func again, so that `look_back` knows what it uses."""
+        return [self._made_late] if self._made_late.entries else []
 
     def look_back(self, func: Callable) -> None:
         """To be called when a backward pass is over, whose evaluations have histories where those of the forward pass
-        had none: warn of what they have stored."""
+        had none: warn of what they have stored, and of what has none though they use it."""
         may_be_more, self._may_be_more = self._may_be_more, False
-        if may_be_more and self._since(func):
+        made_late, self._made_late = self._made_late, Cut({}, {})
+        if made_late.used:
+            warn_caller(_MAKES_LATE)
+        elif may_be_more and self._outputs_among(self._since(func)):
             warn_caller(_STORES)
 
+    def _outputs_among(self, stored: list[Tensor]) -> list[Tensor]:
+        """Those that depend on more than what is captured: on a state that func was given."""
+        known = {id(tensor) for tensor in (*self._captured.leaves, *self._captured.reached())}
+        return [tensor for tensor in stored if any(id(leaf) not in known for leaf in _leaves_of(tensor))]
+
     def _since(self, func: Callable) -> list[Tensor]:
-        """Tensors with a history that func has come to reach since the solve began."""
-        found = (tensor for tensor in reach(func).tensors if tensor.grad_fn is not None)
+        """Tensors that require grad and that func has come to reach since the solve began."""
+        found = reach(func).tensors
         return [tensor for tensor in found if id(tensor) not in self._known and not self._captured.uses(tensor)]
+
+
+def _leaves_of(tensor: Tensor) -> list[Tensor]:
+    """The leaves that a tensor depends on; itself, if it is one."""
+    return [tensor] if tensor.grad_fn is None else leaves_behind([tensor.grad_fn])

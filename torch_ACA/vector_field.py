@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .capture import LOOKED_AT_EVERY, Captured
-from .cut import Cut, outer_cuts, within
+from .cut import Cut, UseWatch, outer_cuts, within
 from .errors import SolverError
 from .evaluation import Evaluation, measured
-from .graph import age_mark
+from .graph import age_mark, leads_to
 from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
@@ -176,11 +176,23 @@ class VectorField:
         evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side), with_value)
         return evaluation
 
-    def first_traced(self, t: Any, y: Tensor, side: int = 0) -> Tensor:
-        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
-        with self.without_cut():
+    def first_traced(self, t: Tensor, y: Tensor, side: int = 0, *, watch: bool = False) -> tuple[Tensor, bool]:
+        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size], and
+        whether func may hide its time from autograd.
+
+        :param watch: whether it may is to be found out
+        """
+        time = t.to(self.layout.device, self.layout.dtype)
+        if watch and not time.requires_grad:
+            time = time.detach().requires_grad_()
+        cut = self.captured.restriction()
+        use = UseWatch(time, cut) if watch else None
+        with self._cut_by(use or cut):
             # a copy: func may return the same memory again, which nobody knows yet
-            return self.side_effects.watch(lambda: self.traced(t, y, side=side)).clone()
+            slope = self.side_effects.watch(lambda: self.traced(time, y, side=side)).clone()
+        if use is None or not (use.sees_use or side):
+            return slope, False
+        return slope, not (slope.requires_grad and leads_to(slope, time))
 
     def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
@@ -267,7 +279,8 @@ class VectorField:
         """Context in which f is evaluated again, after `finish`."""
         self.func = self._kept()
         try:
-            with within(self._outer_cuts):  # a backward pass runs outside of the solve around this one
+            # a backward pass runs outside of the solve around this one
+            with within([*self._outer_cuts, *self._side_outputs.watches()]):
                 yield
             self._side_outputs.look_back(self.func)
         finally:

@@ -1,6 +1,7 @@
 """Loops compiled as a whole: the steps of eager ones through every end they can come to, and a way out that is told."""
 
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import os
@@ -280,6 +281,58 @@ def test_what_changes_between_forward_and_backward_is_an_error(field):
         change()
         with pytest.raises(ReplayError, match="func is not what it was"):
             ys.sum().backward()
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, bar):
+        return -bar
+
+
+def under_no_grad(w, y):
+    with torch.no_grad():
+        scale = 1 + y.square().sum()
+    return w * y / scale
+
+
+def under_enable_grad(w, y):
+    with torch.enable_grad():
+        z = w * y
+    return z * torch.cos(y)
+
+
+def with_a_hook(w, y):
+    slope = w * y
+    if slope.requires_grad:
+        slope.register_hook(lambda bar: 2 * bar)
+    return slope
+
+
+def by_mode(w, y):
+    return w * y * (2.0 if torch.is_grad_enabled() else 1.0)
+
+
+@pytest.mark.parametrize("compile", [True, "step"])
+@pytest.mark.parametrize("func", [
+    lambda w, y: Reversed.apply(w) * y, under_no_grad, under_enable_grad, with_a_hook, by_mode,
+    lambda w, y: torch.func.grad(lambda z: (w * z.cos()).sum())(y) * w,
+    lambda w, y: torch.func.jacrev(lambda z: torch.sin(z * w))(y) @ y,
+])  # fmt: skip
+def test_a_func_that_governs_gradients_itself_has_its_own(func, compile):
+    """Where the graph would lose it, func runs as it is."""
+    found = []
+    for chosen in (False, compile):
+        w, y0 = (torch.tensor(values, requires_grad=True) for values in ([0.5, -1.2], [1.0, 2.0]))
+        refused = bool(chosen) and func is not under_enable_grad
+        with pytest.warns(UserWarning, match="governs gradients") if refused else contextlib.nullcontext():
+            ys = solve(lambda t, y: func(w, y), y0, [0.0, 1.0], **FAST, compile=chosen).ys
+        found.append([ys, *torch.autograd.grad(ys[-1].sum(), [w, y0])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The room that all solves share for the graphs of their steps: who takes, who gives back, and what that changes."""
 
+import functools
 import gc
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from torch_ACA import solve
 from torch_ACA.errors import ReplayError
@@ -210,6 +211,36 @@ def test_rows_that_fail_give_back(field):
     found = solve(func, y0, [0.0, 1.0, 3.0], per_sample=True, on_failure="return", memory=memory, rtol=1e-7, atol=1e-7)
     assert memory.room.free == 10**9 and live_evaluations() == 0
     assert torch.isfinite(torch.autograd.grad(found.ys[1].sum(), y0)[0]).all()
+
+
+@pytest.mark.parametrize("keywords", [
+    {}, {"memory": "states"}, {"memory": "unlimited"}, {"gradient": "direct"}, {"per_sample": True},
+    {"gradient": "adjoint"}, {"method": "Rodas5P"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("selective", [False, True])
+def test_a_checkpoint_runs_a_solve_again_once(keywords, selective):
+    """Each graph that is made within it would make it run once more."""
+    if selective and "method" in keywords:
+        pytest.skip("Rodas5P differentiates func in the forward pass, which a selective checkpoint does not allow")
+    calls, net = [], torch.nn.Linear(2, 2)
+
+    def func(t, y):
+        calls.append(1)
+        return torch.tanh(net(y))
+
+    def solved(y0):
+        return solve(func, y0, [0.0, 1.0], **{"options": {"max_step": 0.1}} | keywords).ys
+
+    y0 = torch.ones(3, 2, requires_grad=True)
+    expected = torch.autograd.grad(solved(y0).sum(), [y0, *net.parameters()])
+    policy = functools.partial(create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default])
+    calls.clear()
+    ys = checkpoint(solved, y0, use_reentrant=False, **({"context_fn": policy} if selective else {}))
+    n_forward = len(calls)
+    found = torch.autograd.grad(ys.sum(), [y0, *net.parameters()])
+    assert len(calls) <= (4 if keywords.get("gradient") == "adjoint" else 3) * n_forward
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def live_evaluations():

@@ -537,6 +537,52 @@ def test_what_func_begins_to_store_late_is_told(kind):
     assert any("belongs into the state" in str(w.message) and w.filename == __file__ for w in caught)
 
 
+def by_windows(hyper):
+    """A weight for each quarter of the interval, made when it is first wanted."""
+    made = {}
+
+    def f(t, y):
+        window = int(t * 4)
+        if window not in made:
+            made[window] = hyper(torch.tensor([float(window)]))
+        return torch.sin(y * made[window])
+
+    return f
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_made_late(kind):
+    """Where graphs are kept, so is their history. In an evaluation without gradients they are born without one."""
+    hyper, lost = nn.Linear(1, 2), kind in ("aca", "two states", "adjoint", "mali")
+
+    def grad(integrate):
+        y0 = torch.ones(3, 2, requires_grad=True)
+        return torch.autograd.grad(square(integrate(by_windows(hyper), y0)), [y0, *hyper.parameters()])
+
+    keywords = keywords_of(kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = grad(lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords).ys)
+    assert [w.filename for w in caught if "makes a tensor in a later" in str(w.message)] == [__file__] * lost
+    if not lost:
+        assert_close(found, grad(plain(kind)), 1e-12)
+
+
+def test_what_is_put_in_the_place_of_something_is_no_weight():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.calls = nn.Parameter(torch.tensor(0.5)), torch.zeros(())
+
+        def forward(self, t, y):
+            self.calls = self.calls + 1.0
+            return -self.w * y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solve(Counting(), torch.ones(2), [0.0, 1.0], memory="states").ys.sum().backward()
+
+
 def test_a_state_that_func_keeps_is_refused():
     """The gradient that goes back to it would be lost."""
 

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..state import StateLayout
 from .private_compiler import (
     TRACING_FAILURES,
+    HigherOrderOperator,
     guarded_code,
     has_effects,
     hooks_guarded,
@@ -62,7 +63,7 @@ class Tracer:
         """
         _now.given, _now.found = (t, y), None
         try:
-            with torch.no_grad():
+            with torch.enable_grad():  # else what governs gradients is left out of the graph
                 given = func, t, y, hooks_of_all_modules()
                 known = guarded_code(self._own, given)
                 if known is not None:
@@ -150,9 +151,26 @@ def _failure_of(module: Any, inputs: Any) -> str | None:
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     if len(output.args[0]) != 1:
         return "it keeps what it computes"
+    if any(map(_governs_gradients, module.graph.nodes)):
+        return "it governs gradients itself: by no_grad, torch.func, hooks or an autograd.Function"
     if any(type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter | torch.nn.Buffer) for x in inputs):
         return "it uses tensors of a kind of their own"
     return None
+
+
+_BY_METHOD = frozenset(("register_hook", "requires_grad_", "retain_grad", "backward"))
+
+
+def _governs_gradients(node: Any) -> bool:
+    """Whether a node of Dynamo's graph says how gradients go, which is lost where the graph is differentiated."""
+    if node.op == "call_method":
+        return node.target in _BY_METHOD
+    if node.op != "call_function":
+        return False
+    if isinstance(node.target, HigherOrderOperator):
+        return True
+    name, home = getattr(node.target, "__name__", ""), getattr(node.target, "__module__", None) or ""
+    return "functorch" in home or "grad_enabled" in name or "inference" in name or "nesting" in name
 
 
 # which running statistics they write to, where their schema does not tell: (arguments, the one that says whether)

@@ -81,7 +81,7 @@ class Loops:
         self.with_starts = with_slopes  # whether outputs say something to the states at the starts of steps
         self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
-        self.capacity = int(min(max(FEWEST, min(MOST, BYTES // per_step)), most))
+        self.capacity = int(min(max(FEWEST, min(MOST, BYTES // max(per_step, 1))), most))
         self.evaluations = steps.evaluations  # of func in a try
         self.key = (*steps.key, with_slopes, time_grad, jumps, self.capacity)
 

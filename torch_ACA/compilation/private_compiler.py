@@ -16,6 +16,10 @@ try:
     from torch._higher_order_ops.while_loop import while_loop_op
 except ImportError:
     while_loop_op = None
+try:
+    from torch._ops import HigherOrderOperator
+except ImportError:
+    HigherOrderOperator = ()  # type: ignore[assignment,misc]
 TRACING_FAILURES: tuple[type[Exception], ...]  # what tracing raises where it cannot go on; not known: anything
 try:
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..inference_mode import outside_inference_mode
 from ..march import Stop
+from ..private_torch import within_checkpoint
 from ..solution import Trajectory
 from ..transforms import forward_ad_disabled, is_batched
 from .backward import BackwardPass
@@ -149,7 +150,8 @@ class DiscreteSolve:
         :param remember: keep the steps, and of their states and graphs what there is room for
         """
         problem, storage = self.problem, self.storage
-        keeps = remember and not problem.transformed
+        # each graph made within a checkpoint would let it run the whole solve again
+        keeps = remember and not problem.transformed and not within_checkpoint()
         stepper = self._stepper(keep_graphs=keeps and storage.wants_graph)
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper

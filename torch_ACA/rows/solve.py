@@ -16,6 +16,7 @@ from ..errors import SecondDerivativeError
 from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
 from ..gradients.storage import Storage
+from ..private_torch import within_checkpoint
 from .backward import RowBackwardPass
 from .kept import KeptTries, KeptTry, UnfitGraphsError
 from .march import march_rows
@@ -53,7 +54,7 @@ class RowSolve:
         """
         problem, stepper, rows, times = self.problem, self.stepper, self.stepper.rows, self.problem.row_times
         evaluation, problem.evaluation = problem.evaluation, None
-        stepper.keep_graphs = remember and self.budget.wants_graph
+        stepper.keep_graphs = remember and self.budget.wants_graph and not within_checkpoint()
         if stepper.keep_graphs:
             self.kept.start = evaluation
         del evaluation
