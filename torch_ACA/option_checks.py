@@ -154,6 +154,9 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
 
     :raises TypeError: it is neither a tensor nor numbers
     """
+    if isinstance(returned, list | tuple) and any(isinstance(part, torch.Tensor) for part in returned):
+        kind = type(returned).__name__
+        raise TypeError(f"{name} must return a tensor or a number, got a {kind} of tensors: use torch.stack")
     try:
         return returned if isinstance(returned, torch.Tensor) else torch.as_tensor(returned, device="cpu")
     except (TypeError, ValueError, RuntimeError):

@@ -709,3 +709,10 @@ def test_the_change_is_bracketed(f, root, most):
     x = _first_not_positive(lambda x: calls.append(x) or f(x), f(0.0), f(1.0), 2.0**-52)
     assert x == pytest.approx(root, abs=1e-15) or f(root) == 0.0 == f(x)
     assert f(x) <= 0.0 and len(calls) <= most
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_tensors_in_a_sequence_are_refused(kind):
+    """Made one tensor, they would lose their histories."""
+    with pytest.raises(TypeError, match="torch.stack"):
+        solve_event(lambda t, y: -y, torch.ones(2), 0.0, lambda t, y: kind((y[0] - 0.5, y[1] - 0.3)))
