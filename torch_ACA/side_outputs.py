@@ -46,15 +46,12 @@ class SideOutputs:
             return False
         own, stored = {id(tensor) for tensor in inputs}, self._since(func)
         self._known.update(map(id, stored))
-        weights = []
         for tensor in stored:
             if any(id(leaf) in own for leaf in _leaves_of(tensor)):
                 self._outputs.append(tensor)
             elif tensor.grad_fn is not None:
-                weights.append(tensor)
-        for tensor in weights:
-            self._captured.add_stored(tensor)
-        return bool(weights) or any(tensor.grad_fn is not None for tensor in self._outputs)
+                self._captured.add_stored(tensor)
+        return any(tensor.grad_fn is not None for tensor in stored)
 
     def finish(self, func: Callable) -> None:
         """To be called when the forward pass is over: what depends on a state that func was given is refused a

@@ -24,6 +24,11 @@ def row(text: str) -> tuple[Fraction, ...]:
     return tuple(Fraction(entry) for entry in text.split())
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two coefficients are the same, to the digits that published ones have."""
+    return abs(float(one) - float(other)) < 1e-9
+
+
 @dataclass(frozen=True, eq=False)
 class Tableau:
     """An explicit Runge-Kutta method. Two of them are equal only if they are the same object.
@@ -31,6 +36,8 @@ class Tableau:
     ``a`` holds the strictly lower triangular rows (``a[i]`` has i entries), ``b`` the weights of the solution that is
     propagated and ``b_embedded`` those of the comparison solution (None: no error estimate, fixed steps only).
     ``interpolant`` holds the polynomial weights of the dense output, ``dense_order`` its global order.
+
+    :raises ValueError: parts that do not fit together, as after a slip in typing them
     """
 
     name: str
@@ -43,6 +50,24 @@ class Tableau:
     dense_order: int
     b_embedded: tuple[Fraction, ...] | None = None
     embedded_order: int | None = None
+
+    def __post_init__(self) -> None:
+        n, embedded = len(self.b), self.b_embedded
+        for holds, what in (
+            (n > 0 and len(self.c) == n == len(self.a), f"c and a need an entry for each of the {n} weights b"),
+            (all(len(row) == i for i, row in enumerate(self.a)), "row i of a needs i entries"),
+            (all(_equal(sum(row), c) for row, c in zip(self.a, self.c)), "row i of a must add up to c[i]"),
+            (_equal(sum(self.b), 1), "b must add up to 1"),
+            (embedded is None or len(embedded) == n, f"b_embedded needs {n} weights, as b"),
+            (embedded is None or _equal(sum(embedded), 1), "b_embedded must add up to 1"),
+            (embedded is None or self.embedded_order is not None, "b_embedded needs its embedded_order"),
+            (isinstance(self.interpolant, Polynomials), "interpolant must be torch_ACA.Polynomials"),
+        ):
+            if not holds:
+                raise ValueError(f"tableau {self.name}: {what}")
+        ends = [sum(map(Fraction, weights)) for weights in self.interpolant.rows]
+        if len(ends) not in (n, n + 1) or not all(map(_equal, ends, (*self.b, 0))):
+            raise ValueError(f"tableau {self.name}: the weights of interpolant must be those of b at the end of a step")
 
     @property
     def stages(self) -> int:

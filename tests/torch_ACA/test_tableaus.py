@@ -1,11 +1,13 @@
 """Order conditions over rooted trees, in exact rational arithmetic."""
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations_with_replacement
 
 import pytest
 
+from torch_ACA import Polynomials, methods
 from torch_ACA.tableaus import TABLEAUS
 
 UNIQUE = sorted({id(t): t for t in TABLEAUS.values()}.values(), key=lambda t: (t.order, t.name))
@@ -106,3 +108,20 @@ def test_quartic_is_that_of_scipy():
 
     rows = TABLEAUS["Dopri5"].interpolant.rows
     assert abs(RK45.P - [[float(c) for c in row] for row in rows]).max() == 0.0
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    ({"b": (Fraction(1, 2), Fraction(3, 10))}, "b must add up to 1"),
+    ({"b": (Fraction(1),)}, "an entry for each of the 1 weights b"),
+    ({"c": (Fraction(0), Fraction(1, 2))}, "row i of a must add up"),
+    ({"c": (Fraction(0), Fraction(1), Fraction(1))}, "an entry for each of the 2"),
+    ({"a": ((), (Fraction(1, 2), Fraction(1, 2)))}, "row i of a needs i entries"),
+    ({"a": ((),)}, "an entry for each of the 2"),
+    ({"b_embedded": (Fraction(1),)}, "b_embedded needs 2"), ({"b_embedded": (Fraction(1), Fraction(1))}, "add up to 1"),
+    ({"embedded_order": None}, "needs its embedded_order"), ({"interpolant": None}, "torch_ACA.Polynomials"),
+    ({"interpolant": Polynomials(((1,),))}, "at the end of a step"),
+    ({"interpolant": Polynomials(((1,), (1,)))}, "at the end of a step"),
+], ids=str)  # fmt: skip
+def test_a_slip_in_typing_a_tableau_is_told(change, what):
+    with pytest.raises(ValueError, match=f"HeunEuler: .*{what}"):
+        replace(methods["HeunEuler"], **change)
