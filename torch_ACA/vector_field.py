@@ -59,6 +59,7 @@ class VectorField:
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast, self.code = autocast, code
         self._cut: Cut | None = self.captured.use_all() if known else None
+        self._knows_captured = known  # not so where graphs are autograd's own (`naive`)
         self._as_it_is = False  # whether there is nothing to do around a call
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._memory = OutputMemory(watch=not under_transform())
@@ -116,8 +117,8 @@ class VectorField:
         return evaluation
 
     def _look_at(self, evaluation: Any, t: Any) -> None:
-        self._n_recorded += 1
-        if self._n_recorded % LOOKED_AT_EVERY == 1:
+        self._n_recorded += self._knows_captured
+        if self._knows_captured and self._n_recorded % LOOKED_AT_EVERY == 1:
             self.captured.check(evaluation, self._shown(t))
 
     def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
@@ -150,7 +151,7 @@ class VectorField:
         evaluation = self.side_effects.watch(
             lambda: self._first_recorded(t, y, k, time_grad, side, measure), numbers=numbers
         )
-        captured = self.captured
+        captured, self._knows_captured = self.captured, True
         edges, inputs = evaluation.edges(), evaluation.inputs
         has_history, unknown = captured.meet(edges, inputs, since, lambda: self._recorded_again(t, y, time_grad, side))
         has_history |= self._side_outputs.meet(self.func, inputs)
