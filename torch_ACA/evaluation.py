@@ -119,7 +119,7 @@ def measured(record: Callable[[], Evaluation], with_value: bool = True) -> tuple
     try:
         with SavedOnce() as saved:
             evaluation = record()
-            held = held_by_functions(evaluation.edges(), since)
+            held = held_by_functions([edge.node for edge in evaluation.edges()], since)
             saved.add(leaf for leaf in pytree.tree_leaves(held) if isinstance(leaf, torch.Tensor))
             # the state it was taken at stays as well, and its value where that is kept
             kept = [*evaluation.leaves, *(with_value and evaluation.outputs or ())]

@@ -1,11 +1,11 @@
 """Walks through autograd's graphs: what an evaluation depends on, and what is older than it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .private_torch import age, made_types, set_grad_enabled
@@ -59,63 +59,45 @@ def graph_inputs(
     return list(leaves.values()), history
 
 
-def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Tensor]:
-    """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
-    leaves, seen, stack = {}, set(until), list(nodes)
+def nodes_behind(nodes: Iterable[Any], *, until: Iterable[Any] = (), since: int = -1) -> Iterator[Any]:
+    """These nodes of a graph and all that they lead to, each once.
+
+    :param until: nodes behind which the walk does not go, and that it leaves out
+    :param since: `age_mark`; nor does it go to nodes that are older
+    """
+    seen, stack = {None, *until}, list(nodes)
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node) is _LEAF_NODE:
-            variable = node.variable
-            leaves[id(variable)] = variable
-        else:
-            stack.extend(following for following, _ in node.next_functions)
-    return list(leaves.values())
+        if node not in seen:
+            seen.add(node)
+            if since < 0 or age(node) > since:
+                yield node
+                stack.extend(following for following, _ in node.next_functions)
 
 
-def held_by_functions(edges: Iterable[GradientEdge], since: int) -> list[Any]:
-    """What the nodes of a graph hold that are custom `autograd.Function`s, as attributes: PyTorch tells no hook of it.
+def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Tensor]:
+    """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
+    found = (node.variable for node in nodes_behind(nodes, until=until) if type(node) is _LEAF_NODE)
+    return list({id(leaf): leaf for leaf in found}.values())
+
+
+def leads_to(nodes: Iterable[Any], tensor: Tensor) -> bool:
+    """Whether nodes of a graph lead to a tensor that requires grad."""
+    made_by = get_gradient_edge(tensor).node
+    return any(node is made_by for node in nodes_behind(nodes))
+
+
+def held_by_functions(nodes: Iterable[Any], since: int) -> list[Any]:
+    """What custom `autograd.Function`s among the nodes of a graph hold as attributes: PyTorch tells no hook of it.
 
     :param since: `age_mark` taken before the graph was made; what is older is not looked at
     """
-    held, seen, stack = [], set(), [edge.node for edge in edges]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen or type(node) is _LEAF_NODE or age(node) <= since:
-            continue
-        seen.add(node)
-        held += getattr(node, "__dict__", {}).values()
-        stack.extend(following for following, _ in node.next_functions)
-    return held
+    return [held for node in nodes_behind(nodes, since=since) for held in getattr(node, "__dict__", {}).values()]
 
 
 def types_behind(value: Tensor) -> set[torch.dtype]:
     """The types of what the operations of a tensor's graph made."""
-    types, seen, stack = {value.dtype}, set(), [value.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            types.update(made_types(node))
-            stack.extend(following for following, _ in node.next_functions)
-    return types
-
-
-def leads_to(value: Tensor, tensor: Tensor) -> bool:
-    """Whether the graph of a value leads to a tensor that requires grad."""
-    if tensor.grad_fn is None:
-        return any(leaf is tensor for leaf in leaves_behind([value.grad_fn]))
-    seen, stack = set(), [value.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is tensor.grad_fn:
-            return True
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack.extend(following for following, _ in node.next_functions)
-    return False
+    return {value.dtype}.union(*map(made_types, nodes_behind([value.grad_fn])))
 
 
 class ArgumentWatch(TorchFunctionMode):

@@ -9,12 +9,12 @@ steps, misses that derivative in the same way; it takes them as constants then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .graph import leaves_behind
+from .graph import leads_to
 from .notices import warn_caller
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ def hides_time(
     """
     n_evals = field.n_evals
     with field.side_effects.replay():
-        hidden = (evaluation is None or not _is_behind(evaluation)) and _changes(field, ts, y, slope)
+        hidden = (evaluation is None or not _leads_to_time(evaluation)) and _changes(field, ts, y, slope)
         if hidden and evaluation is None:
-            hidden = not _is_behind(field.record(ts[0], y, time_grad=True, side=side))
+            hidden = not _leads_to_time(field.record(ts[0], y, time_grad=True, side=side))
     field.n_evals = n_evals
     return hidden
 
 
-def _is_behind(evaluation: Evaluation) -> bool:
-    """Whether the graph of an evaluation leads to its time."""
-    return any(leaf is evaluation.time for leaf in leaves_behind([edge.node for edge in evaluation.edges()]))
+def _leads_to_time(evaluation: Evaluation) -> bool:
+    time: Any = evaluation.time
+    return leads_to([edge.node for edge in evaluation.edges()], time)
 
 
 def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> bool:

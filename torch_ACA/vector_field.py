@@ -193,7 +193,7 @@ class VectorField:
             slope = self.side_effects.watch(lambda: self.traced(time, y, side=side)).clone()
         if use is None or not (use.sees_use or side):
             return slope, False
-        return slope, not (slope.requires_grad and leads_to(slope, time))
+        return slope, not (slope.requires_grad and leads_to([slope.grad_fn], time))
 
     def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
