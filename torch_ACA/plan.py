@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .controller import Controller
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
 from .march import Callbacks, Limits
@@ -21,8 +22,11 @@ from .settings import (
     checked_jacobian,
     checked_max_evals,
     checked_memory,
+    checked_method,
     checked_params,
     checked_settings,
+    takes_fixed_steps,
+    without_use,
 )
 from .solver_options import SolverOptions
 from .state import StateLayout
@@ -80,6 +84,8 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     gradient = asked.gradient
     settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
     method, options = settings.method, settings.options
+    if isinstance(method, Scipy):
+        _check_for_scipy({"callbacks": asked.callbacks not in (None, Callbacks()), "record": asked.record})
     if asked.on_failure not in ("raise", "return"):
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
@@ -109,6 +115,12 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     )
 
 
+def _check_for_scipy(given: Mapping[str, bool]) -> None:
+    for name, was_given in given.items():
+        if was_given:
+            raise ValueError(f"{name}: for steps of torch_ACA's own, and scipy_solver takes scipy's")
+
+
 def _adjoint_settings(
     asked: SolverOptions, options: dict[str, Any], layout: StateLayout | None
 ) -> AdjointSettings | None:
@@ -133,7 +145,9 @@ def _adjoint_settings(
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
             own = {name: options[name] for name in SCIPY_OPTIONS[1:] if name in options}
         elif method != chosen["method"]:
-            own = {name: value for name, value in own.items() if name not in ADAMS_OPTIONS}
+            fixed = takes_fixed_steps(checked_method(chosen["method"], gradient), own)
+            idle = {*ADAMS_OPTIONS, *without_use(own, fixed)}
+            own = {name: value for name, value in own.items() if name not in idle}
         chosen["options"] = own
     if not isinstance(chosen["options"], Mapping):
         raise TypeError(f"options of the adjoint must be a dict, got {shown(chosen['options'])}")
@@ -144,7 +158,11 @@ def _adjoint_settings(
     settings = checked_settings(
         chosen["method"], gradient, chosen["rtol"], chosen["atol"], chosen["h"], options, layout
     )
-    if not isinstance(settings.method, Scipy) and PLAIN not in settings.method.abilities:
+    if norm is not None and not isinstance(settings.controller, Controller):
+        raise ValueError(f"the norm of the adjoint is for adaptive steps, and {settings.method.name} takes others here")
+    if isinstance(settings.method, Scipy):
+        _check_for_scipy({"callbacks of the adjoint": callbacks != Callbacks()})
+    elif PLAIN not in settings.method.abilities:
         raise ValueError(f"method {settings.method.name} cannot solve backwards: give adjoint={{'method': ...}}")
     grid = tuple(settings.options.get("grid", ()))
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)

@@ -70,8 +70,7 @@ def checked_settings(
             )
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
-    if options.get("perturb") and not fixed:
-        raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
+    check_use(options, method, fixed)
     rtol, atol = tolerances(rtol, atol, layout)
     method = _as_adams(method, rtol, atol, options)
     if fixed:
@@ -83,6 +82,28 @@ def checked_settings(
     if controller.min_step > controller.max_step:
         raise ValueError(f"min_step must not exceed max_step, got {controller.min_step:g} > {controller.max_step:g}")
     return Settings(method, controller, None if size is None else controller.limit(size), options)
+
+
+def without_use(options: Mapping[str, Any], fixed: bool) -> list[str]:
+    """Names of the options that say nothing of fixed steps, or of adaptive ones."""
+    if fixed:
+        return [name for name in _CONTROLLER_OPTIONS if name in options]
+    said = {"perturb": options.get("perturb", False), "check_finite": not options.get("check_finite", True)}
+    return [name for name, unlike_default in said.items() if unlike_default]
+
+
+def check_use(options: Mapping[str, Any], method: Method, fixed: bool) -> None:
+    """Refuse options that `without_use` finds.
+
+    :raises ValueError: there are some
+    """
+    idle = without_use(options, fixed)
+    if idle and fixed:
+        raise ValueError(f"{' and '.join(idle)}: for adaptive steps, and those of {method.name} are fixed here")
+    if "check_finite" in idle:
+        raise ValueError("check_finite=False is for fixed steps; adaptive ones are rejected where they are not finite")
+    if idle:
+        raise ValueError("perturb is for fixed steps; name the jumps of func in jump_t instead")
 
 
 def checked_gradient(gradient: str) -> str:
@@ -171,6 +192,8 @@ def _as_adams(method: Any, rtol: Any, atol: Any, options: Mapping[str, Any]) -> 
     """An Adams method with its options, and tolerances for its corrections; any other one as it is, without them."""
     own = {name: options[name] for name in ADAMS_OPTIONS if name in options}
     if isinstance(method, Adams):
+        if "max_iters" in own and not method.implicit:
+            raise ValueError(f"max_iters is for corrections, and {method.name} makes none")
         return replace(method, rtol=rtol, atol=atol, **own)
     if own:
         raise ValueError(f"{' and '.join(own)}: for Adams methods, not for {method.name}")
@@ -260,13 +283,17 @@ def warn_of_coarse_times(t0: float, t1: float, dtype: torch.dtype) -> None:
         )
 
 
+def takes_fixed_steps(method: Method, options: Mapping[str, Any]) -> bool:
+    return not method.adaptive or "step_size" in options or "grid" in options
+
+
 def _step_size(h: Any, options: Mapping[str, Any], method: Method) -> tuple[bool, float | None]:
     """Whether steps are fixed, and the size given (None: none)."""
     given = {} if h is None else {"h": positive_size("h", h)}
     given |= {name: options[name] for name in _SIZES if name in options}
     if len(given) > 1:
         raise ValueError(f"give one of h, first_step, step_size and grid, got {' and '.join(given)}")
-    fixed = not method.adaptive or "step_size" in given or "grid" in given
+    fixed = takes_fixed_steps(method, options)
     if fixed and SWITCH in method.abilities:
         raise ValueError(f"{method.name} chooses the method by how steps go, and takes none of a given size")
     if "grid" in given:

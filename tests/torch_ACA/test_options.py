@@ -112,6 +112,40 @@ def test_values_without_sense_are_named(name, value, where):
     assert "\n" not in str(caught.value)
 
 
+CONTROL = {
+    **{"safety": 0.9, "ifactor": 5.0, "dfactor": 0.5, "beta": 0.1, "min_step": 0.1, "max_step": 0.2},
+    "norm": torch.linalg.vector_norm,
+}
+
+
+@pytest.mark.parametrize("name", CONTROL)
+@pytest.mark.parametrize("keywords", [
+    {"method": "RK4", "h": 0.1}, {"method": "explicit_adams", "h": 0.1}, {"options": {"step_size": 0.1}},
+    {"options": {"grid": [0.0, 1.0]}}, {"gradient": "adjoint", "adjoint": {"method": "RK4", "h": 0.1}},
+])  # fmt: skip
+def test_what_steers_adaptive_steps_is_no_option_of_fixed_ones(name, keywords):
+    """Of the backward solve: only what was asked of it; it does not inherit what it has no use for."""
+    forward = {name: CONTROL[name]}
+    if "adjoint" in keywords:
+        solve(decay, ONE, [0.0, 1.0], options=forward, **keywords)
+        keywords = keywords | {"adjoint": {**keywords["adjoint"], "options": forward}}
+        message = "norm of the adjoint is for adaptive steps" if name == "norm" else f"{name}: for adaptive steps"
+    else:
+        keywords = keywords | {"options": {**keywords.get("options", {}), **forward}}
+        message = f"{name}: for adaptive steps, and those of .* are fixed here"
+    with pytest.raises(ValueError, match=message):
+        solve(decay, ONE, [0.0, 1.0], **keywords)
+
+
+@pytest.mark.parametrize("name,value", [("check_finite", False), ("perturb", True)])
+def test_what_is_of_fixed_steps_is_no_option_of_adaptive_ones(name, value):
+    with pytest.raises(ValueError, match=f"{name}.* is for fixed steps"):
+        solve(decay, ONE, [0.0, 1.0], options={name: value})
+    adjoint = {"method": "Dopri5"}  # which does not inherit it
+    solve(decay, ONE, [0.0, 1.0], method="RK4", h=0.1, options={name: value}, gradient="adjoint", adjoint=adjoint)
+    solve(decay, ONE, [0.0, 1.0], options={name: not value})  # which holds anyway
+
+
 @pytest.mark.parametrize("keywords,message", [
     ({"h": -0.1}, "h must be a number above 0 .t gives the direction., got -0.1"),
     ({"h": math.nan}, "h must be a number above 0"),

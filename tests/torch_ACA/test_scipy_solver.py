@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torch_ACA import (
+    Callbacks,
     NonFiniteError,
     ODEBlock,
     SolverError,
@@ -157,6 +158,14 @@ def test_what_scipy_cannot_do_is_refused():
         solve(lambda t, y: -y, torch.ones(1), t, method="scipy_solver", gradient="adjoint", options={"solver": 3})
     with pytest.raises(ValueError, match="unknown option jump_t of scipy_solver; accepted: solver, first_step"):
         solve(lambda t, y: -y, torch.ones(1), t, method="scipy_solver", gradient="adjoint", options={"jump_t": [0.5]})
+    callbacks = Callbacks(step=print)
+    for keywords, message in (
+        ({"callbacks": callbacks}, "callbacks: for steps of torch_ACA's own"),
+        ({"record": True}, "record: for steps of torch_ACA's own"),
+        ({"adjoint": {"callbacks": callbacks}}, "callbacks of the adjoint: for steps of torch_ACA's own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solve(lambda t, y: -y, torch.ones(1), t, method="scipy_solver", gradient="adjoint", **keywords)
 
 
 @pytest.mark.parametrize("solver", ["RK45", "LSODA", "Radau"])

@@ -16,11 +16,13 @@ from ..march import Callbacks, Stats
 from ..notices import warn_caller
 from ..option_checks import time_of
 from ..private_torch import pytree
-from ..settings import times_of
+from ..scipy_solver import Scipy
+from ..settings import checked_method, takes_fixed_steps, times_of
 
 _SOLVER_KEYS = ("method", "h", "rtol", "atol", "gradient", "memory", "compile")
-_CONTROL_KEYS = ("safety",)
-_OTHER_KEYS = ("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "squeeze_single_time", "options")
+_OTHER_KEYS = (
+    *("t0", "t1", "t_eval", "neval_max", "print_neval", "dense_output", "safety", "squeeze_single_time", "options"),
+)
 _KEYS_WITHOUT_EFFECT = (
     *("regenerate_graph", "delete_graph", "keep_small_step", "step_dif_ratio", "interpolation_method"),
     *("end_point_mode", "print_direction", "print_time", "print_message"),
@@ -186,7 +188,7 @@ def _merged(options: Any, further: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(options: Mapping[str, Any], *, end_only: bool = False) -> dict[str, Any]:
     options = {name: value for name, value in options.items() if value is not None}
-    known = (*_SOLVER_KEYS, *_CONTROL_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
+    known = (*_SOLVER_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
     unknown = sorted(str(name) for name in set(options) - set(known))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(known)}")
@@ -206,11 +208,16 @@ def _keywords(options: Mapping[str, Any], gradient: str) -> dict[str, Any]:
     if options.get("neval_max") is not None:
         keywords["max_evals"] = options["neval_max"]
     inner = dict(options.get("options") or {})
-    inner |= {name: options[name] for name in _CONTROL_KEYS if name in options}
     if name == "fixedstep_sym12async":
         if "h" not in keywords:
             raise ValueError("fixedstep_sym12async takes fixed steps: give the step size h")
         inner["step_size"] = keywords.pop("h")
+    if options.get("safety") is not None:
+        method = checked_method(keywords.get("method"), keywords["gradient"])
+        if method is Scipy or takes_fixed_steps(method, inner):
+            warn_caller(f"safety has no effect with the steps of {method.name}")
+        else:
+            inner["safety"] = options["safety"]
     return keywords | {"options": inner}
 
 

@@ -190,11 +190,13 @@ def _unused(options: Mapping[str, Any] | None, method: Any, kind: str) -> list[s
     if not options:
         return []
     known = {
-        "adaptive": {*OPTIONS} - {"step_size", "perturb"},
+        "adaptive": {*OPTIONS} - {"step_size", "perturb", "check_finite"},
         "fixed": {*OPTIONS, "grid_constructor"} - _OF_ADAPTIVE_STEPS,
         "scipy": {*SCIPY_OPTIONS},
     }
     useful = (known[kind] | {"norm"}) - ({*ADAMS_OPTIONS} if method not in ADAMS else set())
+    if method in ADAMS and not ADAMS[method].implicit:
+        useful.discard("max_iters")
     return [name for name in options if name not in useful]
 
 
