@@ -131,6 +131,8 @@ def _solved(
         return _solve(func, y0, t, asked, integrate)
     except TypeError:
         check_arguments(func, asked.args)
+        if callable(asked.jac):
+            check_arguments(asked.jac, asked.args, "jac")
         raise
 
 

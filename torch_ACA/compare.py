@@ -11,6 +11,7 @@ from .api import problem_of, solve
 from .errors import SolverError
 from .march import Stats
 from .methods import methods
+from .notices import shown
 from .option_checks import as_float
 from .private_torch import pytree
 from .rosenbrock_tableaus import RODAS5P
@@ -20,6 +21,8 @@ from .side_effects import without_trace
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
+
+_OF_ONE = {"memory": "aca", "compile": "aca", "adjoint": "adjoint"}  # what one gradient method alone takes
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,14 @@ def compare_gradients(
         units of rounding of y0's precision if that is more (so use float64 to see small errors). With a method for
         stiff problems: Rodas5P at 1e-10, atol as much smaller as rtol is, with the same Jacobian
     :param show: print the table
-    :param keywords: options as in `SolverOptions`
+    :param keywords: options as in `SolverOptions`; ``memory`` and ``compile`` are for ``aca`` alone, ``adjoint`` for
+        ``adjoint``
     :returns: list of `Comparison`, one per method, in order
     :raises SolverError: the reference itself fails
     """
+    if not callable(loss):
+        raise TypeError(f"loss must be callable as loss(ys), got {type(loss).__name__}")
+    StateLayout(y0)  # refuses what is no state
     leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
     y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))
     with without_trace(func, leaves[0].device):
@@ -63,6 +70,9 @@ def compare_gradients(
         stiff = _solves_with_jacobian(asked.method)
         if gradients is None:
             gradients = [name for name in GRADIENTS if not (stiff and name in ("adjoint", "mali"))]
+        for option in keywords:
+            if _OF_ONE.get(option) not in (None, *gradients):
+                raise ValueError(f"{option} is for gradient={_OF_ONE[option]!r}, which is not among those compared")
         exact, _ = _gradient(func, y0, t, loss, wanted, {**_reference(asked, stiff, layout), **(reference or {})})
         rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
     if show:
@@ -110,6 +120,7 @@ def _compared(
     keywords: dict[str, Any],
 ) -> Comparison:  # fmt: skip
     # aca as the paper has it: states alone, so that what is evaluated and saved shows
+    keywords = {option: value for option, value in keywords.items() if _OF_ONE.get(option, name) == name}
     keywords = ({"memory": "states"} if name == "aca" else {}) | keywords | {"gradient": name}
     if name == "mali":
         keywords.pop("method", None)
@@ -136,7 +147,10 @@ def _gradient(
 ) -> tuple[torch.Tensor, Stats]:
     """All gradients as one vector of complex or real numbers in double precision, and the statistics."""
     solution = solve(func, y0, t, **keywords)
-    found = torch.autograd.grad(loss(solution.ys), wanted, allow_unused=True)
+    value = loss(solution.ys)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise TypeError(f"loss must return a tensor of one number, got {shown(value)}")
+    found = torch.autograd.grad(value, wanted, allow_unused=True)
     parts = [(torch.zeros_like(w) if g is None else g).reshape(-1) for w, g in zip(wanted, found)]
     kind = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
     return torch.cat([p.to(kind).cpu() for p in parts]), solution.stats

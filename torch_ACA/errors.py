@@ -66,7 +66,7 @@ class TooManyEvaluationsError(SolverError):
     """The limit on evaluations of func, or on steps, was reached."""
 
     what = "the limit on evaluations or steps was reached"
-    hint = "The problem may be stiff: loosen rtol and atol, or raise max_evals."
+    hint = "The problem may be stiff: loosen rtol and atol, take method='auto', or raise the limit."
 
 
 class SecondDerivativeError(RuntimeError):

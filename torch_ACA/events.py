@@ -22,7 +22,8 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .march import Callbacks, Stats, Step, Stop
-from .option_checks import tensor_of, time_of
+from .notices import shown
+from .option_checks import check_arguments, tensor_of, time_of
 from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
@@ -66,8 +67,9 @@ def solve_event(
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    start = time_of(t0)
-    start = start if asked.per_sample else start.reshape(())
+    if not callable(event_fn):
+        raise TypeError(f"event_fn must be callable as event_fn(t, y), got {type(event_fn).__name__}")
+    start = _start(t0, asked.per_sample)
     far = start.detach() + (-1.0 if reverse_time else 1.0) * start.detach().abs().clamp(min=_FAR)
 
     def integrate(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -78,9 +80,22 @@ def solve_event(
         return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
     times = torch.stack([start, far], -1)
-    problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
+    try:
+        problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
+    except TypeError:
+        check_arguments(event_fn, name="event_fn")
+        raise
     t = t.to(t0.device if isinstance(t0, torch.Tensor) else layout.device)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
+
+
+def _start(t0: Any, per_sample: bool) -> Tensor:
+    try:
+        start = time_of(t0)
+        return start if per_sample else start.reshape(())
+    except (TypeError, ValueError, RuntimeError):
+        accepted = "a number or a tensor, 0-d or [b]" if per_sample else "a number or a 0-d tensor"
+        raise TypeError(f"t0 must be {accepted}, got {shown(t0)}") from None
 
 
 def _to_event(problem: Problem, event_fn: Callable, integrate: Callable) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,11 @@ class Callbacks:
     accept: Callable = _ignore
     reject: Callable = _ignore
 
+    def __post_init__(self) -> None:
+        for name, callback in vars(self).items():
+            if not callable(callback):
+                raise TypeError(f"{name} must be callable as {name}(t, y, h), got {type(callback).__name__}")
+
 
 def lands(t: float, stop: float, size: float) -> bool:
     """Whether a step of this size from t goes to a stop, the time to land on."""

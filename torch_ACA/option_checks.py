@@ -119,6 +119,7 @@ OPTIONS = {  # names, each with its check
     "max_iters": _corrections,
 }
 ADAMS_OPTIONS = ("max_order", "max_iters")
+SCIPY_SOLVERS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")  # of these min_step for LSODA alone
 
 
@@ -126,6 +127,8 @@ def times_of(name: str, value: Any) -> torch.Tensor:
     """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
     if isinstance(value, torch.Tensor):
         return value
+    if isinstance(value, str | bytes):  # of digits would pass
+        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}")
     try:
         if isinstance(value, np.ndarray):
             return torch.as_tensor(value.astype(np.float64), device="cpu")
@@ -163,10 +166,11 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
 
 
-def check_arguments(func: Callable, args: Any = None) -> None:
+def check_arguments(func: Callable, args: Any = None, name: str = "func") -> None:
     """To be called where a call of func(t, y, *args) raised a TypeError: was it that func takes other arguments?
 
     :param args: those of the solve, whatever they are
+    :param name: what the user calls func
     :raises TypeError: it does
     """
     if not isinstance(args, tuple | list | None):  # that was wrong
@@ -179,5 +183,5 @@ def check_arguments(func: Callable, args: Any = None) -> None:
     try:
         signature.bind(*[None] * (2 + more))
     except TypeError as error:
-        call = "func(t, y, *args)" if more else "func(t, y)"
-        raise TypeError(f"func is called as {call}, which {type(func).__name__} does not take: {error}") from None
+        call = f"{name}(t, y, *args)" if more else f"{name}(t, y)"
+        raise TypeError(f"{name} is called as {call}, which {type(func).__name__} does not take: {error}") from None

@@ -163,6 +163,7 @@ def _adjoint_settings(
     if isinstance(settings.method, Scipy):
         _check_for_scipy({"callbacks of the adjoint": callbacks != Callbacks()})
     elif PLAIN not in settings.method.abilities:
-        raise ValueError(f"method {settings.method.name} cannot solve backwards: give adjoint={{'method': ...}}")
+        unable = f"method {settings.method.name} cannot solve backwards"
+        raise ValueError(f"{unable}: give adjoint={{'method': 'Dopri5'}}, or another")
     grid = tuple(settings.options.get("grid", ()))
     return AdjointSettings(settings.method, settings.controller, settings.first_step, norm, grid, callbacks)

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from .option_checks import (
     ADAMS_OPTIONS,
     OPTIONS,
     SCIPY_OPTIONS,
+    SCIPY_SOLVERS,
     is_monotone,
     positive_size,
     times_of,
@@ -77,11 +79,23 @@ def checked_settings(
         return Settings(method, FixedSteps(size, options.get("check_finite", True)), size, options)
     keywords = {name: options[name] for name in _CONTROLLER_OPTIONS if name in options}
     if "norm" in keywords and layout is not None:
-        keywords["norm"] = lambda flat, norm=options["norm"]: norm(layout.unflatten(flat))
+        keywords["norm"] = _of_flat_states(options["norm"], layout)
     controller = Controller(rtol, atol, method.error_order, **keywords)
     if controller.min_step > controller.max_step:
         raise ValueError(f"min_step must not exceed max_step, got {controller.min_step:g} > {controller.max_step:g}")
     return Settings(method, controller, None if size is None else controller.limit(size), options)
+
+
+def _of_flat_states(norm: Callable, layout: StateLayout) -> Callable[[Tensor], Any]:
+    """The user's norm, of a flat state."""
+
+    def of_flat(flat: Tensor) -> Any:
+        size = norm(layout.unflatten(flat))
+        if not (size.numel() == 1 if isinstance(size, torch.Tensor) else isinstance(size, numbers.Real)):
+            raise TypeError(f"norm must return one number, or a tensor of one, got {shown(size)}")
+        return size
+
+    return of_flat
 
 
 def without_use(options: Mapping[str, Any], fixed: bool) -> list[str]:
@@ -121,6 +135,8 @@ def checked_memory(memory: Any, gradient: str) -> Budget:
 
 def checked_params(params: Any) -> tuple[Tensor, ...]:
     """The tensors that alone are to get gradients, as a tuple; one tensor counts as a sequence of one."""
+    if not isinstance(params, Iterable):
+        raise TypeError(f"params must be a sequence of tensors, such as net.parameters(), got {type(params).__name__}")
     params = (params,) if isinstance(params, torch.Tensor) else tuple(params)
     for tensor in params:
         if not isinstance(tensor, torch.Tensor):
@@ -228,8 +244,8 @@ def _scipy_settings(rtol: Any, atol: Any, h: Any, options: Any, layout: StateLay
     solve_ivp_of_scipy()  # refused before any work starts
     options = dict(options or {})
     solver = options.pop("solver", Scipy.solver)
-    if not isinstance(solver, str):
-        raise ValueError(f"solver must be a name of scipy's such as 'LSODA', got {shown(solver)}")
+    if solver not in SCIPY_SOLVERS:
+        raise ValueError(f"solver must be one of scipy's {', '.join(SCIPY_SOLVERS)}, got {shown(solver)}")
     options = checked_options(options)
     unknown = sorted(set(options) - set(SCIPY_OPTIONS))
     if unknown:

@@ -76,3 +76,21 @@ def test_adjoint_of_a_stiff_solve_is_compared_where_it_is_asked_for():
     assert rows[0].error < 1e-3
     with pytest.raises(ValueError, match="cannot solve backwards"):
         compare_gradients(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("option", [{"memory": 2}, {"compile": "step"}, {"adjoint": {"rtol": 1e-8}}])
+def test_what_one_method_alone_takes_goes_to_it(option):
+    arguments = lambda t, y: -y, torch.ones(2, dtype=torch.float64), [0.0, 1.0], lambda ys: ys[-1].sum()
+    rows = compare_gradients(*arguments, gradients=["aca", "adjoint"], show=False, **option)
+    assert not any(row.failure for row in rows)
+    with pytest.raises(ValueError, match="which is not among those compared"):
+        compare_gradients(*arguments, gradients=["naive"], show=False, **option)
+
+
+def test_losses_and_states_without_sense_are_named():
+    y0 = torch.ones(2)
+    for loss, message in ((None, "loss must be callable"), (lambda ys: ys, "loss must return a tensor of one number")):
+        with pytest.raises(TypeError, match=message):
+            compare_gradients(lambda t, y: -y, y0, [0.0, 1.0], loss)
+    with pytest.raises(TypeError, match="y0 must be floating point or complex"):
+        compare_gradients(lambda t, y: -y, y0.long(), [0.0, 1.0], torch.sum)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_ACA import Callbacks, NonFiniteError, ODEBlock, Solution, SolverError, solve
+from torch_ACA import Callbacks, NonFiniteError, ODEBlock, Solution, SolverError, odeint, solve, solve_event
 
 GRADIENTS = ["aca", "direct", "naive", "adjoint", "mali"]
 ONE = torch.ones(2, dtype=torch.float64)
@@ -171,11 +171,33 @@ def test_what_is_of_fixed_steps_is_no_option_of_adaptive_ones(name, value):
     ({"atol": torch.tensor(1e-3j)}, "atol must be"),
     ({"atol": math.inf}, "atol must be finite"),
     ({"rtol": torch.tensor([1e-3, 0.0]), "atol": torch.tensor([1e-3, 0.0])}, "must not both be 0"),
+    ({"params": torch.nn.Linear(1, 1)}, r"params must be a sequence of tensors, such as net.parameters\(\), got Linear"),
+    ({"options": {"norm": lambda y: y}}, r"norm must return one number, or a tensor of one, got tensor\(\["),
+    ({"options": {"norm": lambda y: None}}, "norm must return one number, or a tensor of one, got None"),
+    ({"method": "Rodas5P", "jac": lambda y: y}, r"jac is called as jac\(t, y\), which function does not take"),
 ])  # fmt: skip
 def test_arguments_without_sense_are_named(keywords, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         solve(decay, ONE, [0.0, 1.0], **keywords)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call,message", [
+    (lambda: solve(decay, ONE, "01"), "t must be a tensor, array or sequence of times, got '01'"),
+    (lambda: odeint(decay, ONE, torch.tensor(0.0)), r"t must be 1-D with at least one time, got shape \(\)"),
+    (lambda: odeint(decay, ONE, [0.0, 1.0], options="x"), "options must be a dict, got 'x'"),
+    (lambda: solve(decay, ONE[:0], [0.0, 1.0], per_sample=True), "per_sample needs at least one row, got shapes"),
+    (lambda: solve_event(decay, ONE, 0.0, None), r"event_fn must be callable as event_fn\(t, y\), got NoneType"),
+    (lambda: solve_event(decay, ONE, 0.0, lambda y: y), r"event_fn is called as event_fn\(t, y\), which function does"),
+    (lambda: solve_event(decay, ONE, None, lambda t, y: y - 0.5), "t0 must be a number or a 0-d tensor, got None"),
+    (lambda: solve_event(decay, ONE, [0, 1], lambda t, y: y - 0.5), r"t0 must be a number or a 0-d tensor, got \[0, 1"),
+    (lambda: Callbacks(accept=3), r"accept must be callable as accept\(t, y, h\), got int"),
+    (lambda: ODEBlock(None), r"func must be callable as func\(t, y\), got NoneType"),
+    (lambda: ODEBlock(decay, t1=None), "t1 must be a number or a tensor, got None"),
+])  # fmt: skip
+def test_what_else_cannot_be_used_is_named(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
 
 
 @pytest.mark.parametrize("keywords", [

@@ -174,3 +174,10 @@ def test_messages_stay_short():
     with pytest.raises(ValueError) as caught:
         dense(torch.linspace(2, 3, 1000))
     assert len(str(caught.value)) < 200
+
+
+def test_safety_is_left_out_of_fixed_steps_with_a_warning():
+    options = {"method": "RK4", "h": 0.1}
+    with pytest.warns(UserWarning, match="safety has no effect with the steps of RK4"):
+        found = odesolve_adjoint(decay, X, options | {"safety": 0.5})
+    assert torch.equal(found, odesolve_adjoint(decay, X, options))

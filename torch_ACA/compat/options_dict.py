@@ -201,7 +201,7 @@ def _checked(options: Mapping[str, Any], *, end_only: bool = False) -> dict[str,
 
 def _keywords(options: Mapping[str, Any], gradient: str) -> dict[str, Any]:
     """Keywords of `solve`."""
-    keywords = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
+    keywords: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-6, "gradient": gradient}
     keywords |= {name: options[name] for name in _SOLVER_KEYS if name in options}
     name = str(options.get("method")).lower()
     keywords |= _BY_NAME_OF_README.get(name, {})

@@ -16,7 +16,7 @@ from torch import nn
 from ..api import solve
 from ..events import solve_event
 from ..march import Callbacks
-from ..notices import warn_caller
+from ..notices import shown, warn_caller
 from ..option_checks import time_of
 from ..private_torch import pytree
 from ..scipy_solver import Scipy
@@ -87,6 +87,8 @@ def _odeint(
     keywords = {"options": options, "callbacks": _callbacks(func, y0, keywords["method"], kind)} | keywords
     if event_fn is not None and kind == "scipy":
         raise ValueError(f"{Scipy.name} finds no events; available with event_fn: {', '.join(METHODS)}")
+    if t.dim() != 1 or not len(t):
+        raise ValueError(f"t must be 1-D with at least one time, got shape {tuple(t.shape)}")
     if event_fn is not None:
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
@@ -243,6 +245,8 @@ def _translated_backward(
 
 def _used(options: Mapping[str, Any] | None, method: Any, kind: str) -> dict[str, Any]:
     """The options that were given (None: not given) and have a use; a warning names the others."""
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"options must be a dict, got {shown(options)}")
     options = {name: value for name, value in (options or {}).items() if value is not None}
     unused = _unused(options, method, kind)
     warned = [str(name) for name in unused if (name, options[name]) != ("dtype", torch.float64)]

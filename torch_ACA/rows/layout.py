@@ -14,7 +14,9 @@ def with_rows_outermost(y0, option="per_sample"):
     leaves, structure = pytree.tree_flatten(y0)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     shapes = [tuple(leaf.shape) for leaf in tensors]
-    if any(not shape or shape[0] == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+    if any(shape and shape[0] == 0 for shape in shapes):
+        raise ValueError(f"{option} needs at least one row, got shapes {shapes}")
+    if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"{option} needs a first axis of the same length in all of y0, got shapes {shapes}")
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor) and leaf.stride(0) * leaf.shape[0] < leaf.numel():
