@@ -171,7 +171,7 @@ def test_what_is_of_fixed_steps_is_no_option_of_adaptive_ones(name, value):
     ({"atol": torch.tensor(1e-3j)}, "atol must be"),
     ({"atol": math.inf}, "atol must be finite"),
     ({"rtol": torch.tensor([1e-3, 0.0]), "atol": torch.tensor([1e-3, 0.0])}, "must not both be 0"),
-    ({"params": torch.nn.Linear(1, 1)}, r"params must be a sequence of tensors, such as net.parameters\(\), got Linear"),
+    ({"params": torch.nn.Linear(1, 1)}, "params must be a sequence of tensors, such as .*, got Linear"),
     ({"options": {"norm": lambda y: y}}, r"norm must return one number, or a tensor of one, got tensor\(\["),
     ({"options": {"norm": lambda y: None}}, "norm must return one number, or a tensor of one, got None"),
     ({"method": "Rodas5P", "jac": lambda y: y}, r"jac is called as jac\(t, y\), which function does not take"),
