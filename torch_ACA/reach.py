@@ -54,6 +54,10 @@ class Reach:
         """Tensors without a history that have been added since, not put in the place of others."""
         return self.search.gained({id(tensor) for tensor in (*self.tensors, *self.constants)})
 
+    def members(self) -> "Members":
+        """What is found by name in the user's classes."""
+        return Members(self.search)
+
 
 def reach(func: Any) -> Reach:
     """The `Reach` of a callable."""
@@ -63,12 +67,43 @@ def reach(func: Any) -> Reach:
     return Reach(search.modules, search.tensors, search.constants, search)
 
 
+class Members:
+    """Methods and attributes of the user's classes, by the names in the code of func, when this was made."""
+
+    def __init__(self, search: "_Search") -> None:
+        names = search.names | _CALLED
+        self._classes = []
+        for kind in search.classes:
+            known = {name: _holds(member) for name, member in kind.__dict__.items() if name in names}
+            self._classes.append((weakref.ref(kind), list(known.items()), names - known.keys()))
+
+    def are_replaced(self) -> bool:
+        """Whether any was replaced, added or deleted since, in a class that is still there."""
+        for reference, known, absent in self._classes:
+            kind = reference()
+            if kind is not None:
+                now = kind.__dict__
+                if not (absent.isdisjoint(now) and all(name in now and holds(now[name]) for name, holds in known)):
+                    return True
+        return False
+
+
+def _holds(member: Any) -> Callable[[Any], bool]:
+    """Whether another is the same, without keeping alive what may lead to its class."""
+    try:
+        reference = weakref.ref(member)
+    except TypeError:
+        key = id(member)
+        return (lambda now: now is member) if type(member) in _ATOMS else (lambda now: id(now) == key)
+    return lambda now: now is reference()
+
+
 class _Search:
     def __init__(self) -> None:
         self.modules, self.tensors, self.constants = [], [], []
         self._queue, self._seen = collections.deque(), set()
         self._places = []  # (how to look, where, the identities of what was found there)
-        self._names, self._classes = set(), []  # names in the code seen, and the classes whose methods they may be
+        self.names, self.classes = set(), []  # names in the code seen, and the classes whose methods they may be
 
     def add(self, things: Iterable[Any]) -> None:
         """Look at these when their turn comes, if they were not met before."""
@@ -198,9 +233,9 @@ class _Search:
         present = names & namespace.keys()
         if present:
             self.look(_named, (namespace, present))
-        for kind in self._classes:
+        for kind in self.classes:
             self._add_members(kind, names)
-        self._names |= names
+        self.names |= names
         for name in present:
             value = namespace[name]
             if type(value) is types.ModuleType and not _is_foreign_name(value.__name__):
@@ -212,8 +247,8 @@ class _Search:
         for parent in _own_classes(kind):
             if id(parent) not in self._seen:
                 self._seen.add(id(parent))
-                self._classes.append(parent)
-                self._add_members(parent, self._names | _CALLED)
+                self.classes.append(parent)
+                self._add_members(parent, self.names | _CALLED)
 
     def _add_members(self, kind: type, names: Set[str]) -> None:
         members = kind.__dict__

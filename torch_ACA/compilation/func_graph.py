@@ -2,7 +2,8 @@
 
 Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
 at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
-the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph.
+the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph. Methods that
+are replaced in a class are no matter of Dynamo's guards, and looked at besides.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..reach import reach
 from ..state import StateLayout
 from .private_compiler import (
     TRACING_FAILURES,
@@ -43,8 +45,8 @@ class Tracer:
     def __init__(self, layout: StateLayout, autocast: Any) -> None:
         autocast = autocast or contextlib.nullcontext
 
-        def evaluate(func: Any, t: Any, y: Tensor, global_hooks: tuple[int, ...]) -> Any:
-            if 0 in global_hooks:  # no identity is 0, but Dynamo guards what is looked at
+        def evaluate(func: Any, t: Any, y: Tensor, global_hooks: tuple[int, ...], revision: int) -> Any:
+            if 0 in global_hooks or revision < 0:  # never, but Dynamo guards what is looked at
                 return y
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
@@ -52,6 +54,7 @@ class Tracer:
         layout.leaves_of(None)  # lets the layout make what Dynamo cannot trace the making of
         # a code object of its own, which Dynamo's limit of recompilations is for
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
+        self._revision = 0  # of the classes of func: how often members of theirs were replaced
         self._own, self._traced = own, torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
 
     def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
@@ -61,10 +64,19 @@ class Tracer:
         :param y: flat state [n], without a history
         :raises NotCompilable: func is no graph, or does more than compute its slope
         """
+        graph, inputs = self._found(func, t, y)
+        if graph.members is None:
+            graph.members = reach(func).members()
+        elif graph.members.are_replaced():
+            self._revision += 1
+            return self(func, t, y)
+        return graph, inputs
+
+    def _found(self, func: Any, t: Any, y: Tensor) -> Any:
         _now.given, _now.found = (t, y), None
         try:
             with torch.enable_grad():  # else what governs gradients is left out of the graph
-                given = func, t, y, hooks_of_all_modules()
+                given = func, t, y, hooks_of_all_modules(), self._revision
                 known = guarded_code(self._own, given)
                 if known is not None:
                     known(*given)
@@ -109,7 +121,7 @@ class FuncGraph:
 
     ``others``: what it takes besides time and state, by their places in its inputs; ``wanted``: which of these require
     grad; ``changed``: which of these it writes to; ``failure``: why it cannot be used, or None; ``functions``: what has
-    been made around it.
+    been made around it; ``members``: of the classes of func, `Members`.
 
     :param module: Dynamo's graph, of torch's functions
     :param inputs: those of its first call
@@ -122,7 +134,7 @@ class FuncGraph:
         self.others_at = [i for i in range(len(inputs)) if i not in (self._t_at, self._y_at)]
         others = self.others(inputs)
         self.wanted = [i for i, tensor in enumerate(others) if tensor.requires_grad]
-        self.functions = {}
+        self.functions, self.members = {}, None
         self.changed, self.failure = [], _failure_of(module, inputs)
         if self.failure is None:
             written, self.failure = _looked_at(module, inputs)

@@ -1,0 +1,76 @@
+"""func as a graph: found again as long as func is what it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from torch_ACA.compilation.func_graph import Tracer
+from torch_ACA.state import StateLayout
+
+
+def changing_classes():
+    class Base(nn.Module):
+        factor = 1.0
+
+        @property
+        def double(self):
+            return 2 * self.factor
+
+        def slope(self, y):
+            return -y.sin()
+
+        def forward(self, t, y):
+            return self.slope(y) * self.double
+
+    class Derived(Base):
+        pass
+
+    return Base, Derived
+
+
+def doubled(self, y):
+    return -2.0 * y
+
+
+@pytest.mark.parametrize("change", [
+    lambda base, derived: setattr(base, "slope", doubled),
+    lambda base, derived: setattr(derived, "slope", doubled),
+    lambda base, derived: setattr(base, "factor", 3.0),
+    lambda base, derived: setattr(derived, "factor", 3.0),
+    lambda base, derived: setattr(base, "forward", lambda self, t, y: -y),
+    lambda base, derived: setattr(base, "double", property(lambda self: 5.0)),
+], ids=["method", "of a subclass", "attribute", "attribute of a subclass", "forward", "property"])  # fmt: skip
+@pytest.mark.parametrize("how", ["module", "closure"])
+def test_replaced_members_of_classes_are_noticed(change, how):
+    """Dynamo has no guards for most of them."""
+    base, derived = changing_classes()
+    func, t, y = derived(), torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    given = func if how == "module" else lambda t, y: func(t, y)
+    tracer = Tracer(StateLayout(y), None)
+
+    def traced():
+        graph, inputs = tracer(given, t, y)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
+        return graph
+
+    first = traced()
+    base.other, derived.another = 1.0, doubled  # of which func knows nothing
+    assert traced() is first
+    change(base, derived)
+    second = traced()
+    assert second is not first and traced() is second
+    del first, second
+    base.slope = lambda self, y: 3.0 * y  # where one that was freed may have lain
+    traced()
+
+
+def test_deleted_members_of_classes_are_noticed():
+    base, derived = changing_classes()
+    derived.slope = doubled
+    func, t, y = derived(), torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer = Tracer(StateLayout(y), None)
+    for _ in range(2):
+        graph, inputs = tracer(func, t, y)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
+        if "slope" in vars(derived):
+            del derived.slope
