@@ -74,3 +74,26 @@ def test_deleted_members_of_classes_are_noticed():
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
         if "slope" in vars(derived):
             del derived.slope
+
+
+def written_to(t, y):
+    weights = torch.tensor([1.0, 2.0])
+    weights[0] = y[1]
+    return -weights.mul_(2) * y
+
+
+@pytest.mark.parametrize("func", [
+    lambda t, y: -torch.tensor(9.81) * y, lambda t, y: torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) @ y, written_to,
+    lambda t, y: -torch.as_tensor([1.0, 2.0]) * y, lambda t, y: -torch.asarray([1.0, 2.0]) * y,
+    lambda t, y: -torch.FloatTensor([1.0, 2.0]) * y, lambda t, y: y[torch.LongTensor([1, 0])],
+    lambda t, y: torch.where(torch.tensor([True, False]), y, -y), lambda t, y: torch.tensor([1.0, 2.0]),
+    lambda t, y: torch.tensor(1.0) * torch.tensor(2) * y,
+])  # fmt: skip
+def test_constants_are_inputs_of_the_graph(func):
+    """Inductor takes none in loops; and one that func writes to is a new one in every evaluation."""
+    y, t = torch.tensor([0.3, 0.7]), torch.tensor(0.5)
+    graph, inputs = Tracer(StateLayout(y), None)(func, t, y)
+    others = graph.others(inputs)
+    assert others and not graph.changed
+    for _ in range(2):
+        torch.testing.assert_close(graph(t, y, others), func(t, y))

@@ -87,9 +87,9 @@ def _odeint(
     keywords = {"options": options, "callbacks": _callbacks(func, y0, keywords["method"], kind)} | keywords
     if event_fn is not None and kind == "scipy":
         raise ValueError(f"{Scipy.name} finds no events; available with event_fn: {', '.join(METHODS)}")
-    if t.dim() != 1 or not len(t):
-        raise ValueError(f"t must be 1-D with at least one time, got shape {tuple(t.shape)}")
     if event_fn is not None:
+        if t.dim() != 1 or not len(t):
+            raise ValueError(f"t must be 1-D with at least one time, got shape {tuple(t.shape)}")
         reverse = len(t) > 1 and bool(t[1] < t[0])
         event_t, ys = solve_event(func, y0, t[0], event_fn, reverse_time=reverse, **keywords)
         event_t = event_t.to(pytree.tree_leaves(ys)[0].device)  # torchdiffeq has all times there

@@ -129,10 +129,12 @@ class FuncGraph:
     """
 
     def __init__(self, module: Any, inputs: Any, t: Any, y: Tensor) -> None:
-        self._module, self._n_inputs = module, len(inputs)
+        self._module, self._constants = module, _without_constants(module)
+        inputs = [*inputs, *self._constants]
+        self._n_inputs = len(inputs)
         self._t_at, self._y_at = (next((i for i, x in enumerate(inputs) if x is given), None) for given in (t, y))
         self.others_at = [i for i in range(len(inputs)) if i not in (self._t_at, self._y_at)]
-        others = self.others(inputs)
+        others = [inputs[i] for i in self.others_at]
         self.wanted = [i for i, tensor in enumerate(others) if tensor.requires_grad]
         self.functions, self.members = {}, None
         self.changed, self.failure = [], _failure_of(module, inputs)
@@ -143,7 +145,8 @@ class FuncGraph:
                 self.failure = "it changes its argument in place"
 
     def others(self, inputs: Any) -> list[Tensor]:
-        """Those of the inputs that are neither time nor state."""
+        """Those of the inputs that are neither time nor state, and func's constants."""
+        inputs = [*inputs, *self._constants]
         return [inputs[i] for i in self.others_at]
 
     def __call__(self, t: Any, y: Tensor, others: Sequence[Tensor]) -> Any:
@@ -156,6 +159,35 @@ class FuncGraph:
         if self._y_at is not None:
             inputs[self._y_at] = y
         return self._module(*inputs)[0]
+
+
+_MAKES_CONSTANTS = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
+_TYPES = (torch.Tensor, torch.FloatTensor, torch.DoubleTensor, torch.LongTensor, torch.IntTensor, torch.BoolTensor)
+
+
+def _without_constants(module: Any) -> list[Tensor]:
+    """Make inputs, behind the others, of what a graph makes of numbers, such as torch.tensor(9.81), and return these.
+    Inductor takes no constants within loops."""
+    graph, constants, nodes = module.graph, [], list(module.graph.nodes)
+    behind_inputs = next(node for node in nodes if node.op != "placeholder")
+    for node in nodes:
+        if _makes_constant(node):
+            constants.append(node.target(*node.args, **node.kwargs).detach())
+            with graph.inserting_before(behind_inputs):
+                constant = graph.placeholder(f"constant_{len(constants)}")
+                own = graph.call_method("clone", (constant,))  # func may write to it
+            node.replace_all_uses_with(own)
+            graph.erase_node(node)
+    if constants:
+        module.recompile()
+    return constants
+
+
+def _makes_constant(node: Any) -> bool:
+    if node.op != "call_function" or node.all_input_nodes or node.kwargs.get("requires_grad"):
+        return False
+    of_values = node.args and isinstance(node.args[0], list | tuple)  # and not of a shape, which leaves them open
+    return node.target in _MAKES_CONSTANTS or (node.target in _TYPES and bool(of_values))
 
 
 def _failure_of(module: Any, inputs: Any) -> str | None:

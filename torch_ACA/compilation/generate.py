@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..inference_mode import normal
 from .elementary import DECOMPOSITIONS
-from .private_compiler import compiled_below_dynamo, vectors_are_tried
+from .private_compiler import compiled_below_dynamo, has_constants, vectors_are_tried
 
 BACKEND = "inductor"  # "aot_eager": graphs run as they are
 TOLD_FROM = 5.0  # seconds of compiling
@@ -37,7 +37,7 @@ def generated(function: Callable, inputs: Any, options: dict[str, Any], *, bare:
         return lambda given: graph(*given)
     with torch.no_grad():
         whole, code = compiled_below_dynamo(graph, inputs, options)
-    if bare and code is not None and _agree(whole, code, inputs):
+    if bare and code is not None and not has_constants(graph) and _agree(whole, code, inputs):
         return code
     return lambda given: whole(*given)
 

@@ -152,6 +152,11 @@ def vectors_are_tried() -> Callable[[], None]:
     return thread.join
 
 
+def has_constants(graph: Any) -> bool:
+    """Whether there are tensors in a graph. They become inputs of its code, and are no part of the key of the cache."""
+    return next(graph.buffers(), None) is not None
+
+
 def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
     """Inductor's code for a graph of ATen's operations.
 
@@ -161,18 +166,36 @@ def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> A
     from torch._inductor import compile_fx
 
     vectors_are_tried()()
-    made = []
-
-    def inner(*arguments: Any, **keywords: Any) -> Any:
-        made.append(compile_fx.compile_fx_inner(*arguments, **keywords))
-        return made[-1]
-
     # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
+    cached = aot_config.enable_autograd_cache and not has_constants(graph)
     options = options | {"unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": torch.__version__}}
-    with _shape_environment(), _without_notes(), aot_config.patch(enable_autograd_cache=False):
-        whole = compile_fx.compile_fx(graph, list(inputs), inner_compile=inner, config_patches=options)
+    with _shape_environment(), _without_notes(), aot_config.patch(enable_autograd_cache=cached), _made_ready() as made:
+        whole = compile_fx.compile_fx(graph, list(inputs), config_patches=options)
     code = made[0] if len(made) == 1 else None
     return whole, getattr(code, "current_callable", None)
+
+
+@contextlib.contextmanager
+def _made_ready() -> Iterator[list[Any]]:
+    """Context with a list of Inductor's graphs that are made ready to run, new or found on disk."""
+    made: list[Any] = []
+    try:
+        from torch._inductor.output_code import CompiledFxGraph
+
+        make_ready = CompiledFxGraph.post_compile
+    except (ImportError, AttributeError):
+        yield made
+        return
+
+    def noted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        made.append(self)
+        return make_ready(self, *arguments, **keywords)
+
+    CompiledFxGraph.post_compile = noted  # type: ignore[method-assign]
+    try:
+        yield made
+    finally:
+        CompiledFxGraph.post_compile = make_ready  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
