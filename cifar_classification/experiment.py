@@ -51,6 +51,7 @@ class Cifar(Experiment):
     data_env = "CIFAR_DATA"
     checkpoint_every = 100
     several, rows = True, "image"
+    files = (predictions.FILE, "curves.png")
 
     def add_arguments(self, parser):
         parser.add_argument("--dataset", choices=["auto", *CLASSES], default="auto", help="auto: cifar10, else digits")

@@ -20,6 +20,7 @@ from harness import packed
 from harness.cli import ArgumentParser, UsageError, positive_int, run_main
 from harness.environment import origins
 from harness.experiment import LAST
+from harness.files import check_folder
 from harness.plots import look, new_figure, save_figure
 from harness.progress import progress
 from harness.record import Run, read_metrics, read_run
@@ -55,6 +56,8 @@ def main(argv=None):
     settings = state["settings"]
     if settings["model"] != "ode":
         raise UsageError(f"{path.parent} holds a discrete network: there is no solver to compare")
+    folder = args.out or FOLDER / settings["profile"]
+    check_folder(folder)
     images = data.load(settings["dataset"], args.data)
     pixels, labels = next(images.test_batches(args.images))
     model = build_model(settings | {"gradient": "aca", "compile": None, "memory": None})
@@ -62,7 +65,7 @@ def main(argv=None):
     batch = pixels.double(), labels
     arguments = {name: value for name, value in vars(args).items() if name not in ("data", "resume")}
     trained = settings | {"trained": Cifar().title(settings), "epoch": state["epoch"]}
-    run = Run.start(args.out or FOLDER / settings["profile"], arguments, settings=trained, overwrite=args.overwrite)
+    run = Run.start(folder, arguments, settings=trained, overwrite=args.overwrite)
     measure(model.double().train(), batch, run)
     print(section(run.folder))
 

@@ -10,8 +10,9 @@ from cifar_classification.claims import scale_of
 from cifar_classification.data import TITLES
 from cifar_classification.experiment import ALL_SOLVERS, Cifar
 from harness.cli import ArgumentParser, run_main
+from harness.files import check_file
 from harness.plots import colour, look, new_figure, save_figure
-from harness.record import read_metrics, read_run
+from harness.record import read_metrics, read_training
 
 STYLES = {"Train": ":", "Test": "-"}
 ROBUST_STYLES = {"euler": {"color": colour("resnet"), "marker": "s"}, "aca": look("aca", markers=True)}
@@ -23,15 +24,16 @@ def main(argv=None):
     parser.add_argument("--out", metavar="FILE", help="PNG to write; the default is curves.png in the first run folder")
     args = parser.parse_args(argv)
     path = Path(args.out or Path(args.runs[0]) / "curves.png")
+    check_file(path)
     save_figure(draw(args.runs), path)
     print(path)
 
 
 def draw(folders):
-    """A figure of what the run folders hold. UsageError if one holds no record."""
+    """A figure of what the run folders hold. UsageError if one holds no training on CIFAR."""
     figure, axes = new_figure(2, 2, sharey="row")
     for folder in folders:
-        settings = read_run(folder)["settings"]
+        settings = read_training(folder, Cifar.name)["settings"]
         label = Cifar().title(settings) + (f", {settings['gradient']}" if settings["gradient"] else "")
         shade = colour(settings["gradient"] or "resnet")
         for part, style in STYLES.items():

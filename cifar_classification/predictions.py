@@ -34,6 +34,7 @@ class Collector:
     def write(self, folder, epoch):
         """Write FILE into a run folder; returns its path."""
         path = folder / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
         probability, correct = (torch.cat(parts).numpy() for parts in (self._probability, self._correct))
         with atomic_write(path) as file:
             np.savez_compressed(

@@ -37,15 +37,16 @@ OTHER_SCALE = {"aca-scale": "NODE-18, ACA", "resnet-scale": "ResNet-18"}
 
 
 def main(argv=None):
-    root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", RESULTS, packs=True)
+    root = results_folder(argv, f"{__doc__} the README shows those of the default folder.", Cifar(), packs=True)
     runs = collect(root)
     sections = [section for scale in SCALES for section in compared(runs, scale, root)]
     sections += of_gradients(root)
+    single = [run for run in runs if run.summary and not (run.place and run.place[0] in SCALES)]
+    tests = [*filter(None, (single_tests(run) for run in single if not run.place))]  # the others' are in the tables
     introduction = f"# NODE-18 on CIFAR: results\n\nWritten by `python {SCRIPT}`.\n"
-    write_text(root / "tables.md", "\n".join([introduction, *sections, every_run(runs)]))
+    alone = ["## Single runs\n", single_runs(single, root, "."), *tests] if single else []
+    write_text(root / "tables.md", "\n".join([introduction, *alone, *sections, every_run(runs, root)]))
     if root.resolve() == RESULTS:
-        single = [run for run in runs if run.summary and not (run.place and run.place[0] in SCALES)]
-        tests = filter(None, (single_tests(run) for run in single if not run.place))  # the others' are in the tables
         linked = [re.sub(r"\]\((?!http)", f"]({SEEN}/", section) for section in sections]
         replace_measured(README, SCRIPT, "\n".join([single_runs(single, root, SEEN), *tests, *linked]))
     print(f"{sum(run.summary is not None for run in runs)} finished runs -> {root / 'tables.md'}")
@@ -114,7 +115,7 @@ def of_test_solvers(robust, scale, root):
         return []
     save_figure(plot.draw_robustness(robust), root / scale / "robustness.png")
     figure = f"![increase of the error by test solver]({scale}/robustness.png)\n"
-    return ["## Robustness to the test solver\n", figure, robustness.section(robust)]
+    return ["## Robustness to the test solver\n", figure, robustness.section(robust, root)]
 
 
 def chosen_runs(runs, scale):

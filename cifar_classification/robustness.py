@@ -64,9 +64,10 @@ def quoted(label):
     return {other: points for other, points in grown.items() if other != cell(BASES[label])}
 
 
-def section(found):
-    """The tables of all networks that `tested` found, and in words what they come to."""
-    tables = [_table(*found[label], label) for label in ROBUST]
+def section(found, root):
+    """The tables of all networks that `tested` found below the folder ``root`` of the results, and in words what they
+    come to."""
+    tables = [_table(*found[label], label, root) for label in ROBUST]
     return "\n".join([*tables, _about(), *(f"{sentence}\n" for sentence in sentences(found))])
 
 
@@ -103,14 +104,14 @@ def _worst(by_solver):
     return f"worst are {names[first]} ({by_solver[first]:+.2f}) and {names[second]} ({by_solver[second]:+.2f})"
 
 
-def _table(run, tests, label):
+def _table(run, tests, label, root):
     """One of the supplement's tables beside the same for ``run``; blank where nothing was tested."""
     theirs, what, in_paper = QUOTED[label], ROBUST[label], quoted(label)
     base = tests.get(cell(BASES[label]))
     if base:
         precision = "bfloat16" if base.get("amp", run.chosen.amp) else "float32"
         what += (
-            f": [{base['title']}]({run.record(run.folder.parents[1])}), error {1 - base['test_accuracy']:.2%} "
+            f": [{base['title']}]({run.record(root)}), error {1 - base['test_accuracy']:.2%} "
             f"(paper: {theirs['error']:g} %), after epoch {base['epoch']}, {base.get('images', 10_000)} test images, "
             f"{precision}, {run.hardware}{_first_step(run, label)}"
         )

@@ -1,7 +1,7 @@
 """The recorded runs, as the report and its figures see them.
 
-The runs of the tables lie in folders SCALE/DATASET_LABEL_seedN (launches.py names them), SCALE being
-the profile; other folders hold single runs.
+The runs of the tables lie in folders called DATASET_LABEL_seedN (launches.py names them), of whatever folder; their
+scale is the profile. Other folders hold single runs.
 """
 
 import re
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from cifar_classification.experiment import Cifar
 from harness import packed
 from harness.environment import hardware
-from harness.record import read_epochs, read_run, working_seconds
+from harness.record import read_epochs, trainings, working_seconds
 from harness.training import FINISHED
 
 TIMING, GRADIENT_ERROR = "timing", "gradient_error"  # folders of what these scripts measure, which is no training
@@ -69,21 +69,17 @@ class Recorded:
 
 
 def collect(root):
-    """All runs below ``root``, those of the tables by scale, data set, label and seed."""
-    others = (TIMING, GRADIENT_ERROR)
-    trained = [folder for folder in packed.folders(root, "run.json") if folder.parent.name not in others]
-    return [_recorded(Path(root), folder) for folder in trained]
+    """All runs at any depth below ``root``, those of the tables by scale, data set, label and seed."""
+    return [_recorded(folder, record) for folder, record in trainings(root, Cifar.name)]
 
 
-def _recorded(root, folder):
-    record = read_run(folder)
-    scale, name = folder.parent.relative_to(root).as_posix(), NAME.fullmatch(folder.name)
-    summary = record["summary"]
+def _recorded(folder, record):
+    name, settings, summary = NAME.fullmatch(folder.name), record["settings"], record["summary"]
     finished = summary is not None and summary["status"] == FINISHED
     return Recorded(
         folder=folder,
-        place=(scale, name["dataset"], name["label"], int(name["seed"])) if name else None,
-        chosen=SimpleNamespace(**record["settings"]),
+        place=(settings["profile"], name["dataset"], name["label"], int(name["seed"])) if name else None,
+        chosen=SimpleNamespace(**settings),
         environment=record["environment"],
         summary=summary if finished else None,
         rows=read_epochs(folder),

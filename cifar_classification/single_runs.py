@@ -65,11 +65,11 @@ def nfe_text(per_block):
     return " ".join(f"{value:.1f}" for value in per_block)
 
 
-def every_run(runs):
-    """All runs of the tables, and how they ended."""
+def every_run(runs, root):
+    """All runs of the tables below the folder ``root`` of the results, and how they ended."""
     rows = [
         [
-            f"[{'/'.join(run.folder.parts[-2:])}]({run.record(run.folder.parents[1])})",
+            f"[{'/'.join(run.folder.parts[-2:])}]({run.record(root)})",
             run.title,
             f"{run.summary['test_accuracy']:.2%}" if run.summary else "",
             f"{run.summary['seconds'] / 60:.1f}" if run.summary else "",

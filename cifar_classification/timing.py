@@ -25,6 +25,7 @@ from cifar_classification.training import CifarTraining
 from harness import packed
 from harness.cli import ArgumentParser, UsageError, positive_int, run_main, seed
 from harness.environment import origins
+from harness.files import check_folder
 from harness.record import Run, read_metrics, read_run
 from harness.tables import table
 
@@ -57,10 +58,11 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    settings = {name: settings_of(name, args) for name in args.of}
+    settings, folder = {name: settings_of(name, args) for name in args.of}, args.out or FOLDER / args.profile
+    check_folder(folder)
     some_images(args)  # there are enough
     arguments = {name: value for name, value in vars(args).items() if name != "data"}  # the machine's own folder
-    run = Run.start(args.out or FOLDER / args.profile, arguments, settings=settings, overwrite=args.overwrite)
+    run = Run.start(folder, arguments, settings=settings, overwrite=args.overwrite)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(own, args)) for name, own in settings.items()}
         for number in range(1 - WARM_UP, args.rounds + 1):  # rounds below 1 warm up

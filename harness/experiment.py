@@ -32,6 +32,7 @@ class Experiment(ABC):
         checkpoint_every: default of the flag.
         several: whether torchrun can start several processes that train one model together.
         rows: what of a batch can take steps of its own, for the flag --per-sample of a test; None: nothing.
+        files: names of what its tests and figures write into a run folder, beside the record.
     """
 
     name = train_help = test_help = ""
@@ -41,6 +42,7 @@ class Experiment(ABC):
     checkpoint_every = 10
     several = False
     rows = None
+    files = ()
 
     @property
     def results(self):
@@ -76,7 +78,7 @@ class Experiment(ABC):
     def tester(self, settings, state, device, args):
         """What tests the weights in the checkpoint ``state``: fields of the record that are known before, and a
         function that takes a solver (keywords of `solve`, or None) and returns the other fields, and texts of files by
-        name."""
+        name, one of ``files``."""
 
     @abstractmethod
     def test_line(self, row):

@@ -1,10 +1,30 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and whether they can be written."""
 
 import contextlib
 import csv
 import io
 import os
 from pathlib import Path
+
+from harness.cli import UsageError
+
+
+def check_folder(path):
+    """UsageError unless files can be written to this folder, or it can be made. Makes nothing."""
+    path = Path(path)
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UsageError(f"nothing can be written to {path}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"nothing can be written to {path}: {there} is read-only")
+
+
+def check_file(path):
+    """UsageError unless this file can be written, or written anew. Makes nothing."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; a file is needed")
+    check_folder(path.parent)
 
 
 @contextlib.contextmanager

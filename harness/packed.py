@@ -14,6 +14,7 @@ import os
 from itertools import groupby
 from pathlib import Path, PurePath
 
+from harness.cli import UsageError
 from harness.files import atomic_write
 
 PACK = "records.jsonl.xz"
@@ -108,8 +109,11 @@ def _runs(path):
 @functools.lru_cache
 def _parsed(path, changed):
     """As `_runs`, of the pack as it was when it was ``changed`` last."""
-    lines = map(json.loads, lzma.decompress(path.read_bytes()).splitlines())
-    return {line["run"]: line["files"] for line in lines}
+    try:
+        lines = map(json.loads, lzma.decompress(path.read_bytes()).splitlines())
+        return {line["run"]: line["files"] for line in lines}
+    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged, or holds no packed records") from error
 
 
 def _belongs(file):
@@ -118,10 +122,13 @@ def _belongs(file):
 
 def _decoded(file):
     content = file.read_bytes()
-    if file.suffix == ".json":
-        return json.loads(content)
-    if file.suffix == ".jsonl":
-        return _columns([json.loads(line) for line in content.splitlines()])
+    try:
+        if file.suffix == ".json":
+            return json.loads(content)
+        if file.suffix == ".jsonl":
+            return _columns([json.loads(line) for line in content.splitlines()])
+    except ValueError as error:
+        raise UsageError(f"{file} is damaged, and cannot be packed: {error}") from error
     try:
         text = content.decode()
     except UnicodeDecodeError:

@@ -1,20 +1,23 @@
 """The run folder: run.json, metrics.jsonl, TensorBoard events and summary.json, the raw record behind every number."""
 
 import json
+import os
+import shlex
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from tensorboardX import SummaryWriter
 
 from harness import environment, packed
 from harness.cli import UsageError
-from harness.files import atomic_write
+from harness.experiment import BEST, LAST
+from harness.files import atomic_write, check_folder
 from harness.resources import Stopwatch, peak_memory_bytes
 
 RUN_FILES = (
-    *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*", "*.pt"),
-    *("tests.jsonl", "predictions.npz"),  # what its checkpoints were tested with
+    *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*"),
+    *(LAST, BEST, "tests.jsonl"),  # its checkpoints, and what these were tested with
 )
 
 
@@ -34,28 +37,28 @@ class Run:
             self._draw(row)
 
     @classmethod
-    def start(cls, folder, arguments, *, settings=None, overwrite=False):
+    def start(cls, folder, arguments, *, kind=None, settings=None, overwrite=False, files=()):
         """Begin a new record with run.json: arguments, seed, settings and environment, before anything else is done.
 
-        ``settings`` are what the arguments come to, with everything filled in.
+        ``kind`` is the experiment whose training this is, see `kind_of`. ``settings`` are what the arguments come to,
+        with everything filled in.
 
-        ``overwrite`` first removes the record, its curves, its checkpoints and what these were tested with from the
-        folder.
+        ``overwrite`` first removes the record from the folder, its curves and checkpoints, their tests, and ``files``,
+        the names of what else its scripts write there.
 
         Raises:
-            UsageError: the folder holds a record and ``overwrite`` is off, or it cannot be made.
+            UsageError: the folder holds a record and ``overwrite`` is off, or it cannot be written to.
         """
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"run folder {folder} cannot be made: {error.strerror}") from error
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         if (folder / "run.json").exists():
             if not overwrite:
                 raise UsageError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
-            for pattern in RUN_FILES:
+            for pattern in (*RUN_FILES, *files):
                 _remove(folder, pattern)
         record = {
+            **({} if kind is None else {"kind": kind}),
             "arguments": _recorded(arguments),
             "seed": arguments.get("seed"),
             **({} if settings is None else {"settings": settings}),
@@ -73,10 +76,16 @@ class Run:
         with its arguments and environment, under ``resumed``.
 
         Raises:
-            UsageError: the folder holds no record.
+            UsageError: the folder holds no record, or it is damaged or does not reach this step; it stays as it was.
         """
         folder = Path(folder)
         record = read_run(folder)
+        rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        if step > 0 and (not rows or rows[-1]["step"] != step):
+            raise UsageError(
+                f"{folder / 'metrics.jsonl'} lacks the row of step {step}, where the checkpoint was taken: a run goes "
+                "on with its whole record only; start it anew with --overwrite"
+            )
         del record["summary"]
         part = {"step": step, "arguments": _recorded(arguments), "environment": environment.describe()}
         record["resumed"].append(part)
@@ -84,7 +93,6 @@ class Run:
             record["settings"] = settings
         _write_json(folder / "run.json", record)
         _remove(folder, "summary.json")
-        rows = [row for row in read_metrics(folder) if row["step"] <= step]
         with atomic_write(folder / "metrics.jsonl") as file:
             file.writelines(_line(row).encode() for row in rows)
         _remove(folder, "events.out.tfevents.*")  # drawn again from the rows: a kill loses what the writer had queued
@@ -109,6 +117,11 @@ class Run:
         for tag, value in row.items():
             if "/" in tag:
                 self._curves.add_scalar(tag, value, row["step"], walltime=date)
+
+    def sync(self):
+        """Have all rows on disk, as a checkpoint that is saved next will be: a run goes on with both."""
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            os.fsync(file.fileno())
 
     def finish(self, summary):
         """Write summary.json: ``summary``, wall time of all parts, processor time and peak memory of the last one.
@@ -143,6 +156,9 @@ class NoRun:
     def log(self, step, scalars=None, **extra):
         pass
 
+    def sync(self):
+        pass
+
     def finish(self, summary):
         pass
 
@@ -151,11 +167,55 @@ class NoRun:
 
 
 def read_run(folder):
-    """run.json as a dict, with summary.json under ``summary`` (None while unfinished). UsageError if there is none."""
+    """run.json as a dict, with summary.json under ``summary`` (None while unfinished). UsageError if there is none, or
+    it is damaged."""
     run, summary = (packed.read(folder, name) for name in ("run.json", "summary.json"))
     if run is None:
         raise UsageError(f"{folder} holds no record of a run (run.json)")
-    return {**json.loads(run), "summary": summary and json.loads(summary)}
+    run = parsed(run, Path(folder, "run.json"), ("arguments", "environment"))
+    return {**run, "summary": summary and parsed(summary, Path(folder, "summary.json"))}
+
+
+def parsed(text, where, names=()):
+    """What a JSON text holds, if that is an object with these names; else UsageError that says ``where`` it is from."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where} is damaged: {error}") from error
+    if not isinstance(found, dict) or (missing := set(names) - found.keys()):
+        lacks = f"; it lacks {', '.join(sorted(missing))}" if isinstance(found, dict) else ""
+        raise UsageError(f"{where} is not what a run records{lacks}")
+    return found
+
+
+def kind_of(run):
+    """The experiment whose training a run of `read_run` is of, such as "three_body"; of other records the script that
+    made them, such as "three_body/first_gradient". None where the record does not say.
+    """
+    if "kind" in run:
+        return run["kind"]
+    _, script, *_ = *shlex.split(run["environment"].get("command") or ""), "", ""  # all that earlier versions recorded
+    folder, _, name = script.rpartition("/")
+    if not folder:
+        return None
+    trains = name == "train.py" or "checkpoint_every" in run["arguments"]
+    return folder if trains else f"{folder}/{PurePath(name).stem}"
+
+
+def trainings(root, kind):
+    """Folder and record of each training of the experiment ``kind`` at any depth below ``root``, in order."""
+    for folder in packed.folders(root, "run.json"):
+        run = read_run(folder)
+        if kind_of(run) == kind:
+            yield folder, run
+
+
+def read_training(folder, kind):
+    """As `read_run`. UsageError also for a record of anything but a training of the experiment ``kind``."""
+    run = read_run(folder)
+    if (found := kind_of(run)) != kind:
+        raise UsageError(f"{folder} holds no training of {kind}" + (f", but a record of {found}" if found else ""))
+    return run
 
 
 def working_seconds(run):
@@ -167,9 +227,12 @@ def working_seconds(run):
 
 
 def read_metrics(folder):
-    """The rows of metrics.jsonl as dicts, in order; a last line that a kill cut short is left out."""
+    """The rows of metrics.jsonl as dicts, in order; a last line that a kill cut short is left out. UsageError if any
+    other is damaged."""
     lines = (packed.read(folder, "metrics.jsonl") or b"").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    where = Path(folder, "metrics.jsonl")
+    return [parsed(line, f"{where}, line {number}", ("step",))
+            for number, line in enumerate(lines, 1) if line.endswith(b"\n")]  # fmt: skip
 
 
 def read_epochs(folder):

@@ -4,8 +4,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from harness import packed
-from harness.cli import ArgumentParser
-from harness.files import atomic_write, csv_text, write_text
+from harness.cli import ArgumentParser, UsageError
+from harness.files import atomic_write, check_folder, csv_text, write_text
+from harness.record import kind_of, read_run
 
 
 def table(header, rows):
@@ -23,19 +24,34 @@ def spread(values, form, unit="", deviation_form=None):
     return f"{mean(values):{form}}{deviation}{unit}"
 
 
-def results_folder(argv, description, default, *, packs=False):
-    """The folder of the runs that the command line of a report or of a plot names.
+def results_folder(argv, description, experiment, *, packs=False):
+    """The folder of an experiment's runs that the command line of a report or of a plot names.
 
     ``packs``: it has the flag --record, which packs these runs first.
+
+    Raises:
+        UsageError: there is no such folder, it holds no record of the experiment, or it cannot be written to.
     """
-    parser = ArgumentParser(description)
-    parser.add_argument("--results", default=str(default), metavar="DIR", help="folder of the runs")
+    parser, about = ArgumentParser(description), "folder below which the runs lie, at any depth"
+    parser.add_argument("--results", default=str(experiment.results), metavar="DIR", help=about)
     if packs:
         add_record_argument(parser)
     args = parser.parse_args(argv)
+    folder = Path(args.results)
+    if not folder.is_dir():
+        raise UsageError(f"--results {folder} is {'a file' if folder.exists() else 'not there'}; a folder is needed")
+    if not any(_may_be_of(experiment, read_run(run)) for run in packed.folders(folder, "run.json")):
+        raise UsageError(f"--results {folder} holds no record of {experiment.name} (run.json or {packed.PACK})")
+    check_folder(folder)
     if packs and args.record:
-        pack_runs(args.results)
-    return Path(args.results)
+        pack_runs(folder)
+    return folder
+
+
+def _may_be_of(experiment, run):
+    """Whether a record is of a training or a measurement of an experiment, or does not say of what it is."""
+    kind = kind_of(run)
+    return kind is None or kind == experiment.name or kind.startswith(f"{experiment.name}/")
 
 
 def add_record_argument(parser):

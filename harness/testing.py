@@ -7,8 +7,8 @@ from pathlib import Path
 from harness import environment, packed
 from harness.cli import FAILED, apply_common_arguments, read_arguments, refuse
 from harness.experiment import BEST, LAST
-from harness.files import atomic_write, write_text
-from harness.record import read_run
+from harness.files import atomic_write, check_folder, write_text
+from harness.record import parsed, read_run, trainings
 from harness.resources import Stopwatch
 from harness.solvers import TEST_SOLVER
 from harness.training import read_checkpoint
@@ -30,6 +30,7 @@ def test(experiment, argv=None):
     solvers = experiment.test_solvers(settings, chosen)
     device = apply_common_arguments(args)
     folder = Path(args.out) if args.out else path.parent
+    check_folder(folder)
     known, measure = experiment.tester(settings, state, device, args)
     as_trained = len(solvers) == 1 and not any(name in chosen for name in TEST_SOLVER)
     recorded = {identity(row) for row in read_tests(folder)} if len(solvers) > 1 else ()
@@ -86,7 +87,9 @@ def add_test(folder, row):
 
 def read_tests(folder):
     """The rows of the tests recorded in a folder that did not fail, in order, the last one for each `identity`."""
-    rows = [row for row in map(json.loads, _lines(folder)) if "error" not in row]
+    where = Path(folder, RECORD)
+    rows = [parsed(line, f"{where}, line {number}") for number, line in enumerate(_lines(folder), 1)]
+    rows = [row for row in rows if "error" not in row]
     return list({identity(row): row for row in rows}.values())
 
 
@@ -96,11 +99,11 @@ def own_test(folder, checkpoint):
     return rows[-1] if rows else None
 
 
-def runs_tested(root, checkpoint):
-    """Of the runs below ``root`` that ended and have an `own_test`, in order: folder, record, the row of that test."""
-    for folder in packed.folders(root, RECORD):
-        test = own_test(folder, checkpoint)
-        if test and (run := read_run(folder))["summary"]:
+def runs_tested(experiment, root, checkpoint):
+    """Of the runs at any depth below ``root`` that ended and have an `own_test`, in order: folder, record, the row of
+    that test."""
+    for folder, run in trainings(root, experiment.name):
+        if run["summary"] and (test := own_test(folder, checkpoint)):
             yield folder, run, test
 
 

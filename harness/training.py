@@ -17,6 +17,7 @@ from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.cli import FAILED, INTERRUPTED, UsageError, apply_common_arguments, read_arguments, refuse
 from harness.distributed import ALONE, processes
 from harness.experiment import BEST, LAST
+from harness.files import check_folder
 from harness.interrupt import GracefulStop
 from harness.progress import progress
 from harness.record import NoRun, Run, read_run
@@ -175,6 +176,7 @@ def train(experiment, argv=None):
         if args.print_folder:
             print(folder)
             return 0
+        check_folder(folder)
         group.any(False)  # nobody writes before all have looked at what is there
         args.device = device_name
         device = apply_common_arguments(args)
@@ -184,7 +186,9 @@ def train(experiment, argv=None):
         training = experiment.training(settings, device, args, group)
         if state:
             training.load(state)
-        run = _open(args, settings, folder, training if state else None) if group.first else NoRun(folder)
+        if args.stop_after and args.stop_after <= training.step:
+            raise UsageError(f"--stop-after {args.stop_after}: the run to resume has {training.step} steps already")
+        run = _open(experiment, args, settings, folder, training if state else None) if group.first else NoRun(folder)
         print(f"{experiment.title(settings)} -> {folder}", flush=True)
         return _loop(experiment, training, run, args, group)
 
@@ -229,13 +233,14 @@ def _ended(folder, settings):
     return summary["status"]
 
 
-def _open(args, settings, folder, resumed):
+def _open(experiment, args, settings, folder, resumed):
     """The `Run` of a new run, or of the `Training` that was ``resumed``."""
     arguments = {name: value for name, value in vars(args).items() if name != "data"}  # the machine's own folder
     if resumed:
         return Run.resume(folder, arguments, step=resumed.epoch, settings=settings)
     overwrite = args.overwrite or args.resume == "auto"
-    return Run.start(folder, arguments, settings=settings, overwrite=overwrite)
+    kind, files = experiment.name, experiment.files
+    return Run.start(folder, arguments, kind=kind, settings=settings, overwrite=overwrite, files=files)
 
 
 def _loop(experiment, training, run, args, group):
@@ -251,6 +256,7 @@ def _loop(experiment, training, run, args, group):
             if group.first:
                 save_checkpoint(folder / BEST, best, kind=experiment.name)
         if group.first:
+            run.sync()
             save_checkpoint(folder / LAST, state, kind=experiment.name)
 
     with GracefulStop() as stop:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.cli import run_main
+from harness.files import check_folder
 from harness.measurement import measurement_parser, write_parts
 from latent_ode_mujoco.data import FOLDER as DATA
 from latent_ode_mujoco.data import load
@@ -30,6 +31,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     sizes = [LatentODE().new_settings("--profile", name)["trajectories"] for name in args.profiles]
+    check_folder(args.out)
     states = load(args.data, max(sizes))
     del args.data  # the machine's own folder is not recorded
     write_parts(args, SEEDS, lambda seed: rows(states, args.profiles, seed))

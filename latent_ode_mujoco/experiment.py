@@ -102,6 +102,7 @@ class LatentODE(Experiment):
     data, data_env = FOLDER, "HOPPER_DATA"
     checkpoint_every = 0
     rows = "sample of every trajectory's latent state"
+    files = ("reconstructions.csv", "hopper.gif")
 
     def add_arguments(self, parser):
         parser.add_argument("--model", choices=MODELS, default="latent-ode", help="see the README")

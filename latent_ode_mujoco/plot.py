@@ -15,7 +15,7 @@ from harness.tables import results_folder
 from latent_ode_mujoco import untrained
 from latent_ode_mujoco.data import FEATURES, NAMES
 from latent_ode_mujoco.experiment import LatentODE, joint_words
-from latent_ode_mujoco.report import LABELS, RESULTS, collect
+from latent_ode_mujoco.report import LABELS, collect
 
 # Models without a gradient method lend the colours of other recurrent networks and of ResNet
 COLOURS = {"rnn": "rnn", "rnn-decay": "gru", "rnn-vae": "lstm", "latent-ode-rnn": "resnet"}
@@ -122,7 +122,7 @@ def draw_reconstructions(rows, path, heading):
 
 def main(argv=None):
     about = "Draw curves of all runs, and reconstructions of the lowest seed of each model."
-    root, groups = results_folder(argv, about, RESULTS), {}
+    root, groups = results_folder(argv, about, LatentODE()), {}
     for row in collect(root):
         row["title"] = LatentODE().title(read_run(row["folder"])["settings"])
         groups.setdefault((row["profile"], row["task"], row["sample"]), []).append(row)

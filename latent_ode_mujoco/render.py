@@ -8,6 +8,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 
 from harness import packed
 from harness.cli import ArgumentParser, UsageError, non_negative_int, run_main
+from harness.files import check_file
 from harness.plots import colour, new_figure
 from harness.testing import read_tests
 from latent_ode_mujoco.data import FEATURES, hopper
@@ -70,6 +71,8 @@ def main(argv=None):
     parser.add_argument("--out", metavar="FILE", help="where it goes; the default is hopper.gif in that folder")
     args = parser.parse_args(argv)
     folder = Path(args.run)
+    path = Path(args.out or folder / "hopper.gif")
+    check_file(path)
     tests = read_tests(folder)
     if not tests or packed.read(folder, RECONSTRUCTIONS) is None:
         raise UsageError(f"{folder} holds no tests.jsonl and {RECONSTRUCTIONS}: run test.py --resume {folder} first")
@@ -79,7 +82,6 @@ def main(argv=None):
     if not chosen.any():
         raise UsageError(f"--trajectory {args.trajectory} is not in {folder}: there are {len(np.unique(trajectories))}")
     scale, shift = np.array(test["maximum"]), np.array(test["minimum"])
-    path = Path(args.out or folder / "hopper.gif")
     frames = (skeleton(states[chosen] * scale + shift) for states in (true, predicted))
     animate(*frames, times[chosen], observed[chosen], path, textwrap.fill(test["title"], 80))
     print(path)

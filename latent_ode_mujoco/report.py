@@ -58,7 +58,7 @@ COLUMNS = (
 
 def collect(root):
     """One dict with COLUMNS and ``folder`` for each tested run below ``root``, in the order of the tables."""
-    rows = [_row(*found) for found in runs_tested(root, LAST)]
+    rows = [_row(*found) for found in runs_tested(LatentODE(), root, LAST)]
     return sorted(rows, key=lambda row: (row["profile"], row["task"], row["sample"], _rank(row["label"]), row["seed"]))
 
 
@@ -272,7 +272,7 @@ def _counted(values):
 
 def main(argv=None):
     about = "Write runs.csv and tables.md from the records of all runs, and the README's tables."
-    root = results_folder(argv, about, RESULTS, packs=True)
+    root = results_folder(argv, about, LatentODE(), packs=True)
     rows = collect(root)
     rendered = tables(rows, collect_speeds(root), root)
     write_runs(root / "runs.csv", COLUMNS, rows)

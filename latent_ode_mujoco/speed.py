@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from harness.cli import ArgumentParser, UsageError, add_common_arguments, apply_common_arguments, positive_int, run_main
+from harness.files import check_folder
 from harness.record import Run
 from latent_ode_mujoco.data import FOLDER, load
 from latent_ode_mujoco.experiment import PROFILES, LatentODE
@@ -63,10 +64,11 @@ def main(argv=None):
     settings = experiment.new_settings(*flags) | {"trajectories": args.trajectories}
     if args.all_targets:
         settings["targets"] = None
-    states = load(args.data, args.trajectories)
-    task = prepare(states, settings["task"], args.seed, device, settings["validation"])
     name = f"{args.profile}-{args.sample * 100:g}" + ("-all-targets" if args.all_targets else "")
     folder = args.out or experiment.results / "speed" / name
+    check_folder(folder)
+    states = load(args.data, args.trajectories)
+    task = prepare(states, settings["task"], args.seed, device, settings["validation"])
     run = Run.start(folder, vars(args), settings=settings, overwrite=args.overwrite)
     trainings = {name: contestant(name, settings, task, device) for name in args.of}
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter

@@ -79,7 +79,7 @@ class Part(Experiment):
         """A dict for each tested run below ``root``: its settings, summary and test together, ``label``, ``what``,
         ``title`` and ``folder``."""
         found = []
-        for folder, run, test in runs_tested(root, BEST):
+        for folder, run, test in runs_tested(self, root, BEST):
             settings, summary = run["settings"], run["summary"]
             own = {name: summary[name] for name in ("status", "parameters")} | {"seconds": working_seconds(run)}
             own |= summary["evaluations"] or {"forward": None, "backward": None}
@@ -130,7 +130,7 @@ def write_report(part, argv, headings, notes, readme, claims=lambda rows: ""):
     Args:
         claims: of the runs of a profile, the text on what the paper claims.
     """
-    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", part.results, packs=True)
+    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", part, packs=True)
     rows = sorted(part.runs(root), key=lambda row: (row["profile"], row[part.task]))
     columns = ("profile", "what", "label", "seed", "status", *headings, "seconds", "parameters", "forward", "backward")
     write_runs(root / "runs.csv", dict.fromkeys(columns), rows)

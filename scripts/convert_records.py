@@ -13,6 +13,7 @@ from harness import environment
 from harness.cli import ArgumentParser, UsageError, run_main
 from harness.experiment import BEST, LAST
 from harness.files import write_text
+from harness.record import parsed
 from harness.testing import RECORD, add_test
 
 NAMES = {"checkpoint.pth.tar": LAST, "model_best.pth.tar": BEST}
@@ -33,7 +34,8 @@ def main(argv=None):
 
 def convert(folder):
     """Convert the record in a folder; returns whether that was needed. What train.py has not written stays."""
-    run = json.loads((folder / "run.json").read_text())
+    path = folder / "run.json"
+    run = parsed(path.read_bytes(), path, ("arguments", "environment"))
     arguments, command = run["arguments"], run["environment"]["command"]
     script = command.split()[1]
     if script == "van_der_pol/test.py" and arguments.get("resume"):

@@ -56,6 +56,7 @@ class ThreeBody(Experiment):
     test_help = "Test a trained model on the trajectory it was trained on the first part of."
     profiles = PROFILES
     epochs_help = "steps on the whole trajectory"
+    files = ("trajectory.csv",)
 
     def add_arguments(self, parser):
         parser.add_argument("--model", choices=MODELS, default="ode", help="ode: Newton's law with unknown masses")

@@ -8,11 +8,11 @@ import numpy as np
 from harness import packed
 from harness.environment import origins
 from harness.measurement import read
-from harness.record import read_epochs, read_run, working_seconds
+from harness.record import read_epochs, read_run, trainings, working_seconds
 from harness.tables import table
 from harness.verdicts import Counts, hours_each, verdict_table
 from three_body.data import PAPER
-from three_body.experiment import PROFILES, label
+from three_body.experiment import PROFILES, ThreeBody, label
 from three_body.first_gradient import FOLDER, PAPERS
 from three_body.valley import FAR, METHODS
 
@@ -108,16 +108,16 @@ def first_epochs(root):
     Of seeds that valley.py has not run, the first epochs of a run with the paper's settings count: they are the same.
     """
     found = defaultdict(dict)
+    runs = [(folder, run) for folder, run in trainings(root, ThreeBody.name)
+            if run["summary"] and run["settings"]["model"] == "ode" and run["settings"]["system"]["name"] == PAPER.name]
     for profile, source in (("valley", "paper"), ("valley", "valley"), ("valley-tight", "valley-tight")):
-        for folder in packed.folders(root / source / PAPER.name, "summary.json"):
-            run = read_run(folder)
+        for folder, run in runs:
             settings = run["settings"]
-            method = label(settings).partition("-")[2]
-            if settings["model"] == "ode" and (masses := _masses_after(folder, run)):
+            if settings["profile"] == source and (masses := _masses_after(folder, run)):
                 seconds = working_seconds(run) * EPOCHS / settings["epochs"]
                 norm = read_epochs(folder)[0]["Train/GradientNorm"]
                 own = {"masses": masses, "norm": norm, "seconds": seconds, "environment": run["environment"]}
-                found[profile, method][settings["seed"]] = own
+                found[profile, label(settings).partition("-")[2]][settings["seed"]] = own
     return found
 
 

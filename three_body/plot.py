@@ -99,7 +99,7 @@ def draw_masses(row, path):
 
 def main(argv=None):
     about = "Draw figures and animations of all runs; orbits and masses of the lowest seed of each model and system."
-    root, groups = results_folder(argv, about, ThreeBody().results), {}
+    root, groups = results_folder(argv, about, ThreeBody()), {}
     if packed.read(root / FOLDER.name, "summary.json"):
         save_figure(draw_first_gradient(root / FOLDER.name), root / FOLDER.name / f"{FOLDER.name}.png")
     for row in collect(root):

@@ -48,7 +48,7 @@ TITLES = {
 
 def collect(root):
     """One dict with COLUMNS and ``folder`` for each tested run below ``root``, in the order of the tables."""
-    rows = [_row(*found) for found in runs_tested(root, BEST)]
+    rows = [_row(*found) for found in runs_tested(ThreeBody(), root, BEST)]
     return sorted(rows, key=lambda row: (row["profile"], row["system"], _rank(row["label"]), row["seed"]))
 
 
@@ -171,7 +171,7 @@ def constant_error(run, until):
 
 
 def main(argv=None):
-    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", RESULTS, packs=True)
+    root = results_folder(argv, "Write runs.csv and tables.md from the records of all runs.", ThreeBody(), packs=True)
     rows = collect(root)
     write_runs(root / "runs.csv", COLUMNS, rows)
     write_text(root / "tables.md", tables(rows, root))

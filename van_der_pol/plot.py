@@ -11,6 +11,7 @@ from harness.cli import run_main
 from harness.plots import colour, look, new_figure, save_figure
 from harness.tables import results_folder
 from van_der_pol import records, tables
+from van_der_pol.experiment import VanDerPol
 from van_der_pol.picture import PICTURES
 from van_der_pol.plot_training import train
 from van_der_pol.styles import NAMES, style
@@ -20,14 +21,13 @@ FLOOR = 1e-17  # where a logarithmic axis shows exact zeros
 
 
 def main(argv=None):
-    folder = results_folder(argv, __doc__, records.RESULTS, packs=True)
-    drawn = []
-    for name, draw in FIGURES.items():
-        if records.there(folder / name):
-            save_figure(draw(folder / name), folder / name / f"{name}.png")
-            drawn.append(name)
+    folder = results_folder(argv, __doc__, VanDerPol(), packs=True)
+    drawn = records.places(folder)
+    for name, place in drawn.items():
+        save_figure(FIGURES[name](place), folder / name / f"{name}.png")
     tables.write(folder)
-    print(f"drawn: {', '.join(drawn)}; left out: {', '.join(set(FIGURES) - set(drawn)) or 'nothing'}")
+    left = [name for name in FIGURES if name not in drawn]
+    print(f"drawn: {', '.join(drawn)}; left out: {', '.join(left) or 'nothing'}")
 
 
 def reconstruction(folder):

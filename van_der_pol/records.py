@@ -4,10 +4,12 @@ from pathlib import Path
 
 from harness import measurement, packed
 from harness.measurement import read, write
+from harness.record import trainings
 
-__all__ = ["RESULTS", "measurement_parser", "read", "there", "write"]
+__all__ = ["RESULTS", "measurement_parser", "places", "read", "write"]
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "van_der_pol"
+MEASURED = ("reconstruction", "gradient_error", "picture", "depth")
 
 
 def measurement_parser(description, name):
@@ -15,6 +17,8 @@ def measurement_parser(description, name):
     return measurement.measurement_parser(description, RESULTS / name)
 
 
-def there(folder):
-    """Whether a folder holds the record of a measurement, or of runs, that has ended."""
-    return packed.read(folder, "summary.json") is not None or bool(packed.folders(folder, "summary.json"))
+def places(folder):
+    """Where what has ended lies, by name: each measurement in a folder of its name, training runs at any depth."""
+    found = {name: folder / name for name in MEASURED if packed.read(folder / name, "summary.json") is not None}
+    trained = any(run["summary"] for _, run in trainings(folder, RESULTS.name))
+    return found | ({"train": folder} if trained else {})

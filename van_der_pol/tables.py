@@ -3,10 +3,9 @@
 from pathlib import Path
 from statistics import mean, stdev
 
-from harness import packed
 from harness.environment import origins
 from harness.files import write_text
-from harness.record import read_epochs, read_run, working_seconds
+from harness.record import read_epochs, trainings, working_seconds
 from harness.tables import replace_measured, table
 from harness.training import FINISHED
 from harness.verdicts import Counts, Means, hours_each, verdict_table
@@ -22,8 +21,8 @@ PAPER = {"naive": ("N_f N_t m", "N_f N_t m", "2 N_f N_t m"), "aca": ("N_f N_t", 
 
 def write(folder):
     """Write all tables that have records to ``folder``/tables.md, the project's results into the README too."""
-    folders = {make: folder / make.__name__ for make in (reconstruction, gradient_error, picture, depth, train)}
-    text = "\n".join(make(place) for make, place in folders.items() if records.there(place))
+    makers, places = (reconstruction, gradient_error, picture, depth, train), records.places(folder)
+    text = "\n".join(make(places[make.__name__]) for make in makers if make.__name__ in places)
     write_text(folder / "tables.md", text)
     if folder.resolve() == records.RESULTS:
         replace_measured(README, "plot.py", f"\n{text}\n")
@@ -221,10 +220,11 @@ def _ended(runs, problem, gradient):
 
 
 def training_runs(folder):
-    """The complete runs in a folder: dicts of settings, problem, gradient, summary and rows."""
+    """The complete runs at any depth below a folder: dicts of settings, problem, gradient, summary and rows."""
     runs = []
-    for place in packed.folders(folder, "summary.json"):
-        record = read_run(place)
+    for place, record in trainings(folder, records.RESULTS.name):
+        if record["summary"] is None:
+            continue
         settings = record["settings"]
         chosen = {name: settings[name] for name in ("problem", "gradient")}
         runs.append({"settings": settings, **chosen, "summary": record["summary"], "rows": read_epochs(place)}

@@ -38,6 +38,7 @@ class Flows(Part):
     profiles = {"paper": PAPER, "quick": PAPER | QUICK}
     epochs_help = f"{EPOCH} steps each"
     checkpoint_every = 100
+    files = ("density.csv", "flow.csv", "samples.csv")
     models, solved = MODELS, SOLVED
     task = "density"
     sizes = {"epochs": "epochs", "batch_size": "samples a step"}

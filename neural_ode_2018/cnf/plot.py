@@ -72,7 +72,7 @@ def animate(row, path):
 
 
 def main(argv=None):
-    root, groups = results_folder(argv, "Draw the flows, the lowest seed of each.", CNF.results), {}
+    root, groups = results_folder(argv, "Draw the flows, the lowest seed of each.", CNF), {}
     for row in CNF.runs(root):
         groups.setdefault((row["profile"], row["what"]), {}).setdefault(row["label"], row)
     for (profile, what), of_label in groups.items():

@@ -8,7 +8,7 @@ import torch
 
 from harness import environment
 from harness.cli import ArgumentParser, add_machine_arguments, apply_common_arguments, run_main
-from harness.files import write_text
+from harness.files import check_file, write_text
 from harness.resources import peak_memory_bytes
 from neural_ode_2018.mnist.experiment import MNIST
 from neural_ode_2018.mnist.models import CHANNELS, Field, ResidualBlock
@@ -58,6 +58,7 @@ def main(argv=None):
     parser = ArgumentParser(__doc__)
     add_machine_arguments(parser)
     device = apply_common_arguments(parser.parse_args(argv))
+    check_file(RECORD)
     start = time.perf_counter()
     found = {"rows": [*rows(device)], "state_bytes": 4 * BATCH * CHANNELS * SIDE**2, "device": str(device)}
     found |= {"seconds": time.perf_counter() - start, "environment": environment.describe()}

@@ -59,7 +59,7 @@ def draw_memory(record, path):
 
 
 def main(argv=None):
-    root, groups = results_folder(argv, "Draw the solves of trained networks, and memory.", MNIST.results), {}
+    root, groups = results_folder(argv, "Draw the solves of trained networks, and memory.", MNIST), {}
     for row in MNIST.runs(root):
         if row["model"] in SOLVED:
             groups.setdefault(row["profile"], {}).setdefault(row["label"], row)

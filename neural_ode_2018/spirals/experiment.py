@@ -27,6 +27,7 @@ class Spirals(Part):
     profiles = {"paper": PAPER, "quick": PAPER | QUICK}
     epochs_help = "passes through the spirals"
     checkpoint_every = 100
+    files = ("predictions.csv",)
     models, solved = MODELS, SOLVED
     task = "points"
     sizes = {"spirals": "spirals"}

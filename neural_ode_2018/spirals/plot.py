@@ -46,7 +46,7 @@ def draw(rows, path, heading):
 
 
 def main(argv=None):
-    root, groups = results_folder(argv, "Draw what the models of the spirals predict.", SPIRALS.results), {}
+    root, groups = results_folder(argv, "Draw what the models of the spirals predict.", SPIRALS), {}
     for row in SPIRALS.runs(root):
         groups.setdefault((row["profile"], row["what"]), {}).setdefault(row["label"], row)
     for (profile, what), rows in groups.items():

@@ -19,12 +19,13 @@ MACHINE = {"gpus": [], "cpu": "some CPU", "threads": 1}
 
 def write_run(root, name, accuracies, *flags, finished=True, error=None):
     """A run folder whose epochs have these test accuracies."""
-    flags = ["--profile", "table", *flags, "--dataset", "cifar10", "--epochs", str(len(accuracies))]
+    flags = ["--dataset", "cifar10", "--epochs", str(len(accuracies)), *flags]
+    flags += ["--profile", name.rpartition("/")[0] or "table"]
     settled = Cifar().new_settings(*flags)
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(
-        json.dumps({"arguments": {}, "settings": settled, "seed": 0, "environment": MACHINE, "resumed": []})
+        json.dumps({"kind": Cifar.name, "settings": settled, "arguments": {}, "environment": MACHINE, "resumed": []})
     )
     nfe = {} if settled["model"] == "discrete" else {"Solver/n_f_evals": 4.0, "Solver/n_backward_f_evals": 2.0}
     rows = [
@@ -182,9 +183,25 @@ def test_the_papers_cells_are_complete():
         assert len(robustness.quoted(label)) == 20
 
 
-def test_nothing_run_at_all(tmp_path, capsys):
+def test_nothing_finished_at_all(tmp_path, capsys):
+    write_run(tmp_path, "table/cifar10_aca_seed0", [0.5], finished=False)
     report.main(["--results", str(tmp_path)])
     assert "0 finished runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_runs_at_any_depth_are_shown(tmp_path, below):
+    """Of the tables by their names, whatever folder they lie in; others as single runs, even the folder itself."""
+    write_run(tmp_path / below, "table/cifar10_aca_seed0", [0.5, 0.8])
+    write_run(tmp_path / below, "a_single_run", [0.5, 0.7])
+    for root in (tmp_path, tmp_path / below):
+        report.main(["--results", str(root)])
+        text = (root / "tables.md").read_text()
+        place = "" if root == tmp_path / below else f"{below}/"
+        assert lines(text, "NODE-18, ACA", "80.00 %") and lines(text, f"({place}table/cifar10_aca_seed0)", "80.00%")
+        assert lines(text, f"(./{place}a_single_run)", "70.00%")
+    report.main(["--results", str(tmp_path / below / "a_single_run")])
+    assert lines((tmp_path / below / "a_single_run" / "tables.md").read_text(), "70.00%")
 
 
 def test_the_readme_shows_the_results_folder_only(root, tmp_path_factory, monkeypatch):

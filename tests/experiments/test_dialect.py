@@ -2,30 +2,46 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+from cifar_classification import plot as cifar_plot
+from cifar_classification import report as cifar_report
 from cifar_classification import test as cifar_test
 from cifar_classification import train as cifar_train
 from harness.cli import run_main
 from harness.environment import ROOT
+from harness.record import Run
+from latent_ode_mujoco import plot as latent_plot
+from latent_ode_mujoco import report as latent_report
 from latent_ode_mujoco import test as latent_test
 from latent_ode_mujoco import train as latent_train
 from latent_ode_mujoco.data import _store
+from neural_ode_2018.cnf import plot as cnf_plot
+from neural_ode_2018.cnf import report as cnf_report
 from neural_ode_2018.cnf import test as cnf_test
 from neural_ode_2018.cnf import train as cnf_train
+from neural_ode_2018.mnist import plot as mnist_plot
+from neural_ode_2018.mnist import report as mnist_report
 from neural_ode_2018.mnist import test as mnist_test
 from neural_ode_2018.mnist import train as mnist_train
+from neural_ode_2018.spirals import plot as spirals_plot
+from neural_ode_2018.spirals import report as spirals_report
 from neural_ode_2018.spirals import test as spirals_test
 from neural_ode_2018.spirals import train as spirals_train
 from tests.comparing import assert_equal, outcome
 from tests.latent_ode_mujoco.conftest import swinging
 from tests.neural_ode_2018.mnist_files import write_mnist
+from three_body import plot as three_body_plot
+from three_body import report as three_body_report
 from three_body import test as three_body_test
 from three_body import train as three_body_train
+from van_der_pol import plot as van_der_pol_plot
 from van_der_pol import test as van_der_pol_test
 from van_der_pol import train as van_der_pol_train
 
@@ -70,6 +86,15 @@ EXPERIMENTS = {
         "",
     ),
     "van_der_pol": (van_der_pol_train.main, van_der_pol_test.main, "--epochs 4", ""),
+}
+REPORTS = {  # and what they write of a run that is tested
+    "cifar_classification": {cifar_report: "tables.md"},
+    "latent_ode_mujoco": {latent_report: "runs.csv", latent_plot: "paper/figures/interpolation-curves.png"},
+    "neural_ode_2018/cnf": {cnf_report: "runs.csv", cnf_plot: "quick/circles/densities.png"},
+    "neural_ode_2018/mnist": {mnist_report: "runs.csv", mnist_plot: "quick/solves.png"},
+    "neural_ode_2018/spirals": {spirals_report: "runs.csv", spirals_plot: "quick/n5/predictions.png"},
+    "three_body": {three_body_report: "runs.csv", three_body_plot: "paper/paper/figures/comparison.png"},
+    "van_der_pol": {van_der_pol_plot: "train/train.png"},
 }
 FILES = {"run.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "best.pt"}
 SHARED = [
@@ -230,3 +255,53 @@ def test_scripts_start_from_the_root_and_from_inside_the_folder(experiment, whol
                           text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "RK23, rtol 0.01, atol 0.01" in done.stdout
+
+
+def test_overwriting_leaves_nothing_of_the_former_run(experiment, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    assert experiment.test(folder) == 0
+    (folder / "notes.csv").touch()
+    assert experiment.train("--out", folder, "--overwrite") == 0
+    names = [{path.name for path in run.iterdir() if "tfevents" not in path.name} for run in (whole, folder)]
+    assert names[1] == {*names[0], "notes.csv"}
+
+
+def test_what_cannot_be_written_to_is_refused_before_the_work(experiment, whole, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        for work in (experiment.train, partial(experiment.test, whole)):
+            assert work("--out", out) == 2
+            message = capsys.readouterr()
+            assert message.err.startswith("error: nothing can be written to") and not message.out
+            assert message.err.count("\n") == 1
+
+
+def test_reports_find_runs_at_any_depth_and_no_others(experiment, whole, tmp_path, capsys):
+    root = tmp_path / "some"
+    shutil.copytree(whole, root / "deep/folder/run")
+    Run.start(root / "other", {}, kind="another").finish({"status": "finished"})
+    for out in ((), ("--weights", "last")):  # reports differ in which test they are of
+        assert experiment.test(root / "deep/folder/run", *out) == 0
+    for report, written in REPORTS[experiment.name].items():
+        assert exit_code(report.main, ["--results", str(root)]) == 0
+        assert (root / written).exists()
+    before = sorted(tmp_path.glob("**/*"))
+    capsys.readouterr()
+    for report in REPORTS[experiment.name]:
+        for name, said in (("mistyped", "mistyped is not there"), ("some/other", "other holds no record of")):
+            assert exit_code(report.main, ["--results", str(tmp_path / name)]) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f"error: --results {tmp_path / name}") and said in message
+            assert message.count("\n") == 1
+    assert sorted(tmp_path.glob("**/*")) == before
+
+
+@pytest.mark.parametrize(("kind", "said"), [("another", "holds no training of cifar"), (None, "holds no training")])
+def test_curves_are_of_this_experiments_runs(kind, said, tmp_path, capsys):
+    Run.start(tmp_path / "run", {}, kind=kind, settings={"epochs": 1}).close()
+    before = sorted(tmp_path.glob("**/*"))
+    assert exit_code(cifar_plot.main, [str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+    assert sorted(tmp_path.glob("**/*")) == before

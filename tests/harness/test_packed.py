@@ -1,6 +1,7 @@
 """Run folders and packed records read alike."""
 
 import json
+import lzma
 import shutil
 import subprocess
 from pathlib import Path
@@ -123,3 +124,14 @@ def test_rows_kept_by_columns_come_back_byte_for_byte(tmp_path, name, text, by_c
     assert packed.read(tmp_path / "paper/a", name) == text.encode()
     (line,) = packed.lzma.decompress((tmp_path / "paper" / packed.PACK).read_bytes()).splitlines()
     assert isinstance(json.loads(line)["files"][name], list) == by_columns
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    make_run(tmp_path / "paper/a")
+    (tmp_path / "paper/a/metrics.jsonl").write_text('{"step": 1}\n{"st')
+    with pytest.raises(UsageError, match="a/metrics.jsonl is damaged, and cannot be packed"):
+        packed.pack(tmp_path)
+    for content in (b"", b"no pack", lzma.compress(b"{}\n"), lzma.compress(b'{"run": "a", "files": {}}\n')[:-9]):
+        (tmp_path / packed.PACK).write_bytes(content)
+        with pytest.raises(UsageError, match=f"{packed.PACK} is damaged, or holds no packed records$"):
+            packed.folders(tmp_path, "run.json")

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import UsageError
-from harness.record import Run, read_metrics, read_run, working_seconds
+from harness.record import Run, kind_of, read_metrics, read_run, read_training, trainings, working_seconds
 
 
 def log_steps(run, steps):
@@ -62,17 +63,18 @@ def test_overwriting_leaves_nothing_of_the_former_run(tmp_path):
     run = Run.start(tmp_path, {"lr": 0.1})
     log_steps(run, range(3))
     run.finish({})
-    for name in ("checkpoint.pt", "tests.jsonl", "predictions.npz", "notes.txt"):
+    written, own = ("checkpoint.pt", "best.pt", "tests.jsonl", "end.csv"), ("notes.txt", "somebodys.pt", "other.csv")
+    for name in (*written, *own):
         (tmp_path / name).touch()
-    run = Run.start(tmp_path, {"lr": 0.2}, overwrite=True)
+    run = Run.start(tmp_path, {"lr": 0.2}, overwrite=True, files=("end.csv",))
     log_steps(run, [5])
     run.close()
     assert read_run(tmp_path)["arguments"] == {"lr": 0.2}
     assert read_run(tmp_path)["summary"] is None
     assert [row["step"] for row in read_metrics(tmp_path)] == [5]
     assert [step for step, _ in curve(tmp_path, "Train/Loss")] == [5]
-    assert not any((tmp_path / name).exists() for name in ("checkpoint.pt", "tests.jsonl", "predictions.npz"))
-    assert (tmp_path / "notes.txt").exists()
+    assert not any((tmp_path / name).exists() for name in written)
+    assert all((tmp_path / name).exists() for name in own)
 
 
 def test_start_leaves_the_files_of_others_alone(tmp_path):
@@ -92,8 +94,70 @@ def test_a_tag_without_group_is_refused(tmp_path, tag):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UsageError, match="cannot be made"):
+        with pytest.raises(UsageError, match="file is not a folder"):
             Run.start(folder, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", '{"arguments": {"se', "run.json is damaged: "),
+        ("run.json", "", "run.json is damaged: "),
+        ("run.json", "\xff", "run.json is damaged: "),
+        ("run.json", "[1, 2]", "run.json is not what a run records"),
+        ("run.json", "{}", "run.json is not what a run records; it lacks arguments, environment"),
+        ("summary.json", '{"status"', "summary.json is damaged: "),
+        ("summary.json", "3", "summary.json is not what a run records"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, name, content, said):
+    Run.start(tmp_path, {}).finish({})
+    (tmp_path / name).write_bytes(content.encode("latin1"))
+    for reads in (lambda: read_run(tmp_path), lambda: Run.resume(tmp_path, {}, step=0)):
+        with pytest.raises(UsageError, match=f"^{tmp_path}/{re.escape(said)}") as caught:
+            reads()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (None, " lacks the row of step 2"),
+        ('{"step": 1, "seconds": 1}\n{"step": 2, "sec', " lacks the row of step 2"),
+        ('{"step": 1, "sec\n{"step": 2, "seconds": 1}\n', ", line 1 is damaged: "),
+        ('{"step": 1, "seconds": 1}\n[]\n', ", line 2 is not what a run records"),
+        ('{"step": 1, "seconds": 1}\n{}\n', ", line 2 is not what a run records; it lacks step"),
+    ],
+)
+def test_a_run_goes_on_with_its_whole_record_only(tmp_path, lines, said):
+    Run.start(tmp_path, {}).finish({})
+    if lines:
+        (tmp_path / "metrics.jsonl").write_text(lines)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=f"^{tmp_path}/metrics.jsonl{said}"):
+        Run.resume(tmp_path, {}, step=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_records_tell_what_they_are_of(tmp_path):
+    """New ones say so themselves; those of earlier versions by the command that made them."""
+    by = {"kind": "three_body"}, {}
+    for name, kind in zip("ab", by):
+        Run.start(tmp_path / name, {}, **kind).close()
+    assert kind_of(read_run(tmp_path / "a")) == "three_body"
+    assert [folder for folder, _ in trainings(tmp_path, "three_body")] == [tmp_path / "a"]
+    earlier = {
+        ("three_body/valley.py", True): "three_body",
+        ("neural_ode_2018/cnf/train.py", True): "neural_ode_2018/cnf",
+        ("three_body/first_gradient.py", False): "three_body/first_gradient",
+        ("train.py", True): None,
+        ("", False): None,
+    }
+    for (script, trains), kind in earlier.items():
+        environment = {"command": f"python {script} --seed 1"} if script else {}
+        assert kind_of({"environment": environment, "arguments": {"checkpoint_every": 1} if trains else {}}) == kind
+    with pytest.raises(UsageError, match="a holds no training of van_der_pol, but a record of three_body$"):
+        read_training(tmp_path / "a", "van_der_pol")
 
 
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):

@@ -124,6 +124,63 @@ def test_a_record_is_replaced_on_demand_only(results):
     assert run("--epochs", "2", "--overwrite") == 0
 
 
+def test_overwriting_leaves_nothing_of_the_tests(results):
+    folder = results / "paper/seed0"
+    run("--epochs", "1")
+    names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
+    run_test(Toy(), ["--resume", str(folder)])
+    (folder / "notes.csv").touch()
+    assert run("--epochs", "1", "--overwrite") == 0
+    assert {path.name for path in folder.iterdir() if "tfevents" not in path.name} == {*names, "notes.csv"}
+
+
+def test_a_stop_that_lies_behind_is_refused(results):
+    folder = results / "paper/seed0"
+    assert run("--stop-after", "3") == 130
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for resume in (str(folder), "auto"):
+        for after in ("2", "3"):
+            with pytest.raises(UsageError, match=f"^--stop-after {after}: the run to resume has 3 steps already"):
+                run("--resume", resume, "--stop-after", after)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run("--resume", str(folder), "--stop-after", "4") == 130
+
+
+def test_a_run_does_not_go_on_without_its_metrics(results):
+    folder = results / "paper/seed0"
+    assert run("--stop-after", "3") == 130
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(UsageError, match="metrics.jsonl lacks the row of step 3"):
+        run("--resume", str(folder))
+
+
+def test_a_run_that_was_stopped_before_its_first_row_goes_on(results):
+    assert run("--profile", "batched", "--stop-after", "2") == 130
+    assert run("--resume", str(results / "batched/seed0")) == 0
+
+
+def test_what_cannot_be_written_to_is_refused_before_any_work(results, tmp_path, monkeypatch):
+    run("--epochs", "1")
+    (tmp_path / "file").touch()
+    for name in ("training", "tester"):
+        monkeypatch.setattr(Toy, name, lambda *args: pytest.fail("began to work"))
+    for out in (str(tmp_path / "file"), str(tmp_path / "file" / "run")):
+        with pytest.raises(UsageError, match="is not a folder"):
+            run("--out", out)
+        with pytest.raises(UsageError, match="is not a folder"):
+            run_test(Toy(), ["--resume", str(results / "paper/seed0"), "--out", out])
+
+
+def test_damaged_tests_are_named(results):
+    folder = results / "paper/seed0"
+    run("--epochs", "1")
+    run_test(Toy(), ["--resume", str(folder)])
+    text = (folder / "tests.jsonl").read_text()
+    (folder / "tests.jsonl").write_text(text + text[:20])
+    with pytest.raises(UsageError, match="tests.jsonl, line 2 is damaged"):
+        read_tests(folder)
+
+
 def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a.pt", {"settings": {}, "iteration": 3}, kind="toy")
     with pytest.raises(UsageError, match="earlier version of this experiment: it lacks epoch, model"):
@@ -150,7 +207,7 @@ def test_tests_are_recorded_and_drawn_with_the_own_solver_only(results, capsys):
         (BEST, "RK4"), (BEST, "Dopri5"), (LAST, "Dopri5"),
     ]  # fmt: skip
     assert rows[1]["training"] == "finished" and rows[1]["environment"]["command"]
-    assert [found for found, *_ in runs_tested(results, BEST)] == [folder]
+    assert [found for found, *_ in runs_tested(Toy(), results, BEST)] == [folder]
 
 
 def test_a_test_that_fails_is_exit_code_1_with_a_row(results, monkeypatch):

@@ -36,6 +36,7 @@ class Toy(Experiment):
     profiles = {"paper": {"epochs": 6, "lr": 0.1, "batches": 1, "rtol": 1e-3, "atol": 1e-3}}
     profiles["batched"] = profiles["paper"] | {"epochs": 3, "batches": 4}
     checkpoint_every = 2
+    files = ("end.csv",)
 
     def add_arguments(self, parser):
         parser.add_argument("--lr", type=positive_float, help="learning rate; the default is the profile's")
