@@ -15,6 +15,7 @@ from benchmarks.cases import (
     time_rows,
 )
 from harness.cli import ArgumentParser, UsageError, run_main
+from harness.files import check_folder
 from harness.plots import METHOD_COLOURS, METHOD_STYLES, new_figure, save_figure
 from harness.record import read_run
 from harness.tables import add_record_argument, pack_runs
@@ -64,6 +65,9 @@ def main(argv=None):
     folder = Path(args.folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of records")
+    if not any(records.is_complete(folder / name) for name in CASES):
+        raise UsageError(f"{folder} holds no complete record of a case, such as {folder / next(iter(CASES))}")
+    check_folder(folder)
     if args.record:
         pack_runs(folder)
     drawn = render(folder)

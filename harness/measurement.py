@@ -1,7 +1,7 @@
 """Measurements that run in one go on a CPU: their command line, and their rows in a record like that of a run."""
 
 from harness import packed
-from harness.cli import ArgumentParser, positive_int, seed
+from harness.cli import ArgumentParser, UsageError, positive_int, seed
 from harness.progress import progress
 from harness.record import Run, read_metrics
 
@@ -29,7 +29,9 @@ def write_parts(args, parts, rows_of, **summary):
     ``seed``. A record that was interrupted goes on: with the first part that is not complete."""
     known = [] if args.overwrite else read_metrics(args.out)
     if known and packed.read(args.out, "summary.json") is None:
-        begun = known[-1]["seed"]  # the last part may lack rows
+        begun = known[-1].get("seed")  # the last part may lack rows
+        if begun not in parts:
+            raise UsageError(f"{args.out} holds another script's unfinished run: overwrite it, or take another folder")
         kept = [row for row in known if row["seed"] != begun]
         run, parts = Run.resume(args.out, vars(args), step=len(kept) - 1), parts[parts.index(begun) :]
     else:

@@ -207,7 +207,7 @@ def trainings(root, kind):
     for folder in packed.folders(root, "run.json"):
         run = read_run(folder)
         if kind_of(run) == kind:
-            yield folder, run
+            yield folder, _with_settings(folder, run)
 
 
 def read_training(folder, kind):
@@ -215,6 +215,13 @@ def read_training(folder, kind):
     run = read_run(folder)
     if (found := kind_of(run)) != kind:
         raise UsageError(f"{folder} holds no training of {kind}" + (f", but a record of {found}" if found else ""))
+    return _with_settings(folder, run)
+
+
+def _with_settings(folder, run):
+    if "settings" not in run:
+        convert = "scripts/convert_records.py converts records of earlier versions"
+        raise UsageError(f"{Path(folder, 'run.json')} lacks settings; {convert}")
     return run
 
 

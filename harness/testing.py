@@ -31,6 +31,7 @@ def test(experiment, argv=None):
     device = apply_common_arguments(args)
     folder = Path(args.out) if args.out else path.parent
     check_folder(folder)
+    training = _status(path.parent)
     known, measure = experiment.tester(settings, state, device, args)
     as_trained = len(solvers) == 1 and not any(name in chosen for name in TEST_SOLVER)
     recorded = {identity(row) for row in read_tests(folder)} if len(solvers) > 1 else ()
@@ -40,7 +41,7 @@ def test(experiment, argv=None):
             "title": experiment.title(settings),
             "checkpoint": path.name,
             "epoch": state["epoch"],
-            "training": _status(path.parent),
+            "training": training,
             "solver": solver,
             "as_trained": as_trained,
             **known,

@@ -34,6 +34,13 @@ def test_a_run_is_recorded_and_rendered(folder):
     assert "Where the time goes" in text
 
 
+def test_a_folder_without_records_of_a_benchmark_is_left_alone(tmp_path):
+    for name, said in (("nowhere", "is not a folder of records"), (".", "holds no complete record of a case, such as")):
+        with pytest.raises(UsageError, match=said):
+            plot.main([str(tmp_path / name)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ratios_are_medians_of_ratios_within_rounds():
     rounds = [{cases.EVALUATIONS: 1.0, cases.VJPS: 1.0, "a": 3.0}, {cases.EVALUATIONS: 2.0, cases.VJPS: 3.0, "a": 10.0}]
     rounds.append({cases.EVALUATIONS: 1.0, cases.VJPS: 0.0, "a": 9.0})

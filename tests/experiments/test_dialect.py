@@ -158,6 +158,7 @@ def test_the_files_of_a_run(experiment, whole):
     run, summary = (json.loads((whole / name).read_text()) for name in ("run.json", "summary.json"))
     assert {"arguments", "settings", "seed", "environment", "resumed"} <= run.keys()
     assert {"profile", "seed", "epochs", "gradient", "method"} <= run["settings"].keys()
+    assert run["kind"] == experiment.name
     assert summary["status"] == "finished" and summary["epochs"] == run["settings"]["epochs"]
     assert {"title", "parameters", "seconds", "peak_memory_bytes"} <= summary.keys()
     for name in ("checkpoint.pt", "best.pt"):

@@ -3,7 +3,9 @@
 import pytest
 
 from harness import packed
+from harness.cli import UsageError
 from harness.measurement import measurement_parser, read, write_parts
+from harness.record import Run
 
 
 def test_an_interrupted_measurement_goes_on_with_the_part_that_lacks_rows(tmp_path):
@@ -27,3 +29,11 @@ def test_an_interrupted_measurement_goes_on_with_the_part_that_lacks_rows(tmp_pa
     assert [(row["seed"], row["number"]) for row in found] == [(p, n) for p in range(3) for n in range(3)]
     assert [row["step"] for row in found] == list(range(9))
     assert packed.read(args.out, "summary.json")
+
+
+def test_an_unfinished_run_of_another_script_is_left_alone(tmp_path):
+    run = Run.start(tmp_path, {})
+    run.log(1, {"Train/Loss": 1.0})
+    run.close()
+    with pytest.raises(UsageError, match="holds another script's unfinished run"):
+        write_parts(measurement_parser("about", tmp_path).parse_args([]), [0, 1], lambda part: [])

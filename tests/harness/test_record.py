@@ -143,7 +143,7 @@ def test_records_tell_what_they_are_of(tmp_path):
     """New ones say so themselves; those of earlier versions by the command that made them."""
     by = {"kind": "three_body"}, {}
     for name, kind in zip("ab", by):
-        Run.start(tmp_path / name, {}, **kind).close()
+        Run.start(tmp_path / name, {}, settings={}, **kind).close()
     assert kind_of(read_run(tmp_path / "a")) == "three_body"
     assert [folder for folder, _ in trainings(tmp_path, "three_body")] == [tmp_path / "a"]
     earlier = {
@@ -158,6 +158,10 @@ def test_records_tell_what_they_are_of(tmp_path):
         assert kind_of({"environment": environment, "arguments": {"checkpoint_every": 1} if trains else {}}) == kind
     with pytest.raises(UsageError, match="a holds no training of van_der_pol, but a record of three_body$"):
         read_training(tmp_path / "a", "van_der_pol")
+    Run.start(tmp_path / "a", {}, kind="three_body", overwrite=True).close()
+    for reads in (lambda: read_training(tmp_path / "a", "three_body"), lambda: [*trainings(tmp_path, "three_body")]):
+        with pytest.raises(UsageError, match="a/run.json lacks settings; scripts/convert_records.py converts"):
+            reads()
 
 
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
