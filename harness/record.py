@@ -51,7 +51,10 @@ class Run:
         """
         folder = Path(folder)
         check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a name that is too long, a full disk
+            raise UsageError(f"run folder {folder} cannot be made: {error.strerror}") from error
         if (folder / "run.json").exists():
             if not overwrite:
                 raise UsageError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
@@ -173,7 +176,7 @@ def read_run(folder):
     if run is None:
         raise UsageError(f"{folder} holds no record of a run (run.json)")
     run = parsed(run, Path(folder, "run.json"), ("arguments", "environment"))
-    return {**run, "summary": summary and parsed(summary, Path(folder, "summary.json"))}
+    return {**run, "summary": None if summary is None else parsed(summary, Path(folder, "summary.json"))}
 
 
 def parsed(text, where, names=()):

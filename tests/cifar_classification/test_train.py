@@ -225,6 +225,9 @@ def test_only_the_solver_waits_for_the_device_in_a_step(flags, waiting):
 def test_curves_are_drawn(finished, tmp_path):
     plot.main([str(finished), "--out", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for out, said in ((tmp_path, "a file is needed"), (tmp_path / "curves.png" / "x.png", "is not a folder")):
+        with pytest.raises(UsageError, match=said):
+            plot.main([str(finished), "--out", str(out)])
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UsageError, match="file is not a folder"):
             Run.start(folder, {})
+    with pytest.raises(UsageError, match="cannot be made: File name too long"):
+        Run.start(tmp_path / ("a" * 300), {})
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         ("run.json", "[1, 2]", "run.json is not what a run records"),
         ("run.json", "{}", "run.json is not what a run records; it lacks arguments, environment"),
         ("summary.json", '{"status"', "summary.json is damaged: "),
+        ("summary.json", "", "summary.json is damaged: "),
         ("summary.json", "3", "summary.json is not what a run records"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from harness.checkpoint import save_checkpoint
 from harness.cli import UsageError
 from harness.experiment import BEST, LAST
-from harness.record import read_epochs, read_metrics, read_run
+from harness.record import Run, read_epochs, read_metrics, read_run
 from harness.testing import own_test, read_tests, runs_tested
 from harness.testing import test as run_test
 from harness.training import train
@@ -152,6 +152,14 @@ def test_a_run_does_not_go_on_without_its_metrics(results):
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(UsageError, match="metrics.jsonl lacks the row of step 3"):
         run("--resume", str(folder))
+
+
+def test_rows_are_on_disk_before_the_checkpoint_that_needs_them(results, monkeypatch):
+    done = []
+    monkeypatch.setattr(Run, "sync", lambda self: done.append("rows"))
+    monkeypatch.setattr("harness.training.save_checkpoint", lambda path, *args, **keywords: done.append(path.name))
+    run("--epochs", "2")
+    assert LAST in done and all(done[i - 1] == "rows" for i, name in enumerate(done) if name == LAST)
 
 
 def test_a_run_that_was_stopped_before_its_first_row_goes_on(results):

@@ -12,6 +12,8 @@ from latent_ode_mujoco import data, render
 def test_a_folder_without_a_test_is_refused(tmp_path):
     with pytest.raises(UsageError, match="run test.py --resume"):
         render.main([str(tmp_path)])
+    with pytest.raises(UsageError, match="is a folder; a file is needed"):
+        render.main([str(tmp_path), "--out", str(tmp_path)])
 
 
 def test_the_skeleton_is_rigid_and_follows_the_joints():
