@@ -192,13 +192,13 @@ def test_nothing_finished_at_all(tmp_path, capsys):
 @pytest.mark.parametrize("below", ["", "a/b"])
 def test_runs_at_any_depth_are_shown(tmp_path, below):
     """Of the tables by their names, whatever folder they lie in; others as single runs, even the folder itself."""
-    write_run(tmp_path / below, "table/cifar10_aca_seed0", [0.5, 0.8])
+    write_run(tmp_path / below, "table/cifar10_aca_seed0", [0.5, 0.8]).parent.rename(tmp_path / below / "moved")
     write_run(tmp_path / below, "a_single_run", [0.5, 0.7])
     for root in (tmp_path, tmp_path / below):
         report.main(["--results", str(root)])
         text = (root / "tables.md").read_text()
         place = "" if root == tmp_path / below else f"{below}/"
-        assert lines(text, "NODE-18, ACA", "80.00 %") and lines(text, f"({place}table/cifar10_aca_seed0)", "80.00%")
+        assert lines(text, "NODE-18, ACA", "80.00 %") and lines(text, f"({place}moved/cifar10_aca_seed0)", "80.00%")
         assert lines(text, f"(./{place}a_single_run)", "70.00%")
     report.main(["--results", str(tmp_path / below / "a_single_run")])
     assert lines((tmp_path / below / "a_single_run" / "tables.md").read_text(), "70.00%")
