@@ -15,7 +15,7 @@ from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .hidden_time import hides_time, moved, warn_of_constant_sizes, warn_of_hidden_time
+from .hidden_time import with_constant_times
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
@@ -139,16 +139,17 @@ def _solved(
 def _solve(
     func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None
 ) -> tuple[Problem, StateLayout, Any]:
-    leaves, stream = pytree.tree_leaves(y0), None
+    leaves, stream, whole = pytree.tree_leaves(y0), None, integrate is None
     device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
     autocast = ambient_autocast(device_type)
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:
             if asked.per_sample:
-                problem, layout = problem_of_rows(func, y0, t, asked, autocast=autocast, stream=stream)
+                problem, layout = problem_of_rows(func, y0, t, asked, autocast=autocast, stream=stream, ends=whole)
             else:
-                whole = integrate is None
-                problem, layout = problem_of(func, y0, t, asked, autocast=autocast, stream=stream, whole=whole)
+                problem, layout = problem_of(
+                    func, y0, t, asked, autocast=autocast, stream=stream, whole=whole, ends=whole
+                )
             try:
                 if integrate is not None:
                     return problem, layout, integrate(problem)
@@ -166,7 +167,7 @@ def _solve(
 
 def problem_of(
     func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None,
-    whole: bool = False,
+    whole: bool = False, ends: bool = True,
 ) -> tuple[Problem, StateLayout]:  # fmt: skip
     """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
@@ -177,6 +178,7 @@ def problem_of(
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
     :param whole: for `integrate` of the gradient method, and not for another use
+    :param ends: at the last of its times; else whether func hides its time is left to find out once the end is known
     """
     by_rows = asked.jac_structure == "rows"
     layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
@@ -231,21 +233,6 @@ def problem_of(
             )
         if code is not None:
             check(field)
-    given_times = times
-    has_graphs = not transformed and not torch.is_inference_mode_enabled()
-    hidden = False
-    if (times.requires_grad and differentiable) or ((linearises or may_hide_time) and has_graphs):
-        known = evaluation if times.requires_grad else None
-        with torch.no_grad():
-            hidden = hides_time(field, ts, flat.detach(), slope.detach(), int(starts_at_jump), known)
-        if hidden and linearises:
-            warn_of_hidden_time(settings.method)
-        if hidden and may_hide_time:
-            warn_of_constant_sizes()
-        if hidden and times.requires_grad and differentiable:
-            times = times.detach()
-            with field.side_effects.replay(), field.without_cut():
-                flat = moved(field, flat, given_times[0], sign=-1, side=int(starts_at_jump))
     if slope is not None:
         check_finite = options.get("check_finite", True)
         if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
@@ -274,8 +261,7 @@ def problem_of(
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
-        sizes_are_constant=hidden,
-        given_times=given_times,
+        may_hide_time=may_hide_time,
         limits=plan.limits,
         callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),
         recorder=recorder,
@@ -284,7 +270,7 @@ def problem_of(
     if linearises and gradient != "adjoint" and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
-    return problem, layout
+    return with_constant_times(problem) if ends else problem, layout
 
 
 def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:

@@ -3,12 +3,13 @@
 import contextlib
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _active = threading.local()  # .cuts: those that this thread is inside of, the outermost first
 
@@ -61,10 +62,36 @@ class UseWatch(Cut):
     def __init__(self, tensor: Tensor, cut: Cut | None) -> None:
         super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
         self._tensor, self.sees_use = tensor, False
+        self._below = _Below(self.look)
+
+    def __enter__(self) -> Any:
+        self._below.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> Any:
+        result = super().__exit__(*exception)
+        self._below.__exit__(*exception)
+        return result
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.sees_use |= any(value is self._tensor for value in (*args, *(kwargs or {}).values()))
+        self.look((*args, *(kwargs or {}).values()))
         return super().__torch_function__(func, kinds, args, kwargs)
+
+    def look(self, given: tuple) -> None:
+        for value in given:
+            self.sees_use |= any(x is self._tensor for x in (value if isinstance(value, list | tuple) else (value,)))
+
+
+class _Below(TorchDispatchMode):
+    """Shows what operations are given within TorchScript too, where a `TorchFunctionMode` sees nothing."""
+
+    def __init__(self, look: Callable[[tuple], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._look((*args, *(kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
 
 
 def stand_in_of(entry: list) -> Tensor:

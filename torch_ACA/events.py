@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
 from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
+from .hidden_time import with_constant_times
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
 from .option_checks import check_arguments, tensor_of, time_of
@@ -236,7 +237,8 @@ def _until(problem: Problem, times: Tensor, crossing: _Crossing) -> Problem:
     stops = [stop for stop in problem.stops if sign * stop.t < sign * t]
     stops.append(Stop(t, 1, jump=any(stop.jump for stop in problem.stops if stop.t == t)))
     limits = replace(problem.limits, max_evals=problem.limits.max_evals + problem.field.n_evals)
-    return replace(problem, times=times, ts=[problem.ts[0], t], stops=stops, limits=limits)
+    ts = [problem.ts[0], t]
+    return with_constant_times(replace(problem, times=times, given_times=times, ts=ts, stops=stops, limits=limits))
 
 
 def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ steps, misses that derivative in the same way; it takes them as constants then.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +17,42 @@ from torch import Tensor
 
 from .graph import leads_to
 from .notices import warn_caller
+from .steppers.base import LINEARISE
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
+    from .problem import Problem
     from .steppers.base import Method
     from .vector_field import VectorField
 
-_PROBES = (0.31, 0.83)  # of the way through the interval
+_PROBES = (0.04, 0.13, 0.24, 0.31, 0.45, 0.57, 0.71, 0.83, 0.94)  # of the way through the interval
+_HALVINGS = 6  # of the way from one of them to the next
 _ROUNDING = 64
+
+
+def with_constant_times(problem: Problem) -> Problem:
+    """The problem, whose end is known, as it is solved where func hides its time; else as it is."""
+    field, times, side = problem.field, problem.times, int(problem.starts_at_jump)
+    linearises, with_graphs = LINEARISE in problem.method.abilities, not problem.transformed
+    by_time = times.requires_grad and with_graphs and torch.is_grad_enabled()
+    looked_at = (linearises or problem.may_hide_time) and with_graphs and not torch.is_inference_mode_enabled()
+    if not (by_time or looked_at) or problem.slope is None:
+        return problem
+    known = problem.evaluation if times.requires_grad else None
+    with torch.no_grad():
+        y, slope = problem.y0.detach(), problem.slope.detach()
+        if not hides_time(field, problem.ts, y, slope, side, known):
+            return problem
+    if linearises:
+        warn_of_hidden_time(problem.method)
+    if problem.may_hide_time:
+        warn_of_constant_sizes()
+    changed: dict[str, Any] = {"sizes_are_constant": True}
+    if by_time:
+        with field.side_effects.replay(), field.without_cut():
+            y0 = moved(field, problem.y0, times[0], sign=-1, side=side)
+        changed |= {"times": times.detach(), "given_times": times, "y0": y0}
+    return replace(problem, **changed)
 
 
 def hides_time(
@@ -53,7 +82,7 @@ def _leads_to_time(evaluation: Evaluation) -> bool:
 
 
 def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> bool:
-    """Whether func changes with its time alone, everywhere."""
+    """Whether func changes with its time alone, other than by jumps, anywhere that is looked at."""
     span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
 
     def slope_at(t: float) -> Tensor:
@@ -61,15 +90,34 @@ def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> b
         field(t, y, found)
         return found
 
+    def changes_at(t: float, there: Tensor) -> bool:
+        return differ(there, slope_at(t + eps ** (1 / 3) * span))
+
     def differ(one: Tensor, other: Tensor) -> bool:
         rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
         return bool(((one - other).abs() > rounding).any())
 
+    if not field.uses_time(ts[0], y):
+        return False
+    here, before = ts[0], slope
     for t in (ts[0] + fraction * span for fraction in _PROBES):
         there = slope_at(t)
-        if not differ(slope, there) or not differ(there, slope_at(t + eps ** (1 / 3) * span)):
-            return False
-    return True
+        if changes_at(t, there):
+            return True
+        low, high, at_low, at_high = here, t, before, there
+        for _ in range(_HALVINGS):  # a jump between two places where it is constant, or a slope
+            if not differ(at_low, at_high):
+                break
+            middle = 0.5 * (low + high)
+            between = slope_at(middle)
+            if changes_at(middle, between):
+                return True
+            if differ(at_low, between):
+                high, at_high = middle, between
+            else:
+                low, at_low = middle, between
+        here, before = t, there
+    return False
 
 
 def warn_of_hidden_time(method: Method) -> None:

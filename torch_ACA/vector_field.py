@@ -195,6 +195,14 @@ class VectorField:
             return slope, False
         return slope, not (slope.requires_grad and leads_to([slope.grad_fn], time))
 
+    def uses_time(self, t: Any, y: Tensor) -> bool:
+        """Whether func hands its time to any operation or reads it as a number. To be called with gradients off."""
+        time = self.time(t)
+        use = UseWatch(time, self.captured.restriction())
+        with self._cut_by(use):
+            self.call(time, self.layout.unflatten(y.clone()))
+        return use.sees_use
+
     def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
         ``params`` is a constant."""

@@ -20,6 +20,7 @@ from ..reach import reach
 from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
 from .march import march_rows
+from .problem import check_time_of
 from .solve import aca_of_rows
 from .ties import Point, RowTies
 from .times import checked_row_times
@@ -41,6 +42,7 @@ def to_events(problem, event_fn, options):
     end = crossing.t.to(problem.times)
     times = torch.stack([problem.times[..., 0].expand(rows.count), end], 1)
     _, row_times = checked_row_times(times.detach(), field.layout, rows.count, options)
+    check_time_of(problem, row_times)
     limits = replace(problem.limits, max_evals=problem.limits.max_evals + field.n_evals)
     ys, _ = aca_of_rows(replace(problem, times=times, given_times=times, row_times=row_times, limits=limits))
     with field.again(), field.without_cut(), field.side_effects.replay():

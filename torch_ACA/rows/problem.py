@@ -42,7 +42,7 @@ class RowProblem(Problem):
         return row_loop_solve(self)
 
 
-def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
+def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, ends=True):
     """The `RowProblem` of a solve, and the `StateLayout` of y0.
 
     func has been evaluated at the start, which has shown whether it mixes rows, and at a second point where the first
@@ -77,12 +77,11 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
             row_times.start, start, differentiable=differentiable, time_grad=True, side=side,
             measure=linearises or (plan.memory.wants_size_of_graphs and (times.requires_grad or "graph")),
         )  # fmt: skip
-        if not torch.is_inference_mode_enabled():
-            by_time = differentiable and times.requires_grad
-            method = plan.settings.method if linearises else None
-            _check_func(
-                field, row_times, start, slope, side, evaluation, by_time=by_time, linearised_by=method, apart=apart
-            )
+        if not (apart or torch.is_inference_mode_enabled()):
+            with field.side_effects.replay():
+                if evaluation is None:
+                    evaluation = field.record(row_times.start, start, time_grad=True, side=side)
+                field.check_rows(evaluation)
         ties = field.ties(apart)
         ties.look_at_start(Point(row_times.start, start, rows.rows(slope), side), row_times.end)
         with field.side_effects.replay():
@@ -105,6 +104,8 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None):
     if linearises and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, row_times.start, start, side=side)
+    if ends:
+        check_time_of(problem, row_times)
     return problem, layout
 
 
@@ -116,28 +117,26 @@ def _shown_apart(field, times, y, plan):
     return are_apart(field, times.start, y)
 
 
-def _check_func(field, times, y, slope, side, evaluation, *, by_time, linearised_by, apart):
-    """Refuse a func that mixes rows and, if there are gradients ``by_time``, one that hides its time from autograd.
+def check_time_of(problem, times):
+    """Refuse a func that hides its time from autograd if there are gradients in times, else warn of a method that needs
+    its derivative by time.
 
-    :param evaluation: the one at the start (None: there is none with a graph)
-    :param linearised_by: method that needs the derivative by time (None: it does not)
-    :param apart: it is known not to mix rows
+    :param times: `RowTimes` of the solve, whose ends are known
     """
-    if apart and not by_time and linearised_by is None:
+    linearises, side = LINEARISE in problem.method.abilities, side_of(times.starts_at_jump, 1.0)
+    by_time = torch.is_grad_enabled() and problem.times.requires_grad
+    if torch.is_inference_mode_enabled() or not (by_time or linearises):
         return
-    with field.side_effects.replay():
-        if evaluation is None:
-            evaluation = field.record(times.start, y, time_grad=True, side=side)
-        asked = by_time or linearised_by is not None
-        if asked and hides_time(field, [times.start, times.end], y, slope, side, evaluation):
-            if by_time:
-                raise ValueError(
-                    "per_sample gives no gradient in times where func hides its time from autograd (it detaches it, or "
-                    "takes it as a number): detach t, or let func compute with its time"
-                )
-            warn_of_hidden_time(linearised_by)
-        if not apart:
-            field.check_rows(evaluation)
+    with torch.no_grad():
+        y, slope, ends = problem.y0.detach(), problem.slope.detach(), [times.start, times.end]
+        hidden = hides_time(problem.field, ends, y, slope, side, problem.evaluation)
+    if hidden:
+        if by_time:
+            raise ValueError(
+                "per_sample gives no gradient in times where func hides its time from autograd (it detaches it, or "
+                "takes it as a number): detach t, or let func compute with its time"
+            )
+        warn_of_hidden_time(problem.method)
 
 
 def _without_failed(failures, field, t, slope):
