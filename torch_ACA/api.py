@@ -208,13 +208,14 @@ def problem_of(
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
-    may_hide_time = False
+    slope_is_traced = may_hide_time = False
     slope: torch.Tensor | None
     size: float | None
     if started is not None:
         slope, size = started
         evaluation, field.n_evals = None, 2 * (slope is not None)
     elif gradient == "naive" and (differentiable or transformed):
+        slope_is_traced = True
         moves_sizes = differentiable and not isinstance(settings.controller, FixedSteps)
         slope, may_hide_time = field.first_traced(
             times[0].double(), flat, side=int(starts_at_jump), watch=moves_sizes
@@ -261,6 +262,7 @@ def problem_of(
         transformed=transformed,
         starts_at_jump=starts_at_jump,
         perturb=perturb,
+        slope_is_traced=slope_is_traced,
         may_hide_time=may_hide_time,
         limits=plan.limits,
         callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),

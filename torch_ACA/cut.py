@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -62,15 +62,17 @@ class UseWatch(Cut):
     def __init__(self, tensor: Tensor, cut: Cut | None) -> None:
         super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
         self._tensor, self.sees_use = tensor, False
-        self._below = _Below(self.look)
+        self._below: Any = None
 
     def __enter__(self) -> Any:
+        self._below = _Below(self)
         self._below.__enter__()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> Any:
         result = super().__exit__(*exception)
         self._below.__exit__(*exception)
+        self._below = None  # no cycle of references is left
         return result
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,12 +87,12 @@ class UseWatch(Cut):
 class _Below(TorchDispatchMode):
     """Shows what operations are given within TorchScript too, where a `TorchFunctionMode` sees nothing."""
 
-    def __init__(self, look: Callable[[tuple], None]) -> None:
+    def __init__(self, watch: UseWatch) -> None:
         super().__init__()
-        self._look = look
+        self._watch = watch
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._look((*args, *(kwargs or {}).values()))
+        self._watch.look((*args, *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))
 
 

@@ -33,6 +33,7 @@ from .steppers.base import Stepper
 from .vector_field import VectorField
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
+_FEW = 8  # units of rounding
 HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
@@ -50,10 +51,10 @@ def solve_event(
 
     :param t0: float or 0-d tensor, with per_sample also [b]; the event time is differentiable in it
     :param event_fn: event_fn(t, y) -> tensor (or number) of any shape, real, integer or boolean; the first entry to
-        cross, in the direction of integration, ends the solve. An entry that is zero at t0 counts once it has left zero
-        and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a constant, and the
-        state at the event is differentiable at that constant time. With per_sample values [b, ...], those of a row
-        of its state alone
+        cross, in the direction of integration, ends the solve. An entry that is zero at t0, to rounding, counts once
+        it has left zero and crosses again. Where it has no graph (a comparison, ``float()``), the event time is a
+        constant, and the state at the event is differentiable at that constant time. With per_sample values [b, ...],
+        those of a row of its state alone
     :param reverse_time: search backwards from t0
     :param keywords: options as in `SolverOptions`
     :returns: event time (0-d, float64; with per_sample [b]) and the states (y0 and at the event: leaves [2, *shape]);
@@ -161,9 +162,12 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
     y0 = problem.y0.detach()
     start = values_at(problem.ts[0], y0)
     signs = torch.sign(start)  # of the last values that were not zero
+    y_slope = problem.slope.detach()
     try:
         for step in problem.march(stepper, stepper.start(problem.ts[0], y0, problem.slope.detach())):
             end = values_at(step.t_end, step.trial.end.y)
+            if step.t == problem.ts[0]:
+                signs = torch.where(is_met(start, end, step.t, step.h, y0, y_slope), 0.0, signs)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
                 return _first_crossing(step, crossed, signs, start, end, values_at, _inside(problem, stepper, step))
@@ -173,6 +177,19 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
         error.add_hint("No event was met so far.")
         raise
     raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
+
+
+def is_met(start: Tensor, end: Tensor, t: Any, h: Any, y: Tensor, slope: Tensor) -> Tensor:
+    """Whether entries [..., k] of the event function are zero at t0 but for rounding, so that a solve that goes on from
+    an event does not meet it again.
+
+    :param start, end: their values at both ends of the first step, from t of size h
+    :param y, slope: the state at t0, and its slope
+    """
+    way = h * start / (start - end)  # to zero; beyond any bound where the values do not change
+    time = torch.maximum(torch.as_tensor(t).abs(), torch.as_tensor(h).abs()) * torch.finfo(torch.float64).eps
+    state = y.abs().amax(-1, True) * torch.finfo(y.dtype).eps / slope.abs().amax(-1, True)
+    return way.abs() <= _FEW * torch.maximum(time, state).to(way)
 
 
 def _inside(problem: Problem, stepper: Stepper, step: Step) -> Callable[[float], Tensor]:

@@ -52,6 +52,8 @@ def with_constant_times(problem: Problem) -> Problem:
         with field.side_effects.replay(), field.without_cut():
             y0 = moved(field, problem.y0, times[0], sign=-1, side=side)
         changed |= {"times": times.detach(), "given_times": times, "y0": y0}
+        if problem.slope_is_traced:  # from a state that does not move with its time
+            changed["slope"] = None
     return replace(problem, **changed)
 
 

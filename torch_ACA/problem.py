@@ -38,8 +38,8 @@ class Problem:
     same with its graph, if gradients may be wanted; without a slope, the compiled loop finds it and ``first_step``.
     ``dense``: keep what dense output needs. ``adjoint``: settings of a backward solve. ``memory``: what may be kept for
     the backward pass. ``starts_at_jump``: func jumps at the first time; ``perturb``: and at both ends of every step.
-    ``may_hide_time``: func may hide its time from `naive`; ``sizes_are_constant``: it does, and no gradient goes
-    through the choice of step sizes.
+    ``slope_is_traced``: it is part of autograd's own graph (`naive`). ``may_hide_time``: func may hide its time from
+    `naive`; ``sizes_are_constant``: it does, and no gradient goes through the choice of step sizes.
     ``given_times``: those of the caller, of which ``times`` is the constant value where func hides its time (see
     `hidden_time`). ``transformed``: under a transform of `torch.func` or forward-mode AD. ``compile_options``: of
     `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over them, where that can
@@ -66,6 +66,7 @@ class Problem:
     transformed: bool = False
     starts_at_jump: bool = False
     perturb: bool = False
+    slope_is_traced: bool = False
     may_hide_time: bool = False
     sizes_are_constant: bool = False
     given_times: torch.Tensor | None = None

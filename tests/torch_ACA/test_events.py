@@ -3,6 +3,7 @@
 import collections
 import gc
 import math
+import warnings
 
 import pytest
 import torch
@@ -532,12 +533,6 @@ def test_an_entry_that_is_zero_at_t0_counts_when_it_comes_back():
     assert float(t) == pytest.approx(math.pi, abs=1e-5)
 
 
-def test_an_event_at_t0_itself():
-    """It is later than t0, but by less than times can tell."""
-    with pytest.raises(ValueError, match="at t0 itself"):
-        solve_event(lambda t, y: -torch.ones_like(y), torch.tensor([1e-20]), 1.0, lambda t, y: y)
-
-
 def test_touching_without_crossing():
     """y = (t - 1)^2 is zero at the end of a step, where its slope is zero as well."""
     func = lambda t, y: 2 * (t - 1) * torch.ones_like(y)  # noqa: E731
@@ -716,3 +711,50 @@ def test_tensors_in_a_sequence_are_refused(kind):
     """Made one tensor, they would lose their histories."""
     with pytest.raises(TypeError, match="torch.stack"):
         solve_event(lambda t, y: -y, torch.ones(2), 0.0, lambda t, y: kind((y[0] - 0.5, y[1] - 0.3)))
+
+
+def swing(t, y):
+    x, v = y.unbind(-1)
+    return torch.stack([v, -x * (1 + 0.1 * x**2)], -1)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("event", [lambda x, c: x**2 - c, lambda x, c: x - c, lambda x, c: x**3 - 0.3 * c])
+def test_a_solve_that_goes_on_from_an_event_does_not_meet_it_again(event, per_sample):
+    """The value there is zero to rounding, on this side or that: a Poincare section."""
+    levels = torch.linspace(0.05, 0.95, 3, dtype=torch.float64)
+    for c in (levels,) if per_sample else levels.unbind():
+        y, t, times = torch.tensor([1.0, 0.3], dtype=torch.float64).expand(*c.shape, 2), torch.zeros_like(c), []
+        for _ in range(8):
+            with torch.no_grad():
+                t, ys = solve_event(swing, y, t, lambda t, y: event(y[..., 0], c), per_sample=per_sample, **TIGHT)
+            y = ys[-1]
+            times.append(t)
+        assert torch.stack(times).diff(dim=0).min() > 0.1
+
+
+def test_a_comparison_that_changes_at_once_lies_at_t0_itself():
+    with pytest.raises(ValueError, match="the event lies at t0 itself"):
+        solve_event(lambda t, y: -torch.ones_like(y), torch.zeros(1), 1.0, lambda t, y: y < 0)
+
+
+@pytest.mark.parametrize("way", [name for name in WAYS if "adjoint" not in name and "mali" not in name])
+def test_time_read_from_a_table_that_ends(way):
+    """The second of two events starts at the first one's time; the search goes far, and the table does not."""
+    keywords, tolerance = WAYS[way]
+    p = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    table = [1.0 + 0.1 * k for k in range(40)]
+
+    def field(t, y):
+        at = float(t) / 0.1
+        return p * (table[int(at)] + (at - int(at)) * 0.1) * torch.ones_like(y)  # 1 + t, and an error beyond t = 4
+
+    t, y = torch.zeros((), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "func changes with its time", UserWarning)  # of naive
+        for _ in range(2):  # each goes from y = 0 to 1: p (t + t**2 / 2) is 1, then 2
+            t, _ = solve_event(field, y, t, lambda t, y: y[0] - 1, **keywords)
+    (gradient,) = torch.autograd.grad(t, p)
+    exact = math.sqrt(5) - 1
+    assert float(t) == pytest.approx(exact, abs=tolerance)
+    assert float(gradient) == pytest.approx(-2 / (1 + exact), abs=10 * tolerance)

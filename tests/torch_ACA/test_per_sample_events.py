@@ -127,6 +127,6 @@ def test_what_cannot_be_is_named():
         t, _ = solve_event(lambda t, y: torch.ones_like(y), y0 - 3, 0.0, lambda t, y: y**3, per_sample=True)
     assert_close(t, (3 - y0)[:, 0], 1e-5)
     with pytest.raises(ValueError, match="event lies at t0 itself: rows 0, 1, 2"):
-        solve_event(lambda t, y: -torch.ones_like(y), 0 * y0 + 1e-20, 1.0, lambda t, y: y, per_sample=True)
+        solve_event(lambda t, y: -torch.ones_like(y), 0 * y0, 1.0, lambda t, y: y < 0, per_sample=True)
     with pytest.raises(ValueError, match="gradient='aca'"):
         solve_event(decay, y0, 0.0, lambda t, y: y - 0.5, per_sample=True, gradient="mali")

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,3 +245,42 @@ def test_a_detached_time_with_other_options(keywords):
     (found,) = torch.autograd.grad(ys[1:].sum(), t)
     expected = torch.tensor([-4 * math.cos(0.6), 2 * math.cos(2.1), 2 * math.cos(3.0)], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("corners", [
+    ([0.0, 2.0, 5.0, 10.0], [1.0, 3.0, 3.0, 0.0]), ([0.0, 4.0, 4.3, 10.0], [1.0, 1.0, 2.0, 2.0]),
+    ([0.0, 0.5, 10.0], [2.0, 1.0, 1.0]),
+], ids=["plateau", "step of a ramp", "short ramp"])  # fmt: skip
+@pytest.mark.parametrize("keywords", [
+    {}, {"gradient": "direct"}, {"gradient": "naive"}, {"method": "RK4", "h": 0.25}, {"compile": True},
+], ids=str)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:func changes with its time")
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_an_input_from_a_table_that_is_constant_in_places(corners, keywords):
+    """Constant where it is looked at first or last, or but for a short while."""
+
+    def given(t):
+        return float(np.interp(float(t.detach()), *corners))
+
+    t = torch.tensor([0.1, 4.7, 9.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(1, dtype=torch.float64)
+    ys = solve(lambda t, y: -0.1 * y + given(t), y0, t, rtol=1e-8, atol=1e-8, **keywords).ys
+    (found,) = torch.autograd.grad(ys[1:].sum(), t)
+    slopes = [-0.1 * float(y) + given(s) for s, y in zip(t, ys.detach())]
+    expected = [-slopes[0] * sum(math.exp(-0.1 * float(s - t[0])) for s in t[1:]), *slopes[1:]]
+    rtol = 2e-3 if "h" in keywords else 1e-6  # steps of a given size go over the corners
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=0)
+
+
+def test_a_func_that_does_not_use_its_time_is_not_evaluated_for_it():
+    calls = []
+
+    def func(t, y):
+        calls.append(t)
+        return -y
+
+    t = torch.tensor([0.0, 1.0], requires_grad=True)
+    solve(func, torch.ones(1), t, method="RK4", h=0.5)
+    constant = len(calls)
+    solve(func, torch.ones(1), t.detach(), method="RK4", h=0.5)
+    assert constant <= len(calls) - constant + 1

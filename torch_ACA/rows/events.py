@@ -12,7 +12,7 @@ import torch
 
 from ..autocast import coarsest, coarsest_rounding
 from ..errors import NonFiniteError
-from ..events import HARDLY, Unknown
+from ..events import HARDLY, Unknown, is_met
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import tensor_of
@@ -113,11 +113,18 @@ def _search(problem, event):
     ties.look_at_start(at_start, problem.row_times.end)
     signs, found = torch.sign(before), []  # of the last values that were not zero
     searching = torch.ones_like(start, dtype=torch.bool)
+    waiting, some_wait, slope = searching.clone(), True, rows.rows(problem.slope.detach())  # for their first step
     for step in march_rows(problem, stepper):
         after = values_at(step.t_end, step.y_end)
         now, n_steps = Point(step.t_end, step.y_end, after), n_steps + 1
         if ties.due(n_steps):
             ties.look(at_start, now)
+        if some_wait:
+            by_row = (x[:, None] for x in (step.t, step.h))
+            met = is_met(before, after, *by_row, rows.rows(step.y), slope)
+            signs = torch.where(met & (waiting & step.accepted)[:, None], 0.0, signs)
+            waiting = waiting & ~step.accepted
+            some_wait = bool(waiting.any())
         changed = (signs != 0) & (torch.sign(after) != signs) & step.accepted[:, None]
         if bool(changed.any()):
             step.finished = changed.any(1)
