@@ -32,6 +32,7 @@ class SideOutputs:
         self._found, self._captured = found, captured
         self._known = {id(tensor) for tensor in found.tensors}
         self._outputs: list[Tensor] = []
+        self._made_early: list[Tensor] = []
         self._watched = self._may_be_more = False
         self._made_late = Cut({}, {})  # stands nothing in: it knows what was used
 
@@ -44,6 +45,7 @@ class SideOutputs:
         self._watched = True
         if not self._found.has_grown():
             return False
+        self._made_early = self._found.gained()  # constants: they have no history though there was one to be had
         own, stored = {id(tensor) for tensor in inputs}, self._since(func)
         self._known.update(map(id, stored))
         for tensor in stored:
@@ -65,8 +67,10 @@ class SideOutputs:
             self._captured.keep_graph |= len(late) < len(since)
             outputs += late
             self._may_be_more = not outputs
-            gained = (tensor for tensor in found.gained() if tensor.is_floating_point() or tensor.is_complex())
-            self._made_late = Cut({id(tensor): [tensor, tensor] for tensor in gained}, {})
+            early = {id(tensor) for tensor in self._made_early}
+            late = [tensor for tensor in found.gained() if tensor.is_floating_point() or tensor.is_complex()]
+            self._made_late = Cut({id(tensor): [tensor, tensor] for tensor in late if id(tensor) not in early}, {})
+        self._made_early = []
         if outputs:
             warn_caller(_STORES)
             for tensor in outputs:

@@ -181,3 +181,15 @@ def test_safety_is_left_out_of_fixed_steps_with_a_warning():
     with pytest.warns(UserWarning, match="safety has no effect with the steps of RK4"):
         found = odesolve_adjoint(decay, X, options | {"safety": 0.5})
     assert torch.equal(found, odesolve_adjoint(decay, X, options))
+
+
+def test_dense_output_is_left_out_of_reversible_steps_with_a_warning():
+    options = {"method": "sym12async", "t_eval": [0.5, 1.0]}
+    with pytest.warns(UserWarning, match="dense_output has no effect with gradient='mali'"):
+        found = odesolve(decay, X, options | {"dense_output": True})
+    assert torch.equal(found, odesolve(decay, X, options))
+
+
+def test_what_is_not_available_names_a_substitute():
+    with pytest.raises(ValueError, match="method 'ode23s' is not available here; use Rodas5P"):
+        odesolve(decay, X, {"method": "ode23s"})

@@ -685,3 +685,93 @@ def test_several_draws_and_one_backward_pass(kind, how):
     for number in (1, 2, 3):
         loss(apart, number).backward()
     torch.testing.assert_close(together.mean.grad, apart.mean.grad, rtol=1e-12, atol=0)
+
+
+LATE_BOUND = {
+    "closure": """
+def total(solved, weight):
+    loss = 0
+    for factor in (0.5, 1.5):
+        w = weight * factor
+        loss = loss + solved(lambda t, y: -w * factor * y)
+    return loss
+""",
+    "function in a closure": """
+def total(solved, weight):
+    loss = 0
+    for factor in (0.5, 1.5):
+        w = weight * factor
+        rhs = lambda y: -w * factor * y
+        loss = loss + solved(lambda t, y: rhs(y))
+    del rhs
+    return loss
+""",
+    "global": """
+def total(solved, weight):
+    global w, rhs, factor
+    loss = 0
+    for factor in (0.5, 1.5):
+        w = weight * factor
+        loss = loss + solved(lambda t, y: -w * factor * y)
+    del w
+    return loss
+""",
+    "module": """
+def total(solved, weight):
+    loss = 0
+    for factor in (0.5, 1.5):
+        w = torch.nn.ParameterList([weight])
+        loss = loss + solved(lambda t, y: -w[0] * factor**2 * y)
+    return loss
+""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LATE_BOUND)
+@pytest.mark.parametrize("keywords", [
+    {"memory": "states"}, {"memory": 2}, {}, {"gradient": "direct"}, {"gradient": "adjoint"}, {"compile": "step"},
+], ids=str)  # fmt: skip
+def test_names_that_a_loop_gives_other_values_mean_what_they_meant(how, keywords):
+    """The backward pass of all solves together, behind the loop; torchdiffeq's odeint_adjoint gets this wrong."""
+    namespace = {"torch": torch}
+    exec(LATE_BOUND[how], namespace)
+    weight = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+    def solved(func):
+        y0 = torch.ones(2, dtype=torch.float64)
+        return solve(func, y0, [0.0, 1.0], rtol=1e-9, atol=1e-9, **keywords).ys[-1].sum()
+
+    (found,) = torch.autograd.grad(namespace["total"](solved, weight), weight)
+    expected = -sum(f**2 * torch.exp(-weight * f**2) for f in (0.5, 1.5))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-7, atol=0)
+
+
+def test_names_that_func_assigns_to_go_on():
+    """Such as a count of its calls."""
+    count = 0
+
+    def func(t, y):
+        nonlocal count
+        count += 1
+        return -y
+
+    y0 = torch.ones(2, requires_grad=True)
+    loss = solve(func, y0, [0.0, 1.0], memory="states").ys.sum()
+    forward = count
+    loss.backward()
+    assert count > forward
+
+
+@pytest.mark.parametrize("keywords", [{}, {"memory": "states"}, {"gradient": "adjoint"}], ids=str)
+def test_a_constant_that_func_draws_in_its_first_evaluation_is_no_weight(keywords):
+    """FFJORD's way to draw its noise once a solve; a warning would be an error here."""
+    noise = []
+
+    def func(t, y):
+        if not noise:
+            noise.append(torch.randn_like(y))
+        return -weight * y + noise[0]
+
+    weight = nn.Parameter(torch.ones(3))
+    solve(func, torch.ones(3), [0.0, 1.0], **keywords).ys.sum().backward()
+    assert weight.grad is not None

@@ -112,10 +112,13 @@ class Solver:
         :param return_steps: also return the times at which the steps ended, a list of floats
         """
         options, steps = self.options, _Steps()
-        dense = bool(options.get("dense_output", False))
         t0 = options.get("t0", 0.0) if t0 is None else t0
         t1 = options.get("t1", 1.0)
         keywords = _keywords(options, self._gradient)
+        dense = bool(options.get("dense_output", False))
+        if dense and keywords["gradient"] not in ("aca", "direct"):
+            warn_caller(f"dense_output has no effect with gradient={keywords['gradient']!r}, which keeps no steps")
+            dense = False
         if predefine_steps is not None:
             start, ends = _value(t0), times_of("predefine_steps", predefine_steps).tolist()
             grid = [start, *(t for t in ends if t != start)]
@@ -192,6 +195,8 @@ def _checked(options: Mapping[str, Any], *, end_only: bool = False) -> dict[str,
     unknown = sorted(str(name) for name in set(options) - set(known))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(known)}")
+    if str(options.get("method")).lower() == "ode23s":
+        raise ValueError(f"method {options['method']!r} is not available here; use Rodas5P, for stiff problems as well")
     without_effect = (*_KEYS_WITHOUT_EFFECT, "t_eval") if end_only else _KEYS_WITHOUT_EFFECT
     for name in without_effect:
         if options.pop(name, None) is not None:
