@@ -1,5 +1,7 @@
 """Figures and animations from the records: errors, gradients and masses here, orbits in plot_orbits.py."""
 
+import math
+
 import numpy as np
 
 from harness import packed
@@ -67,9 +69,10 @@ def draw_comparison(groups, path, heading):
 
 
 def _by_epoch(metrics, value):
-    """Epochs that all runs have, and of each run a value at these."""
-    count = min(map(len, metrics))
-    return [entry["step"] for entry in metrics[0][:count]], [[value(row) for row in run[:count]] for run in metrics]
+    """Epochs, and of each run a value at these, as far as it went."""
+    longest = max(metrics, key=len)
+    values = [[value(row) for row in run] + [math.nan] * (len(longest) - len(run)) for run in metrics]
+    return [entry["step"] for entry in longest], values
 
 
 def _curves(ax, x, curves, name, **line):
