@@ -14,7 +14,7 @@ from benchmarks.problems import build
 INSTALLED = {name: importlib.util.find_spec(name) for name in ("torchdiffeq", "TorchDiffEqPack", "torchode", "diffrax")}
 
 
-@pytest.fixture(scope="module", params=["three_body_outputs", "mlp_heun"])
+@pytest.fixture(scope="module", params=["three_body_outputs", pytest.param("mlp_heun", marks=pytest.mark.slow)])
 def case(request):
     problem = build(request.param)
     return problem, problem.reference_solution()

@@ -101,7 +101,7 @@ def test_every_cifar_run_is_one_that_the_report_knows(scale):
 )
 def test_runs_lie_where_their_settings_put_them(name, profile, experiment, labels):
     listed = [job for job in jobs(name, profile) if job.script is None]
-    for job in listed[::7]:  # the truth of a system takes a while
+    for job in listed[:: max(len(listed) // 8, 1)]:  # the truth of a system takes a while
         assert experiment.place(experiment.new_settings(*job.flags)) == job.folder
     if labels:
         assert {job.folder.split("/")[2] for job in listed} == set(labels)

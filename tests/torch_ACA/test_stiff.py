@@ -278,7 +278,7 @@ def test_nested_and_complex_states(dtype, tolerance):
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradcheck_and_gradgradcheck(gradient, dense):
     if dense and gradient == "naive":
         pytest.skip("dense output belongs to aca and direct")
