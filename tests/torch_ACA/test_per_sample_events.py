@@ -130,16 +130,3 @@ def test_what_cannot_be_is_named():
         solve_event(lambda t, y: -torch.ones_like(y), 0 * y0, 1.0, lambda t, y: y < 0, per_sample=True)
     with pytest.raises(ValueError, match="gradient='aca'"):
         solve_event(decay, y0, 0.0, lambda t, y: y - 0.5, per_sample=True, gradient="mali")
-
-
-def test_the_search_asks_for_no_times_far_beyond_an_event():
-    """A table that ends: the second event of each row starts at the time of its first."""
-    table = torch.linspace(1.0, 2.0, 400, dtype=torch.float64)
-    growth = torch.tensor([1.0, 1.5], dtype=torch.float64, requires_grad=True)
-    t, y = torch.zeros(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
-    for _ in range(2):  # each goes from y = 0 to 1
-        t, _ = solve_event(
-            lambda t, y: growth[:, None] * table[(t / 0.01).long()] * torch.ones_like(y), y, t,
-            lambda t, y: y[:, 0] - 1.0, per_sample=True,
-        )  # fmt: skip
-    assert t.requires_grad and torch.isfinite(torch.autograd.grad(t.sum(), growth)[0]).all()

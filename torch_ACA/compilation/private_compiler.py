@@ -1,7 +1,6 @@
 """Parts of PyTorch's compiler that are not public, in one place, and what takes over where one is missing."""
 
 import contextlib
-import ctypes
 import functools
 import inspect
 import logging
@@ -143,8 +142,6 @@ def vectors_are_tried() -> Callable[[], None]:
         return lambda: None
 
     def attempt() -> None:
-        # in this process, where what it needs is loaded: none has to start for it
-        vars(kinds[0])["_probe_load"] = _can_be_loaded
         if kinds[0]:  # to ask for its truth is to try it
             cpu_vec_isa.supported_vec_isa_list = kinds[:1]
             found()
@@ -153,14 +150,6 @@ def vectors_are_tried() -> Callable[[], None]:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     return thread.join
-
-
-def _can_be_loaded(path: str) -> bool:
-    try:
-        ctypes.CDLL(path)
-    except OSError:
-        return False
-    return True
 
 
 def has_constants(graph: Any) -> bool:
