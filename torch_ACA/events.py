@@ -34,6 +34,7 @@ from .vector_field import VectorField
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _FEW = 8  # units of rounding
+_HARDLY_A_STEP = 1e-9  # part of a step that is no way to an event, whatever the state does
 HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
@@ -186,10 +187,12 @@ def is_met(start: Tensor, end: Tensor, t: Any, h: Any, y: Tensor, slope: Tensor)
     :param start, end: their values at both ends of the first step, from t of size h
     :param y, slope: the state at t0, and its slope
     """
-    way = h * start / (start - end)  # to zero; beyond any bound where the values do not change
-    time = torch.maximum(torch.as_tensor(t).abs(), torch.as_tensor(h).abs()) * torch.finfo(torch.float64).eps
-    state = y.abs().amax(-1, True) * torch.finfo(y.dtype).eps / slope.abs().amax(-1, True)
-    return way.abs() <= _FEW * torch.maximum(time, state).to(way)
+    part = (start / (start - end)).abs()  # of the step, to zero; not finite where the values do not change
+    tells = [torch.as_tensor(x, dtype=part.dtype, device=part.device) for x in (t, h)]  # what times can tell apart
+    of_time = torch.finfo(torch.float64).eps * (tells[0] / tells[1]).abs().clamp(min=1.0)
+    moves = (slope.abs().amax(-1, True) / y.abs().amax(-1, True)).to(part)  # the state, in units of itself, a time
+    of_state = torch.finfo(y.dtype).eps / (moves * tells[1].abs())
+    return part <= _FEW * torch.maximum(of_time, of_state.nan_to_num(0.0).clamp(max=_HARDLY_A_STEP))
 
 
 def _inside(problem: Problem, stepper: Stepper, step: Step) -> Callable[[float], Tensor]:

@@ -758,3 +758,9 @@ def test_time_read_from_a_table_that_ends(way):
     exact = math.sqrt(5) - 1
     assert float(t) == pytest.approx(exact, abs=tolerance)
     assert float(gradient) == pytest.approx(-2 / (1 + exact), abs=10 * tolerance)
+
+
+def test_an_event_of_the_time_alone_where_the_state_does_not_move():
+    for y0 in (torch.zeros(2), torch.ones(2)):
+        t, _ = solve_event(lambda t, y: 0 * y, y0, 0.0, lambda t, y: t - 0.5)
+        assert float(t) == pytest.approx(0.5, abs=1e-6)
