@@ -145,11 +145,9 @@ def _solve(
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:
             if asked.per_sample:
-                problem, layout = problem_of_rows(func, y0, t, asked, autocast=autocast, stream=stream, ends=whole)
+                problem, layout = problem_of_rows(func, y0, t, asked, autocast=autocast, stream=stream, whole=whole)
             else:
-                problem, layout = problem_of(
-                    func, y0, t, asked, autocast=autocast, stream=stream, whole=whole, ends=whole
-                )
+                problem, layout = problem_of(func, y0, t, asked, autocast=autocast, stream=stream, whole=whole)
             try:
                 if integrate is not None:
                     return problem, layout, integrate(problem)
@@ -167,7 +165,7 @@ def _solve(
 
 def problem_of(
     func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None,
-    whole: bool = False, ends: bool = True,
+    whole: bool = False,
 ) -> tuple[Problem, StateLayout]:  # fmt: skip
     """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
 
@@ -177,8 +175,8 @@ def problem_of(
     :param autocast: context for func alone (None: none)
     :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
         they are, and it is not known)
-    :param whole: for `integrate` of the gradient method, and not for another use
-    :param ends: at the last of its times; else whether func hides its time is left to find out once the end is known
+    :param whole: for `integrate` of the gradient method, up to the last of its times, and not for another use. For a
+        solve whose end is not known yet, whether func hides its time is left to find out by then
     """
     by_rows = asked.jac_structure == "rows"
     layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
@@ -272,7 +270,7 @@ def problem_of(
     if linearises and gradient != "adjoint" and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
-    return with_constant_times(problem) if ends else problem, layout
+    return with_constant_times(problem) if whole else problem, layout
 
 
 def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:

@@ -10,7 +10,7 @@ from torch import nn
 from .api import solve_endtime
 from .march import Stats
 from .notices import shown
-from .option_checks import as_float
+from .option_checks import as_float, check_callable
 from .solver_options import SolverOptions, takes_options
 
 _WITHOUT = ("dense", "on_failure", "record", "args")  # a layer returns the state at t1 alone, and args with each batch
@@ -36,8 +36,7 @@ class ODEBlock(nn.Module):
         self, func: Callable, *, t0: float | torch.Tensor = 0.0, t1: float | torch.Tensor = 1.0, **settings: Any
     ) -> None:
         super().__init__()
-        if not callable(func):
-            raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
+        check_callable(func, "func(t, y)")
         for name, time in (("t0", t0), ("t1", t1)):
             if not isinstance(time, torch.Tensor) and as_float(name, time) is None:
                 raise TypeError(f"{name} must be a number or a tensor, got {shown(time)}")

@@ -12,7 +12,7 @@ from .errors import SolverError
 from .march import Stats
 from .methods import methods
 from .notices import shown
-from .option_checks import as_float
+from .option_checks import as_float, check_callable
 from .private_torch import pytree
 from .rosenbrock_tableaus import RODAS5P
 from .saved_tensors import SavedTensors
@@ -58,8 +58,7 @@ def compare_gradients(
     :returns: list of `Comparison`, one per method, in order
     :raises SolverError: the reference itself fails
     """
-    if not callable(loss):
-        raise TypeError(f"loss must be callable as loss(ys), got {type(loss).__name__}")
+    check_callable(loss, "loss(ys)")
     StateLayout(y0)  # refuses what is no state
     leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
     y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))

@@ -24,7 +24,7 @@ from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsErr
 from .hidden_time import with_constant_times
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
-from .option_checks import check_arguments, tensor_of, time_of
+from .option_checks import check_arguments, check_callable, tensor_of, time_of
 from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
@@ -70,8 +70,7 @@ def solve_event(
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")
-    if not callable(event_fn):
-        raise TypeError(f"event_fn must be callable as event_fn(t, y), got {type(event_fn).__name__}")
+    check_callable(event_fn, "event_fn(t, y)")
     start = _start(t0, asked.per_sample)
     far = start.detach() + (-1.0 if reverse_time else 1.0) * start.detach().abs().clamp(min=_FAR)
 
@@ -163,12 +162,12 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
     y0 = problem.y0.detach()
     start = values_at(problem.ts[0], y0)
     signs = torch.sign(start)  # of the last values that were not zero
-    y_slope = problem.slope.detach()
+    slope = problem.slope.detach()
     try:
-        for step in problem.march(stepper, stepper.start(problem.ts[0], y0, problem.slope.detach())):
+        for step in problem.march(stepper, stepper.start(problem.ts[0], y0, slope)):
             end = values_at(step.t_end, step.trial.end.y)
             if step.t == problem.ts[0]:
-                signs = torch.where(is_met(start, end, step.t, step.h, y0, y_slope), 0.0, signs)
+                signs = torch.where(is_met(start, end, step.t, step.h, y0, slope), 0.0, signs)
             crossed = (signs != 0) & (torch.sign(end) != signs)
             if bool(crossed.any()):
                 return _first_crossing(step, crossed, signs, start, end, values_at, _inside(problem, stepper, step))
@@ -188,11 +187,11 @@ def is_met(start: Tensor, end: Tensor, t: Any, h: Any, y: Tensor, slope: Tensor)
     :param y, slope: the state at t0, and its slope
     """
     part = (start / (start - end)).abs()  # of the step, to zero; not finite where the values do not change
-    tells = [torch.as_tensor(x, dtype=part.dtype, device=part.device) for x in (t, h)]  # what times can tell apart
-    of_time = torch.finfo(torch.float64).eps * (tells[0] / tells[1]).abs().clamp(min=1.0)
-    moves = (slope.abs().amax(-1, True) / y.abs().amax(-1, True)).to(part)  # the state, in units of itself, a time
-    of_state = torch.finfo(y.dtype).eps / (moves * tells[1].abs())
-    return part <= _FEW * torch.maximum(of_time, of_state.nan_to_num(0.0).clamp(max=_HARDLY_A_STEP))
+    t, h = (torch.as_tensor(x, dtype=part.dtype, device=part.device).abs() for x in (t, h))
+    change = (slope.abs().amax(-1, True) / y.abs().amax(-1, True)).to(part) * h  # of the state over the step, relative
+    of_time = torch.finfo(torch.float64).eps * (t / h).clamp(min=1.0)  # parts of the step that times do not tell apart
+    of_state = (torch.finfo(y.dtype).eps / change).nan_to_num(0.0).clamp(max=_HARDLY_A_STEP)  # nor do states
+    return part <= _FEW * torch.maximum(of_time, of_state)
 
 
 def _inside(problem: Problem, stepper: Stepper, step: Step) -> Callable[[float], Tensor]:

@@ -118,6 +118,10 @@ def _held(cell: types.CellType, uses: Callable | None, around: frozenset[int]) -
 
 
 def _value(value: Any, uses: Callable | None, around: frozenset[int] | None) -> Callable[[], Any]:
+    """A function that returns the value, as it is now.
+
+    :param around: as of `_Names`; None: functions are not looked into
+    """
     if uses is not None and _is_module(value):
         return _Owner(value, uses)
     if type(value) is types.FunctionType and value.__closure__ and around is not None and id(value) not in around:

@@ -166,6 +166,16 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
 
 
+def check_callable(func: Any, call: str) -> None:
+    """To be called before any work.
+
+    :param call: how it will be called, with the name that the user knows it by, such as "func(t, y)"
+    :raises TypeError: it cannot be
+    """
+    if not callable(func):
+        raise TypeError(f"{call.partition('(')[0]} must be callable as {call}, got {type(func).__name__}")
+
+
 def check_arguments(func: Callable, args: Any = None, name: str = "func") -> None:
     """To be called where a call of func(t, y, *args) raised a TypeError: was it that func takes other arguments?
 

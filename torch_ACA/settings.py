@@ -21,6 +21,7 @@ from .option_checks import (
     OPTIONS,
     SCIPY_OPTIONS,
     SCIPY_SOLVERS,
+    check_callable,
     is_monotone,
     positive_size,
     times_of,
@@ -72,7 +73,7 @@ def checked_settings(
             )
         method = _with_interpolant(method, options["interp"])
     fixed, size = _step_size(h, options, method)
-    check_use(options, method, fixed)
+    _check_use(options, method, fixed)
     rtol, atol = tolerances(rtol, atol, layout)
     method = _as_adams(method, rtol, atol, options)
     if fixed:
@@ -106,7 +107,7 @@ def without_use(options: Mapping[str, Any], fixed: bool) -> list[str]:
     return [name for name, unlike_default in said.items() if unlike_default]
 
 
-def check_use(options: Mapping[str, Any], method: Method, fixed: bool) -> None:
+def _check_use(options: Mapping[str, Any], method: Method, fixed: bool) -> None:
     """Refuse options that `without_use` finds.
 
     :raises ValueError: there are some
@@ -146,8 +147,8 @@ def checked_params(params: Any) -> tuple[Tensor, ...]:
 
 def checked_jacobian(jac: Any, structure: Any, method: Any) -> None:
     """Refuse what `Jacobian` does not take, and a method that has no use for it."""
-    if jac is not None and not callable(jac):
-        raise TypeError(f"jac must be callable as jac(t, y), got {type(jac).__name__}")
+    if jac is not None:
+        check_callable(jac, "jac(t, y)")
     if structure not in ("dense", "rows"):
         raise ValueError(f"jac_structure must be 'dense' or 'rows', got {shown(structure)}")
     if (jac is not None or structure != "dense") and LINEARISE not in method.abilities:

@@ -18,6 +18,7 @@ from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
+from .option_checks import check_callable
 from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
 from .reach import Reach, reach
@@ -46,8 +47,7 @@ class VectorField:
         autocast: Any = None, *, found: Reach | None = None, code: Any = None,
         jacobian: Jacobian | None = None,
     ) -> None:  # fmt: skip
-        if not callable(func):
-            raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
+        check_callable(func, "func(t, y)")
         self.func, self.layout, self.direction = func, layout, direction
         self.jacobian = Jacobian(layout) if jacobian is None else jacobian
         self.n_evals = self._n_recorded = 0

@@ -18,7 +18,7 @@ def case(request):
 
 @pytest.mark.parametrize("name", [
     ROWS[0], pytest.param(ROWS[1], marks=pytest.mark.slow), ROWS[2], pytest.param(ROWS[3], marks=pytest.mark.slow),
-])
+])  # fmt: skip
 def test_states_and_gradients_are_right_to_within_the_tolerance(case, name):
     problem, reference = case
     prepared, row = checked(name, problem, reference)

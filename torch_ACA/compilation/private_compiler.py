@@ -166,8 +166,8 @@ def compiled_below_dynamo(graph: Any, inputs: Any, options: dict[str, Any]) -> A
     from torch._inductor import compile_fx
 
     vectors_are_tried()()
-    # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
     cached = aot_config.enable_autograd_cache and not has_constants(graph)
+    # code with loops is kept on disk too: the key to it is made of their bodies, which are graphs inside of this one
     options = options | {"unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": torch.__version__}}
     with _shape_environment(), _without_notes(), aot_config.patch(enable_autograd_cache=cached), _made_ready() as made:
         whole = compile_fx.compile_fx(graph, list(inputs), config_patches=options)

@@ -6,6 +6,7 @@ import torch
 
 from ..autocast import coarsest_rounding
 from ..kept_func import KeptFunc
+from ..option_checks import check_callable
 from ..private_torch import pytree
 
 _FEWER = 7 / 8  # of the rows: leaving out less does not pay
@@ -21,8 +22,7 @@ class ActiveRows:
     """
 
     def __init__(self, func, args):
-        if not callable(func):
-            raise TypeError(f"func must be callable as func(t, y, *args), got {type(func).__name__}")
+        check_callable(func, "func(t, y, *args)")
         self.func, self.args, self.rows, self._kept = func, args, None, None
 
     def __call__(self, t, y):

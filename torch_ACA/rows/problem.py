@@ -42,13 +42,13 @@ class RowProblem(Problem):
         return row_loop_solve(self)
 
 
-def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, ends=True):
+def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=False):
     """The `RowProblem` of a solve, and the `StateLayout` of y0.
 
     func has been evaluated at the start, which has shown whether it mixes rows, and at a second point where the first
     step was not given.
 
-    :param autocast, stream: as for `api.problem_of`
+    :param autocast, stream, whole: as for `api.problem_of`
     """
     if under_transform():
         raise TransformError("per_sample does not go through torch.func and forward-mode AD: use backward()")
@@ -104,7 +104,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, ends=True
     if linearises and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, row_times.start, start, side=side)
-    if ends:
+    if whole:
         check_time_of(problem, row_times)
     return problem, layout
 
