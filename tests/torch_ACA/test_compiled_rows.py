@@ -16,6 +16,8 @@ pytestmark = [
 ]  # fmt: skip
 METHOD = {"method": "RK23", "rtol": 1e-4, "atol": 1e-6, "per_sample": True, "memory": "states"}
 NAN = math.nan
+TIMES = [[0.0, 0.4, 0.41, 3.0], [0.5, 0.6, NAN, NAN], [2.0, 1.9, 1.0, 0.5], [0.7, 0.7, NAN, NAN]]
+METHODS = ["RK23", slow("HeunEuler"), slow("fehlberg2"), slow("Dopri5"), slow("dopri8"), slow("Rodas5P")]
 
 
 @pytest.fixture
@@ -210,18 +212,92 @@ def test_events_of_rows(looped):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+class Pushed(Oscillators):
+    """Pushed from 0.55 to 1.5, and from 1.95 on."""
+
+    def forward(self, t, y):
+        on = (t >= 0.55) & (t < 1.5) | (t >= 1.95)
+        return super().forward(t, y) + torch.where(on, 2.0 * torch.sin(t) * self.damping, 0.0)
+
+
+LANDINGS = {
+    "outputs": {"land_on_t": True}, "others": {"step_t": [0.45, 0.9, 1.0]}, "both": {"step_t": [0.5], "land_on_t": True},
+    "jumps": {"jump_t": [0.55, 1.5, 1.95]}, "jumps and others": {"jump_t": [0.55, 1.5, 1.95], "step_t": [0.3, 0.5]},
+    "jumps and outputs": {"jump_t": [0.55, 1.5, 1.95], "land_on_t": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", LANDINGS.values(), ids=LANDINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_times_to_land_on(method, options, looped, monkeypatch):
+    """Each row has stops of its own, also on its way back in time; in several buffers, with gradients in times."""
+    monkeypatch.setattr(loops, "MOST", 7)
+    times = torch.tensor(TIMES, dtype=torch.float64, requires_grad=True)
+    func = (Pushed if "jump_t" in options else Oscillators)(0.3, 3.0, 8.0, 1.0)
+    counts, compiled_counts = assert_as_eager(func, start(4), times, method=method, options=options)
+    assert looped.count("backward") > 1
+    if method in ("RK23", "Dopri5"):  # the loop evaluates the first slopes of the others behind every try
+        assert counts.n_f_evals == compiled_counts.n_f_evals
+
+
+@pytest.mark.parametrize("times", [[0.55, 0.8, 1.5], slow([1.5, 1.0, 0.55])], ids=["onwards", "back"])
+@pytest.mark.parametrize("method", [slow("RK23"), "Dopri5", slow("Rodas5P")])
+def test_jumps_at_both_ends(method, times, looped):
+    options = {"jump_t": [0.55, 1.5], "first_step": 0.2}
+    times = torch.tensor(times, dtype=torch.float64, requires_grad=True)
+    assert_as_eager(Pushed(0.3, 3.0), start(2), times, method=method, options=options)
+    assert "backward" in looped
+
+
+def test_outputs_inside_a_step_that_ends_on_a_jump(looped):
+    """They weigh the slope on this side of the jump, which is no slope of the next step."""
+    options, times = {"jump_t": [0.55, 1.5, 1.95], "first_step": 0.1}, [0.0, 0.549, 0.5499, 1.0, 1.499, 2.0]
+    times = torch.tensor(times, dtype=torch.float64, requires_grad=True)
+    for method in ("RK23", "Dopri5"):
+        assert_as_eager(Pushed(0.3, 3.0), start(2), times, method=method, options=options)
+    assert looped.count("backward") > 4  # on either side of those steps
+
+
+def test_jumps_in_single_precision(looped):
+    """The next time beside a jump is one of the state's own precision."""
+    func, y0, found = Pushed(0.3, 3.0).float(), start(2).detach().float().requires_grad_(), []
+    for compile in (False, True):
+        keywords = METHOD | {"options": {"jump_t": [0.55, 1.5, 1.95]}, "compile": compile}
+        solution = solve(func, y0, [0.0, 1.0, 2.0], **keywords)
+        bars = torch.autograd.grad(solution.ys.square().sum(), (y0, *func.parameters()))
+        found.append([solution.ys.detach(), solution.stats.n_accepted, *bars])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)  # of some 100 steps
+    assert "backward" in looped
+
+
+@pytest.mark.parametrize(("memory", "is_looped"), [("1GiB", True), (60, True), ("20kB", True), (6, False)])
 @pytest.mark.filterwarnings("default:compile=True")
-@pytest.mark.parametrize(("keywords", "reason"), [
-    ({"options": {"jump_t": [0.5]}}, "land on times"),
-    ({"options": {"step_t": [0.5]}}, "land on times"), ({"memory": 4}, "memory is limited"),
-], ids=["jumps", "landing", "memory"])  # fmt: skip
-def test_what_cannot_be_compiled_runs_as_it_is(keywords, reason):
+def test_memory(memory, is_looped, looped):
+    """Rows go back as they are where not all states are held, which is told."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_as_eager(Oscillators(0.3, 3.0), start(2), [0.0, 0.4, 1.0], memory=memory)
+    assert ("backward" in looped) == is_looped and "run" in looped
+    told = [str(warning.message) for warning in caught if "rows go back as they are" in str(warning.message)]
+    assert len(told) == (not is_looped) and all("memory has no room" in text for text in told)
+
+
+@pytest.mark.filterwarnings("default:compile=True")
+def test_what_cannot_be_compiled_runs_as_it_is():
     func, y0 = Oscillators(0.3, 1.0), start(2)
-    with pytest.warns(UserWarning, match=f"for Oscillators rows are solved as they are .*{reason}"):
-        assert_as_eager(func, y0, [0.0, 1.0], **keywords)
+
+    def jac(t, y):
+        whole = torch.autograd.functional.jacobian(lambda x: func(t, x), y)
+        return torch.stack([whole[row, :, row] for row in range(2)])
+
+    keywords = {"method": "Rodas5P", "jac": jac}
+    with pytest.warns(UserWarning, match="for Oscillators rows are solved as they are .jac was given"):
+        found = [solve(func, y0, [0.0, 1.0], compile=compile, **METHOD | keywords).ys for compile in (False, True)]
+    assert torch.equal(*found)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_as_eager(func, y0, [0.0, 1.0], **keywords)
+        solve(func, y0, [0.0, 1.0], compile=True, **METHOD | keywords)
 
 
 @pytest.mark.slow

@@ -21,16 +21,15 @@ class FixedLoops(Loops):
     """`Loops` that take the times of steps from their buffer.
 
     :param check_finite: an infinite or NaN state ends the loop
-    :param with_starts: there are outputs at the ends of steps
     """
 
     begin_evaluations = 1
     first_written = 3
 
-    def __init__(self, *arguments: Any, check_finite: bool, with_starts: bool, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, check_finite: bool, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._check_finite, self.with_starts = check_finite, self.with_slopes or with_starts
-        self.key = (*self.key, "fixed", check_finite, self.with_starts)
+        self._check_finite = check_finite
+        self.key = (*self.key, "fixed", check_finite)
 
     def _started(self, times: Tensor, settings: Tensor, y: Tensor, others: Sequence[Tensor]) -> Any:
         return self.steps.graph(times[0], y, others).clone(), torch.zeros_like(times[0])

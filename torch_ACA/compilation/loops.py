@@ -66,6 +66,7 @@ class Loops:
     :param with_slopes: there are outputs inside steps
     :param time_grad: gradients in the times are wanted
     :param jumps: func jumps at some of the stops
+    :param with_starts: there are outputs at the ends of steps on the way
     :param most: steps in a buffer, at most
     """
 
@@ -74,16 +75,16 @@ class Loops:
 
     def __init__(
         self, code: Any, steps: Any, y: Tensor, *, with_slopes: bool, time_grad: bool, jumps: bool = False,
-        most: float = math.inf,
+        with_starts: bool = False, most: float = math.inf,
     ) -> None:  # fmt: skip
         self.code, self.steps, self.tableau, self.y = code, steps, steps.tableau, y
         self.with_slopes, self.time_grad, self.jumps = with_slopes, time_grad, jumps
-        self.with_starts = with_slopes  # whether outputs say something to the states at the starts of steps
+        self.with_starts = with_slopes or with_starts  # whether outputs say something to the states at starts of steps
         self.own, self.rows = steps.own, self.tableau.interpolant.slopes
         per_step = y.numel() * y.element_size() * (1 + with_slopes * self.rows)
         self.capacity = int(min(max(FEWEST, min(MOST, BYTES // max(per_step, 1))), most))
         self.evaluations = steps.evaluations  # of func in a try
-        self.key = (*steps.key, with_slopes, time_grad, jumps, self.capacity)
+        self.key = (*steps.key, with_slopes, time_grad, jumps, self.with_starts, self.capacity)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Times [capacity, 3], states [capacity, n] and, with slopes, these [capacity, rows, n] of as many steps."""
@@ -260,7 +261,7 @@ class Loops:
 
     def backward(
         self, n_steps: int, y_bar: Tensor, totals: Sequence[Tensor], times: Tensor, states: Tensor, inside: Any,
-        window: tuple[float, float] = EVERYWHERE,
+        window: Any = EVERYWHERE,
     ) -> Any:  # fmt: skip
         """Go back over the first steps in buffers.
 
@@ -280,11 +281,14 @@ class Loops:
         y_bar, *totals = call([*given, *self.code.others])
         return y_bar, totals, *(times_bar or [None])
 
-    def _window(self, window: tuple[float, float]) -> list[Tensor]:
+    def _window(self, window: Any) -> list[Tensor]:
         return [torch.tensor(window, dtype=torch.float64, device="cpu")] if self.jumps else []
 
-    def _windowed(self, given: Any) -> Any:
-        """The steps of a call, and what is given behind its window."""
+    def _windowed(self, given: Any, place: Tensor | None = None) -> Any:
+        """The steps of a call, and what is given behind its window.
+
+        :param place: of a step in the buffers, [1]
+        """
         return (self.steps.within(given[0]), given[1:]) if self.jumps else (self.steps, given)
 
     def _backward(self, at: Tensor, y_bar: Tensor, *given: Any) -> Any:
@@ -302,8 +306,8 @@ class Loops:
         times_bar, given = (given[0], given[1:]) if self.time_grad else (None, given)
         n_buffers = 2 + self.with_starts + self.with_slopes
         buffers, given = given[:n_buffers], given[n_buffers:]
-        steps, others = self._windowed(given)
         place = at.reshape(1)
+        steps, others = self._windowed(given, place)
         times, y, *inside = (buffer.index_select(0, place).squeeze(0) for buffer in buffers)
         slopes_bar = inside[1] if self.with_slopes else None
         y_bar, totals, bar, _, _ = steps.vjp(times, y, y_bar, slopes_bar, totals, others, self.time_grad)

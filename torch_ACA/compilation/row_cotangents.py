@@ -1,4 +1,4 @@
-"""What the outputs inside steps of rows say, as the loop that goes back takes it."""
+"""What the outputs of rows say, as the loop that goes back takes it."""
 
 from __future__ import annotations
 
@@ -8,37 +8,47 @@ from torch import Tensor
 from .row_loops import RowLoops
 
 
-class InsideBars:
+class OutputBars:
     """Cotangents of outputs inside steps, as those of the states at the starts of steps and of the slopes.
 
     :param from_end, row: which step each output lies in [p], counted from the end of its row
     :param bars, weights: its cotangent [p, n], and what the slopes of the step weigh in it [p, slopes]
+    :param closed: whether the slope at the end of its step is the first one of no other [p]
     :param like: rows [b, n]
     """
 
-    def __init__(self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, like: Tensor) -> None:
-        self._from_end, self._row, self._bars, self._weights, self._like = from_end, row, bars, weights, like
+    def __init__(
+        self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, closed: Tensor, like: Tensor
+    ) -> None:
+        self._from_end, self._row, self._bars, self._weights = from_end, row, bars, weights
+        self._closed, self._like = closed, like
 
-    def at_ends(self, loops: RowLoops) -> tuple[Tensor, Tensor] | None:
-        """Which rows [b] have outputs that weigh the slopes behind their last steps, and the cotangents of these
-        slopes [size]; None for nothing."""
-        last = self._from_end == 0
-        if loops.rows <= loops.own or not bool(last.any()):
-            return None
-        row, bars = self._row[last], torch.zeros_like(self._like)
+    def closed_steps(self, loops: RowLoops) -> list[int]:
+        """Of which steps, counted from the end, `at_ends` says something."""
+        if loops.rows <= loops.own or not len(self._row):
+            return []
+        return self._from_end[self._closed].unique().tolist()
+
+    def at_ends(self, number: int, loops: RowLoops) -> tuple[Tensor, Tensor]:
+        """Which rows [b] have outputs that weigh the slopes at the ends of their steps with this number from the end,
+        where it is no slope of another step, and the cotangents of these slopes [size]."""
+        here = self._closed & (self._from_end == number)
+        row, bars = self._row[here], torch.zeros_like(self._like)
         has = torch.zeros(len(bars), dtype=torch.bool, device=bars.device).index_fill(0, row, True)
-        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(last), accumulate=True))
+        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(here), accumulate=True))
 
     def _of_end(self, chosen: Tensor) -> Tensor:
         return self._weights[chosen, -1:] * self._bars[chosen]
 
-    def around(self, from_end: Tensor, loops: RowLoops) -> tuple[Tensor, Tensor]:
-        """Buffers of the cotangents of states [capacity, size] and slopes [capacity, own, size].
+    def around(self, from_end: Tensor, loops: RowLoops) -> tuple[Tensor, ...]:
+        """Cotangents of states [capacity, b, n] and, with dense output, of slopes [capacity, own, b, n].
 
         :param from_end: numbers of the steps in a chunk [n], one less from each to the next
         """
         shape, first = tuple(self._like.shape), int(from_end[0])
         states = self._like.new_zeros(loops.capacity, *shape)
+        if not loops.with_slopes:
+            return (states,)
         slopes = self._like.new_zeros(loops.capacity, loops.own, *shape)
         place = first - self._from_end
         here = (place >= 0) & (place < len(from_end))
@@ -47,40 +57,47 @@ class InsideBars:
         for i in range(min(loops.own, loops.rows)):
             slopes[:, i].index_put_(at, self._weights[here, i : i + 1] * self._bars[here], accumulate=True)
         if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-            here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
+            here = (place >= -1) & (place + 1 < len(from_end)) & ~self._closed
             slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
-        return loops.steps.rows.flat(states), loops.steps.rows.flat(slopes)
+        return states, slopes
 
 
 class TimeBars:
-    """Cotangents of times, gathered row by row [b], float64: of those at the starts of all steps, of the sizes of the
-    last ones, which end on given times, and of the times reached (``of_end``). Other sizes are constants.
+    """Cotangents of times, gathered by row and by the stop that a step is on its way to [b, q], float64: of those at
+    the starts of all steps, of the sizes of those that land, and of the stops themselves. Other sizes are constants.
 
-    :param count: of rows
+    :param given: numbers of the stops [b, q] among the times given, 0 for none of them
     """
 
-    def __init__(self, count: int) -> None:
-        self._of_start, self._of_size, self.of_end = torch.zeros(3, count, dtype=torch.float64, device="cpu")
+    def __init__(self, given: Tensor) -> None:
+        self._given = given
+        self._of_start, self._of_size, self._of_stop = torch.zeros(3, *given.shape, dtype=torch.float64, device="cpu")
 
-    def add_steps(self, bars: Tensor, *, ends_rows: bool) -> None:
-        """Those of (t, h, end) of steps [n, 3, b]; a row without such a step has zeros, but for its size.
+    def add_steps(self, bars: Tensor, stop: Tensor, lands: Tensor) -> None:
+        """Those of (t, h, end) of steps [n, 3, b].
 
-        :param ends_rows: the last of them are those of the rows
+        :param stop: how many stops lie before a step [n, b]
+        :param lands: which steps end on the next one [n, b]; a row without a step lands nowhere
         """
         t, h, end = bars.unbind(1)
-        self._of_start += (t + end).sum(0)
-        if ends_rows:
-            self._of_size += h[-1] + end[-1]
+        self._of_start.scatter_add_(1, stop.T, (t + end).T)
+        self._of_size.scatter_add_(1, stop.T, torch.where(lands, h + end, 0.0).T)
 
-    def add_outputs(self, row: Tensor, in_last: Tensor, of_start: Tensor, of_size: Tensor) -> None:
-        """What outputs inside steps of rows [p] add; ``in_last``: they lie in the last steps."""
-        self._of_start.index_add_(0, row, of_start)
-        self._of_size.index_add_(0, row, torch.where(in_last, of_size, 0.0))
+    def add_stops(self, bars: Tensor, stop: Tensor) -> None:
+        """Those of the stops with these numbers [b], to which rows have come."""
+        self._of_stop.scatter_add_(1, stop[:, None], bars[:, None])
 
-    def gathered(self, times_bar: Tensor, given: Tensor) -> Tensor:
-        """Those of all times [b, m], added to what is known of them. The size of a last step is what is left to its
-        end, which is the time with the number ``given`` [b, 1] (0: none of them)."""
-        at_end = torch.where(given > 0, (self.of_end + self._of_size)[:, None], 0.0)
-        times_bar.scatter_add_(1, given, at_end)
-        times_bar[:, 0] += self._of_start - self._of_size
+    def add_outputs(self, row: Tensor, stop: Tensor, lands: Tensor, of_start: Tensor, of_size: Tensor) -> None:
+        """What outputs inside steps of rows [p] add; ``stop``, ``lands``: of their steps, as for `add_steps`."""
+        self._of_start.index_put_((row, stop), of_start, accumulate=True)
+        self._of_size.index_put_((row, stop), torch.where(lands, of_size, 0.0), accumulate=True)
+
+    def gathered(self, times_bar: Tensor) -> Tensor:
+        """Those of all times [b, m], added to what is known of them. The size of a step that lands is what is left to
+        the stop, from a time that is as far from the stop before as all steps in between."""
+        given, nothing = self._given, torch.zeros_like(self._of_size)
+        times_bar.scatter_add_(1, given, torch.where(given > 0, self._of_stop + self._of_size, nothing))
+        from_before, before = self._of_start - self._of_size, given[:, :-1]
+        times_bar.scatter_add_(1, before, torch.where(before > 0, from_before[:, 1:], nothing[:, 1:]))
+        times_bar[:, 0] += from_before[:, 0]
         return times_bar

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..march import Limits
 from ..rows.solve import RowSolve
+from ..rows.stepper import side_of
 from ..rows.times import as_given
 from ..steppers.base import LINEARISE
 from . import choice
 from .code import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
-from .row_cotangents import InsideBars, TimeBars
-from .row_loops import ACCEPTED, DONE, FAILED, FRESH, LANDED, RowLoops, RowProgress, row_steps
+from .row_cotangents import OutputBars, TimeBars
+from .row_loops import ACCEPTED, DONE, FAILED, FRESH, JUMPED, LANDED, RowLoops, RowProgress, row_steps, stops_of_rows
+
+if TYPE_CHECKING:
+    from ..rows.times import RowTimes
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
@@ -40,17 +44,14 @@ def row_loop_solve(problem: Any) -> RowSolve | None:
 
 def _reason_against(problem: Any, code: Any) -> str | None:
     """Why the loop over tries of rows cannot be compiled, or None."""
-    field, times, device = problem.field, problem.row_times, problem.y0.device.type
+    field, device = problem.field, problem.y0.device.type
     effects = field.side_effects
     for against, reason in (
         (field.jacobian.is_users, "jac was given"),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
-        (times.lands_inside, "they land on times inside"),
-        (times.jumps is not None, "func jumps"),
         (effects.draws or effects.counts, "func draws random numbers, or changes a number that it keeps"),
         (code.graph.changed, "func changes tensors"),
-        (problem.memory.states < math.inf or 0 < problem.memory.n_bytes < math.inf, "memory is limited"),
         (bool(problem.failures), "some have failed at the start"),
     ):  # fmt: skip
         if against:
@@ -70,8 +71,12 @@ class RowLoopSolve(RowSolve):
         self.code, rows, y = code, self.stepper.rows, problem.y0.detach()
         method, layout = problem.method, code.compiler.layout
         steps = code.kept((method, "rows"), lambda: row_steps(code.graph, method, layout, rows))
-        with_slopes = bool(problem.row_times.interpolated.any())
-        self.loops = RowLoops(code, steps, y, with_slopes=with_slopes, time_grad=problem.time_grad)
+        times = problem.row_times
+        self.loops = RowLoops(
+            code, steps, y, with_slopes=bool(times.interpolated.any()), time_grad=problem.time_grad,
+            jumps=times.jumps is not None, with_starts=times.lands_inside, most=self.budget.max_states,
+        )  # fmt: skip
+        self._stops = stops_of_rows(times, problem.field)
         self._fingerprint: Any = None
         self._slopes_inside: list[Tensor] = []  # of steps with outputs inside, for gradients in times
 
@@ -86,7 +91,7 @@ class RowLoopSolve(RowSolve):
             with field.side_effects.replay():
                 field.linearise(problem.row_times.start, problem.y0.detach(), 0).derivative()
             field.n_evals = n_evals
-        self.loops.prepare_rows(self._settings, self._begin(), self.loops.buffers())
+        self.loops.prepare_rows(self._settings, self._begin(), self._stops, self.loops.buffers())
 
     @property
     def _settings(self) -> Tensor:
@@ -98,7 +103,8 @@ class RowLoopSolve(RowSolve):
         # copies: a view of one number may keep strides that the loop's own tensors do not have
         t, size, y, slope = (part.clone(memory_format=torch.contiguous_format) for part in parts)
         zero = torch.zeros((), dtype=torch.float64, device="cpu")
-        return RowProgress(zero, t, size, torch.ones_like(t), torch.full_like(t, FRESH), y, slope)
+        place = torch.zeros_like(t, dtype=torch.long)
+        return RowProgress(zero, place, t, size, torch.ones_like(t), torch.full_like(t, FRESH), y, slope)
 
     def forward(self, *, remember: bool = True) -> Any:
         n_evals = self.problem.field.n_evals
@@ -113,42 +119,38 @@ class RowLoopSolve(RowSolve):
         """As `forward`; None where a row fails, an output inside a step is infinite, or a limit is reached."""
         problem, loops, rows, times = self.problem, self.loops, self.stepper.rows, self.problem.row_times
         now, field, limits = self._begin(), problem.field, problem.limits
-        stop, span = times.end.contiguous(), (times.end - times.start).abs()
-        b, m = times.outputs.shape
+        span, (b, m) = (times.end - times.start).abs(), times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
         waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
         n_accepted, n_tries, n_runs = torch.zeros_like(n_tried), 0, 0
+        self.solved = torch.zeros(m, b, dtype=torch.bool, device="cpu")
         ties, start = problem.ties, problem.ties.point(now.t, now.y, problem.slope, 0)
         while bool((now.standing < DONE).any()):
             most = min(loops.capacity, -(-(limits.max_evals - field.n_evals) // loops.evaluations))
             if most <= 0:
                 return None
             buffers, begun = loops.buffers(), now._replace(n_tries=torch.zeros_like(now.n_tries))
-            now = loops.run(begun, stop, span, most, self._settings, buffers)
+            now = loops.run(begun, self._stops, span, most, self._settings, buffers)
             n = int(now.n_tries)
             field.n_evals, n_tries = field.n_evals + n * loops.evaluations, n_tries + n
-            outcome = buffers[0][:n, 2]
-            accepted = outcome >= ACCEPTED
-            done = torch.cat([begun.standing[None] == DONE, outcome == LANDED]).cummax(0)[0]
-            running = ~done[:-1]
-            n_tried, n_accepted = n_tried + running.sum(0), n_accepted + accepted.sum(0)
             if bool((now.standing == FAILED).any()):
                 return None
-            self._inside(ys, waiting, n, accepted, remember, *buffers)
+            tries = _Tries(buffers[0][:n], begun.place, times)
+            n_tried, n_accepted = n_tried + tries.running.sum(0), n_accepted + tries.accepted.sum(0)
+            self._landed(ys, tries, torch.cat([buffers[1][1:n], now.y[None]]))
+            self._inside(ys, waiting, tries, remember, *buffers[1:])
             if remember:
-                self._add(accepted, buffers[0][:n], buffers[1][:n])
-            n_runs, last = n_runs + 1, not bool((now.standing < DONE).any())
+                self._add(tries, buffers[1][:n])
+            n_runs, last = n_runs + 1, not bool((now.standing != DONE).any())
             if last or ties.due(n_runs):
                 ties.look(start, ties.point(now.t, now.y, None, 0), last=last)
+            if loops.jumps and not last:
+                now = self._behind_jumps(now)
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
             return None
         if not bool(torch.isfinite(ys[times.interpolated.T]).all()):
             return None
-        given, row = times.given[:, 0], torch.arange(b, device="cpu")
-        there = given > 0
-        ys[given[there] - 1, row[there]] = rows.rows(now.y)[there]
-        self.solved = (times.interpolated & ~waiting).T.clone()
-        self.solved[given[there] - 1, row[there]] = True
+        self.solved |= (times.interpolated & ~waiting).T
         stats = problem.stats
         stats.n_accepted, stats.n_rejected, stats.n_f_evals = n_accepted, n_tried - n_accepted, field.n_evals
         if LINEARISE in problem.method.abilities:
@@ -159,33 +161,50 @@ class RowLoopSolve(RowSolve):
             self._fingerprint = fingerprint(self.code)
         return (rows.flat(ys),)
 
-    def _add(self, accepted: Tensor, times: Tensor, states: Tensor) -> None:
-        """Remember the steps among tries [n, b]."""
-        t, h, outcome = times.unbind(1)
-        row = accepted.nonzero()[:, 1]
-        stop = torch.where(outcome[accepted] == LANDED, self.problem.row_times.given[row, 0], -1)
-        y = self.stepper.rows.rows(states)[accepted]
-        self.packed.add(y, row=row.int(), t=t[accepted], h=h[accepted], ends_on=stop.int())
+    def _behind_jumps(self, now: RowProgress) -> RowProgress:
+        """What rows go on with that have come to times where func jumps."""
+        jumped, field = now.standing == JUMPED, self.problem.field
+        if LINEARISE not in self.problem.method.abilities and bool(jumped.any()):
+            behind = field.slope(now.t, now.y, side_of(jumped, 1.0))
+            now = now._replace(slope=torch.where(self.stepper.rows.spread(jumped), behind, now.slope))
+        return now._replace(standing=torch.where(jumped, FRESH, now.standing))
+
+    def _landed(self, ys: Tensor, tries: _Tries, ends: Tensor) -> None:
+        """Fill in the outputs at the ends of tries.
+
+        :param ends: states there [n, size]
+        """
+        at, row = (tries.ends_on > 0).nonzero(as_tuple=True)
+        if not len(at):
+            return
+        number = tries.ends_on[at, row] - 1
+        ys[number, row] = self.stepper.rows.rows(ends)[at, row]
+        self.solved[number, row] = True
+
+    def _add(self, tries: _Tries, states: Tensor) -> None:
+        """Remember the steps among tries."""
+        accepted, jumps = tries.accepted, tries.jumps
+        self.packed.add(
+            self.stepper.rows.rows(states)[accepted], row=accepted.nonzero()[:, 1].int(), t=tries.t[accepted],
+            h=tries.h[accepted], ends_on=tries.ends_on[accepted].int(),
+            **({} if jumps is None else {"before_jump": jumps[accepted]}),
+        )  # fmt: skip
 
     def _inside(
-        self, ys: Tensor, waiting: Tensor, n: int, accepted: Tensor, remember: bool, times: Tensor, states: Tensor,
-        slopes: Any = None,
-    ) -> None:  # fmt: skip
-        """Fill in the outputs inside the steps among n tries; ``waiting`` [b, m - 1] says which are to come."""
+        self, ys: Tensor, waiting: Tensor, tries: _Tries, remember: bool, states: Tensor, slopes: Any = None
+    ) -> None:
+        """Fill in the outputs inside the steps among tries; ``waiting`` [b, m - 1] says which are to come."""
         if slopes is None:
             return
-        rows, wanted = self.stepper.rows, self.problem.row_times.outputs
-        t, h, outcome = times[:n].unbind(1)
-        sign = self.problem.row_times.direction
-        reached = torch.where(accepted, t + h, t)
-        reached = torch.where(outcome == LANDED, self.problem.row_times.end, reached)
-        try_of = torch.searchsorted((sign * reached).T.contiguous(), (sign[:, None] * wanted).contiguous())
+        rows, times, n = self.stepper.rows, self.problem.row_times, len(tries.t)
+        sign, wanted = times.direction, times.outputs
+        try_of = torch.searchsorted((sign * tries.reached).T.contiguous(), (sign[:, None] * wanted).contiguous())
         row, number = (waiting & (try_of < n)).nonzero(as_tuple=True)
         if not len(row):
             return
         at = try_of[row, number]
-        size = h[at, row]
-        theta = torch.where(size == 0.0, 0.0, (wanted[row, number] - t[at, row]) / size)
+        size = tries.h[at, row]
+        theta = torch.where(size == 0.0, 0.0, (wanted[row, number] - tries.t[at, row]) / size)
         weights = self._weights(theta, size, states.dtype)
         inside, y = rows.rows(slopes[:n])[at, :, row], rows.rows(states[:n])[at, row]
         ys[number, row] = torch.baddbmm(y[:, None], weights[:, None], inside).squeeze(1)
@@ -193,7 +212,7 @@ class RowLoopSolve(RowSolve):
         if remember:
             if self.loops.time_grad:
                 self._slopes_inside.append(inside)
-            rank = torch.cumsum(accepted.flatten(), 0) - 1
+            rank = torch.cumsum(tries.accepted.flatten(), 0) - 1
             step = self.packed.count + rank[at * rows.count + row]
             self.packed.add_outputs(row=row, number=number, step=step, theta=theta)
 
@@ -203,7 +222,9 @@ class RowLoopSolve(RowSolve):
 
     def backward(self, states: dict, ys_bar: Tensor, dense_bars: Any) -> Any:
         code = self.code
-        if fingerprint(code) == self._fingerprint:  # else rows as they are notice what changed, and say so
+        if self.packed.states.dropped:
+            code.compiler.warn(_DROPPED.format(code.compiler.name))
+        elif fingerprint(code) == self._fingerprint:  # else rows as they are notice what changed, and say so
             try:
                 return self._looped_back(states, ys_bar)
             except NotCompilable as failure:
@@ -216,37 +237,72 @@ class RowLoopSolve(RowSolve):
         before, totals = problem.field.n_evals, self.code.zeros()
         # an output that is not there has no cotangent, whatever a loss makes of its NaN
         bars = torch.where(self.solved[..., None], rows.rows(ys_bar), 0.0)
-        given = problem.row_times.given[:, 0]
-        row = (given > 0).nonzero()[:, 0]
-        y_bar = rows.flat(torch.zeros_like(bars[0]).index_put((row,), bars[given[row] - 1, row]))
-        inside, times_bar = self._inside_bars(bars), TimeBars(len(given))
+        y_bar, times_bar = rows.flat(torch.zeros_like(bars[0])), TimeBars(problem.row_times.given)
+        stops_before, inside = packed.stops_before(), self._output_bars(bars)
         chunks = [states[i] for i in range(len(packed.states.starts))]
-        at_ends = None if inside is None else inside.at_ends(loops)
-        if at_ends is not None:
-            has, end_bar = at_ends
-            _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
-            t = torch.where(has, packed.ends, packed.steps["t"][at])
-            y = torch.where(rows.spread(has), states["end"], rows.flat(packed.states.at(chunks, at)))
-            bar, totals, of_end = loops.through_slopes(t, y, end_bar, totals)
-            y_bar = y_bar + bar
-            if of_end is not None:
-                times_bar.of_end += of_end
-            problem.field.n_evals += 1
-        for nearest in range(0, packed.most, loops.capacity):
-            n = min(loops.capacity, packed.most - nearest)
-            from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
-            buffers = self._gathered(chunks, from_end)
-            around = () if inside is None else inside.around(from_end, loops)
-            y_bar, totals, of_steps = loops.backward(n, y_bar, totals, *buffers, around)
+        closed, nearest = [] if inside is None else inside.closed_steps(loops), 0
+        while nearest < packed.most:
+            if nearest in closed:
+                steps = self._gathered(chunks, torch.tensor([nearest], device="cpu"), stops_before)
+                y_end = states["end"]
+                if nearest:
+                    y_end = self._states_at(chunks, packed.from_end(nearest - 1)[1][None])[0]
+                at_ends = inside.at_ends(nearest, loops)
+                bar, totals = self._through_ends(steps, y_end, *at_ends, totals, times_bar)
+                y_bar = y_bar + bar
+            far = min([nearest + loops.capacity, packed.most, *(k for k in closed if k > nearest)])
+            from_end = torch.arange(far - 1, nearest - 1, -1, device="cpu")  # in the order of time
+            steps = self._gathered(chunks, from_end, stops_before)
+            around, n = () if inside is None else inside.around(from_end, loops), far - nearest
+            y_bar = y_bar + self._landed_bars(bars, steps.ends_on, around)
+            of_outputs = [rows.flat(bars) for bars in around]
+            y_bar, totals, of_steps = loops.backward(
+                n, y_bar, totals, steps.times, steps.states, of_outputs, steps.windows
+            )
             if of_steps is not None:
-                times_bar.add_steps(of_steps[:n], ends_rows=nearest == 0)
+                times_bar.add_steps(of_steps[:n], steps.stops, steps.lands)
             problem.field.n_evals += n * loops.own
+            nearest = far
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         captured = problem.field.captured.sources
         gradients = self.code.gradients(captured, totals, loops.steps.reached)
-        return y_bar, self._of_times(times_bar, bars) if problem.time_grad else None, gradients
+        return y_bar, self._of_times(times_bar, bars, stops_before) if problem.time_grad else None, gradients
 
-    def _of_times(self, found: TimeBars, bars: Tensor) -> Tensor:
+    def _through_ends(
+        self, steps: _Steps, y_end: Tensor, has: Tensor, bar: Tensor, totals: Sequence[Tensor], times_bar: TimeBars
+    ) -> Any:
+        """Pull the cotangents of slopes at the ends of steps back: cotangent of the states there, and new totals.
+
+        :param steps: one of each row
+        :param has, bar: which rows have such cotangents, and these
+        """
+        loops, rows = self.loops, self.stepper.rows
+        # the others stay at the starts of their steps: func may be NaN at the ends
+        t = torch.where(has, steps.times[0, 2], steps.times[0, 0])
+        y = torch.where(rows.spread(has), y_end, steps.states[0])
+        window = None if steps.windows is None else steps.windows[0]
+        bar, totals, of_end = loops.through_slopes(t, y, bar, totals, window)
+        if of_end is not None:
+            times_bar.add_stops(of_end, steps.stops[0])
+        self.problem.field.n_evals += 1
+        return bar, totals
+
+    def _landed_bars(self, bars: Tensor, ends_on: Tensor, around: Sequence[Tensor]) -> Any:
+        """Cotangents of the states behind a chunk of steps, as the outputs say that lie at their ends. Those of the
+        states between the steps are added to the first of ``around``.
+
+        :param ends_on: [n, b]
+        """
+        at, row = (ends_on > 0).nonzero(as_tuple=True)
+        if not len(at):
+            return 0.0
+        found = bars.new_zeros(len(ends_on), *bars.shape[1:])
+        found[at, row] = bars[ends_on[at, row] - 1, row]
+        if around:
+            around[0][1 : len(found)] += found[:-1]
+        return self.stepper.rows.flat(found[-1])
+
+    def _of_times(self, found: TimeBars, bars: Tensor, stops_before: Tensor) -> Tensor:
         """Cotangents of the times, as they were given.
 
         :param bars: of all outputs [m - 1, b, n]
@@ -254,43 +310,94 @@ class RowLoopSolve(RowSolve):
         times, interpolant, outputs = self.problem.row_times, self.problem.method.interpolant, self.packed.outputs
         all_times = torch.zeros(len(times.given), len(bars) + 1, dtype=torch.float64, device="cpu")
         if outputs["row"] is not None:
-            row, number, theta = (outputs[name] for name in ("row", "number", "theta"))
+            row, number, theta, step = (outputs[name] for name in ("row", "number", "theta", "step"))
             along = (torch.cat(self._slopes_inside) * bars[number, row][:, None]).sum(-1).double()
             values, rates = (
                 (w.to(along) * along).sum(1) for w in (interpolant.weights(theta), interpolant.derivatives(theta))
             )
             all_times.index_put_((row, number + 1), rates, accumulate=True)
-            in_last = self.packed.number_in_row == self.packed.counts[row] - 1
-            found.add_outputs(row, in_last, -rates, values - theta * rates)
-        return as_given(found.gathered(all_times, times.given[:, :1]), self.problem.times)
+            lands = self.packed.steps["ends_on"][step] >= 0
+            found.add_outputs(row, stops_before[step], lands, -rates, values - theta * rates)
+        return as_given(found.gathered(all_times), self.problem.times)
 
-    def _gathered(self, chunks: Sequence[Tensor], from_end: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of times and states of the steps with these numbers [n], counted from the end, of all rows. A row
-        without such a step waits at the start of its first one, with a step of size 0."""
-        packed = self.packed
+    def _gathered(self, chunks: Sequence[Tensor], from_end: Tensor, stops_before: Tensor) -> _Steps:
+        """The steps with these numbers [n], counted from the end, of all rows."""
+        packed, loops, row = self.packed, self.loops, torch.arange(self.stepper.rows.count, device="cpu")
         exists, at = packed.from_end(from_end[:, None])
         t, h = packed.steps["t"][at], torch.where(exists, packed.steps["h"][at], 0.0)
-        end = torch.where(exists & (from_end[:, None] == 0), packed.ends, t + h)
-        times, states = self.loops.buffers()[:2]
+        ends_on, stops = torch.where(exists, packed.steps["ends_on"][at], -1).long(), stops_before[at]
+        there = self._stops[row, stops]  # [n, b, 2 or 4]
+        times, states = loops.buffers()[:2]
+        end = torch.where(ends_on >= 0, there[..., 0], t + h)
         times[: len(at)], states[: len(at)] = torch.stack([t, h, end], 1), self._states_at(chunks, at)
-        return times, states
+        windows = None
+        if loops.jumps:
+            windows = times.new_empty(len(times), 2, times.shape[2])
+            windows[: len(at)] = there[..., 2:].movedim(2, 1)
+        return _Steps(times, states, windows, ends_on, stops)
 
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
         rows = self.stepper.rows
         return rows.flat(self.packed.states.at(chunks, at.flatten()).view(len(at), rows.count, rows.width))
 
-    def _inside_bars(self, bars: Tensor) -> InsideBars | None:
-        """What the outputs inside steps say; None without dense output.
+    def _output_bars(self, bars: Tensor) -> OutputBars | None:
+        """What the outputs inside steps say; None without dense output, and without outputs at the ends of steps.
 
         :param bars: cotangents of all outputs [m - 1, b, n]
         """
-        if not self.loops.with_slopes:
-            return None
         packed, outputs = self.packed, self.packed.outputs
+        if not self.loops.with_starts:
+            return None
         if outputs["row"] is None:
             none = torch.zeros(0, dtype=torch.long, device="cpu")
-            return InsideBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
-        row = outputs["row"]
+            return OutputBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), none.bool(), bars[0])
+        row, step = outputs["row"], outputs["step"]
         from_end = packed.counts[row] - 1 - packed.number_in_row
-        weights = self._weights(outputs["theta"], packed.steps["h"][outputs["step"]], bars.dtype)
-        return InsideBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
+        closed = from_end == 0
+        if self.loops.jumps:
+            closed = closed | packed.steps["before_jump"][step]
+        weights = self._weights(outputs["theta"], packed.steps["h"][step], bars.dtype)
+        return OutputBars(from_end, row, bars[outputs["number"], row], weights, closed, bars[0])
+
+
+class _Tries:
+    """What the buffer of times says of the tries of a call: [n, b] each, times float64.
+
+    ``reached``: where a row is behind a try; ``ends_on``, ``jumps``: as of `rows.march.RowStep`, of steps that landed.
+
+    :param buffer: [n, 3, b]
+    :param place: number of stops behind each row before the first try [b]
+    """
+
+    def __init__(self, buffer: Tensor, place: Tensor, times: RowTimes) -> None:
+        self.t, self.h, outcome = buffer.unbind(1)
+        self.accepted, landed = outcome >= ACCEPTED, outcome == LANDED
+        before = place + torch.cumsum(landed, 0) - landed.long()
+        self.running = before < times.n_stops
+        stop, given, jumps = times.stop(before)
+        self.ends_on = torch.where(landed, given, -1)
+        self.jumps = None if jumps is None else jumps & landed
+        self.reached = torch.where(landed, stop, torch.where(self.accepted, self.t + self.h, self.t))
+
+
+class _Steps(NamedTuple):
+    """A chunk of n steps of all rows. A row without such a step waits at the start of its first one, with a step of
+    size 0.
+
+    ``times`` [capacity, 3, b], ``states`` [capacity, size], ``windows`` [capacity, 2, b] (None: func does not jump):
+    buffers for `RowLoops.backward`; ``ends_on``: as of `PackedSteps`, and ``stops``, how many stops lie before a step:
+    [n, b]
+    """
+
+    times: Tensor
+    states: Tensor
+    windows: Tensor | None
+    ends_on: Tensor
+    stops: Tensor
+
+    @property
+    def lands(self) -> Tensor:
+        return self.ends_on >= 0
+
+
+_DROPPED = "compile=True: for {} rows go back as they are (memory has no room for the states of all steps)"

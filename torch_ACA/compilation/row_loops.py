@@ -8,6 +8,7 @@ Backward, a step of each row stands in one place of the buffers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,12 +26,15 @@ from .rosenbrock_steps import RosenbrockSteps
 from .steps import RungeKuttaSteps, Steps
 
 if TYPE_CHECKING:
+    from ..rows.field import RowField
     from ..rows.layout import RowLayout
+    from ..rows.times import RowTimes
     from ..state import StateLayout
     from ..tableau import Tableau
 
 REJECTED, ACCEPTED, LANDED = 0.0, 1.0, 2.0  # what came of a row's try
-FRESH, AGAIN, DONE, FAILED = 0.0, 1.0, 2.0, 3.0  # how a row stands: its last try was accepted, or rejected
+# how a row stands: its last try was accepted, or rejected; it has come to its end; to a time where func jumps
+FRESH, AGAIN, DONE, JUMPED, FAILED = 0.0, 1.0, 2.0, 3.0, 4.0
 
 
 class _Field:
@@ -98,10 +102,11 @@ def row_steps(graph: Any, tableau: Any, layout: StateLayout, rows: RowLayout) ->
 
 
 class RowProgress(NamedTuple):
-    """Where the rows have come to: each [b], float64, but for the number of tries so far of the call, 0-d, and state
-    and slope [size]. ``standing``: `FRESH` and so on."""
+    """Where the rows have come to: each [b], float64, but for the number of tries so far of the call, 0-d, state and
+    slope [size], and ``place``, the number of stops behind each row, int64. ``standing``: `FRESH` and so on."""
 
     n_tries: Tensor
+    place: Tensor
     t: Tensor
     size: Tensor
     previous: Tensor
@@ -110,36 +115,60 @@ class RowProgress(NamedTuple):
     slope: Tensor
 
 
+def stops_of_rows(times: RowTimes, field: RowField) -> Tensor:
+    """What `RowLoops` are to know of the stops of rows: [b, q, 2], float64, of each its time and how a row stands that
+    has landed on it; [b, q, 4] where func jumps, the last two the window of times that it may see on the way there.
+
+    There are more than the rows have, up to a power of two: code is generated for every q."""
+    stops, place = times.stops, torch.arange(times.stops.shape[1], device="cpu")
+    standing = torch.where(place < times.n_stops[:, None] - 1, FRESH, DONE).double()
+    parts = [stops, standing]
+    if times.jumps is not None:
+        parts[1] = torch.where(times.jumps & (standing == FRESH), JUMPED, standing)
+        before = torch.cat([times.start[:, None], stops[:, :-1]], 1)
+        behind_jump = torch.cat([times.starts_at_jump[:, None], times.jumps[:, :-1]], 1)
+        far = math.inf * times.direction[:, None]
+        begin = torch.where(behind_jump, field.beside(before.T, 1.0 * behind_jump.T).T.double(), -far)
+        end = torch.where(times.jumps, field.beside(stops.T, -1.0 * times.jumps.T).T.double(), far)
+        parts += [torch.minimum(begin, end), torch.maximum(begin, end)]
+    found = torch.stack(parts, 2)
+    missing = (1 << (len(place) - 1).bit_length()) - len(place)
+    return torch.cat([found, found[:, -1:].expand(-1, missing, -1)], 1).contiguous()
+
+
 class RowLoops(Loops):
-    """For one func, method and kind of state, whose steps are those of `row_steps`. Times are [capacity, 3, b]."""
+    """For one func, method and kind of state, whose steps are those of `row_steps`. Times are [capacity, 3, b]; where
+    func jumps, a window is [2, b], and that of the way back [capacity, 2, b]."""
 
     def times(self) -> Tensor:
         return torch.empty(self.capacity, 3, self.steps.rows.count, dtype=torch.float64, device="cpu")
 
-    def prepare_rows(self, settings: Tensor, now: RowProgress, buffers: Any) -> None:
+    def prepare_rows(self, settings: Tensor, now: RowProgress, stops: Tensor, buffers: Any) -> None:
         """Generate the code of `run`.
 
         :raises NotCompilable: there can be none
         """
-        self._run_code(self._given_rows(now, now.t, now.t, 1, settings, buffers))
+        self._run_code(self._given_rows(now, stops, now.t, 1, settings, buffers))
 
     @staticmethod
-    def _given_rows(now: RowProgress, stop: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any) -> list:
-        return [*now, stop, span, torch.tensor(most, dtype=torch.float64, device="cpu"), settings, *buffers]
+    def _given_rows(now: RowProgress, stops: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any) -> list:
+        return [*now, stops, span, torch.tensor(most, dtype=torch.float64, device="cpu"), settings, *buffers]
 
     def _run_code(self, given: list) -> Any:
-        key = ("run", len(given[len(RowProgress._fields) + 3]), *self.key)
+        n = len(RowProgress._fields)
+        key = ("run", given[n].shape[1], len(given[n + 3]), *self.key)
         return self.code.function(key, self._run, lambda: given, options=OPTIONS)
 
     def run(
-        self, now: RowProgress, stop: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any
+        self, now: RowProgress, stops: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any
     ) -> RowProgress:
-        """Go on with all rows.
+        """Go on with all rows, until one has come to a time where func jumps.
 
-        :param stop, span: time to end at, and length of the whole solve, of each row [b]
+        :param stops: `stops_of_rows`
+        :param span: length of the whole solve of each row [b]
         :param most: tries of this call
         """
-        given = self._given_rows(now, stop, span, most, settings, buffers)
+        given = self._given_rows(now, stops, span, most, settings, buffers)
         return RowProgress(*self._run_code(given)([*given, *self.code.others]))
 
     def _run(self, *given: Tensor) -> Any:
@@ -152,24 +181,26 @@ class RowLoops(Loops):
     def _some_go_on(*given: Tensor) -> Tensor:
         n = len(RowProgress._fields)
         now, most = RowProgress(*given[:n]), given[n + 2]
-        return (now.n_tries < most) & (now.standing < DONE).any() & (now.standing < FAILED).all()
+        return (now.n_tries < most) & (now.standing < DONE).any() & (now.standing <= DONE).all()
 
     def _try_rows(self, *given: Tensor) -> Any:
         n, rows = len(RowProgress._fields), self.steps.rows
-        now, (stop, span, _, settings, times, states), rest = RowProgress(*given[:n]), given[n : n + 6], given[n + 6 :]
+        now, (stops, span, _, settings, times, states), rest = RowProgress(*given[:n]), given[n : n + 6], given[n + 6 :]
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
         controller = choice.controller_of(settings, self.tableau.error_order)
+        stop, standing_there, *window = self._aim(stops, now.place)
+        steps = self.steps.within(torch.stack(window)) if self.jumps else self.steps
         running, rejected = now.standing < DONE, now.standing == AGAIN
         landing, h, end = choice.next_step(now.t, stop, now.size)
         stuck = choice.is_stuck(now.t, h, span, rejected)
         h, end = torch.where(running, h, 0.0), torch.where(running, end, now.t)
-        y1, slopes, error, next_slope = self.steps.trial((now.t, h, end), now.y, now.slope, others)
+        y1, slopes, error, next_slope = steps.trial((now.t, h, end), now.y, now.slope, others)
         scale = controller.scale(torch.maximum(now.y.abs(), y1.abs()))
         ratio = rows.norm(error / scale)
         found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         accepted = found.accepted & running
         landed = accepted & landing
-        infinite = landed & ~torch.isfinite(rows.rows(y1)).all(1)
+        infinite = landed & (standing_there == DONE) & ~torch.isfinite(rows.rows(y1)).all(1)
         failed = running & (stuck | infinite | (found.at_minimum & ~accepted))
         place = now.n_tries.long().reshape(1)
         outcome = torch.where(landed, LANDED, torch.where(accepted, ACCEPTED, REJECTED)).double()
@@ -177,11 +208,12 @@ class RowLoops(Loops):
         states.index_copy_(0, place, now.y[None])
         for buffer in kept_slopes:
             buffer.index_copy_(0, place, stacked(slopes[: self.rows])[None])
-        standing = torch.where(landed, DONE, torch.where(accepted, FRESH, AGAIN)).double()
+        standing = torch.where(landed, standing_there, torch.where(accepted, FRESH, AGAIN))
         standing = torch.where(running, torch.where(failed, FAILED, standing), now.standing)
         moved = rows.spread(accepted)
         return (
             now.n_tries + 1,
+            now.place + landed,
             torch.where(accepted, end, now.t),
             torch.where(running, found.proposed, now.size),
             torch.where(running, found.previous, now.previous),
@@ -190,10 +222,27 @@ class RowLoops(Loops):
             torch.where(moved, next_slope, now.slope),
         )
 
-    def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
-        """Pull the cotangents [size] of the slopes behind the last steps back: cotangent of the states there, new
-        totals, and the cotangents of the times [b] (None unless asked)."""
-        given = [t, y, bar, *totals]
+    @staticmethod
+    def _aim(stops: Tensor, place: Tensor) -> tuple[Tensor, ...]:
+        """What `stops_of_rows` says of the stops that the rows are on their way to: [b] each."""
+        b, q, n = stops.shape
+        if q == 1:
+            return stops[:, 0].unbind(1)
+        # a row that has come to its end is behind its last one
+        return stops.gather(1, place.clamp(max=q - 1)[:, None, None].expand(b, 1, n))[:, 0].unbind(1)
+
+    def _window(self, window: Any) -> list[Tensor]:
+        return [window] if self.jumps else []
+
+    def _windowed(self, given: Any, place: Tensor | None = None) -> Any:
+        if place is None or not self.jumps:
+            return super()._windowed(given)
+        return super()._windowed((given[0].index_select(0, place).squeeze(0), *given[1:]))
+
+    def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor], window: Any) -> Any:
+        """Pull the cotangents [size] of the slopes behind steps back: cotangent of the states there, new totals, and
+        the cotangents of the times [b] (None unless asked)."""
+        given = [t, y, bar, *totals, *self._window(window)]
         call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         return y_bar, found[: len(totals)], found[len(totals)] if self.time_grad else None

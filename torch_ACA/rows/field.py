@@ -37,13 +37,12 @@ class RowField(VectorField):
         :param side: 0, or a tensor [b]: 1 or -1 for a row at whose time func jumps (the next time in or against the
             direction of integration), 0 for the others
         """
-        time = t.to(self.layout.dtype)
-        return self.rows.time(self._beside(time, side) if isinstance(side, torch.Tensor) else time)
+        return self.rows.time(self.beside(t, side) if isinstance(side, torch.Tensor) else t.to(self.layout.dtype))
 
     def traced(self, t, y, *, side=0):
         t = t.to(self.layout.dtype)
         if isinstance(side, torch.Tensor):
-            t = t + (self._beside(t.detach(), side) - t.detach())
+            t = t + (self.beside(t.detach(), side) - t.detach())
         return super().traced(self.rows.time(t), y)
 
     def slope(self, t, y, side=0):
@@ -75,7 +74,9 @@ class RowField(VectorField):
         super().finish()
         self.choice.let_go(self.captured.uses)
 
-    def _beside(self, time, side):
+    def beside(self, time, side):
+        """Times [..., b], or where the side is not 0 the next ones in the direction of integration or against it."""
+        time = time.to(self.layout.dtype)
         far = torch.copysign(torch.full_like(time, math.inf), (side * self.direction).to(time))
         return torch.nextafter(time, torch.where(side == 0, time, far))
 

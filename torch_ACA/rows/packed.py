@@ -149,6 +149,13 @@ class PackedSteps:
         follows, at = self.of(number + 1)
         return torch.where(follows, self.steps["t"][at], self.ends)
 
+    def stops_before(self):
+        """How many stops of its row lie before each of the steps [count], as they are packed."""
+        landed = (self.steps["ends_on"] >= 0).long()[self.by_row]
+        before = torch.cumsum(landed, 0) - landed
+        in_order = before - before[self.first].repeat_interleave(self.counts)
+        return torch.empty_like(in_order).index_copy_(0, self.by_row, in_order)
+
     def jumps(self, number, at, starts_at_jump):
         """Which rows jump at the starts, and which at the ends, of steps that `of` found at places [b]; both None
         where there are no jumps."""

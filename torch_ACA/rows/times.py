@@ -42,12 +42,13 @@ class RowTimes:
         return self.stops.gather(1, self.n_stops[:, None] - 1)[:, 0]
 
     def stop(self, place):
-        """Of the stops at places [b]: their times, their numbers among the times given, whether func jumps there."""
-        if self.stops.shape[1] == 1:
-            return self.stops[:, 0], self.given[:, 0], None if self.jumps is None else self.jumps[:, 0]
-        place = place.clamp(max=self.stops.shape[1] - 1)[:, None]
+        """Of the stops at places [..., b]: their times, their numbers among the times given, whether func jumps there.
+        A row that is behind its last one is given that."""
         parts = (self.stops, self.given, self.jumps)
-        return tuple(part if part is None else part.gather(1, place)[:, 0] for part in parts)
+        if self.stops.shape[1] == 1:
+            return tuple(part if part is None else part[:, 0] for part in parts)
+        row, place = torch.arange(len(self.start), device=place.device), place.clamp(max=self.stops.shape[1] - 1)
+        return tuple(part if part is None else part[row, place] for part in parts)
 
 
 def checked_row_times(t, layout, count, options):
