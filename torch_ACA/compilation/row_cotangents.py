@@ -13,35 +13,27 @@ class OutputBars:
 
     :param from_end, row: which step each output lies in [p], counted from the end of its row
     :param bars, weights: its cotangent [p, n], and what the slopes of the step weigh in it [p, slopes]
-    :param closed: whether the slope at the end of its step is the first one of no other [p]
     :param like: rows [b, n]
     """
 
-    def __init__(
-        self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, closed: Tensor, like: Tensor
-    ) -> None:
-        self._from_end, self._row, self._bars, self._weights = from_end, row, bars, weights
-        self._closed, self._like = closed, like
+    def __init__(self, from_end: Tensor, row: Tensor, bars: Tensor, weights: Tensor, like: Tensor) -> None:
+        self._from_end, self._row, self._bars, self._weights, self._like = from_end, row, bars, weights, like
 
-    def closed_steps(self, loops: RowLoops) -> list[int]:
-        """Of which steps, counted from the end, `at_ends` says something."""
-        if loops.rows <= loops.own or not len(self._row):
-            return []
-        return self._from_end[self._closed].unique().tolist()
-
-    def at_ends(self, number: int, loops: RowLoops) -> tuple[Tensor, Tensor]:
-        """Which rows [b] have outputs that weigh the slopes at the ends of their steps with this number from the end,
-        where it is no slope of another step, and the cotangents of these slopes [size]."""
-        here = self._closed & (self._from_end == number)
-        row, bars = self._row[here], torch.zeros_like(self._like)
+    def at_ends(self, loops: RowLoops) -> tuple[Tensor, Tensor] | None:
+        """Which rows [b] have outputs that weigh the slopes behind their last steps, and the cotangents of these
+        slopes [size]; None for nothing."""
+        last = self._from_end == 0
+        if loops.rows <= loops.weighed or not bool(last.any()):
+            return None
+        row, bars = self._row[last], torch.zeros_like(self._like)
         has = torch.zeros(len(bars), dtype=torch.bool, device=bars.device).index_fill(0, row, True)
-        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(here), accumulate=True))
+        return has, loops.steps.rows.flat(bars.index_put((row,), self._of_end(last), accumulate=True))
 
     def _of_end(self, chosen: Tensor) -> Tensor:
         return self._weights[chosen, -1:] * self._bars[chosen]
 
     def around(self, from_end: Tensor, loops: RowLoops) -> tuple[Tensor, ...]:
-        """Cotangents of states [capacity, b, n] and, with dense output, of slopes [capacity, own, b, n].
+        """Cotangents of states [capacity, b, n] and, with dense output, of slopes [capacity, weighed, b, n].
 
         :param from_end: numbers of the steps in a chunk [n], one less from each to the next
         """
@@ -49,15 +41,15 @@ class OutputBars:
         states = self._like.new_zeros(loops.capacity, *shape)
         if not loops.with_slopes:
             return (states,)
-        slopes = self._like.new_zeros(loops.capacity, loops.own, *shape)
+        slopes = self._like.new_zeros(loops.capacity, loops.weighed, *shape)
         place = first - self._from_end
         here = (place >= 0) & (place < len(from_end))
         at = place[here], self._row[here]
         states.index_put_(at, self._bars[here], accumulate=True)
-        for i in range(min(loops.own, loops.rows)):
+        for i in range(min(loops.weighed, loops.rows)):
             slopes[:, i].index_put_(at, self._weights[here, i : i + 1] * self._bars[here], accumulate=True)
-        if loops.rows > loops.own:  # the slope at the end of a step is the first one of the next
-            here = (place >= -1) & (place + 1 < len(from_end)) & ~self._closed
+        if loops.rows > loops.weighed:  # the slope at the end of a step is the first one of the next
+            here = (place >= -1) & (place + 1 < len(from_end)) & (self._from_end > 0)
             slopes[:, 0].index_put_((place[here] + 1, self._row[here]), self._of_end(here), accumulate=True)
         return states, slopes
 
@@ -84,7 +76,7 @@ class TimeBars:
         self._of_size.scatter_add_(1, stop.T, torch.where(lands, h + end, 0.0).T)
 
     def add_stops(self, bars: Tensor, stop: Tensor) -> None:
-        """Those of the stops with these numbers [b], to which rows have come."""
+        """Those of the stops with these numbers [b] themselves."""
         self._of_stop.scatter_add_(1, stop[:, None], bars[:, None])
 
     def add_outputs(self, row: Tensor, stop: Tensor, lands: Tensor, of_start: Tensor, of_size: Tensor) -> None:

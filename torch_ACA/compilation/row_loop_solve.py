@@ -19,7 +19,19 @@ from .code import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
 from .row_cotangents import OutputBars, TimeBars
-from .row_loops import ACCEPTED, DONE, FAILED, FRESH, JUMPED, LANDED, RowLoops, RowProgress, row_steps, stops_of_rows
+from .row_loops import (
+    ACCEPTED,
+    DONE,
+    FAILED,
+    FRESH,
+    JUMPED,
+    LANDED,
+    REJECTED,
+    RowLoops,
+    RowProgress,
+    row_steps,
+    stops_of_rows,
+)
 
 if TYPE_CHECKING:
     from ..rows.times import RowTimes
@@ -144,7 +156,7 @@ class RowLoopSolve(RowSolve):
             n_runs, last = n_runs + 1, not bool((now.standing != DONE).any())
             if last or ties.due(n_runs):
                 ties.look(start, ties.point(now.t, now.y, None, 0), last=last)
-            if loops.jumps and not last:
+            if not (last or bool((now.standing < JUMPED).any())):
                 now = self._behind_jumps(now)
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:
             return None
@@ -162,9 +174,9 @@ class RowLoopSolve(RowSolve):
         return (rows.flat(ys),)
 
     def _behind_jumps(self, now: RowProgress) -> RowProgress:
-        """What rows go on with that have come to times where func jumps."""
+        """What rows go on with that wait where func jumps, once no others are on their way."""
         jumped, field = now.standing == JUMPED, self.problem.field
-        if LINEARISE not in self.problem.method.abilities and bool(jumped.any()):
+        if LINEARISE not in self.problem.method.abilities:
             behind = field.slope(now.t, now.y, side_of(jumped, 1.0))
             now = now._replace(slope=torch.where(self.stepper.rows.spread(jumped), behind, now.slope))
         return now._replace(standing=torch.where(jumped, FRESH, now.standing))
@@ -240,20 +252,22 @@ class RowLoopSolve(RowSolve):
         y_bar, times_bar = rows.flat(torch.zeros_like(bars[0])), TimeBars(problem.row_times.given)
         stops_before, inside = packed.stops_before(), self._output_bars(bars)
         chunks = [states[i] for i in range(len(packed.states.starts))]
-        closed, nearest = [] if inside is None else inside.closed_steps(loops), 0
-        while nearest < packed.most:
-            if nearest in closed:
-                steps = self._gathered(chunks, torch.tensor([nearest], device="cpu"), stops_before)
-                y_end = states["end"]
-                if nearest:
-                    y_end = self._states_at(chunks, packed.from_end(nearest - 1)[1][None])[0]
-                at_ends = inside.at_ends(nearest, loops)
-                bar, totals = self._through_ends(steps, y_end, *at_ends, totals, times_bar)
-                y_bar = y_bar + bar
-            far = min([nearest + loops.capacity, packed.most, *(k for k in closed if k > nearest)])
-            from_end = torch.arange(far - 1, nearest - 1, -1, device="cpu")  # in the order of time
+        at_ends = None if inside is None else inside.at_ends(loops)
+        if at_ends is not None:
+            has, end_bar = at_ends
+            _, at = packed.from_end(0)  # the others stay at the starts of their last steps: func may be NaN at the ends
+            t = torch.where(has, packed.ends, packed.steps["t"][at])
+            y = torch.where(rows.spread(has), states["end"], rows.flat(packed.states.at(chunks, at)))
+            bar, totals, of_ends = loops.through_slopes(t, y, end_bar, totals)
+            y_bar = y_bar + bar
+            if of_ends is not None:
+                times_bar.add_stops(of_ends, problem.row_times.n_stops - 1)
+            problem.field.n_evals += 1
+        for nearest in range(0, packed.most, loops.capacity):
+            n = min(loops.capacity, packed.most - nearest)
+            from_end = torch.arange(nearest + n - 1, nearest - 1, -1, device="cpu")  # in the order of time
             steps = self._gathered(chunks, from_end, stops_before)
-            around, n = () if inside is None else inside.around(from_end, loops), far - nearest
+            around = () if inside is None else inside.around(from_end, loops)
             y_bar = y_bar + self._landed_bars(bars, steps.ends_on, around)
             of_outputs = [rows.flat(bars) for bars in around]
             y_bar, totals, of_steps = loops.backward(
@@ -261,31 +275,11 @@ class RowLoopSolve(RowSolve):
             )
             if of_steps is not None:
                 times_bar.add_steps(of_steps[:n], steps.stops, steps.lands)
-            problem.field.n_evals += n * loops.own
-            nearest = far
+            problem.field.n_evals += n * loops.weighed
         problem.stats.n_backward_f_evals = problem.field.n_evals - before
         captured = problem.field.captured.sources
         gradients = self.code.gradients(captured, totals, loops.steps.reached)
         return y_bar, self._of_times(times_bar, bars, stops_before) if problem.time_grad else None, gradients
-
-    def _through_ends(
-        self, steps: _Steps, y_end: Tensor, has: Tensor, bar: Tensor, totals: Sequence[Tensor], times_bar: TimeBars
-    ) -> Any:
-        """Pull the cotangents of slopes at the ends of steps back: cotangent of the states there, and new totals.
-
-        :param steps: one of each row
-        :param has, bar: which rows have such cotangents, and these
-        """
-        loops, rows = self.loops, self.stepper.rows
-        # the others stay at the starts of their steps: func may be NaN at the ends
-        t = torch.where(has, steps.times[0, 2], steps.times[0, 0])
-        y = torch.where(rows.spread(has), y_end, steps.states[0])
-        window = None if steps.windows is None else steps.windows[0]
-        bar, totals, of_end = loops.through_slopes(t, y, bar, totals, window)
-        if of_end is not None:
-            times_bar.add_stops(of_end, steps.stops[0])
-        self.problem.field.n_evals += 1
-        return bar, totals
 
     def _landed_bars(self, bars: Tensor, ends_on: Tensor, around: Sequence[Tensor]) -> Any:
         """Cotangents of the states behind a chunk of steps, as the outputs say that lie at their ends. Those of the
@@ -350,20 +344,18 @@ class RowLoopSolve(RowSolve):
             return None
         if outputs["row"] is None:
             none = torch.zeros(0, dtype=torch.long, device="cpu")
-            return OutputBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), none.bool(), bars[0])
-        row, step = outputs["row"], outputs["step"]
+            return OutputBars(none, none, bars[0, :0], bars.new_zeros(0, self.loops.rows), bars[0])
+        row = outputs["row"]
         from_end = packed.counts[row] - 1 - packed.number_in_row
-        closed = from_end == 0
-        if self.loops.jumps:
-            closed = closed | packed.steps["before_jump"][step]
-        weights = self._weights(outputs["theta"], packed.steps["h"][step], bars.dtype)
-        return OutputBars(from_end, row, bars[outputs["number"], row], weights, closed, bars[0])
+        weights = self._weights(outputs["theta"], packed.steps["h"][outputs["step"]], bars.dtype)
+        return OutputBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
 
 
 class _Tries:
     """What the buffer of times says of the tries of a call: [n, b] each, times float64.
 
-    ``reached``: where a row is behind a try; ``ends_on``, ``jumps``: as of `rows.march.RowStep`, of steps that landed.
+    ``running``: which rows were tried; ``reached``: where they are behind it; ``ends_on``, ``jumps``: of those that
+    landed, as of `rows.march.RowStep`.
 
     :param buffer: [n, 3, b]
     :param place: number of stops behind each row before the first try [b]
@@ -371,9 +363,8 @@ class _Tries:
 
     def __init__(self, buffer: Tensor, place: Tensor, times: RowTimes) -> None:
         self.t, self.h, outcome = buffer.unbind(1)
-        self.accepted, landed = outcome >= ACCEPTED, outcome == LANDED
+        self.running, self.accepted, landed = outcome >= REJECTED, outcome >= ACCEPTED, outcome == LANDED
         before = place + torch.cumsum(landed, 0) - landed.long()
-        self.running = before < times.n_stops
         stop, given, jumps = times.stop(before)
         self.ends_on = torch.where(landed, given, -1)
         self.jumps = None if jumps is None else jumps & landed

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ..state import StateLayout
     from ..tableau import Tableau
 
-REJECTED, ACCEPTED, LANDED = 0.0, 1.0, 2.0  # what came of a row's try
-# how a row stands: its last try was accepted, or rejected; it has come to its end; to a time where func jumps
-FRESH, AGAIN, DONE, JUMPED, FAILED = 0.0, 1.0, 2.0, 3.0, 4.0
+WAITED, REJECTED, ACCEPTED, LANDED = -1.0, 0.0, 1.0, 2.0  # what came of a row's try
+# how a row stands: its last try was accepted, or rejected; it waits where func jumps; it has come to its end
+FRESH, AGAIN, JUMPED, DONE, FAILED = 0.0, 1.0, 2.0, 3.0, 4.0
 
 
 class _Field:
@@ -138,7 +138,14 @@ def stops_of_rows(times: RowTimes, field: RowField) -> Tensor:
 
 class RowLoops(Loops):
     """For one func, method and kind of state, whose steps are those of `row_steps`. Times are [capacity, 3, b]; where
-    func jumps, a window is [2, b], and that of the way back [capacity, 2, b]."""
+    func jumps, a window is [2, b], and that of the way back [capacity, 2, b].
+
+    ``weighed``: slopes of a step that get cotangents with it on the way back. The one at its end is the first of the
+    next step, which gets them, unless func may jump in between."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.weighed = self.own + (self.jumps and self.with_slopes and self.rows > self.own)
 
     def times(self) -> Tensor:
         return torch.empty(self.capacity, 3, self.steps.rows.count, dtype=torch.float64, device="cpu")
@@ -162,7 +169,7 @@ class RowLoops(Loops):
     def run(
         self, now: RowProgress, stops: Tensor, span: Tensor, most: int, settings: Tensor, buffers: Any
     ) -> RowProgress:
-        """Go on with all rows, until one has come to a time where func jumps.
+        """Go on with all rows to their ends, or to times where func jumps.
 
         :param stops: `stops_of_rows`
         :param span: length of the whole solve of each row [b]
@@ -181,7 +188,7 @@ class RowLoops(Loops):
     def _some_go_on(*given: Tensor) -> Tensor:
         n = len(RowProgress._fields)
         now, most = RowProgress(*given[:n]), given[n + 2]
-        return (now.n_tries < most) & (now.standing < DONE).any() & (now.standing <= DONE).all()
+        return (now.n_tries < most) & (now.standing < JUMPED).any() & (now.standing < FAILED).all()
 
     def _try_rows(self, *given: Tensor) -> Any:
         n, rows = len(RowProgress._fields), self.steps.rows
@@ -190,7 +197,7 @@ class RowLoops(Loops):
         controller = choice.controller_of(settings, self.tableau.error_order)
         stop, standing_there, *window = self._aim(stops, now.place)
         steps = self.steps.within(torch.stack(window)) if self.jumps else self.steps
-        running, rejected = now.standing < DONE, now.standing == AGAIN
+        running, rejected = now.standing < JUMPED, now.standing == AGAIN
         landing, h, end = choice.next_step(now.t, stop, now.size)
         stuck = choice.is_stuck(now.t, h, span, rejected)
         h, end = torch.where(running, h, 0.0), torch.where(running, end, now.t)
@@ -203,7 +210,8 @@ class RowLoops(Loops):
         infinite = landed & (standing_there == DONE) & ~torch.isfinite(rows.rows(y1)).all(1)
         failed = running & (stuck | infinite | (found.at_minimum & ~accepted))
         place = now.n_tries.long().reshape(1)
-        outcome = torch.where(landed, LANDED, torch.where(accepted, ACCEPTED, REJECTED)).double()
+        outcome = torch.where(landed, LANDED, torch.where(accepted, ACCEPTED, REJECTED))
+        outcome = torch.where(running, outcome, WAITED).double()
         times.index_copy_(0, place, stacked([now.t, h, outcome])[None])
         states.index_copy_(0, place, now.y[None])
         for buffer in kept_slopes:
@@ -235,14 +243,14 @@ class RowLoops(Loops):
         return [window] if self.jumps else []
 
     def _windowed(self, given: Any, place: Tensor | None = None) -> Any:
-        if place is None or not self.jumps:
-            return super()._windowed(given)
-        return super()._windowed((given[0].index_select(0, place).squeeze(0), *given[1:]))
+        if self.jumps:
+            given = given[0].index_select(0, place).squeeze(0), *given[1:]
+        return super()._windowed(given)
 
-    def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor], window: Any) -> Any:
-        """Pull the cotangents [size] of the slopes behind steps back: cotangent of the states there, new totals, and
-        the cotangents of the times [b] (None unless asked)."""
-        given = [t, y, bar, *totals, *self._window(window)]
+    def through_slopes(self, t: Tensor, y: Tensor, bar: Tensor, totals: Sequence[Tensor]) -> Any:
+        """Pull the cotangents [size] of the slopes behind the last steps back: cotangent of the states there, new
+        totals, and the cotangents of the times [b] (None unless asked). It does not look whether func jumps."""
+        given = [t, y, bar, *totals]
         call = self.code.function(("slope", *self.key), self._through_slope, lambda: given)
         y_bar, *found = call([*given, *self.code.others])
         return y_bar, found[: len(totals)], found[len(totals)] if self.time_grad else None

@@ -75,7 +75,8 @@ class Steps(ABC):
     ) -> Any:
         """An accepted step again, and cotangents pulled back through it.
 
-        :param slopes_bar: cotangents of the slopes that the step pays for [own, n], or None
+        :param slopes_bar: cotangents of the slopes that the step pays for [own, n], or of the slope at its end too
+            [own + 1, n]; None for nothing
         :param totals: gradients so far of the wanted ones of ``others``
         :returns: cotangent of y, new totals, cotangent of times [3] or None, state at the end, slopes [own, n]
         """
@@ -83,11 +84,13 @@ class Steps(ABC):
             leaves = self._leaves(others)
             times, y = times.detach().requires_grad_(time_grad), y.detach().requires_grad_()
             y1, slopes, _ = self.step(times.unbind(), y, None, leaves)
-            slopes = slopes[: self.own]
             outputs, bars = [y1], [y_bar]
             if slopes_bar is not None:
-                outputs += slopes
+                if len(slopes_bar) > len(slopes):
+                    slopes.append(self.graph(times[2], y1, leaves))
+                outputs += slopes[: len(slopes_bar)]
                 bars += slopes_bar.unbind()
+            slopes = slopes[: self.own]
             found = self._pulled_back(outputs, bars, [y, *self._wanted(leaves), *([times] if time_grad else [])])
         self.reached = [g is not None for g in found[1 : 1 + len(totals)]]
         times_bar = None
