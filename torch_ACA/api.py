@@ -54,7 +54,7 @@ def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
     :raises SolverError: no solution up to t[-1]: `NonFiniteError`, `StepSizeUnderflowError`, `TooManyEvaluationsError`
     """
     asked = SolverOptions(**keywords)
-    short = _short(func, y0, t, asked)
+    short = _short(func, y0, t, asked, end_only=False)
     if short is not None:
         return Solution(short.times, short.ys, short.stats)
     try:
@@ -98,22 +98,22 @@ def solve_endtime(
         times = torch.broadcast_tensors(*(torch.as_tensor(t, dtype=torch.float64, device="cpu") for t in times))
         times = torch.stack(times, -1)
     asked = SolverOptions(**keywords)
-    short = _short(func, y0, times, asked)
+    short = _short(func, y0, times, asked, end_only=True)
     if short is not None:
         return short.end, short.stats
     problem, layout, (ys, _) = _solved(func, y0, times, asked)
     return layout.unflatten(ys.squeeze(0)), problem.stats
 
 
-def _short(func: Callable, y0: Any, t: Any, asked: SolverOptions) -> Any:
-    """``times``, ``ys``, ``end`` and ``stats`` of a solve that needs no `Problem`; None: it needs one."""
+def _short(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only: bool) -> Any:
+    """``times``, ``ys`` (or ``end`` alone) and ``stats`` of a solve that needs no `Problem`; None: it needs one."""
     if not asked.compile:
         return few_steps(func, y0, t, asked)
     if torch.compiler.is_dynamo_compiling():
         return None
     from .compilation.one_call import one_call  # here, since Dynamo takes a second to import
 
-    return one_call(func, y0, t, asked)
+    return one_call(func, y0, t, asked, end_only=end_only)
 
 
 def _solved(

@@ -1,6 +1,7 @@
 """Compiled solves of one call: bit for bit what the loop with all its machinery gives, which takes over from them."""
 
 import gc
+import math
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_bits_and_counts_are_those_of_the_loop(field, method, times, problems, m
     keywords = {"method": method, "options": {"beta": 0.04, "max_num_steps": 200}}
     found, stats = results(field, torch.ones(2, 3), times, **keywords)
     assert not problems
-    monkeypatch.setattr(one_call, "one_call", lambda *given: None)
+    monkeypatch.setattr(one_call, "one_call", lambda *given, **keywords: None)
     expected, expected_stats = results(field, torch.ones(2, 3), times, **keywords)
     assert len(problems) == 1 and stats == expected_stats and stats.n_backward_f_evals
     for a, b in zip(found, expected, strict=True):
@@ -59,6 +60,19 @@ def test_end_alone_and_single_precision(field, problems):
     solution = solve(field, y0, [0.0, 1.0], **FAST)
     assert torch.equal(end, solution.ys[-1]) and stats == solution.stats and not problems
     assert torch.equal(*(torch.autograd.grad(y.sum(), y0)[0] for y in (end, solution.ys[-1])))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_states_may_be_written_to(field, shape, problems):
+    """What a solve returns is no view, which could not be."""
+    y0, found = torch.linspace(0.1, 1.0, math.prod(shape), dtype=torch.float64).view(shape).requires_grad_(), []
+    for compile in (True, False):
+        ys = solve(field, y0, [0.0, 0.4, 1.0], **FAST | {"compile": compile}).ys
+        end = solve_endtime(field, y0, 0.0, 1.0, **FAST | {"compile": compile})[0]
+        ys[1:].mul_(2.0)
+        found.append([ys, *torch.autograd.grad(ys.sum() + end.mul_(3.0).sum(), (y0, *field.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_without_gradients_nothing_is_remembered(field, problems):

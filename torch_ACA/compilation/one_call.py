@@ -46,27 +46,26 @@ _OPTIONS = frozenset({*choice.SETTINGS, "max_num_steps", "interp"})
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: the flat state at the first of ``times``, and those at the others [m - 1, n]."""
+    """What came out: the states at all ``times`` [m, *shape], or the last one alone [*shape]."""
 
     times: Tensor
-    start: Tensor
-    others: Tensor
+    states: Tensor
     stats: Stats
-    layout: StateLayout
 
     @property
     def ys(self) -> Tensor:
-        """The states at all times [m, *shape]."""
-        return self.layout.unflatten(torch.cat([self.start[None], self.others]))
+        return self.states
 
     @property
     def end(self) -> Tensor:
-        """The last state."""
-        return self.layout.unflatten(self.others[-1])
+        return self.states
 
 
-def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions) -> Found | None:
-    """The solve, if it is such a one. None: it is not, or it fails, and nothing was done that counts."""
+def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only: bool) -> Found | None:
+    """The solve, if it is such a one. None: it is not, or it fails, and nothing was done that counts.
+
+    :param end_only: the last state is asked for, of two times
+    """
     if not _may_be_one_call(func, y0, asked):
         return None
     layout = _layout_of(y0.shape, y0.dtype)
@@ -78,21 +77,20 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions) -> Found | N
     times, ts = checked_times(t, layout)
     if times.requires_grad:
         return None
-    y = layout.flatten(y0)
-    start = y.detach().contiguous()
+    start = layout.flatten(y0.detach()).contiguous()
     code = code_for(func, layout, None, ts[0], start, plan.compile_options or {}, settings.controller, False)
     if code is None or reason_against(asked, plan, code, start) is not None or not _are_plain(code.sources):
         return None
-    run = OneCall(layout, plan, code, times, ts, start)
+    run = OneCall(layout, plan, code, times, ts, start, end_only=end_only)
     with torch.no_grad():
-        outputs = run.forward()
-    if outputs is None:
+        states = run.forward()
+    if states is None:
         return None
     run.tell_compile_time()
-    if torch.is_grad_enabled() and (code.sources or y.requires_grad):
+    if torch.is_grad_enabled() and (code.sources or y0.requires_grad):
         run.remember(func)
-        (outputs,) = differentiable(run, (outputs,), (y, times, *code.sources))
-    return Found(times, y, outputs, run.stats, layout)
+        (states,) = differentiable(run, (states,), (y0, times, *code.sources))
+    return Found(times, states, run.stats)
 
 
 def _may_be_one_call(func: Callable, y0: Any, asked: SolverOptions) -> bool:
@@ -124,11 +122,17 @@ def _are_plain(sources: Sequence[Tensor]) -> bool:
 class OneCall:
     """A run of such a solve, as `gradients.discrete.differentiable` takes it.
 
+    It gives states in their own shapes: every view behind it would be one more node for autograd to go through.
+
     :param y: the flat state at the first of the times ts, without a history
+    :param end_only: the last state is asked for, of two times
     """
 
-    def __init__(self, layout: StateLayout, plan: Plan, code: Code, times: Tensor, ts: list[float], y: Tensor) -> None:
+    def __init__(
+        self, layout: StateLayout, plan: Plan, code: Code, times: Tensor, ts: list[float], y: Tensor, *, end_only: bool
+    ) -> None:
         self._layout, self._plan, self._code, self._times, self._ts, self._y = layout, plan, code, times, ts, y
+        self._end_only = end_only
         self._method: Any = plan.settings.method
         self._loops = Loops(code, code.steps(self._method), y, with_slopes=len(ts) > 2, time_grad=False)
         self._inside = Inside(self._loops, len(ts) - 2, self._direction) if self._loops.with_slopes else None
@@ -144,7 +148,7 @@ class OneCall:
         return 1 if self._ts[-1] > self._ts[0] else -1
 
     def forward(self) -> Tensor | None:
-        """The outputs [m - 1, n], if all goes well."""
+        """The states asked for, if all goes well."""
         loops, ts, limits, controller = self._loops, self._ts, self._plan.limits, self._plan.settings.controller
         of_func, many = self._code.graph.functions, ("many calls", *loops.key)
         if many in of_func:
@@ -164,23 +168,26 @@ class OneCall:
         stop = stops_of(ts)[0]
         self._chunk = Chunk(n, buffers[0], (ts[0], size, 1.0), stop, {n - 1: stop}, EVERYWHERE)
         self._states, self._end = {0: buffers[1], "end": y}, y
-        outputs = y.new_empty(len(ts) - 1, len(y))
-        if self._inside is not None and not self._fill_inside(outputs, *buffers[1:]):
-            return None
-        outputs[-1] = y
+        inside: tuple[Tensor, ...] = ()
+        if self._inside is not None:
+            inside, are_finite = self._outputs_inside(*buffers[1:])
+            if not are_finite:
+                return None
         self.stats.n_accepted, self.stats.n_rejected = n, n_tries - n
         self.stats.n_f_evals = n_evals + n_tries * loops.evaluations
-        return outputs
+        shaped = self._layout.unflatten
+        if self._end_only:
+            return shaped(y).clone()  # a view could not be written to
+        return torch.cat([shaped(part) for part in (self._y[None], *inside, y[None])])
 
-    def _fill_inside(self, outputs: Tensor, states: Tensor, slopes: Tensor) -> bool:
-        """Fill in the outputs inside steps, if the slopes that they need are finite."""
+    def _outputs_inside(self, states: Tensor, slopes: Tensor) -> tuple[tuple[Tensor], bool]:
+        """The outputs inside steps [m - 2, n], and whether the slopes that they need are finite."""
         chunk, inside, method, ts = self._chunk, self._inside, self._method, self._ts
         wanted = torch.tensor(ts[1:-1], dtype=torch.float64, device="cpu")
         found, chunk.places, chunk.theta, chunk.weights = inside.outputs(wanted, chunk.times, chunk.n, states, slopes)
         chunk.outputs = list(range(1, len(ts) - 1))
-        outputs[:-1] = found
         unseen = method.needs_end_slope and self._plan.settings.controller.leaves_unseen(method.error_sees_end_slope)
-        return not unseen or all_finite(slopes[chunk.places, -1])
+        return (found,), not unseen or all_finite(slopes[chunk.places, -1])
 
     def remember(self, func: Callable) -> None:
         """To be called where there may be a backward pass."""
@@ -198,8 +205,16 @@ class OneCall:
         states, self._states = self._states, {}
         return states
 
-    def backward(self, states: dict[Any, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]) -> Any:
-        """As of `LoopSolve`."""
+    def backward(self, states: dict[Any, Tensor], bars: Tensor, dense_bars: Sequence[Tensor]) -> Any:
+        """As of `LoopSolve`, from cotangents of the states asked for to those of the state in its own shape."""
+        ys_bar = bars.reshape(-1, len(self._y))
+        if not self._end_only:
+            ys_bar = ys_bar[1:]
+        y_bar, times_bar, *others = self._backward(states, ys_bar, dense_bars)
+        y_bar = self._layout.unflatten(y_bar)
+        return y_bar if self._end_only else y_bar + bars[0], times_bar, *others
+
+    def _backward(self, states: dict[Any, Tensor], ys_bar: Tensor, dense_bars: Sequence[Tensor]) -> Any:
         if fingerprint(self._code) == self._fingerprint:
             with contextlib.suppress(NotCompilable):
                 return self._looped_back(states, ys_bar)
@@ -222,8 +237,10 @@ class OneCall:
         return y_bar, None, [total if is_reached else None for total, is_reached in zip(totals, reached)]
 
     def traced(self, y0: Tensor, times: Tensor) -> Any:
-        """As of `LoopSolve`."""
-        return self._whole.traced(y0, times)
+        """As of `LoopSolve`, the states asked for from the one in its own shape."""
+        y = self._layout.flatten(y0)
+        (ys,) = self._whole.traced(y, times)
+        return (self._layout.unflatten(ys[-1] if self._end_only else torch.cat([y[None], ys])),)
 
     @property
     def problem(self) -> Problem:
