@@ -103,6 +103,18 @@ def _in_order_of(skeleton: Any, nested: Any) -> list[Any] | None:
     return leaves
 
 
+def _place_in(index: int, skeleton: Any, name: str = "y0") -> str | None:
+    """How a caller writes a leaf of what is nested like a skeleton of numbers: y0['position'][1]; None where the
+    skeleton does not have it."""
+    if isinstance(skeleton, int):
+        return name if skeleton == index else None
+    if isinstance(skeleton, (dict, tuple, list)):
+        parts = skeleton.items() if isinstance(skeleton, dict) else enumerate(skeleton)
+        places = (_place_in(index, part, f"{name}[{key!r}]") for key, part in parts)
+        return next((place for place in places if place is not None), None)
+    return f"a part of {name}" if index in pytree.tree_leaves(skeleton) else None
+
+
 class StateLayout:
     """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``.
 
@@ -113,13 +125,19 @@ class StateLayout:
         leaves, self.structure = pytree.tree_flatten(y0)
         if not leaves:
             raise ValueError("y0 holds no tensor; give a tensor, or a tuple, list or dict of tensors")
-        for leaf in leaves:
+        self._count = len(leaves)
+        for i, leaf in enumerate(leaves):
             if not isinstance(leaf, torch.Tensor):
-                raise TypeError(f"y0 must hold tensors only, got {type(leaf).__name__}")
+                raise TypeError(f"y0 must hold tensors only, got {type(leaf).__name__} for {self._place(i)}")
             if not (leaf.is_floating_point() or leaf.is_complex()):
-                raise TypeError(f"y0 must be floating point or complex, got {leaf.dtype}; convert it with .float()")
+                raise TypeError(
+                    f"{self._place(i)} must be floating point or complex, got {leaf.dtype}; convert it with .float(), "
+                    "or let func close over what does not change"
+                )
             if leaf.device != leaves[0].device:
-                raise ValueError(f"all of y0 must be on one device, got {leaves[0].device} and {leaf.device}")
+                raise ValueError(
+                    f"all of y0 must be on one device, got {leaves[0].device}, and {leaf.device} for {self._place(i)}"
+                )
         self.device = leaves[0].device
         carried = [_REAL_OF.get(leaf.dtype, _CARRIED_IN.get(leaf.dtype, leaf.dtype)) for leaf in leaves]
         self.dtype = torch.float64 if torch.float64 in carried else torch.float32
@@ -141,7 +159,15 @@ class StateLayout:
     @functools.cached_property
     def _skeleton(self) -> Any:
         """y0 with numbers for leaves."""
-        return pytree.tree_unflatten(list(range(len(self.leaves))), self.structure)
+        return pytree.tree_unflatten(list(range(self._count)), self.structure)
+
+    def _place(self, index: int) -> str | None:
+        """What a caller calls a leaf of y0."""
+        return _place_in(index, self._skeleton)
+
+    def _of_several(self, index: int) -> str:
+        """Which of several leaves a message is about; nothing where there is one."""
+        return f" for {self._place(index)}" if self._count > 1 else ""
 
     def flatten(self, state: Any) -> Tensor:
         """[size] vector of a state of this layout; differentiable."""
@@ -191,13 +217,19 @@ class StateLayout:
             raise ValueError(f"func must return a state nested like y0, of shapes {shapes}, got {found}")
         for i, (leaf, tensor) in enumerate(zip(self.leaves, tensors)):
             if not isinstance(tensor, torch.Tensor):
-                raise TypeError(f"func must return tensors, got {type(tensor).__name__}")
+                raise TypeError(f"func must return tensors, got {type(tensor).__name__}{self._of_several(i)}")
             if tensor.shape != leaf.shape and len(tensors) > 1 and _alike(tensor.shape, leaf.shape):
                 tensors[i] = tensor = tensor.reshape(leaf.shape)  # a part of a state, as torchdiffeq takes it
             if tensor.shape != leaf.shape:
-                raise ValueError(f"func returned shape {tuple(tensor.shape)}, but the state has {tuple(leaf.shape)}")
+                raise ValueError(
+                    f"func returned shape {tuple(tensor.shape)}{self._of_several(i)}, but the state has "
+                    f"{tuple(leaf.shape)}"
+                )
             if tensor.is_complex() and not leaf.dtype.is_complex:
-                raise TypeError("func returned a complex slope for a real state: make y0 complex, or return its .real")
+                place = self._place(i)
+                raise TypeError(
+                    f"func returned a complex slope for a real state: make {place} complex, or return its .real"
+                )
         return tensors
 
     def leaves_of(self, nested: Any) -> list[Any] | None:

@@ -58,8 +58,10 @@ def test_bad_times(t):
 @pytest.mark.parametrize(
     "y0,error,message",
     [
-        (torch.ones(2, dtype=torch.int64), TypeError, "floating point or complex"),
-        ([1.0, 2.0], TypeError, "must hold tensors only"),
+        (torch.ones(2, dtype=torch.int64), TypeError, "^y0 must be floating point or complex, got torch.int64"),
+        ((ONE, torch.tensor([[1, 0]])), TypeError, r"^y0\[1\] must be floating .* torch.int64; convert .* close over"),
+        ({"a": ONE, "b": [ONE, ONE > 0]}, TypeError, r"^y0\['b'\]\[1\] must be floating .* torch.bool"),
+        ([1.0, 2.0], TypeError, r"must hold tensors only, got float for y0\[0\]"),
         ((), ValueError, "holds no tensor"),
     ],
 )
@@ -71,6 +73,10 @@ def test_bad_state(y0, error, message):
 def test_func_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"func returned shape \(1,\), but the state has \(2,\)"):
         solve(lambda t, y: y[:1], ONE, [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"func returned shape \(1,\) for y0\['b'\], but the state has \(2,\)"):
+        solve(lambda t, y: {"a": y["a"], "b": y["b"][:1]}, {"a": ONE, "b": ONE}, [0.0, 1.0])
+    with pytest.raises(TypeError, match=r"func must return tensors, got float for y0\[1\]"):
+        solve(lambda t, y: (y[0], 0.0), (ONE, ONE), [0.0, 1.0])
     with pytest.raises(TypeError, match="callable"):
         solve(3, ONE, [0.0, 1.0])
 

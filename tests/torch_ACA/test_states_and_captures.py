@@ -251,7 +251,7 @@ def test_a_part_of_a_slope_may_lack_axes_of_size_one(gradient):
 
     for found, expected in zip(gradients(()), gradients((1,))):
         assert torch.equal(found, expected)
-    with pytest.raises(ValueError, match=r"func returned shape \(2,\), but the state has \(1,\)"):
+    with pytest.raises(ValueError, match=r"func returned shape \(2,\) for y0\[1\], but the state has \(1,\)"):
         solve(lambda t, y: (y[0], torch.zeros(2)), y0, [0.0, 1.0], **keywords)
     with pytest.raises(ValueError, match=r"func returned shape \(\), but the state has \(1,\)"):
         solve(lambda t, y: y.sum(), y0[1], [0.0, 1.0], **keywords)
