@@ -130,9 +130,9 @@ def _solved(
     try:
         return _solve(func, y0, t, asked, integrate)
     except TypeError:
-        check_arguments(func, asked.args)
+        check_arguments(func, "func(t, y)", asked.args)
         if callable(asked.jac):
-            check_arguments(asked.jac, asked.args, "jac")
+            check_arguments(asked.jac, "jac(t, y)", asked.args)
         raise
 
 

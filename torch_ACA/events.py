@@ -24,7 +24,7 @@ from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsErr
 from .hidden_time import with_constant_times
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
-from .option_checks import check_arguments, check_callable, tensor_of, time_of
+from .option_checks import called, check_callable, tensor_of, time_of
 from .plan import checked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
@@ -82,11 +82,7 @@ def solve_event(
         return _to_event(problem, event_fn, GRADIENT_METHODS[asked.gradient])
 
     times = torch.stack([start, far], -1)
-    try:
-        problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
-    except TypeError:
-        check_arguments(event_fn, name="event_fn")
-        raise
+    problem, layout, (t, y) = _solved(func, y0, times, asked, integrate)
     t = t.to(t0.device if isinstance(t0, torch.Tensor) else layout.device)
     return t, layout.unflatten(torch.stack([problem.y0, y]))
 
@@ -128,7 +124,8 @@ class _Event:
     def __call__(self, t: float | Tensor, flat: Tensor) -> Tensor:
         """t a float or 0-d tensor; the event function may change its arguments in place."""
         t = t.to(self.like, copy=True) if isinstance(t, torch.Tensor) else torch.full_like(self.like, t)
-        values = tensor_of(self.event_fn(t, self.layout.unflatten(flat.clone())), "event_fn").reshape(-1)
+        returned = called(self.event_fn, "event_fn(t, y)", t, self.layout.unflatten(flat.clone()))
+        values = tensor_of(returned, "event_fn").reshape(-1)
         if values.is_complex() or values.numel() == 0:
             raise TypeError(f"event_fn must return real numbers, got {values.numel()} of type {values.dtype}")
         return 2.0 * values.double() - 1.0 if values.dtype == torch.bool else values.double()

@@ -168,7 +168,7 @@ class _Run:
         try:
             returned = self._called(time, state)
         except TypeError:
-            check_arguments(self._func)
+            check_arguments(self._func, "func(t, y)")
             raise
         except RuntimeError as failure:
             if first and not isinstance(failure, SolverError):

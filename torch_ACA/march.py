@@ -11,7 +11,7 @@ from typing import Any
 
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
-from .option_checks import check_callable
+from .option_checks import check_arguments, check_callable
 
 EPS = 2.0**-52
 _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
@@ -83,6 +83,7 @@ class Callbacks:
     def __post_init__(self) -> None:
         for name, callback in vars(self).items():
             check_callable(callback, f"{name}(t, y, h)")
+            check_arguments(callback, f"{name}(t, y, h)")
 
 
 def lands(t: float, stop: float, size: float) -> bool:

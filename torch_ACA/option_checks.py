@@ -3,6 +3,7 @@
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -176,22 +177,60 @@ def check_callable(func: Any, call: str) -> None:
         raise TypeError(f"{call.partition('(')[0]} must be callable as {call}, got {type(func).__name__}")
 
 
-def check_arguments(func: Callable, args: Any = None, name: str = "func") -> None:
-    """To be called where a call of func(t, y, *args) raised a TypeError: was it that func takes other arguments?
+def check_arguments(func: Callable, call: str, args: Any = None) -> None:
+    """To be called where a call raised a TypeError: was it that func takes other arguments?
 
-    :param args: those of the solve, whatever they are
-    :param name: what the user calls func
+    :param call: as of `check_callable`
+    :param args: of the solve, whatever they are, which the call gets besides
     :raises TypeError: it does
     """
     if not isinstance(args, tuple | list | None):  # that was wrong
         return
-    more = len(args or ())
-    try:
-        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
+    count = call.count(",") + 1 + len(args or ())
+    if args:
+        call = call.replace(")", ", *args)")
+    try:  # what a decorator takes, not what it wraps
+        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func, follow_wrapped=False)
     except (TypeError, ValueError):  # not callable, or without a signature
         return
     try:
-        signature.bind(*[None] * (2 + more))
+        signature.bind(*[None] * count)
     except TypeError as error:
-        call = f"{name}(t, y, *args)" if more else f"{name}(t, y)"
+        name = call.partition("(")[0]
         raise TypeError(f"{name} is called as {call}, which {type(func).__name__} does not take: {error}") from None
+
+
+def called(func: Callable, call: str, *arguments: Any) -> Any:
+    """What a function of the user's returns.
+
+    :param call: as of `check_callable`
+    :raises TypeError: it takes other arguments
+    """
+    try:
+        return func(*arguments)
+    except TypeError:
+        check_arguments(func, call)
+        raise
+
+
+def norm_of(norm: Callable, state: Any, gets: str) -> Any:
+    """What a norm of the user's says of a state: a number, or a tensor of one.
+
+    :param gets: what the state is, for messages
+    :raises TypeError, ValueError: the norm takes other arguments, or returns something else
+    """
+    try:
+        size = called(norm, "norm(state)", state)
+    except Exception as failure:
+        if sys.version_info >= (3, 11):
+            failure.add_note(f"norm gets {gets}, and must return one number of at least 0.")
+        raise
+    if isinstance(size, torch.Tensor):
+        is_number = size.numel() == 1 and not size.is_complex()
+    else:
+        is_number = isinstance(size, numbers.Real)
+    if not is_number:
+        raise TypeError(f"norm must return one number, or a tensor of one, got {shown(size)}: it gets {gets}")
+    if size < 0:
+        raise ValueError(f"norm must return a number of at least 0, got {shown(size)}: it gets {gets}")
+    return size

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from .option_checks import (
     SCIPY_SOLVERS,
     check_callable,
     is_monotone,
+    norm_of,
     positive_size,
     times_of,
     whole_number,
@@ -91,10 +91,7 @@ def _of_flat_states(norm: Callable, layout: StateLayout) -> Callable[[Tensor], A
     """The user's norm, of a flat state."""
 
     def of_flat(flat: Tensor) -> Any:
-        size = norm(layout.unflatten(flat))
-        if not (size.numel() == 1 if isinstance(size, torch.Tensor) else isinstance(size, numbers.Real)):
-            raise TypeError(f"norm must return one number, or a tensor of one, got {shown(size)}")
-        return size
+        return norm_of(norm, layout.unflatten(flat), "the state, or errors of it, nested like y0")
 
     return of_flat
 

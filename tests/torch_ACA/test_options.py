@@ -1,8 +1,10 @@
 """Options: limits of step sizes hold for every step, values without sense are named, and what is made for an option is
 made once."""
 
+import functools
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -173,13 +175,40 @@ def test_what_is_of_fixed_steps_is_no_option_of_adaptive_ones(name, value):
     ({"rtol": torch.tensor([1e-3, 0.0]), "atol": torch.tensor([1e-3, 0.0])}, "must not both be 0"),
     ({"params": torch.nn.Linear(1, 1)}, "params must be a sequence of tensors, such as .*, got Linear"),
     ({"options": {"norm": lambda y: y}}, r"norm must return one number, or a tensor of one, got tensor\(\["),
-    ({"options": {"norm": lambda y: None}}, "norm must return one number, or a tensor of one, got None"),
+    ({"options": {"norm": lambda y: None}}, "norm must return one number, or a tensor of one, got None: it gets the"),
+    ({"options": {"norm": lambda y: -y.norm()}}, r"norm must return a number of at least 0, got tensor\(-"),
+    ({"options": {"norm": lambda y, z: y}}, r"norm is called as norm\(state\), which function does not take: missing"),
     ({"method": "Rodas5P", "jac": lambda y: y}, r"jac is called as jac\(t, y\), which function does not take"),
 ])  # fmt: skip
 def test_arguments_without_sense_are_named(keywords, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         solve(decay, ONE, [0.0, 1.0], **keywords)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "naive", "adjoint"])
+def test_an_error_inside_a_norm_says_what_the_norm_gets(gradient):
+    options, gets = {"norm": lambda y: y["position"]}, "norm gets the state, or errors of it, nested like y0"
+    if gradient == "adjoint":
+        keywords, gets = {"adjoint": {"options": options}}, r"norm gets a tuple: a 0-d zero, the leaves of the state"
+    else:
+        keywords = {"options": options}
+    with pytest.raises((IndexError, TypeError)) as caught:
+        solve(decay, ONE.clone().requires_grad_(), [0.0, 1.0], gradient=gradient, **keywords).ys.sum().backward()
+    if sys.version_info >= (3, 11):  # which has notes
+        assert any(note.startswith(gets) for note in caught.value.__notes__)
+
+
+def test_a_decorated_function_is_taken_for_what_it_is_called_as():
+    """`functools.wraps` gives it the signature of another function."""
+    times = []
+
+    @functools.wraps(decay)
+    def noted(t, y, h):
+        times.append(t)
+
+    solve(decay, ONE, [0.0, 1.0], callbacks=Callbacks(accept=noted))
+    assert times[0] == 0.0
 
 
 @pytest.mark.parametrize("call,message", [
@@ -192,6 +221,7 @@ def test_arguments_without_sense_are_named(keywords, message):
     (lambda: solve_event(decay, ONE, None, lambda t, y: y - 0.5), "t0 must be a number or a 0-d tensor, got None"),
     (lambda: solve_event(decay, ONE, [0, 1], lambda t, y: y - 0.5), r"t0 must be a number or a 0-d tensor, got \[0, 1"),
     (lambda: Callbacks(accept=3), r"accept must be callable as accept\(t, y, h\), got int"),
+    (lambda: Callbacks(step=lambda t: t), r"step is called as step\(t, y, h\), which function does not take: too many"),
     (lambda: ODEBlock(None), r"func must be callable as func\(t, y\), got NoneType"),
     (lambda: ODEBlock(decay, t1=None), "t1 must be a number or a tensor, got None"),
 ])  # fmt: skip

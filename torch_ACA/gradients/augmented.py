@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from ..controller import rms_norm
+from ..option_checks import norm_of
 from ..scipy_solver import Scipy
 from ..side_effects import NO_SIDE_EFFECTS
 from ..steppers.adams import Adams
 
 if TYPE_CHECKING:
     from ..vector_field import VectorField
+
+_PARTS = "a tuple: a 0-d zero, the leaves of the state, their cotangents, those of what func uses"
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,8 @@ class AugmentedField:
         n, layout = self.n, self.field.layout
 
         def of_parts(x: Tensor) -> Tensor:
-            return chosen((
-                x.new_zeros(()), *layout.unflatten_leaves(x[:n]), *layout.unflatten_leaves(x[n : 2 * n]),
-                *self.captured_parts(x),
-            ))  # fmt: skip
+            state, cotangents = layout.unflatten_leaves(x[:n]), layout.unflatten_leaves(x[n : 2 * n])
+            return norm_of(chosen, (x.new_zeros(()), *state, *cotangents, *self.captured_parts(x)), _PARTS)
 
         def mixed(x: Tensor) -> Tensor:
             norms = [of_state(x[:n]), of_state(x[n : 2 * n])]

@@ -15,7 +15,7 @@ from ..errors import NonFiniteError
 from ..events import HARDLY, Unknown, is_met
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
-from ..option_checks import tensor_of
+from ..option_checks import called, tensor_of
 from ..reach import reach
 from ..steppers.dense_output import combine
 from .failures import RowFailures, shown_rows
@@ -58,7 +58,8 @@ class _RowEvent:
     def __call__(self, t, flat):
         """t [b]; the event function may change its arguments in place."""
         time = self.rows.time(t.to(self.field.layout.dtype, copy=True))
-        values = tensor_of(self.event_fn(time, self.field.layout.unflatten(flat.clone())), "event_fn")
+        returned = called(self.event_fn, "event_fn(t, y)", time, self.field.layout.unflatten(flat.clone()))
+        values = tensor_of(returned, "event_fn")
         count = self.rows.count
         if values.is_complex() or values.dim() == 0 or len(values) != count or values.numel() == 0:
             shape = tuple(values.shape)
