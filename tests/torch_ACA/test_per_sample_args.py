@@ -86,6 +86,26 @@ def test_rows_are_left_out_of_the_backward_pass():
     assert sum(field.sizes) < ROWS * len(field.sizes)
 
 
+@pytest.mark.parametrize("method", ["Dopri5", "Rodas5P"])
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_what_is_evaluated_to_look_at_func_does_not_count(method, grad):
+    """A limit on evaluations ends a solve where it ends one without args, with and without gradients."""
+    y0, one = torch.rand(3, 2), torch.ones(3, 1)
+
+    def stats(max_evals=500_000, **keywords):
+        with grad():
+            return solve(
+                lambda t, y, *speed: -y, y0, [0.0, 1.0], per_sample=True, method=method, max_evals=max_evals,
+                on_failure="return", **keywords,
+            ).stats  # fmt: skip
+
+    with torch.enable_grad():
+        plain = solve(lambda t, y: -y, y0, [0.0, 1.0], per_sample=True, method=method).stats
+    assert plain.n_f_evals == stats().n_f_evals == stats(args=(one,)).n_f_evals
+    for limit in range(plain.n_f_evals - 8, plain.n_f_evals + 1):
+        assert torch.equal(stats(limit).n_accepted, stats(limit, args=(one,)).n_accepted)
+
+
 def test_a_row_without_a_step_does_not_spoil_gradients_of_what_all_share():
     speed = torch.tensor([[1.0], [torch.nan], [3.0]])
     shared, y0 = torch.tensor(0.5, requires_grad=True), torch.ones(3, 1, requires_grad=True)

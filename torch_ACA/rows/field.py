@@ -70,6 +70,16 @@ class RowField(VectorField):
             finally:
                 self._silent = None
 
+    @contextlib.contextmanager
+    def no_trace(self):
+        """Context after which evaluations of func were not: they do not count, and change nothing."""
+        n_evals = self.n_evals
+        try:
+            with torch.no_grad(), self.side_effects.no_trace():
+                yield
+        finally:
+            self.n_evals = n_evals
+
     def finish(self):
         super().finish()
         self.choice.let_go(self.captured.uses)
@@ -115,13 +125,6 @@ class RowField(VectorField):
         :param apart: it is known that there are none
         """
 
-        @contextlib.contextmanager
-        def no_trace():
-            n_evals = self.n_evals
-            with torch.no_grad(), self.side_effects.no_trace():
-                yield
-            self.n_evals = n_evals
-
         def evaluate(t, y, side):
             return self.rows.rows(self.slope(t, y, side))
 
@@ -129,7 +132,7 @@ class RowField(VectorField):
             shown = f"at t = {t:.6g} row {row} of its slope depends on the {what} of others"
             raise ValueError(_SHOWN.format(shown) + self._reason())
 
-        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, no_trace, apart=apart)
+        return RowTies(evaluate, self.rows, coarsest_rounding(self), refuse, self.no_trace, apart=apart)
 
     def _reason(self):
         """Why rows may depend on each other: the BatchNorms in training that func holds, or what else ties rows."""

@@ -78,13 +78,13 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
             measure=linearises or (plan.memory.wants_size_of_graphs and (times.requires_grad or "graph")),
         )  # fmt: skip
         if not (apart or torch.is_inference_mode_enabled()):
-            with field.side_effects.replay():
+            with field.no_trace():
                 if evaluation is None:
                     evaluation = field.record(row_times.start, start, time_grad=True, side=side)
                 field.check_rows(evaluation)
         ties = field.ties(apart)
         ties.look_at_start(Point(row_times.start, start, rows.rows(slope), side), row_times.end)
-        with field.side_effects.replay():
+        with field.no_trace():
             choice.check(field, row_times.start, start, slope, side)
         slope = _without_failed(failures, field, row_times.start, slope)
         if failures and asked.on_failure == "raise":
