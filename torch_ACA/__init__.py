@@ -8,6 +8,7 @@ from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_eve
 from .errors import (
     CaptureError,
     JacobianError,
+    NoEventError,
     NonFiniteError,
     ReplayError,
     SecondDerivativeError,
@@ -41,6 +42,7 @@ __all__ = [
     "JacobianError",
     "METHODS",
     "Method",
+    "NoEventError",
     "NonFiniteError",
     "ODEBlock",
     "Polynomials",

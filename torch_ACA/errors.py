@@ -69,6 +69,21 @@ class TooManyEvaluationsError(SolverError):
     hint = "The problem may be stiff: loosen rtol and atol, take method='auto', or raise the limit."
 
 
+class NoEventError(SolverError, ValueError):
+    """The search for an event came to its end and met none."""
+
+    what = "no event was met"
+    hint = (
+        "Check event_fn along the solution; if it crosses zero twice within a step, bound the steps with "
+        "options={'max_step': ...}; if the event lies the other way, give reverse_time."
+    )
+
+    @classmethod
+    def since(cls, start: float) -> str:
+        """What the message says of a search from this time on."""
+        return f"{cls.what} from t = {start:.6g} on: event_fn did not change its sign, and the search came to its end"
+
+
 class SecondDerivativeError(RuntimeError):
     """The gradient method has no derivative of its gradient."""
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
-from .errors import NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
+from .errors import NoEventError, NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .hidden_time import with_constant_times
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
@@ -62,6 +62,7 @@ def solve_event(
         both differentiable twice with gradient "aca", "direct" or "naive", once with "adjoint" or "mali". The event
         time lies where t0 does, that of a number where y0 does
     :raises TooManyEvaluationsError: no event within max_evals
+    :raises NoEventError: none on the whole way, though steps grew so long that the search came to its end
     :raises NonFiniteError: event_fn returned NaN
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
         the event function is flat where it crosses, so that its time has no derivative
@@ -173,7 +174,8 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
     except TooManyEvaluationsError as error:
         error.add_hint("No event was met so far.")
         raise
-    raise ValueError(f"no event between t = {problem.ts[0]:g} and {problem.ts[-1]:g}")
+    counts = problem.stats.n_accepted, problem.field.n_evals
+    raise NoEventError(step.t_end, step.h, *counts, what=NoEventError.since(problem.ts[0]))
 
 
 def is_met(start: Tensor, end: Tensor, t: Any, h: Any, y: Tensor, slope: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import collections
 import gc
 import math
+import pickle
 import warnings
 
 import pytest
@@ -12,8 +13,10 @@ from torch import nn
 import torch_ACA
 from torch_ACA import (
     Callbacks,
+    NoEventError,
     NonFiniteError,
     SecondDerivativeError,
+    SolverError,
     TooManyEvaluationsError,
     odeint,
     odeint_adjoint,
@@ -566,6 +569,31 @@ def test_no_event_within_max_evals(gradient):
             lambda t, y: torch.cos(t) * torch.ones_like(y), torch.ones(1), 0.0, lambda t, y: y + 2, max_evals=2000,
             gradient=gradient,
         )
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("reverse_time", [False, True])
+def test_no_event_on_the_whole_way(rows, reverse_time):
+    """A state that stands still lets steps grow until the search ends: an error of a solve, and a ValueError."""
+    with pytest.raises(NoEventError, match="no event was met from t = 3 on.*max_step.* reverse_time") as caught:
+        solve_event(
+            lambda t, y: 0 * y, torch.ones(2, 1), 3.0, lambda t, y: y + 1, per_sample=rows, reverse_time=reverse_time
+        )
+    error = caught.value
+    assert isinstance(error, SolverError) and isinstance(error, ValueError)
+    assert abs(error.t) > 1e9 and (error.t < 0) == (error.h < 0) == reverse_time
+    assert error.n_steps > 0 and error.n_f_evals > 0 and ("rows 0, 1: " in str(error)) == rows
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.t == error.t
+
+
+def test_rows_without_an_event_are_named():
+    """Those that meet theirs are not: of three, the first has none."""
+    with pytest.raises(NoEventError, match="rows 0: no event was met"):
+        solve_event(
+            lambda t, y: torch.zeros_like(y), torch.tensor([[0.0], [1.0], [2.0]]), 0.0,
+            lambda t, y: torch.where(y > 0.5, t - y, 1.0), per_sample=True,
+        )  # fmt: skip
 
 
 def test_search_and_solve_have_max_evals_each():

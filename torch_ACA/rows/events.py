@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..autocast import coarsest, coarsest_rounding
-from ..errors import NonFiniteError
+from ..errors import NoEventError, NonFiniteError
 from ..events import HARDLY, Unknown, is_met
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
@@ -115,8 +115,9 @@ def _search(problem, event):
     signs, found = torch.sign(before), []  # of the last values that were not zero
     searching = torch.ones_like(start, dtype=torch.bool)
     waiting, some_wait, slope = searching.clone(), True, rows.rows(problem.slope.detach())  # for their first step
+    h = torch.zeros_like(start)  # of the last steps
     for step in march_rows(problem, stepper):
-        after = values_at(step.t_end, step.y_end)
+        after, h = values_at(step.t_end, step.y_end), torch.where(step.accepted, step.h, h)
         now, n_steps = Point(step.t_end, step.y_end, after), n_steps + 1
         if ties.due(n_steps):
             ties.look(at_start, now)
@@ -145,8 +146,9 @@ def _search(problem, event):
         raise error
     ties.look(at_start, now, last=True)
     if bool(searching.any()):
-        far = float(problem.row_times.end[0])
-        raise ValueError(f"no event before t = {far:g}: rows {shown_rows(searching)}")
+        counts, what = (problem.stats.n_accepted, field.n_evals), NoEventError.since(float(start[searching][0]))
+        problem.failures.add(NoEventError, searching, problem.row_times.end, h, *counts, what=what)
+        raise problem.failures.error()
     row, *parts = (torch.cat(pieces) for pieces in zip(*found))
     order = torch.argsort(row)
     return _located(problem, values_at, *(part[order] for part in parts))
