@@ -307,14 +307,21 @@ class _Flat(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, value: Tensor) -> Tensor:
+        ctx.t = float(t)
         return t.view_as(t)
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> Any:
-        raise ValueError(
-            "the event function has no slope where it crosses zero (torch.sign, a detached state), so the event time "
-            "has no derivative; return a value that crosses zero with a slope, or detach the event function's result"
-        )
+        raise flat_event(f"at t = {ctx.t:.6g}", "the event time has")
+
+
+def flat_event(where: str, what: str) -> ValueError:
+    """The error of an event function whose derivatives are all zero where it crosses."""
+    return ValueError(
+        f"event_fn has no slope where it comes to zero, {where}: its derivatives by t and y are 0 there (a plateau of "
+        f"torch.where, torch.sign, a detached state), so {what} no derivative. Return a value that crosses zero with a "
+        "slope, or detach what event_fn returns, for a time that is a constant"
+    )
 
 
 class Unknown(torch.autograd.Function):

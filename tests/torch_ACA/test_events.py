@@ -367,8 +367,21 @@ def test_a_flat_event_function_gives_no_wrong_gradient():
         t, ys = solve_event(lambda t, y: -w * y, torch.ones(1), 0.0, event, **TIGHT)
         assert float(t) == pytest.approx(math.log(2), abs=1e-9)
         assert float(torch.autograd.grad(ys[-1].sum(), w)[0]) == pytest.approx(-0.5 * math.log(2), abs=1e-9)
-        with pytest.raises(ValueError, match="no slope where it crosses zero"):
+        with pytest.raises(ValueError, match=r"event_fn has no slope where it comes to zero, at t = 0\.693"):
             torch.autograd.grad(t, w)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_plateau_of_zeros_is_named(rows):
+    """An event that is set to zero behind a time: its time is found, and has no derivative."""
+    y0 = torch.zeros(2, 1, requires_grad=True)
+    t, _ = solve_event(
+        lambda t, y: torch.ones_like(y), y0, 0.0, lambda t, y: torch.where(t > 0.9, 0.0, 1.5 - y), per_sample=rows
+    )
+    assert bool((t - 0.9).abs().max() < 1e-6)
+    where = r"at t = 0\.9, rows 0, 1: .*their event times have" if rows else r"at t = 0\.9: .*the event time has"
+    with pytest.raises(ValueError, match=f"{where} no derivative. Return a value that crosses zero with a slope"):
+        t.sum().backward()
 
 
 @pytest.mark.parametrize("detach", [False, True])

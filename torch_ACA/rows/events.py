@@ -12,7 +12,7 @@ import torch
 
 from ..autocast import coarsest, coarsest_rounding
 from ..errors import NoEventError, NonFiniteError
-from ..events import HARDLY, Unknown, is_met
+from ..events import HARDLY, Unknown, flat_event, is_met
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of
@@ -233,18 +233,15 @@ class _FlatRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, t, value, flat):
-        ctx.save_for_backward(flat)
+        ctx.save_for_backward(t, flat)
         return t.view_as(t)
 
     @staticmethod
     @outside_inference_mode
     def backward(ctx, bar):
-        (flat,) = ctx.saved_tensors
+        t, flat = ctx.saved_tensors
         asked = flat & (bar != 0.0)
         if bool(asked.any()):
-            raise ValueError(
-                f"the event function has no slope where it crosses zero (torch.sign, a detached state): rows "
-                f"{shown_rows(asked)}, whose event times have no derivative; return a value that crosses zero with a "
-                "slope, or detach the event function's result"
-            )
+            first = float(t[asked][0])
+            raise flat_event(f"at t = {first:.6g}, rows {shown_rows(asked)}", "their event times have")
         return bar, None, None
