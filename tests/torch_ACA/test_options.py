@@ -215,7 +215,7 @@ def test_a_decorated_function_is_taken_for_what_it_is_called_as():
     (lambda: solve(decay, ONE, "01"), "t must be a tensor, array or sequence of times, got '01'"),
     (lambda: odeint(decay, ONE, torch.tensor(0.0), event_fn=decay), r"t must be 1-D with at least one time, got shape"),
     (lambda: odeint(decay, ONE, [0.0, 1.0], options="x"), "options must be a dict, got 'x'"),
-    (lambda: solve(decay, ONE[:0], [0.0, 1.0], per_sample=True), "per_sample needs at least one row, got shapes"),
+    (lambda: solve(decay, ONE[0], [0.0, 1.0], per_sample=True), "per_sample needs a first axis of the same length"),
     (lambda: solve_event(decay, ONE, 0.0, None), r"event_fn must be callable as event_fn\(t, y\), got NoneType"),
     (lambda: solve_event(decay, ONE, 0.0, lambda y: y), r"event_fn is called as event_fn\(t, y\), which function does"),
     (lambda: solve_event(decay, ONE, None, lambda t, y: y - 0.5), "t0 must be a number or a 0-d tensor, got None"),

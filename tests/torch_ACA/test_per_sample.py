@@ -19,6 +19,7 @@ from torch_ACA import (
     odeint,
     solve,
     solve_endtime,
+    solve_event,
 )
 from torch_ACA.rows.problem import problem_of_rows
 from torch_ACA.rows.solve import RowSolve
@@ -321,3 +322,32 @@ def test_float32_and_max_step():
     assert solution.ys.dtype == torch.float32 and solution.stats.n_accepted.tolist() == [11] * 3
     # ten steps of the largest size, and a first one that is smaller
     assert abs(float(solution.ys[-1, 0, 0]) - math.exp(-1)) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (0, 3, 2), (0, 0)])
+@pytest.mark.parametrize("keywords", [
+    {}, {"args": (torch.ones(0, 1),)}, {"t": torch.rand(0, 3)}, {"options": {"jump_t": [0.5]}}, {"memory": 3},
+    {"memory": "states"}, {"on_failure": "return"}, {"method": "Rodas5P"}, {"compile": True},
+], ids=str)  # fmt: skip
+def test_a_batch_of_no_rows_has_a_solution_without_rows(shape, keywords):
+    """As of a joint state without numbers: gradients are empty, or zero."""
+    y0, weight = torch.ones(shape, requires_grad=True), torch.ones((), requires_grad=True)
+    t0 = torch.zeros((), requires_grad=True)
+    keywords = {"t": [t0, 0.5, 1.0]} | keywords
+    solution = solve(lambda t, y, *args: weight * y**2 + t, y0, per_sample=True, **keywords)
+    assert solution.ys.shape == (3, *shape) and solution.success and solution.stats.n_accepted.shape == (0,)
+    (first,) = torch.autograd.grad(solution.ys.sum(), y0, create_graph=True)
+    assert first.shape == shape and torch.autograd.grad(first.sum(), weight)[0] == 0.0
+    solution = solve(lambda t, y, *args: weight * y**2 + t, y0, per_sample=True, **keywords)
+    solution.ys.sum().backward()
+    assert y0.grad.shape == shape and weight.grad == 0.0
+
+
+def test_no_rows_have_no_events_and_end_where_they_are():
+    y0, weight = torch.ones(0, 2, requires_grad=True), torch.ones((), requires_grad=True)
+    for t0 in (0.0, torch.rand(0)):
+        t, ys = solve_event(lambda t, y: -weight * y, y0, t0, lambda t, y: y - 0.5, per_sample=True)
+        assert t.shape == (0,) and t.dtype == torch.float64 and ys.shape == (2, 0, 2)
+        assert torch.autograd.grad(ys.sum() + t.sum(), weight)[0] == 0.0
+        end, _ = solve_endtime(lambda t, y: -y, y0, t0, torch.rand(0), per_sample=True)
+        assert end.shape == (0, 2)

@@ -33,6 +33,8 @@ def to_events(problem, event_fn, options):
     :param options: the checked options of that solve
     """
     field, rows = problem.field, problem.field.rows
+    if not rows.count:
+        return problem.times[..., 0].expand(0), aca_of_rows(problem)[0][-1]
     event, start = _RowEvent(event_fn, field), problem.row_times.start
     with torch.no_grad(), field.side_effects.replay():
         crossing = _search(problem, event)

@@ -91,7 +91,7 @@ class RowField(VectorField):
         return torch.nextafter(time, torch.where(side == 0, time, far))
 
     def _shown(self, t):
-        return float(t[0])
+        return float(t[0]) if len(t) else math.nan
 
     def check_rows(self, evaluation):
         """Refuse a func that mixes rows, as far as its graph shows it: the slopes of one half of the rows must not

@@ -1,5 +1,7 @@
 """Which entries of a flat state belong to which row of the batch."""
 
+import math
+
 import torch
 
 from ..private_torch import pytree
@@ -9,13 +11,11 @@ def with_rows_outermost(y0, option="per_sample"):
     """y0 with leaves whose first axis is the outermost in memory, where a view of a row is one piece.
 
     :param option: what asks for it, for the error
-    :raises ValueError: leaves without a first axis of the same length, at least 1
+    :raises ValueError: leaves without a first axis of the same length
     """
     leaves, structure = pytree.tree_flatten(y0)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     shapes = [tuple(leaf.shape) for leaf in tensors]
-    if any(shape and shape[0] == 0 for shape in shapes):
-        raise ValueError(f"{option} needs at least one row, got shapes {shapes}")
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"{option} needs a first axis of the same length in all of y0, got shapes {shapes}")
     for i, leaf in enumerate(leaves):
@@ -32,10 +32,10 @@ class RowLayout:
 
     def __init__(self, layout):
         self.count = b = layout.leaves[0].shape[0]
-        self.width = layout.size // b
         # of one leaf the rows lie one after the other; generated code is to know these operations, not their indices
         self._sizes = [leaf.stop - leaf.start for leaf in layout.leaves]
-        self._widths = [size // b for size in self._sizes]
+        self._widths = [math.prod(leaf.stored_shape[1:]) for leaf in layout.leaves]
+        self.width = sum(self._widths)
         self.halves, self._halves, self._numbers = (b - 1).bit_length(), [], torch.arange(b, device=layout.device)
         self._time_shape = (b, *[1] * (len(layout.leaves[0].shape) - 1))
 

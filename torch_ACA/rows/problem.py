@@ -71,7 +71,8 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     differentiable, start = torch.is_grad_enabled(), flat.detach()
     side, linearises = side_of(row_times.starts_at_jump, 1.0), LINEARISE in plan.settings.method.abilities
     failures = RowFailures(row_times.start, plan.settings.method)
-    apart = plan.compile_options is not None and _shown_apart(field, row_times, start, plan)
+    compiles = plan.compile_options is not None and rows.count > 0
+    apart = compiles and _shown_apart(field, row_times, start, plan)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
             row_times.start, start, differentiable=differentiable, time_grad=True, side=side,

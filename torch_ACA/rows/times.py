@@ -92,8 +92,8 @@ def _checked(times, layout, count):
     first, last = values[:, 0], values.gather(1, there.sum(1, keepdim=True) - 1)[:, 0]
     # of the row with the coarsest times; one whose times are all the same does not need them
     coarseness = torch.maximum(first.abs(), last.abs()) / torch.where(first == last, math.inf, (last - first).abs())
-    row = int(coarseness.argmax())
-    if first[row] != last[row]:
+    row = int(coarseness.argmax()) if count else None
+    if count and first[row] != last[row]:
         warn_of_coarse_times(float(first[row]), float(last[row]), layout.dtype)
     return times, values
 
