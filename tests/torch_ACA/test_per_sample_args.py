@@ -170,6 +170,54 @@ def test_a_layer_takes_them_with_each_batch():
         block(y0, args=(speed[:2],))
 
 
+LATE_BOUND = {  # how the k-th solve of a loop gets its number; of each, func and jac
+    "closure": """
+def solves(numbers, solved):
+    for k in numbers:
+        yield solved(lambda t, y, a: -k * a * y**2, lambda t, y, a: -2 * (k * a * y)[:, None])
+""",
+    "function in a closure": """
+def solves(numbers, solved):
+    rate, slope = lambda y: k * y, lambda t, y, a: -a * y * rate(y)
+    for k in numbers:
+        yield solved(slope, lambda t, y, a: -2 * (a * rate(y))[:, None])
+""",
+    "global": """
+def solves(numbers, solved):
+    global k
+    for k in numbers:
+        yield solved(lambda t, y, a: -k * a * y**2, lambda t, y, a: -2 * (k * a * y)[:, None])
+    del k
+""",
+}
+
+
+@pytest.mark.parametrize("how", LATE_BOUND)
+@pytest.mark.parametrize("keywords", [
+    {}, {"memory": "states"}, {"memory": 2}, {"method": "Rodas5P"}, {"method": "Rodas5P", "jac": True},
+], ids=str)  # fmt: skip
+def test_names_that_a_loop_gives_other_values_mean_what_they_meant(how, keywords):
+    """One backward pass behind the loop, or one behind each solve: the same gradients."""
+    namespace, data = {}, torch.logspace(-0.5, 0.5, ROWS, dtype=torch.float64)[:, None]
+    exec(LATE_BOUND[how], namespace)
+
+    def solved(func, jac):
+        options = keywords | ({"jac": jac} if "jac" in keywords else {})
+        return solve(func, 1 / data, [0.0, 1.0], args=(data,), per_sample=True, **options).ys.square().sum()
+
+    def gradients(together):
+        numbers = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, 1.0, 2.0)]
+        losses = namespace["solves"](numbers, solved)
+        if together:
+            sum(losses).backward()
+        else:
+            for loss in losses:
+                loss.backward()
+        return torch.stack([number.grad for number in numbers])
+
+    assert_close(gradients(True), gradients(False))
+
+
 def test_the_graph_does_not_hold_a_module_that_stores_its_solution():
     field = Field()
     y0, speed = torch.randn(ROWS, 2, requires_grad=True), torch.ones(ROWS, 1)
