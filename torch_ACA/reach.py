@@ -54,6 +54,17 @@ class Reach:
         """Tensors without a history that have been added since, not put in the place of others."""
         return self.search.gained({id(tensor) for tensor in (*self.tensors, *self.constants)})
 
+    @property
+    def may_be_reordered(self) -> bool:
+        """Whether there is an OrderedDict."""
+        return bool(self.search.ordered)
+
+    def orders(self) -> tuple:
+        """Keys of every OrderedDict whose order is not that of the dict it is built on (`move_to_end`), which is what
+        Dynamo looks at."""
+        orders = ((tuple(place), tuple(dict.__iter__(place))) for place in self.search.ordered)
+        return tuple(order for order, of_dict in orders if order != of_dict)
+
     def members(self) -> "Members":
         """What is found by name in the user's classes."""
         return Members(self.search)
@@ -104,6 +115,7 @@ class _Search:
         self._queue, self._seen = collections.deque(), set()
         self._places = []  # (how to look, where, the identities of what was found there)
         self.names, self.classes = set(), []  # names in the code seen, and the classes whose methods they may be
+        self.ordered: list[collections.OrderedDict] = []
 
     def add(self, things: Iterable[Any]) -> None:
         """Look at these when their turn comes, if they were not met before."""
@@ -163,6 +175,8 @@ class _Search:
     def add_dict(self, place: dict) -> None:
         if len(place) <= MOST:
             self.look(dict.values, place)
+            if isinstance(place, collections.OrderedDict):
+                self.ordered.append(place)
 
     def add_sequence(self, place: Any) -> None:
         if len(place) <= MOST:

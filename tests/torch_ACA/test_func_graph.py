@@ -1,5 +1,7 @@
 """func as a graph: found again as long as func is what it was."""
 
+import collections
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,31 @@ def test_deleted_members_of_classes_are_noticed():
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
         if "slope" in vars(derived):
             del derived.slope
+
+
+def test_the_order_of_an_ordered_dict_is_noticed():
+    """Dynamo looks at the order of the dict it is built on, which `move_to_end` leaves as it is."""
+
+    def func_of(steps):
+        def func(t, y):
+            for step in steps.values():
+                y = step * y.tanh()
+            return y
+
+        return func
+
+    t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer, graphs = Tracer(StateLayout(y), None), set()
+    steps, others = ({"a": torch.tensor(2.0), "b": torch.tensor(3.0)} for _ in range(2))
+    steps, others = collections.OrderedDict(steps), collections.OrderedDict(others)
+    others.move_to_end("a")
+    for _ in range(2):
+        for func in (func_of(steps), func_of(others), func_of(dict(steps)), lambda t, y: -y):
+            graph, inputs = tracer(func, t, y)
+            torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
+            graphs.add(graph)
+        steps.move_to_end("a")
+    assert len(graphs) <= 6
 
 
 def written_to(t, y):

@@ -3,7 +3,7 @@
 Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
 at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
 the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph. Methods that
-are replaced in a class are no matter of Dynamo's guards, and looked at besides.
+are replaced in a class, and the order of an OrderedDict, are no matter of Dynamo's guards, and looked at besides.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ class Tracer:
     def __init__(self, layout: StateLayout, autocast: Any) -> None:
         autocast = autocast or contextlib.nullcontext
 
-        def evaluate(func: Any, t: Any, y: Tensor, global_hooks: tuple[int, ...], revision: int) -> Any:
-            if 0 in global_hooks or revision < 0:  # never, but Dynamo guards what is looked at
+        def evaluate(func: Any, t: Any, y: Tensor, global_hooks: tuple[int, ...], revision: int, order: int) -> Any:
+            if 0 in global_hooks or revision < 0 or order < 0:  # never, but Dynamo guards what is looked at
                 return y
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
@@ -55,6 +55,8 @@ class Tracer:
         # a code object of its own, which Dynamo's limit of recompilations is for
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
         self._revision = 0  # of the classes of func: how often members of theirs were replaced
+        self._orders: dict[tuple, int] = {(): 0}  # `Reach.orders`, by numbers
+        self._order = 0  # the number of the last one
         self._own, self._traced = own, torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
 
     def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
@@ -65,8 +67,14 @@ class Tracer:
         :raises NotCompilable: func is no graph, or does more than compute its slope
         """
         graph, inputs = self._found(func, t, y)
+        if graph.members is None or graph.may_be_reordered:
+            found = reach(func)
+            order = self._orders.setdefault(found.orders(), len(self._orders))
+            if order != self._order:
+                self._order = order
+                return self(func, t, y)
         if graph.members is None:
-            graph.members = reach(func).members()
+            graph.members, graph.may_be_reordered = found.members(), found.may_be_reordered
         elif graph.members.are_replaced():
             self._revision += 1
             return self(func, t, y)
@@ -76,7 +84,7 @@ class Tracer:
         _now.given, _now.found = (t, y), None
         try:
             with torch.enable_grad():  # else what governs gradients is left out of the graph
-                given = func, t, y, hooks_of_all_modules(), self._revision
+                given = func, t, y, hooks_of_all_modules(), self._revision, self._order
                 known = guarded_code(self._own, given)
                 if known is not None:
                     known(*given)
@@ -121,7 +129,7 @@ class FuncGraph:
 
     ``others``: what it takes besides time and state, by their places in its inputs; ``wanted``: which of these require
     grad; ``changed``: which of these it writes to; ``failure``: why it cannot be used, or None; ``functions``: what has
-    been made around it; ``members``: of the classes of func, `Members`.
+    been made around it; ``members``: of the classes of func, `Members`; ``may_be_reordered``: it holds an OrderedDict.
 
     :param module: Dynamo's graph, of torch's functions
     :param inputs: those of its first call
@@ -136,7 +144,7 @@ class FuncGraph:
         self.others_at = [i for i in range(len(inputs)) if i not in (self._t_at, self._y_at)]
         others = [inputs[i] for i in self.others_at]
         self.wanted = [i for i, tensor in enumerate(others) if tensor.requires_grad]
-        self.functions, self.members = {}, None
+        self.functions, self.members, self.may_be_reordered = {}, None, False
         self.changed, self.failure = [], _failure_of(module, inputs)
         if self.failure is None:
             written, self.failure = _looked_at(module, inputs)
