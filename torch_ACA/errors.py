@@ -92,6 +92,13 @@ class JacobianError(RuntimeError):
     """The derivative of func is not what jac or jac_structure say it is."""
 
 
+_AS_IT_WAS = (
+    "call backward() before that, or keep the graphs of the forward pass: by gradient='direct' or memory='unlimited', "
+    "without compile, or, for a gradient that is differentiated itself (create_graph=True), by gradient='naive'. "
+    "torch.func.functional_call is no change where func itself calls it"
+)
+
+
 class CaptureError(RuntimeError):
     """func depends on a tensor that requires grad and that was not found beforehand."""
 
@@ -100,9 +107,9 @@ class CaptureError(RuntimeError):
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
             f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
-            "from func beforehand. If it took the place of another, call backward() before that; if it is a state that "
-            "func was given and kept, let func close over y0 instead; else name it in params, or keep it where func's "
-            "attributes, closure or globals lead to it"
+            "from func beforehand. If it is a state that func was given and kept, let func close over y0 instead; else "
+            "name it in params, or keep it where func's attributes, closure or globals lead to it. If another was in "
+            f"its place, {_AS_IT_WAS}"
         )
 
 
@@ -113,8 +120,7 @@ class ReplayError(RuntimeError):
         super().__init__(
             f"func is not what it was in the forward pass: {what}. Something that func reads has changed in between: "
             "an attribute, a buffer or parameter put in the place of another, train() or eval(), numbers drawn from "
-            "elsewhere than torch's own stream. Call backward() before it changes, or keep the graphs of the forward "
-            "pass: gradient='direct' or memory='unlimited'"
+            f"elsewhere than torch's own stream. To help it, {_AS_IT_WAS}"
         )
 
 

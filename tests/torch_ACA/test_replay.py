@@ -280,6 +280,56 @@ def test_no_false_alarm(kind, dtype):
     assert bool(torch.isfinite(torch.view_as_real(rates.grad) if dtype.is_complex else rates.grad).all())
 
 
+class Solved(nn.Module):
+    """A module that solves with parts of its own; ``inside``: it lets func put other parameters in."""
+
+    def __init__(self, **keywords):
+        super().__init__()
+        self.net, self.keywords = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).double(), keywords
+
+    def forward(self, x):
+        return solve(lambda t, y: self.net(y), x, [0.0, 1.0], rtol=1e-6, atol=1e-6, **self.keywords).ys[-1]
+
+    def adapted(self, parts, x, inside):
+        if not inside:
+            return torch.func.functional_call(self, parts, (x,))
+        own = {name.removeprefix("net."): part for name, part in parts.items()}
+        func = lambda t, y: torch.func.functional_call(self.net, own, (y,))  # noqa: E731
+        return solve(func, x, [0.0, 1.0], rtol=1e-6, atol=1e-6, **self.keywords).ys[-1]
+
+
+def learned_to_learn(inside, create_graph, **keywords):
+    """Gradient of a loss behind two steps of an inner loop (MAML)."""
+    torch.manual_seed(0)
+    model, x = Solved(**keywords), torch.rand(3, 2, dtype=torch.float64)
+    parts = dict(model.named_parameters())
+    for _ in range(2):
+        loss = model.adapted(parts, x, inside).square().mean()
+        gradients = torch.autograd.grad(loss, list(parts.values()), create_graph=create_graph)
+        parts = {name: part - 0.5 * gradient for (name, part), gradient in zip(parts.items(), gradients)}
+    model.adapted(parts, x, inside).square().mean().backward()
+    return torch.cat([part.grad.flatten() for part in model.parameters()])
+
+
+@pytest.mark.parametrize("keywords", [
+    {"gradient": "direct"}, {"memory": "states"}, {"memory": "unlimited"}, {"gradient": "adjoint"},
+    {"memory": "states", "per_sample": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_advice_for_a_functional_call_around_the_solve_is_right(create_graph, keywords):
+    """It says what to do instead, and that gives the gradient."""
+    expected = learned_to_learn(False, create_graph, gradient="naive")
+    try:
+        assert_close(learned_to_learn(False, create_graph, **keywords), expected, 1e-4)
+        assert not create_graph
+    except (ReplayError, CaptureError) as error:
+        assert all(words in str(error) for words in ("direct", "unlimited", "naive", "where func itself calls it"))
+    instead = {"gradient": "direct"} if not create_graph else {"gradient": "naive"}
+    assert_close(learned_to_learn(False, create_graph, **instead), expected, 1e-4)
+    if keywords.get("gradient") != "adjoint":  # which has no second derivatives, and says so
+        assert_close(learned_to_learn(True, create_graph, **keywords), expected, 1e-4)
+
+
 def test_the_message_says_what_to_do():
     f = Rate()
     loss = solve(f, torch.ones(2), [0.0, 1.0], memory="states").ys.sum()
