@@ -225,6 +225,7 @@ def problem_of(
                 ts[0],
                 flat.detach(),
                 differentiable=differentiable,
+                asked=flat.requires_grad or times.requires_grad,
                 time_grad=times.requires_grad,
                 measure=measure,
                 numbers=compile_options is not None,

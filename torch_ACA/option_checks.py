@@ -200,16 +200,36 @@ def check_arguments(func: Callable, call: str, args: Any = None) -> None:
         raise TypeError(f"{name} is called as {call}, which {type(func).__name__} does not take: {error}") from None
 
 
+def explain_refusal(failure: RuntimeError, name: str, hint: str = "") -> None:
+    """To be called where a function of the user's raised an error: was it PyTorch, which refused something?
+
+    :param hint: what else can be done where NumPy is in the way
+    :raises ValueError: it was; says what, in the user's terms
+    """
+    said = str(failure)
+    if any(words in said for words in ("being modified inplace", "used in an in-place operation")):
+        raise ValueError(f"{name} changes its argument, or what else has a gradient, in place") from failure
+    if "Can't call numpy()" in said:
+        raise ValueError(
+            f"{name} takes its state, or what else has a gradient, as an array of NumPy, which has no derivatives: "
+            f"write {name} with operations of torch.{hint}"
+        ) from failure
+
+
 def called(func: Callable, call: str, *arguments: Any) -> Any:
     """What a function of the user's returns.
 
     :param call: as of `check_callable`
     :raises TypeError: it takes other arguments
+    :raises ValueError: PyTorch refuses what it does
     """
     try:
         return func(*arguments)
     except TypeError:
         check_arguments(func, call)
+        raise
+    except RuntimeError as failure:
+        explain_refusal(failure, call.partition("(")[0])
         raise
 
 

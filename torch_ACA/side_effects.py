@@ -142,6 +142,11 @@ class SideEffects:
             self._end = end
             self._streams.set(stream)
 
+    def replayed(self, evaluate: Callable[[], Any]) -> Any:
+        """What an evaluation returns that leaves buffers and random streams as they are."""
+        with self.replay():
+            return evaluate()
+
     @contextlib.contextmanager
     def no_trace(self) -> Iterator[None]:
         """As `replay`, for what is no part of the solve: the numbers that modules keep are put back as well."""

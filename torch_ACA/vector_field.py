@@ -1,7 +1,8 @@
 """The user's func as the solver sees it: on flat real vectors, counted, its side effects under control."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,7 +19,7 @@ from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
-from .option_checks import check_callable
+from .option_checks import check_callable, explain_refusal
 from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
 from .reach import Reach, reach
@@ -131,12 +132,14 @@ class VectorField:
         return found
 
     def first_evaluation(
-        self, t: Any, y: Tensor, *, differentiable: bool, time_grad: bool = False, measure: bool | str = False,
-        numbers: bool = False, side: int = 0,
+        self, t: Any, y: Tensor, *, differentiable: bool, asked: bool = True, time_grad: bool = False,
+        measure: bool | str = False, numbers: bool = False, side: int = 0,
     ) -> tuple[Tensor, Evaluation | None]:  # fmt: skip
         """f(t0, y0), while watching what f changes and draws and, if differentiable, what it depends on. To be called
         with gradients off.
 
+        :param asked: the initial state or a time requires grad; else func may take its state as numbers, unless it
+            depends on something that does
         :param time_grad: as for `record`
         :param measure: also find out what the graph of one evaluation takes; "graph": without its value
         :param numbers: also find out whether f changes numbers that it keeps
@@ -148,9 +151,15 @@ class VectorField:
             self.side_effects.watch(lambda: self._try_on_a_copy(t, y, k, side), numbers=numbers)
             return k, None
         since = age_mark()
-        evaluation = self.side_effects.watch(
-            lambda: self._first_recorded(t, y, k, time_grad, side, measure), numbers=numbers
-        )
+        watch: Callable = functools.partial(self.side_effects.watch, numbers=numbers)
+        if not (asked or self.captured.candidates):
+            with torch.enable_grad():
+                watch(lambda: self._try_on_a_copy(t, y, k, side))
+            if not k.requires_grad:
+                return k, None
+            # it depends on a tensor that could not be found from func: again, with all of the graph
+            k, watch, self.n_evals = k.detach(), self.side_effects.replayed, 0
+        evaluation = watch(lambda: self._first_recorded(t, y, k, time_grad, side, measure))
         captured, self._knows_captured = self.captured, True
         edges, inputs = evaluation.edges(), evaluation.inputs
         has_history, unknown = captured.meet(edges, inputs, since, lambda: self._recorded_again(t, y, time_grad, side))
@@ -303,8 +312,7 @@ class VectorField:
         try:
             return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
         except RuntimeError as failure:
-            if any(words in str(failure) for words in ("being modified inplace", "used in an in-place operation")):
-                raise ValueError("func changes its argument, or what else has a gradient, in place") from failure
+            explain_refusal(failure, "func", " Where no derivatives are needed, solve under torch.no_grad().")
             raise
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:

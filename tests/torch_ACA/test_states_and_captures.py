@@ -1,11 +1,15 @@
 """Nested, complex, low-precision and odd states; every tensor that f uses gets its gradient."""
 
+import copy
+import math
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from torch_ACA import ODEBlock, odeint, solve
+from torch_ACA import ODEBlock, odeint, solve, solve_event
 from torch_ACA.reach import reach
 
 
@@ -267,3 +271,55 @@ def test_what_is_searched_is_the_users():
     found = reach(lambda t, y: module(y))
     assert len(found.tensors) == 2 and len(found.search._seen) < 100
     plt.close(figure)
+
+
+def with_numpy(t, y):
+    return torch.as_tensor(-y.numpy())
+
+
+@pytest.mark.parametrize("keywords", [
+    *({"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint", "mali")), {"method": "auto"},
+    {"method": "RK4", "h": 0.05}, {"params": ()}, {"per_sample": True},
+], ids=str)  # fmt: skip
+def test_func_may_use_numpy_where_nobody_asks_for_a_gradient(keywords):
+    """Though gradients are enabled, as they are by default."""
+    y0 = torch.rand(3, 2, dtype=torch.float64)
+    ys = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
+    expected = solve(lambda t, y: -y, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
+    torch.testing.assert_close(ys, expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        found = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
+    torch.testing.assert_close(found, ys, rtol=0, atol=1e-12)
+    t, _ = solve_event(with_numpy, y0, 0.0, lambda t, y: y[:, :1] - y0[:, :1] / 2, **keywords)
+    torch.testing.assert_close(t, torch.full_like(t, math.log(2.0)), rtol=0, atol=1e-3)
+
+
+def test_numpy_and_a_gradient_are_one_clear_line():
+    y0, net = torch.ones(2), nn.Linear(2, 2)
+    asked, times = y0.clone().requires_grad_(), torch.tensor([0.0, 1.0], requires_grad=True)
+    for func, y, t in (
+        (with_numpy, asked, [0.0, 1.0]), (with_numpy, y0, times), (lambda t, y: net(y).numpy(), y0, [0.0, 1.0]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="^func takes its state, .* array of NumPy, which has no derivatives"):
+            solve(func, y, t)
+    with pytest.raises(ValueError, match="^event_fn takes its state, .* array of NumPy, which has no derivatives"):
+        solve_event(lambda t, y: -y, asked, 0.0, lambda t, y: y.numpy() - 0.5)
+
+
+def test_a_tensor_that_cannot_be_found_gets_its_gradient_though_nobody_else_asks():
+    """func holds it in a place that no search looks into: the first evaluation shows it."""
+    hidden = torch.tensor(2.0, requires_grad=True)
+    table = np.empty(1, dtype=object)
+    table[0] = hidden
+    norm = nn.BatchNorm1d(2, affine=False)
+
+    def func(t, y):
+        return -table[0] * norm(y)
+
+    plain = copy.deepcopy(norm)
+    found = solve(func, torch.rand(4, 2), [0.0, 1.0], method="RK4", h=0.05)
+    found.ys.sum().backward()
+    assert hidden.grad is not None
+    expected = solve(lambda t, y: -hidden * plain(y), torch.rand(4, 2), [0.0, 1.0], method="RK4", h=0.05)
+    assert found.stats.n_f_evals == expected.stats.n_f_evals
+    assert norm.num_batches_tracked == plain.num_batches_tracked

@@ -1,5 +1,6 @@
 """Sets up a solve whose rows take their own steps, as `api.problem_of` does one of a joint state."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -76,13 +77,16 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
             row_times.start, start, differentiable=differentiable, time_grad=True, side=side,
+            asked=flat.requires_grad or times.requires_grad,
             measure=linearises or (plan.memory.wants_size_of_graphs and (times.requires_grad or "graph")),
         )  # fmt: skip
         if not (apart or torch.is_inference_mode_enabled()):
             with field.no_trace():
-                if evaluation is None:
-                    evaluation = field.record(row_times.start, start, time_grad=True, side=side)
-                field.check_rows(evaluation)
+                if evaluation is None:  # func may take its state as numbers: then its values have to tell
+                    with contextlib.suppress(ValueError):
+                        evaluation = field.record(row_times.start, start, time_grad=True, side=side)
+                if evaluation is not None:
+                    field.check_rows(evaluation)
         ties = field.ties(apart)
         ties.look_at_start(Point(row_times.start, start, rows.rows(slope), side), row_times.end)
         with field.no_trace():
