@@ -293,13 +293,23 @@ def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple
     """d(event)/dt along the solution, a number, and whether the event function is flat here or has no graph."""
     with torch.enable_grad():
         t, y = torch.full_like(event.like, crossing.t).requires_grad_(), y.requires_grad_()
-        value = event(t, y)[crossing.index]
-        if not value.requires_grad:
+        value = with_graph(lambda: event(t, y)[crossing.index])
+        if value is None:
             return 0.0, True
         t_bar, y_bar = torch.autograd.grad(value, [t, y], allow_unused=True)
     rate = 0.0 if t_bar is None else float(t_bar)
     rate += 0.0 if y_bar is None else float(y_bar @ slope)
     return rate, not any(bar is not None and bool(bar.any()) for bar in (t_bar, y_bar))
+
+
+def with_graph(evaluate: Callable[[], Tensor]) -> Tensor | None:
+    """What an event function returns for arguments that require grad, if it has a graph; not so where it takes them as
+    numbers, though it be through NumPy."""
+    try:
+        value = evaluate()
+    except ValueError:
+        return None
+    return value if value.requires_grad else None
 
 
 class _Flat(torch.autograd.Function):

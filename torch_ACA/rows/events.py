@@ -12,7 +12,7 @@ import torch
 
 from ..autocast import coarsest, coarsest_rounding
 from ..errors import NoEventError, NonFiniteError
-from ..events import HARDLY, Unknown, flat_event, is_met
+from ..events import HARDLY, Unknown, flat_event, is_met, with_graph
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of
@@ -220,8 +220,8 @@ def _rates(entries, rows, t, y, slope):
     """d(event)/dt of each row along its solution, and which rows' events are flat here or have no graph: [b]."""
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-        value = entries(t, y)
-        if not value.requires_grad:
+        value = with_graph(lambda: entries(t, y))
+        if value is None:
             return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool)
         t_bar, y_bar = torch.autograd.grad(value.sum(), [t, y], allow_unused=True)
     t_bar = torch.zeros_like(t) if t_bar is None else t_bar
