@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -160,7 +161,9 @@ def _solve(
             except SolverError:
                 with contextlib.suppress(DrawsLate):
                     problem.field.side_effects.finish()
-                raise
+                if not asked.compile or asked.on_failure == "raise":
+                    raise
+                asked = replace(asked, compile=False)  # a compiled loop has nothing to return
 
 
 def problem_of(

@@ -351,7 +351,6 @@ def test_callbacks_may_change_func():
 @pytest.mark.parametrize(("keywords", "reason"), [
     ({"memory": 3}, "memory is limited"),
     slow({"dense": True}, "dense=True was asked for"), slow({"record": True}, "callbacks or record=True"),
-    slow({"on_failure": "return"}, "on_failure='return'"),
     slow({"options": {"norm": torch.max}}, "the error norm"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 @pytest.mark.filterwarnings("default:compile=True")
@@ -363,6 +362,24 @@ def test_what_keeps_a_loop_from_being_compiled_is_told_once(field, keywords, rea
         warnings.simplefilter("error")
         results(field, y0, **keywords, wanted=[y0], compile=True)
         results(field, y0, **keywords, wanted=[y0], compile="step")
+
+
+@pytest.mark.parametrize("times", [[0.0, 0.3, 0.9], [0.0, 0.3, 0.6, 3.0], slow([0.0, 3.0])], ids=str)
+@pytest.mark.parametrize("options", [{}, slow({"step_t": [0.2]})], ids=["one call", "calls"])
+def test_a_solve_that_fails_returns_what_it_has(times, options, looped):
+    """y' = w y^2 goes to infinity at t = 1."""
+    w, found = torch.ones(2, dtype=torch.float64, requires_grad=True), []
+    for compile in (False, True):
+        keywords = FAST | {"compile": compile, "on_failure": "return", "options": options}
+        solution = solve(lambda t, y: w * y * y, torch.ones(2, dtype=torch.float64), times, **keywords)
+        gradient = torch.autograd.grad(solution.ys[1:].sum(), w)[0] if len(solution.ys) > 1 else None
+        found.append((solution.ts, solution.ys.detach(), gradient, repr(solution.error)))
+    for a, b in zip(*found, strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=0)
+        else:
+            assert a == b
+    assert ("None" in found[0][3]) == (times[-1] < 1) and ("backward" in looped) == (times[-1] < 1)
 
 
 def test_a_compiled_model_with_a_compiled_block(field, looped):

@@ -95,7 +95,7 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only:
 
 def _may_be_one_call(func: Callable, y0: Any, asked: SolverOptions) -> bool:
     """Whether neither options, state nor surroundings stand against it, as far as that is quickly seen."""
-    if asked.compile not in (True, "loop") or asked.gradient != "aca" or asked.on_failure != "raise":
+    if asked.compile not in (True, "loop") or asked.gradient != "aca":
         return False
     left_out = (getattr(asked, name) for name in _NOT_ASKED)
     if any(value is not None and value is not False for value in left_out) or not callable(func):

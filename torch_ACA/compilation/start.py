@@ -81,7 +81,6 @@ def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> st
         return f"memory is limited to less than {LoopStorage.LEAST} states"
     for is_asked, name in (
         (asked.dense, "dense=True"), (code.watched or asked.record, "callbacks or record=True"),
-        (asked.on_failure == "return", "on_failure='return'"),
     ):  # fmt: skip
         if is_asked:
             return f"{name} was asked for"
