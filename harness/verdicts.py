@@ -31,7 +31,8 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Comparison(ABC):
-    """The claim that something is larger (``sign`` 1) or smaller (-1) for ``ours`` than for ``theirs``: {seed: value}.
+    """The claim that something is larger (``sign`` 1) or smaller (-1) for ``ours`` than for ``theirs``: {seed: value},
+    None for a run that failed.
 
     Attributes:
         paired: a seed gives both sides the same start, so that only seeds of both count, and their differences.
@@ -48,9 +49,20 @@ class Comparison(ABC):
     @property
     def sides(self):
         """The values that are compared: two arrays, of the same seeds if ``paired``."""
-        seeds = sorted(self.ours.keys() & self.theirs.keys())
-        chosen = (seeds, seeds) if self.paired else (sorted(self.ours), sorted(self.theirs))
-        return [np.array([side[seed] for seed in own]) for side, own in zip((self.ours, self.theirs), chosen)]
+        ours, theirs = ({s: value for s, value in side.items() if value is not None} for side in self._run)
+        seeds = sorted(ours.keys() & theirs.keys())
+        chosen = (seeds, seeds) if self.paired else (sorted(ours), sorted(theirs))
+        return [np.array([side[seed] for seed in own]) for side, own in zip((ours, theirs), chosen)]
+
+    @property
+    def _run(self):
+        """What was run, as ours and theirs; if ``paired``, on both sides."""
+        sides = self.ours, self.theirs
+        return [{s: side[s] for s in side if not self.paired or all(s in other for other in sides)} for side in sides]
+
+    def runs_for(self, seeds):
+        """How many seeds give values of as many, if runs fail as often as they did."""
+        return max(math.ceil(seeds * len(run) / max(1, len(side))) for run, side in zip(self._run, self.sides))
 
     @property
     def seeds(self):
@@ -61,7 +73,8 @@ class Comparison(ABC):
         """Hours of the runs that are missing to as many seeds on each side; None where no cost is recorded."""
         if self.hours is None:
             return None
-        return sum(hours * max(0, seeds - len(side)) for hours, side in zip(self.hours, self.sides))
+        runs = self.runs_for(seeds)
+        return sum(hours * max(0, runs - len(run)) for hours, run in zip(self.hours, self._run))
 
     # to be defined
 
@@ -254,7 +267,8 @@ def _verdict(comparison, p, level):
         return f"{UNDECIDED}: needs more than {MOST_SEEDS} seeds"
     seeds = max(seeds, comparison.seeds + 1)
     cost = comparison.cost(seeds)
-    text = f"{UNDECIDED}: needs {'at least ' if p is None else ''}{seeds} seeds"
+    runs, text = comparison.runs_for(seeds), f"{UNDECIDED}: needs {'at least ' if p is None else ''}{seeds} seeds"
+    text += f" that finish, of {runs}" if runs > seeds else ""
     return text if cost is None else f"{text}, {hours_text(cost)}"
 
 

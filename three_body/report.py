@@ -114,11 +114,10 @@ def comparisons(rows):
 
 
 def _comparison(rows, ours, theirs):
-    """Of the runs that ended. Errors range over orders of magnitude, so their logarithms are compared; paired where the
-    weights begin alike."""
-    ended = [row for row in rows if row["status"] == FINISHED and row["mse"] is not None]
-    sides = [[row for row in ended if row["label"] == name] for name in (ours, theirs)]
-    errors = ({row["seed"]: row["mse"] for row in side} for side in sides)
+    """Of the runs that finished. Errors range over orders of magnitude, so their logarithms are compared; paired where
+    the weights begin alike."""
+    sides = [[row for row in rows if row["label"] == name] for name in (ours, theirs)]
+    errors = ({row["seed"]: row["mse"] if row["status"] == FINISHED else None for row in side} for side in sides)
     same_model = ours.partition("-")[0] == theirs.partition("-")[0]
     hours = hours_each(*([row["seconds"] for row in side] for side in sides))
     return Means(f"{ours} has less error than {theirs}", *errors, -1, same_model, hours, logs=True)

@@ -190,33 +190,33 @@ def comparisons(runs):
         Counts(f"runs of aca fail less often than those of {other}, {PROBLEM_TITLES[problem]}", *sides, -1)
         for problem in PROBLEM_TITLES
         for other in ("adjoint", "naive")
-        for sides in [[_failed(runs, problem, gradient) for gradient in ("aca", other)]]
+        for both in [[_by_seed(runs, problem, gradient) for gradient in ("aca", other)]]
+        for sides in [[{seed: _failed(run) for seed, run in side.items()} for side in both]]
         if any(any(side.values()) for side in sides)
     ]
     return fails + [
         Means(f"aca ends nearer the truth than {other}, {PROBLEM_TITLES[problem]}", *sides, -1, True, hours, logs=True)
         for problem in PROBLEM_TITLES
         for other in ("adjoint", "naive")
-        for both in [[_ended(runs, problem, gradient) for gradient in ("aca", other)]]
-        for sides in [[{seed: run["summary"]["test"]["rmse"] for seed, run in side.items()} for side in both]]
+        for both in [[_by_seed(runs, problem, gradient) for gradient in ("aca", other)]]
+        for sides in [[{seed: _rmse(run) for seed, run in side.items()} for side in both]]
         for hours in [hours_each(*([working_seconds(run) for run in side.values()] for side in both))]
     ]
 
 
-def _failed(runs, problem, gradient):
-    """{seed: whether it ended early} of the runs of a problem and method."""
-    own = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
-    return {run["settings"]["seed"]: run["summary"]["status"] != FINISHED for run in own}
+def _by_seed(runs, problem, gradient):
+    """{seed: run} of the runs of a problem and method."""
+    return {run["settings"]["seed"]: run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)}
 
 
-def _ended(runs, problem, gradient):
-    """{seed: run} of those of a problem and method that finished, and whose test did."""
-    return {
-        run["settings"]["seed"]: run
-        for run in runs
-        if (run["problem"], run["gradient"], run["summary"]["status"]) == (problem, gradient, FINISHED)
-        and run["summary"]["test"]["rmse"] is not None
-    }
+def _failed(run):
+    """Whether it ended early."""
+    return run["summary"]["status"] != FINISHED
+
+
+def _rmse(run):
+    """None where the run, or its test, failed."""
+    return None if _failed(run) else run["summary"]["test"]["rmse"]
 
 
 def training_runs(folder):

@@ -144,6 +144,19 @@ def test_verdicts():
     )
 
 
+def test_runs_that_fail_ask_for_more_seeds():
+    """Two of three pairs failed: three times the seeds that must finish."""
+    ours = [1.0, 1.3, 0.9, 1.2, 1.1, 1.0, 1.4, 0.8, 1.1]
+    theirs = [1.2, None, None, 1.3, None, None, 1.9, None, None]
+    alone = claim([1.0, 1.2, 1.4], [1.2, 1.3, 1.9], -1, paired=True, hours=(1.0, 2.0))
+    some = claim(ours, theirs, -1, paired=True, hours=(1.0, 2.0))
+    assert some.seeds == 3 and (some.p_value, some.found()) == (alone.p_value, alone.found())
+    (verdict,) = (judged.verdict for judged in judge([some]))
+    needed = some.needed(0.05)
+    assert verdict == f"undecided: needs {needed} seeds that finish, of {3 * needed}, {9 * needed - 27} hours"
+    assert judge([alone])[0].verdict == f"undecided: needs {needed} seeds, {3 * needed - 9} hours"
+
+
 def test_what_is_clear_alone_may_not_be_among_many():
     one = claim([36.37, 35.48, 35.20], [34.07, 34.40, 33.15])
     assert judge([one])[0].verdict == FOR
