@@ -1,6 +1,8 @@
 """func as a graph: found again as long as func is what it was."""
 
 import collections
+import functools
+import math
 
 import pytest
 import torch
@@ -101,6 +103,39 @@ def test_the_order_of_an_ordered_dict_is_noticed():
             graphs.add(graph)
         steps.move_to_end("a")
     assert len(graphs) <= 6
+
+
+def side_of(number, y):
+    return y * math.atan2(number.imag if isinstance(number, complex) else number, -1.0)
+
+
+def with_default(number):
+    return lambda t, y, k=number: side_of(k, y)
+
+
+def of_a_module(number):
+    module = nn.Module()
+    module.number, module.forward = number, lambda t, y: side_of(module.number, y)
+    return module
+
+
+@pytest.mark.parametrize("make", [
+    lambda number: lambda t, y: side_of(number, y), with_default, of_a_module,
+    lambda number: functools.partial(lambda k, t, y: side_of(k, y), number),
+    lambda number: lambda t, y: side_of([1.0, (number,)][1][0], y),
+    lambda number: lambda t, y: side_of({"k": number}["k"], y),
+    lambda number: lambda t, y: side_of(complex(-1.0, number), y),
+], ids=["closure", "default", "module", "partial", "list", "dict", "complex"])  # fmt: skip
+def test_the_sign_of_a_zero_is_noticed(make):
+    """Dynamo compares numbers by ==."""
+    t, y, graphs = torch.tensor(0.5), torch.tensor([0.3, 0.7]), set()
+    tracer = Tracer(StateLayout(y), None)
+    for number in (0.0, -0.0, 0.0, -0.0, math.nan, math.nan):
+        func = make(number)
+        graph, inputs = tracer(func, t, y)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y), equal_nan=True)
+        graphs.add(graph)
+    assert len(graphs) == 3
 
 
 def written_to(t, y):

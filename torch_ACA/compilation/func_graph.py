@@ -3,7 +3,8 @@
 Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
 at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
 the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph. Methods that
-are replaced in a class, and the order of an OrderedDict, are no matter of Dynamo's guards, and looked at besides.
+are replaced in a class, and the order of an OrderedDict, are no matter of Dynamo's guards, and looked at besides;
+hooks and the signs of zeros are guarded because they are asked for (`private_compiler`).
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from .private_compiler import (
     hooks_guarded,
     hooks_of_all_modules,
     one_at_a_time,
+    zeros_guarded,
 )
 
 _now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
@@ -89,7 +91,7 @@ class Tracer:
                 if known is not None:
                     known(*given)
                 else:
-                    with one_at_a_time, hooks_guarded():
+                    with one_at_a_time, hooks_guarded(), zeros_guarded():
                         self._traced(*given)
             found = _now.found
         except TRACING_FAILURES as failure:

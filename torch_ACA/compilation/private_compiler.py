@@ -86,6 +86,43 @@ def hooks_guarded() -> Iterator[None]:
             setattr(config, name, before)
 
 
+@contextlib.contextmanager
+def zeros_guarded() -> Iterator[None]:
+    """Context in which Dynamo guards the signs of zeros among the numbers that it makes constants: its own guard of a
+    number is ==, by which 0.0 is -0.0. Numbers that are not zero cost nothing."""
+    try:
+        from torch._dynamo.guards import GuardBuilder
+
+        by_value = GuardBuilder.EQUALS_MATCH
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    @functools.wraps(by_value)
+    def with_signs(self: Any, guard: Any, *arguments: Any, **keywords: Any) -> None:
+        by_value(self, guard, *arguments, **keywords)
+        value = self.get(guard)
+        if not _has_zeros(value):
+            return
+        shown, add = repr(value), self.get_guard_manager(guard).add_lambda_guard
+        given = (lambda now: repr(now) == shown), [f"repr(...) == {shown!r}"]
+        try:
+            add(*given, guard.user_stack)
+        except TypeError:  # a PyTorch that does not ask for it
+            add(*given)
+
+    GuardBuilder.EQUALS_MATCH = with_signs  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        GuardBuilder.EQUALS_MATCH = by_value  # type: ignore[method-assign]
+
+
+def _has_zeros(value: Any) -> bool:
+    """Whether a number, or a part of it, is a zero that has a sign."""
+    return value == 0 if isinstance(value, float) else isinstance(value, complex) and 0 in (value.real, value.imag)
+
+
 _OF_ALL_MODULES = [
     f"_global_{way}_{kind}" for way in ("forward", "backward") for kind in ("hooks", "pre_hooks")
 ]  # fmt: skip
