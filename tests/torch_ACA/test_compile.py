@@ -133,17 +133,36 @@ def test_compiles_once_for_all_tolerances_times_and_steps(field, made, compile, 
     assert made == 2 * functions  # for the module, and for the lambda that is made again for every solve
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning():
-    layer = nn.Linear(3, 3)
-
-    def branching(t, y):
+def branching(layer):
+    def func(t, y):
         return layer(y) if float(y.detach().sum()) > 1e9 else torch.tanh(layer(y))
 
-    with pytest.warns(UserWarning, match="compile=True: branching cannot be compiled and runs as it is"):
-        assert_as_eager(branching, captured=list(layer.parameters()))
+    return func
+
+
+def indexing(layer):
+    """PyTorch's tracing ends in an error of Python's."""
+    column = torch.tensor(2)
+    return lambda t, y: torch.tanh(layer(y)) * y[..., int(column)][..., None]
+
+
+@pytest.mark.parametrize("make", [branching, indexing])
+def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(make):
+    layer = nn.Linear(3, 3)
+    func, captured = make(layer), list(layer.parameters())
+    with pytest.warns(UserWarning, match="compile=True: .* cannot be compiled and runs as it is"):
+        assert_as_eager(func, captured=captured)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        states_and_gradients(branching, captured=list(layer.parameters()), compile=True)
+        states_and_gradients(func, captured=captured, compile=True)
+        rows = [states_and_gradients(func, captured=captured, per_sample=True, compile=c)[0] for c in (False, True)]
+    torch.testing.assert_close(*rows, rtol=1e-12, atol=1e-12)
+
+
+def test_an_error_of_func_is_its_own():
+    with warnings.catch_warnings(), pytest.raises(IndexError, match="index 7 is out of bounds"):
+        warnings.simplefilter("ignore")
+        solve(lambda t, y: y[7:, 7], torch.ones(2, 3), [0.0, 1.0], compile=True)
 
 
 def test_random_fields_run_as_they_are():

@@ -20,7 +20,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..reach import reach
 from ..state import StateLayout
 from .private_compiler import (
-    TRACING_FAILURES,
     HigherOrderOperator,
     guarded_code,
     has_effects,
@@ -94,18 +93,24 @@ class Tracer:
                     with one_at_a_time, hooks_guarded(), zeros_guarded():
                         self._traced(*given)
             found = _now.found
-        except TRACING_FAILURES as failure:
-            lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-            raise NotCompilable(lines[0] if lines else type(failure).__name__) from None
-        except RuntimeError as failure:
-            if "found no compiled frames" not in str(failure):
-                raise
-            raise NotCompilable("PyTorch compiles nothing here") from None
+        except NotCompilable:
+            raise
+        except Exception as failure:  # whatever PyTorch runs into; func's own comes again where it runs as it is
+            raise NotCompilable(_reason(failure)) from None
         finally:
             _now.given = _now.found = None
         if found is None:
             raise NotCompilable("it computes nothing")
         return found
+
+
+def _reason(failure: Exception) -> str:
+    """Why there is no graph of func, in a line: of PyTorch's compiler the first one that it says."""
+    line = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
+    if "found no compiled frames" in line:
+        return "PyTorch compiles nothing here"
+    is_of_python = type(failure).__module__ == "builtins"
+    return f"{type(failure).__name__}: {line}" if is_of_python or not line else line
 
 
 def _backend(module: Any, examples: Any) -> Any:

@@ -20,14 +20,6 @@ try:
     from torch._ops import HigherOrderOperator
 except ImportError:
     HigherOrderOperator = ()  # type: ignore[assignment,misc]
-TRACING_FAILURES: tuple[type[Exception], ...]  # what tracing raises where it cannot go on; not known: anything
-try:
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-
-    TRACING_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit, GuardOnDataDependentSymNode)
-except ImportError:
-    TRACING_FAILURES = (Exception,)
 
 
 one_at_a_time = threading.RLock()  # for threads that trace or compile, in which PyTorch changes what all of them see

@@ -38,10 +38,10 @@ def rows_are_apart(graph: Any, t: Tensor, y: Tensor, others: Sequence[Tensor], c
     :param others: what func depends on besides
     :param count: of rows, b
     """
-    traced = graph_of(lambda t, y, *others: graph(t, y, others), (t, y, *others)).graph
     known: dict[Any, Any] = {}
     starts = iter((Lie(0, 1), Lie(0, len(y) // count), *(None for _ in others)))
     try:
+        traced = graph_of(lambda t, y, *others: graph(t, y, others), (t, y, *others)).graph
         for node in traced.nodes:
             if node.op == "placeholder":
                 known[node] = next(starts)
@@ -53,7 +53,7 @@ def rows_are_apart(graph: Any, t: Tensor, y: Tensor, others: Sequence[Tensor], c
             else:
                 known[node] = None
                 _check_pure(node)
-    except Exception:  # whatever a rule does not fit
+    except Exception:  # whatever a rule, or PyTorch's tracing, does not fit
         pass
     return False
 
