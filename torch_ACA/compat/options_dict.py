@@ -27,6 +27,7 @@ _KEYS_WITHOUT_EFFECT = (
     *("regenerate_graph", "delete_graph", "keep_small_step", "step_dif_ratio", "interpolation_method"),
     *("end_point_mode", "print_direction", "print_time", "print_message"),
 )
+_KNOWN_KEYS = (*_SOLVER_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
 _BY_NAME_OF_README = {  # in any case. rk4 means the classic method here; torchdiffeq's is the 3/8 rule
     "rk4": {"method": "RK4"},
     "sym12async": {"method": "ALF", "gradient": "mali"},
@@ -46,11 +47,11 @@ def odesolve(
         dense_output, safety, squeeze_single_time (True: a single time in t_eval gets no axis, which is what the
         authors' code does, while their README says otherwise); gradient (default "direct"; "mali" with the sym12
         methods), memory, compile, options (those of `solve`). Keys of the authors' code that make no difference here
-        are accepted with a warning
+        are accepted with a warning, and unknown ones, which their code passes over, left out with one
     :param return_solver: return the `Solver` instead of the result
     :param further: options by keyword
     :returns: states at t_eval, one row each: [n, *shape], also for n = 1. Without t_eval the state at t1: [*shape]
-    :raises ValueError: unknown keys, times before t0, settings that `solve` refuses
+    :raises ValueError: times before t0, settings that `solve` refuses
     """
     solver = Solver(func, _merged(options, further))
     return solver if return_solver else solver.integrate(_state(z0, y0))
@@ -186,15 +187,17 @@ def _state(z0: Any, y0: Any, needed: bool = True) -> Any:
 def _merged(options: Any, further: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise TypeError(f"options must be a dict, got {options!r}")
+    if unknown := sorted(further.keys() - set(_KNOWN_KEYS)):
+        raise TypeError(f"unknown keyword {', '.join(unknown)}; accepted: {', '.join(_KNOWN_KEYS)}")
     return {**options, **further}
 
 
 def _checked(options: Mapping[str, Any], *, end_only: bool = False) -> dict[str, Any]:
     options = {name: value for name, value in options.items() if value is not None}
-    known = (*_SOLVER_KEYS, *_OTHER_KEYS, *_KEYS_WITHOUT_EFFECT)
-    unknown = sorted(str(name) for name in set(options) - set(known))
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(known)}")
+    unknown = sorted(str(name) for name in options.keys() - set(_KNOWN_KEYS))
+    if unknown:  # of which the authors' packages say nothing
+        warn_caller(f"unknown option {', '.join(unknown)} is left out; accepted: {', '.join(_KNOWN_KEYS)}")
+        options = {name: value for name, value in options.items() if name in _KNOWN_KEYS}
     if str(options.get("method")).lower() == "ode23s":
         raise ValueError(f"method {options['method']!r} is not available here; use Rodas5P, for stiff problems as well")
     without_effect = (*_KEYS_WITHOUT_EFFECT, "t_eval") if end_only else _KEYS_WITHOUT_EFFECT
