@@ -209,6 +209,11 @@ def explain_refusal(failure: RuntimeError, name: str, hint: str = "") -> None:
     said = str(failure)
     if any(words in said for words in ("being modified inplace", "used in an in-place operation")):
         raise ValueError(f"{name} changes its argument, or what else has a gradient, in place") from failure
+    if said.strip().endswith("change requires_grad flags of leaf variables."):  # of more words where it is unset
+        raise ValueError(
+            f"{name} sets requires_grad of its state, or of what else is part of a graph: write y = y.requires_grad_() "
+            "instead, or differentiate by torch.func.grad"
+        ) from failure
     if "Can't call numpy()" in said:
         raise ValueError(
             f"{name} takes its state, or what else has a gradient, as an array of NumPy, which has no derivatives: "

@@ -79,13 +79,14 @@ class VectorField:
         """Write f(t, y) into out [size]; t a float. To be called with gradients off."""
         layout = self.layout
         if self._needs_gradients:
-            outputs = self._with_gradients(t, y, side)
+            outputs = self._with_gradients(self.time(t, side), y)
         else:
             version = self._counts_writes and y._version
+            time = self.time(t, side)
             try:
-                outputs = layout.tensors(self.call(self.time(t, side), layout.unflatten(y)))
+                outputs = layout.tensors(self.call(time, layout.unflatten(y)))
             except RuntimeError as failure:
-                outputs = self._after_failure(failure, t, y, side)
+                outputs = self._after_failure(failure, time, y)
             if self._counts_writes and y._version != version:
                 t = self._shown(t)
                 raise ValueError(f"func changes its argument y in place, at t = {t:.6g}: return a new tensor instead")
@@ -209,7 +210,10 @@ class VectorField:
         time = self.time(t)
         use = UseWatch(time, self.captured.restriction())
         with self._cut_by(use):
-            self.call(time, self.layout.unflatten(y.clone()))
+            try:
+                self.call(time, self.layout.unflatten(y.clone()))
+            except RuntimeError as failure:
+                self._after_failure(failure, time, y)
         return use.sees_use
 
     def without_cut(self) -> AbstractContextManager:
@@ -249,19 +253,19 @@ class VectorField:
             evaluation.sample = layout.sample(outputs, every)
         return evaluation
 
-    def _with_gradients(self, t: Any, y: Tensor, side: int) -> list[Tensor]:
-        """For a func that differentiates something itself: leaves [*shape] of f(t, y)."""
+    def _with_gradients(self, time: Tensor, y: Tensor) -> list[Tensor]:
+        """For a func that differentiates something itself: leaves [*shape] of f(t, y), at a time as func gets it."""
         layout = self.layout
         leaves = [leaf.requires_grad_() for leaf in layout.unflatten_leaves(y.detach())]
         with torch.enable_grad():
-            return layout.tensors(self.call(self.time(t, side), layout.assemble(leaves)))
+            return layout.tensors(self.call(time, layout.assemble(leaves)))
 
-    def _after_failure(self, failure: RuntimeError, t: Any, y: Tensor, side: int) -> list[Tensor]:
+    def _after_failure(self, failure: RuntimeError, time: Tensor, y: Tensor) -> list[Tensor]:
         """Evaluate f once more with gradients on: it may differentiate something itself."""
         if isinstance(failure, SolverError):  # of a solve inside func
             raise failure
         try:
-            outputs = self._with_gradients(t, y, side)
+            outputs = self._with_gradients(time, y)
         except RuntimeError:
             raise failure from None
         self.n_evals -= 1

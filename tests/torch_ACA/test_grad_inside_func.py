@@ -60,6 +60,16 @@ def under_enable_grad(net):
     return f
 
 
+def sets_requires_grad(net):
+    def f(t, x):
+        with torch.enable_grad():
+            x.requires_grad = True
+            (g,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        return g
+
+    return f
+
+
 FUNCS = [hamiltonian, by_its_argument, with_a_leaf_of_its_own, by_func, by_vmap, by_jvp, under_enable_grad]
 
 
@@ -88,6 +98,41 @@ def test_gradients_are_those_of_plain_autograd(kind, make):
 def test_second_derivatives_are_those_of_plain_autograd(kind, make):
     found = gradients(program(make), lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys, order=2)
     assert_close(found, gradients(program(make), plain(kind), order=2), 1e-11)
+
+
+@pytest.mark.parametrize("make", FUNCS)
+@pytest.mark.parametrize("keywords", [
+    {"method": "Rodas5P"}, {"method": "auto"}, {"method": "Rodas5P", "per_sample": True},
+    {"method": "Rodas5P", "jac_structure": "rows"},
+])  # fmt: skip
+def test_methods_that_solve_with_the_jacobian(keywords, make):
+    found, expected = (
+        gradients(program(make), lambda f, y0: solve(f, y0, [0.0, 1.0], rtol=1e-9, atol=1e-10, **chosen).ys)
+        for chosen in (keywords, {})
+    )
+    assert_close(found, expected, 1e-6)  # of two methods with this tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_requires_grad_may_be_set_of_a_leaf(kind):
+    def solved(f, y0):
+        return solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys
+
+    if kind != "naive":
+        expected = gradients(program(under_enable_grad), plain(kind))
+        assert_close(gradients(program(sets_requires_grad), solved), expected, tolerance_of(kind))
+        return
+    with pytest.raises(ValueError, match=r"func sets requires_grad of its state.* write y = y.requires_grad_\(\)"):
+        gradients(program(sets_requires_grad), solved)
+
+
+@pytest.mark.parametrize("keywords", [
+    {"method": "Rodas5P"}, {"method": "auto"}, {"method": "Rodas5P", "per_sample": True},
+    {"method": "explicit_adams", "h": 0.25},
+])  # fmt: skip
+def test_requires_grad_is_not_set_of_what_is_part_of_a_graph(keywords):
+    with pytest.raises(ValueError, match="func sets requires_grad of its state.* torch.func.grad"):
+        gradients(program(sets_requires_grad), lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords).ys)
 
 
 @pytest.mark.parametrize("make", FUNCS)
