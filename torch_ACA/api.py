@@ -34,7 +34,7 @@ from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
 from .steppers.base import LINEARISE
-from .transforms import check_transform, explained, forward_ad_disabled, under_transform
+from .transforms import check_tracing, check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField
 
 GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
@@ -110,7 +110,7 @@ def _short(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only: b
     """``times``, ``ys`` (or ``end`` alone) and ``stats`` of a solve that needs no `Problem`; None: it needs one."""
     if not asked.compile:
         return few_steps(func, y0, t, asked)
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing():
         return None
     from .compilation.one_call import one_call  # here, since Dynamo takes a second to import
 
@@ -128,6 +128,7 @@ def _solved(
     """
     if torch.compiler.is_dynamo_compiling():
         return outside_of_graphs(_solved, func, y0, t, asked, integrate)
+    check_tracing(asked.gradient, asked.per_sample)
     try:
         return _solve(func, y0, t, asked, integrate)
     except TypeError:

@@ -135,4 +135,4 @@ class SideOutputError(RuntimeError):
 
 
 class TransformError(RuntimeError):
-    """A transform of torch.func or forward-mode AD that a solve does not go through."""
+    """torch.func, forward-mode AD, `torch.jit.trace` or `torch.export` asks for what a solve does not go through."""

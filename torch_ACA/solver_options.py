@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from .transforms import check_exporting
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -149,6 +151,7 @@ def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[
 
         @functools.wraps(function)
         def checked(*arguments: Any, **keywords: Any) -> Any:
+            check_exporting()
             if torch.compiler.is_dynamo_compiling():
                 return outside_of_graphs(checked, *arguments, **keywords)
             if not accepted.issuperset(keywords):

@@ -8,6 +8,7 @@ through.
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from . import private_torch
@@ -46,6 +47,35 @@ def check_transform(gradient: str) -> None:
         raise TransformError(
             f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', "
             "'direct' or 'naive'"
+        )
+
+
+def check_tracing(gradient: str, per_sample: bool) -> None:
+    """Refuse what `torch.jit.trace` cannot record: it takes tensors with a graph of their own for constants, and the
+    count of rows for a tensor.
+
+    :raises TransformError: it is tracing, and cannot
+    """
+    if not torch.jit.is_tracing():
+        return
+    if per_sample:
+        raise TransformError("torch.jit.trace cannot record a solve with per_sample=True: trace a joint solve")
+    if torch.is_grad_enabled() and gradient != "naive":
+        raise TransformError(
+            f"torch.jit.trace cannot record the gradient of gradient={gradient!r}: trace under torch.no_grad(), or "
+            "with gradient='naive', and with check_trace=False"
+        )
+
+
+def check_exporting() -> None:
+    """Refuse `torch.export`.
+
+    :raises TransformError: it is at work
+    """
+    if torch.compiler.is_exporting():
+        raise TransformError(
+            "torch.export cannot record a solve, which reads times and step sizes as numbers: export func alone, and "
+            "solve around it"
         )
 
 

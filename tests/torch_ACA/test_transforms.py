@@ -298,3 +298,48 @@ def test_reverse_over_forward_of_linear_solves(gradient):
     over_forward = torch.func.grad(lambda y: torch.func.jvp(lambda w: loss(y, w), (w,), (v,))[1])(y0)
     over_reverse = torch.func.jvp(lambda w: torch.func.grad(lambda y: loss(y, w))(y0), (w,), (v,))[1]
     assert_close([over_forward], [over_reverse], 1e-10)
+
+
+# Programs that are recorded
+
+
+class Recorded(torch.nn.Module):
+    def __init__(self, keywords):
+        super().__init__()
+        self.net, self.keywords = torch.nn.Linear(3, 3), keywords
+
+    def forward(self, y):
+        return solve(lambda t, y: torch.tanh(self.net(y)), y, [0.0, 1.0], **self.keywords).ys[-1]
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's of numbers that become constants, and that tracing is deprecated
+@pytest.mark.parametrize(("keywords", "enabled"), [
+    ({"method": "RK4", "h": 0.5}, True), ({"method": "RK4", "h": 0.1, "gradient": "naive"}, True),
+    ({"gradient": "naive"}, True), ({"method": "RK4", "h": 0.1}, False), ({}, False), ({"gradient": "adjoint"}, False),
+])  # fmt: skip
+def test_traced_solves(keywords, enabled):
+    model, other = Recorded(keywords), torch.randn(2, 3)
+    with torch.set_grad_enabled(enabled):
+        traced = torch.jit.trace(model, (torch.ones(2, 3),), check_trace=False)
+        assert_close([traced(other)], [model(other)], 1e-4)  # adaptive steps are those of another state
+    if enabled:
+        found, expected = (torch.autograd.grad(m(other).sum(), model.net.weight) for m in (traced, model))
+        assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("keywords", "words"), [
+    ({}, "gradient='aca': trace under torch.no_grad.*check_trace=False"), ({"gradient": "adjoint"}, "torch.no_grad"),
+    ({"method": "RK4", "h": 0.1}, "gradient='naive'"), ({"method": "Rodas5P"}, "torch.no_grad"),
+    ({"compile": True}, "torch.no_grad"), ({"per_sample": True}, "per_sample=True: trace a joint solve"),
+])  # fmt: skip
+def test_what_cannot_be_traced_is_refused(keywords, words):
+    with pytest.raises(TransformError, match=words):
+        torch.jit.trace(Recorded(keywords), (torch.ones(2, 3),))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("keywords", [{}, {"method": "RK4", "h": 0.5}, {"compile": True}])
+def test_exports_are_refused(keywords):
+    with pytest.raises(TransformError, match="torch.export cannot record a solve"):
+        torch.export.export(Recorded(keywords), (torch.ones(2, 3),))
