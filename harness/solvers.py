@@ -43,7 +43,7 @@ def add_solver_arguments(parser, of, *, gradients=GRADIENTS, default_method="Dop
     group.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="compile the steps, which takes up to minutes once; with --gradient aca only",
+        help="compile the loop over the steps, which takes up to minutes once; with --gradient aca only",
     )
     _add_per_sample(group, rows, "with --gradient aca only")
     return group
