@@ -92,8 +92,9 @@ def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> b
         field(t, y, found)
         return found
 
-    def changes_at(t: float, there: Tensor) -> bool:
-        return differ(there, slope_at(t + eps ** (1 / 3) * span))
+    def changes_at(t: float, there: Tensor) -> bool:  # on both sides: a jump may be near
+        near = eps ** (1 / 3) * span
+        return differ(there, slope_at(t + near)) and differ(there, slope_at(t - near))
 
     def differ(one: Tensor, other: Tensor) -> bool:
         rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())

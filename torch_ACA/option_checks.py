@@ -153,6 +153,11 @@ def is_monotone(ts: Sequence[float]) -> bool:
     return all(a < b for a, b in zip(ts, ts[1:])) or all(a > b for a, b in zip(ts, ts[1:]))
 
 
+def as_tensor(numbers: Any) -> torch.Tensor:
+    """Numbers, or an array of them, as a tensor on the CPU: of floats in float64, whatever PyTorch's default is."""
+    return torch.as_tensor(np.asarray(numbers), device="cpu")
+
+
 def tensor_of(returned: Any, name: str) -> torch.Tensor:
     """What a function of the user returned, as a tensor.
 
@@ -162,7 +167,7 @@ def tensor_of(returned: Any, name: str) -> torch.Tensor:
         kind = type(returned).__name__
         raise TypeError(f"{name} must return a tensor or a number, got a {kind} of tensors: use torch.stack")
     try:
-        return returned if isinstance(returned, torch.Tensor) else torch.as_tensor(returned, device="cpu")
+        return returned if isinstance(returned, torch.Tensor) else as_tensor(returned)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must return a tensor or a number, got {type(returned).__name__}") from None
 

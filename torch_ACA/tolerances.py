@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .notices import shown
-from .option_checks import as_float, refuse_grad
+from .option_checks import as_float, as_tensor, refuse_grad
 from .private_torch import pytree
 from .state import StateLayout
 
@@ -45,7 +45,7 @@ def _spread(name: str, leaf: Any, part: Any, layout: StateLayout) -> Tensor:
     for entry in pytree.tree_leaves(part):
         refuse_grad(name, entry)
     try:
-        spread = part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")
+        spread = part if isinstance(part, Tensor) else as_tensor(part)
         if spread.is_complex() or spread.dtype == torch.bool:
             raise TypeError
         spread = leaf.spread(spread, layout)

@@ -23,6 +23,7 @@ KEYWORDS = {
     "bytes": {"memory": "1KiB"},
     "record": {"record": True},
     "rows": {"per_sample": True},
+    "rows that land": {"per_sample": True, "options": {"step_t": [0.41], "jump_t": [0.7], "land_on_t": True}},
     "rows, Rodas5P": {"per_sample": True, "method": "Rodas5P"},
     "compiled steps": {"compile": "step"},
     "compiled loop": {"compile": True},

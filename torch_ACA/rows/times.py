@@ -113,15 +113,17 @@ def _stops(values, options):
         ts = values[row, : last[row] + 1].tolist()
         stops = stops_of(ts, land_on_outputs=lands, step_t=step_t, jump_t=jump_t) if len(ts) > 1 else ()
         found.append([(stop.t, stop.index or 0, stop.jump) for stop in stops] or [(ts[0], 0, False)])
-    most = max(map(len, found))
+    most = max(map(len, found), default=1)
     padded = [stops + [stops[-1]] * (most - len(stops)) for stops in found]
-    columns = ([[stop[i] for stop in stops] for stops in padded] for i in range(3))
-    times, given, jumps = (torch.tensor(column, device="cpu") for column in columns)
+    times, given, jumps = (
+        torch.tensor([[stop[i] for stop in stops] for stops in padded], dtype=dtype, device="cpu").view(-1, most)
+        for i, dtype in enumerate((torch.float64, torch.int64, torch.bool))
+    )
     landed = torch.zeros(values.shape, dtype=torch.bool, device="cpu").scatter_(1, given, True)
     n_stops = torch.tensor([len(stops) for stops in found], device="cpu")
     starts = torch.isin(values[:, 0], torch.tensor(list(jump_t), dtype=torch.float64, device="cpu")) if jump_t else None
     jumps, interpolated = jumps if jump_t else None, (there & ~landed)[:, 1:]
-    return values[:, 0], outputs, interpolated, times.double(), given, n_stops, jumps, starts
+    return values[:, 0], outputs, interpolated, times, given, n_stops, jumps, starts
 
 
 def as_given(bars, times):
