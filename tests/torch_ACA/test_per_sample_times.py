@@ -1,6 +1,7 @@
 """Rows with steps of their own: padded and equal times, landing times, jumps."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -99,6 +100,23 @@ def test_rows_start_at_a_jump_and_end_on_one(method):
 
     for options in ({"jump_t": [0.6]}, {"jump_t": [0.6], "land_on_t": True}):
         assert_rows_are_as_alone(0.6, t=from_jump, method=method, options=options)
+
+
+@pytest.mark.parametrize("options", [{"jump_t": [1.0]}, {"jump_t": [1.0], "land_on_t": True}], ids=["", "landing"])
+def test_an_output_at_the_start_lies_behind_a_jump_there(options):
+    """Onwards from 1 y' = -y, back from it y' = 0.4 y: gradients in both times follow from the slopes there."""
+    times = [[1.0, 1.0, 1.5], [1.0, 1.0, 0.5], [1.0, 1.0, 1.0]]
+    t, y0 = torch.tensor(times, requires_grad=True), torch.tensor([[2.0], [3.0], [5.0]])
+    func = lambda t, y: torch.where(t < 1.0, 0.4, -1.0) * y  # noqa: E731
+    ys = solve(func, y0, t, per_sample=True, options=options, rtol=1e-9, atol=1e-9).ys[..., 0]
+    ends = torch.tensor([2.0 * math.exp(-0.5), 3.0 * math.exp(-0.2), 5.0])
+    assert_close(ys[1], y0[:, 0], 1e-15)
+    assert_close(ys[2], ends, 1e-8)
+    rates, zero = torch.tensor([-1.0, 0.4, -1.0]), torch.zeros(3)
+    for number, slopes in ((1, rates * y0[:, 0]), (2, rates * ends)):
+        (found,) = torch.autograd.grad(ys[number].sum(), t, retain_graph=True)
+        expected = [-slopes, slopes, zero] if number == 1 else [-slopes, zero, slopes]
+        assert_close(found, torch.stack(expected, 1), 1e-8)
 
 
 def test_a_jump_is_met_from_both_sides():

@@ -112,7 +112,11 @@ def _stops(values, options):
     for row in rows:
         ts = values[row, : last[row] + 1].tolist()
         stops = stops_of(ts, land_on_outputs=lands, step_t=step_t, jump_t=jump_t) if len(ts) > 1 else ()
-        found.append([(stop.t, stop.index or 0, stop.jump) for stop in stops] or [(ts[0], 0, False)])
+        # a jump at the start is behind a row: an output there lies in its first step, and a row that ends there ends on
+        # no jump
+        stops = [stop for stop in stops if stop.t != ts[0] or stop is stops[-1]]
+        jumps = [stop.jump and stop.t != ts[0] for stop in stops]
+        found.append([(s.t, s.index or 0, jump) for s, jump in zip(stops, jumps)] or [(ts[0], 0, False)])
     most = max(map(len, found), default=1)
     padded = [stops + [stops[-1]] * (most - len(stops)) for stops in found]
     times, given, jumps = (
