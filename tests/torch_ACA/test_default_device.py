@@ -56,8 +56,6 @@ def gradients(net, y0, with_times, **keywords):
 @pytest.mark.parametrize("with_times", [False, True], ids=["", "times"])
 @pytest.mark.parametrize("keywords", KEYWORDS.values(), ids=KEYWORDS)
 def test_solves(net, y0, keywords, with_times):
-    if with_times and {"compile", "per_sample"} <= keywords.keys():
-        keywords = {"per_sample": True}  # it is not compiled, and says so
     wanted = gradients(net, y0, with_times, **keywords)
     with torch.device("meta"):
         found = gradients(net, y0, with_times, **keywords)
