@@ -7,9 +7,11 @@ from tests.torch_ACA.test_default_device import KEYWORDS, gradients, net, y0  # 
 from torch_ACA import solve, solve_event
 
 
-@pytest.fixture(params=[False, True], ids=["", "times"])
-def with_times(request):
-    return request.param
+CASES = [
+    pytest.param(keywords, with_times, id=name + ", times" * with_times,
+                 marks=[pytest.mark.slow] if with_times and "compile" in keywords else [])
+    for name, keywords in KEYWORDS.items() for with_times in (False, True)
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -24,11 +26,9 @@ def single():
 
 
 @pytest.mark.usefixtures("ungenerated")
-@pytest.mark.parametrize("keywords", KEYWORDS.values(), ids=KEYWORDS)
+@pytest.mark.parametrize(("keywords", "with_times"), CASES)
 def test_solves(net, y0, keywords, with_times, single):  # noqa: F811
     """Bit for bit: all that the user gives is in double precision."""
-    if with_times and "compile" in keywords:
-        pytest.skip("test_solves of the default device has it")
     wanted = gradients(net, y0, with_times, **keywords)
     single()
     found = gradients(net, y0, with_times, **keywords)
