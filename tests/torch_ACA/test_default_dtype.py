@@ -6,7 +6,6 @@ import torch
 from tests.torch_ACA.test_default_device import KEYWORDS, gradients, net, y0  # noqa: F401
 from torch_ACA import solve, solve_event
 
-
 CASES = [
     pytest.param(keywords, with_times, id=name + ", times" * with_times,
                  marks=[pytest.mark.slow] if with_times and "compile" in keywords else [])
