@@ -2,6 +2,7 @@
 # Builds the documentation site into site/, and fails at any warning. With "serve" as its argument it shows the site on
 # http://127.0.0.1:8000 instead, and again whenever a page changes. Needs the extra "docs", which it installs into .venv.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case ${1:-build} in

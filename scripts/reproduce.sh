@@ -4,10 +4,7 @@
 #   --again                    also what has passed before
 # Run it again to go on after an interruption. What a machine lacks (mujoco, CIFAR) is skipped. Exit code 1: a stage failed.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then  # without making .venv first
-    sed -n '2,/^set/s/^# \{0,1\}//p' scripts/reproduce.sh
-    exit
-fi
 bash scripts/setup.sh
 exec .venv/bin/python -m harness.reproduce "$@"

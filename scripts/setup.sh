@@ -3,6 +3,7 @@
 # pip's output is kept in .venv/pip.log, and shown where pip fails.
 # $PYTHON chooses the interpreter (default: python3).
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {

@@ -4,9 +4,10 @@
 # its report at the end. Devices: $DEVICES, such as "cuda:0 cuda:1" or "cpu cpu" (default: every CUDA device, or two
 # processes on the CPU).
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-launcher=$1 && shift
+launcher=${1:?give a launcher, such as scripts/run_cifar.sh} && shift
 [[ " $* " == *" --help "* || " $* " == *" -h "* ]] && exec bash "$launcher" --help
 bash scripts/setup.sh
 find='import torch; print(*[f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu", "cpu"])'

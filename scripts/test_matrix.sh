@@ -4,6 +4,7 @@
 #   scripts/test_matrix.sh [RELEASE ...] [-- PYTEST ARGUMENTS]      other releases than these two, such as 2.12
 # $PYTHON chooses the interpreter (default: python3).
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 releases=()

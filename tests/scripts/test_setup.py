@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def setup(folder, python):
     """Run scripts/setup.sh in a bare copy of the project, with ``python`` as $PYTHON."""
     (folder / "scripts").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "scripts" / "setup.sh", folder / "scripts")
+    for name in ("setup.sh", "help.sh"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
     for name in ("requirements.txt", "pyproject.toml"):
         (folder / name).write_text("")
     return subprocess.run(
@@ -20,6 +21,18 @@ def setup(folder, python):
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("name", ["setup", "test_matrix", "run_torchdiffeq_suite", "launch", "docs", "spread", "reproduce"])
+def test_help_is_what_stands_at_the_top(name, tmp_path):
+    """Nothing is installed for it."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    script = tmp_path / "scripts" / f"{name}.sh"
+    first = script.read_text().splitlines()[1].removeprefix("# ")
+    for flag in ("-h", "--help"):
+        done = subprocess.run(["bash", script, flag], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"{first}\n")
+    assert not (tmp_path / ".venv").exists()
 
 
 def fake_python(path, body):
