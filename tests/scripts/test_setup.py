@@ -23,7 +23,9 @@ def setup(folder, python):
     )
 
 
-@pytest.mark.parametrize("name", ["setup", "test_matrix", "run_torchdiffeq_suite", "launch", "docs", "spread", "reproduce"])
+@pytest.mark.parametrize(
+    "name", ["setup", "test_matrix", "run_torchdiffeq_suite", "launch", "docs", "spread", "reproduce"]
+)
 def test_help_is_what_stands_at_the_top(name, tmp_path):
     """Nothing is installed for it."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
