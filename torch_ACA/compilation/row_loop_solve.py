@@ -149,7 +149,7 @@ class RowLoopSolve(RowSolve):
                 return None
             tries = _Tries(buffers[0][:n], begun.place, times)
             n_tried, n_accepted = n_tried + tries.running.sum(0), n_accepted + tries.accepted.sum(0)
-            self._landed(ys, tries, torch.cat([buffers[1][1:n], now.y[None]]))
+            self._landed(ys, tries, buffers[1], now.y)
             self._inside(ys, waiting, tries, remember, *buffers[1:])
             if remember:
                 self._add(tries, buffers[1][:n])
@@ -181,16 +181,18 @@ class RowLoopSolve(RowSolve):
             now = now._replace(slope=torch.where(self.stepper.rows.spread(jumped), behind, now.slope))
         return now._replace(standing=torch.where(jumped, FRESH, now.standing))
 
-    def _landed(self, ys: Tensor, tries: _Tries, ends: Tensor) -> None:
+    def _landed(self, ys: Tensor, tries: _Tries, states: Tensor, end: Tensor) -> None:
         """Fill in the outputs at the ends of tries.
 
-        :param ends: states there [n, size]
+        :param states: at their starts, a buffer
+        :param end: the state behind the last one [size]
         """
         at, row = (tries.ends_on > 0).nonzero(as_tuple=True)
         if not len(at):
             return
-        number = tries.ends_on[at, row] - 1
-        ys[number, row] = self.stepper.rows.rows(ends)[at, row]
+        n, number, rows = len(tries.t), tries.ends_on[at, row] - 1, self.stepper.rows
+        next_start = rows.rows(states[:n])[(at + 1).clamp(max=n - 1), row]
+        ys[number, row] = torch.where((at + 1 == n)[:, None], rows.rows(end)[row], next_start)
         self.solved[number, row] = True
 
     def _add(self, tries: _Tries, states: Tensor) -> None:
