@@ -8,7 +8,7 @@ from torch_ACA import solve, solve_event
 
 CASES = [
     pytest.param(keywords, with_times, id=name + ", times" * with_times,
-                 marks=[pytest.mark.slow] if with_times and "compile" in keywords else [])
+                 marks=[pytest.mark.slow] if "compile" in keywords and (with_times or "method" in keywords) else [])
     for name, keywords in KEYWORDS.items() for with_times in (False, True)
 ]  # fmt: skip
 
