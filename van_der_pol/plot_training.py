@@ -23,7 +23,7 @@ def train(folder):
               for tag, what in (("Train/Loss", "loss"), ("Train/GradientNorm", "norm of the gradient"))]  # fmt: skip
     panels.append(("parameter", "Train/Parameter", "the equation's parameter (dotted: true)"))
     counts = Counter(run["gradient"] for run in runs)
-    drawn = [name for name in NAMES if counts[name] >= max(counts.values()) / 2]  # medians of few seeds would mislead
+    drawn = [name for name in NAMES if counts[name] >= max(counts.values()) / 10]  # medians of few seeds would mislead
     for ax, (problem, tag, title) in zip(axes.flat, panels):
         for gradient in drawn:
             _curves(ax, _trained(runs, problem, gradient), tag, gradient)
