@@ -26,7 +26,7 @@ def train(folder):
     drawn = [name for name in NAMES if counts[name] >= max(counts.values()) / 10]  # medians of few seeds would mislead
     for ax, (problem, tag, title) in zip(axes.flat, panels):
         for gradient in drawn:
-            _curves(ax, _trained(runs, problem, gradient), tag, gradient)
+            _curves(ax, tables.trained(runs, problem, gradient), tag, gradient)
         ax.set(xlabel="iteration", title=title, yscale="linear" if tag == "Train/Parameter" else "log")
     axes[2, 0].axhline(MU, color=colour("truth"), ls=":")
     axes[2, 1].axis("off")
@@ -46,15 +46,11 @@ def train(folder):
     return figure
 
 
-def _trained(runs, problem, gradient):
-    return [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
-
-
 def _ended(runs, gradient, drawn):
     """How many runs of a method finished, and how many died at once, for which no point is drawn."""
     lines = [NAMES[gradient] + ("" if drawn else ", fewer seeds, not drawn")]
     for problem, title in (("neural", "field"), ("parameter", "parameter")):
-        own = _trained(runs, problem, gradient)
+        own = tables.trained(runs, problem, gradient)
         at_once = sum(not run["rows"] for run in own)
         text = f"   {title}: {sum(run['summary']['status'] == FINISHED for run in own)} of {len(own)}"
         lines.append(text + (f" ({at_once} died in the first step)" if at_once else ""))

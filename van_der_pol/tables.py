@@ -155,7 +155,7 @@ def train(folder):
     lines = []
     for problem in PROBLEM_TITLES:
         for gradient in GRADIENTS:
-            chosen = [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
+            chosen = trained(runs, problem, gradient)
             if not chosen:
                 continue
             complete = [run for run in chosen if run["summary"]["status"] == FINISHED]
@@ -204,9 +204,13 @@ def comparisons(runs):
     ]
 
 
+def trained(runs, problem, gradient):
+    """The runs of a problem and method."""
+    return [run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)]
+
+
 def _by_seed(runs, problem, gradient):
-    """{seed: run} of the runs of a problem and method."""
-    return {run["settings"]["seed"]: run for run in runs if (run["problem"], run["gradient"]) == (problem, gradient)}
+    return {run["settings"]["seed"]: run for run in trained(runs, problem, gradient)}
 
 
 def _failed(run):

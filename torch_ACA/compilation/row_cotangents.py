@@ -87,9 +87,9 @@ class TimeBars:
     def gathered(self, times_bar: Tensor) -> Tensor:
         """Those of all times [b, m], added to what is known of them. The size of a step that lands is what is left to
         the stop, from a time that is as far from the stop before as all steps in between."""
-        given, nothing = self._given, torch.zeros_like(self._of_size)
-        times_bar.scatter_add_(1, given, torch.where(given > 0, self._of_stop + self._of_size, nothing))
-        from_before, before = self._of_start - self._of_size, given[:, :-1]
-        times_bar.scatter_add_(1, before, torch.where(before > 0, from_before[:, 1:], nothing[:, 1:]))
+        given, before = self._given, self._given[:, :-1]
+        times_bar.scatter_add_(1, given, torch.where(given > 0, self._of_stop + self._of_size, 0.0))
+        from_before = self._of_start - self._of_size
+        times_bar.scatter_add_(1, before, torch.where(before > 0, from_before[:, 1:], 0.0))
         times_bar[:, 0] += from_before[:, 0]
         return times_bar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +18,9 @@ from . import choice
 from .code import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
+from .row_chunks import RowChunk, RowTries
 from .row_cotangents import OutputBars, TimeBars
-from .row_loops import (
-    ACCEPTED,
-    DONE,
-    FAILED,
-    FRESH,
-    JUMPED,
-    LANDED,
-    REJECTED,
-    RowLoops,
-    RowProgress,
-    row_steps,
-    stops_of_rows,
-)
-
-if TYPE_CHECKING:
-    from ..rows.times import RowTimes
+from .row_loops import DONE, FAILED, FRESH, JUMPED, RowLoops, RowProgress, row_steps, stops_of_rows
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
@@ -147,7 +133,7 @@ class RowLoopSolve(RowSolve):
             field.n_evals, n_tries = field.n_evals + n * loops.evaluations, n_tries + n
             if bool((now.standing == FAILED).any()):
                 return None
-            tries = _Tries(buffers[0][:n], begun.place, times)
+            tries = RowTries(buffers[0][:n], begun.place, times)
             n_tried, n_accepted = n_tried + tries.running.sum(0), n_accepted + tries.accepted.sum(0)
             self._landed(ys, tries, buffers[1], now.y)
             self._inside(ys, waiting, tries, remember, *buffers[1:])
@@ -181,7 +167,7 @@ class RowLoopSolve(RowSolve):
             now = now._replace(slope=torch.where(self.stepper.rows.spread(jumped), behind, now.slope))
         return now._replace(standing=torch.where(jumped, FRESH, now.standing))
 
-    def _landed(self, ys: Tensor, tries: _Tries, states: Tensor, end: Tensor) -> None:
+    def _landed(self, ys: Tensor, tries: RowTries, states: Tensor, end: Tensor) -> None:
         """Fill in the outputs at the ends of tries.
 
         :param states: at their starts, a buffer
@@ -195,7 +181,7 @@ class RowLoopSolve(RowSolve):
         ys[number, row] = torch.where((at + 1 == n)[:, None], rows.rows(end)[row], next_start)
         self.solved[number, row] = True
 
-    def _add(self, tries: _Tries, states: Tensor) -> None:
+    def _add(self, tries: RowTries, states: Tensor) -> None:
         """Remember the steps among tries."""
         accepted, jumps = tries.accepted, tries.jumps
         self.packed.add(
@@ -205,7 +191,7 @@ class RowLoopSolve(RowSolve):
         )  # fmt: skip
 
     def _inside(
-        self, ys: Tensor, waiting: Tensor, tries: _Tries, remember: bool, states: Tensor, slopes: Any = None
+        self, ys: Tensor, waiting: Tensor, tries: RowTries, remember: bool, states: Tensor, slopes: Any = None
     ) -> None:
         """Fill in the outputs inside the steps among tries; ``waiting`` [b, m - 1] says which are to come."""
         if slopes is None:
@@ -316,7 +302,7 @@ class RowLoopSolve(RowSolve):
             found.add_outputs(row, stops_before[step], lands, -rates, values - theta * rates)
         return as_given(found.gathered(all_times), self.problem.times)
 
-    def _gathered(self, chunks: Sequence[Tensor], from_end: Tensor, stops_before: Tensor) -> _Steps:
+    def _gathered(self, chunks: Sequence[Tensor], from_end: Tensor, stops_before: Tensor) -> RowChunk:
         """The steps with these numbers [n], counted from the end, of all rows."""
         packed, loops, row = self.packed, self.loops, torch.arange(self.stepper.rows.count, device="cpu")
         exists, at = packed.from_end(from_end[:, None])
@@ -330,7 +316,7 @@ class RowLoopSolve(RowSolve):
         if loops.jumps:
             windows = times.new_empty(len(times), 2, times.shape[2])
             windows[: len(at)] = there[..., 2:].movedim(2, 1)
-        return _Steps(times, states, windows, ends_on, stops)
+        return RowChunk(times, states, windows, ends_on, stops)
 
     def _states_at(self, chunks: Sequence[Tensor], at: Tensor) -> Tensor:
         rows = self.stepper.rows
@@ -351,46 +337,6 @@ class RowLoopSolve(RowSolve):
         from_end = packed.counts[row] - 1 - packed.number_in_row
         weights = self._weights(outputs["theta"], packed.steps["h"][outputs["step"]], bars.dtype)
         return OutputBars(from_end, row, bars[outputs["number"], row], weights, bars[0])
-
-
-class _Tries:
-    """What the buffer of times says of the tries of a call: [n, b] each, times float64.
-
-    ``running``: which rows were tried; ``reached``: where they are behind it; ``ends_on``, ``jumps``: of those that
-    landed, as of `rows.march.RowStep`.
-
-    :param buffer: [n, 3, b]
-    :param place: number of stops behind each row before the first try [b]
-    """
-
-    def __init__(self, buffer: Tensor, place: Tensor, times: RowTimes) -> None:
-        self.t, self.h, outcome = buffer.unbind(1)
-        self.running, self.accepted, landed = outcome >= REJECTED, outcome >= ACCEPTED, outcome == LANDED
-        before = place + torch.cumsum(landed, 0) - landed.long()
-        stop, given, jumps = times.stop(before)
-        self.ends_on = torch.where(landed, given, -1)
-        self.jumps = None if jumps is None else jumps & landed
-        self.reached = torch.where(landed, stop, torch.where(self.accepted, self.t + self.h, self.t))
-
-
-class _Steps(NamedTuple):
-    """A chunk of n steps of all rows. A row without such a step waits at the start of its first one, with a step of
-    size 0.
-
-    ``times`` [capacity, 3, b], ``states`` [capacity, size], ``windows`` [capacity, 2, b] (None: func does not jump):
-    buffers for `RowLoops.backward`; ``ends_on``: as of `PackedSteps`, and ``stops``, how many stops lie before a step:
-    [n, b]
-    """
-
-    times: Tensor
-    states: Tensor
-    windows: Tensor | None
-    ends_on: Tensor
-    stops: Tensor
-
-    @property
-    def lands(self) -> Tensor:
-        return self.ends_on >= 0
 
 
 _DROPPED = "compile=True: for {} rows go back as they are (memory has no room for the states of all steps)"
