@@ -21,6 +21,7 @@ from .private_compiler import against_loops
 from .row_chunks import RowChunk, RowTries
 from .row_cotangents import OutputBars, TimeBars
 from .row_loops import DONE, FAILED, FRESH, JUMPED, RowLoops, RowProgress, row_steps, stops_of_rows
+from .start import JAC_GIVEN
 
 
 def row_loop_solve(problem: Any) -> RowSolve | None:
@@ -45,7 +46,7 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     field, device = problem.field, problem.y0.device.type
     effects = field.side_effects
     for against, reason in (
-        (field.jacobian.is_users, "jac was given"),
+        (field.jacobian.is_users, JAC_GIVEN),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
         (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
         (effects.draws or effects.counts, "func draws random numbers, or changes a number that it keeps"),

@@ -48,13 +48,14 @@ def start(
     code.by_rows = asked.jac_structure == "rows"
     if plan.compile_loop:
         code.against_loop = reason_against(asked, plan, code, y)
-    fixed = isinstance(settings.controller, FixedSteps)
+    fixed, linearises = isinstance(settings.controller, FixedSteps), LINEARISE in settings.method.abilities
     known = settings.first_step is None and choice.is_plain(settings.controller)
     if code.graph.changed or not plain or not (known or fixed):
         return code, None
-    if alone and plan.compile_loop and code.against_loop is None and LINEARISE not in settings.method.abilities:
+    loops = plan.compile_loop and code.against_loop is None
+    if alone and loops and not linearises:
         return code, LATER
-    if fixed:
+    if fixed or linearises and not loops:  # whose steps have no generated code but in a loop
         return code, None
     try:
         with torch.no_grad():
@@ -62,6 +63,9 @@ def start(
     except NotCompilable as failure:
         code.compiler.give_up(failure)
         return None, None
+
+
+JAC_GIVEN = "jac was given: leave it out, generated code derives it from func"
 
 
 def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> str | None:
@@ -74,7 +78,7 @@ def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> st
     if not isinstance(controller, FixedSteps) and not choice.is_plain(controller):
         return "the error norm is not the default one"
     if asked.jac is not None:
-        return "jac was given"
+        return JAC_GIVEN
     if code.graph.changed:
         return "func changes tensors, as batch normalisation does"
     if plan.memory.max_states(y.numel() * y.element_size()) < LoopStorage.LEAST:
