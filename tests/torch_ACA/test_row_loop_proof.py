@@ -23,7 +23,7 @@ def shown(func, y):
     layout = StateLayout(y)
     rows, flat = RowLayout(layout), layout.flatten(y).detach()
     t = rows.time(torch.linspace(0.0, 1.0, len(y), dtype=layout.dtype))
-    graph, inputs = Tracer(layout, None)(func, t, flat)
+    graph, inputs = Tracer(layout, None)(func, t, flat, differentiable=True)
     return rows_are_apart(graph, t, flat, graph.others(inputs), len(y))
 
 

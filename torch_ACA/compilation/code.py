@@ -36,13 +36,14 @@ def code_for(
     options: dict[str, Any],
     controller: Any,
     watched: bool,
+    differentiable: bool,
 ) -> Any:
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
     :param layout, autocast: as `VectorField` has them
     :param t, y: a time (a float, or times as func gets those of rows) and the flat state there, without a history
     :param options: of Inductor, a dict
-    :param controller, watched: as `Code` has them
+    :param controller, watched, differentiable: as `Code` has them
     """
     compiler = _compiler_for(func, layout, autocast, options)
     if not compiler.usable:
@@ -51,10 +52,10 @@ def code_for(
         start = time.perf_counter()
         if not isinstance(t, Tensor):
             t = torch.scalar_tensor(t, dtype=layout.dtype, device=layout.device)
-        graph, inputs = compiler.tracer(func, t, y)
+        graph, inputs = compiler.tracer(func, t, y, differentiable=differentiable)
         if not graph.functions:  # it was traced now
             compiler.stopwatch.add(time.perf_counter() - start)
-        return Code(compiler, graph, inputs, y, controller, watched)
+        return Code(compiler, graph, inputs, y, controller, watched, differentiable)
     except NotCompilable as failure:
         compiler.give_up(failure)
         return None
@@ -89,15 +90,18 @@ class Code:
     """What is generated around the graph of func, in one solve.
 
     ``others``: the tensors that func depends on, without histories; ``sources``: those that require grad, as func holds
-    them; ``controller``: of the solve; ``watched``: func may change from step to step.
+    them; ``controller``: of the solve; ``watched``: func may change from step to step; ``differentiable``: func
+    may be differentiated.
     """
 
     by_rows = False  # func is said to act row by row
     against_loop: str | None = None  # why there is no loop over the steps of the solve
 
-    def __init__(self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool) -> None:
+    def __init__(
+        self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool, differentiable: bool
+    ) -> None:
         self.compiler, self.graph = compiler, graph
-        self.controller, self.watched = controller, watched
+        self.controller, self.watched, self.differentiable = controller, watched, differentiable
         tensors = graph.others(inputs)
         self.others = [x.detach() for x in tensors]
         self.sources = [tensors[i] for i in graph.wanted]

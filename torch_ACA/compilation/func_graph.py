@@ -29,7 +29,9 @@ from .private_compiler import (
     zeros_guarded,
 )
 
-_now = threading.local()  # .given: time and state of the evaluation that this thread traces; .found: what came of it
+# .given: time and state of the evaluation that this thread traces; .known: what was made around graphs; .found: what
+# came of it
+_now = threading.local()
 
 
 class NotCompilable(Exception):
@@ -59,32 +61,35 @@ class Tracer:
         self._orders: dict[tuple, int] = {(): 0}  # `Reach.orders`, by numbers
         self._order = 0  # the number of the last one
         self._own, self._traced = own, torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
+        self._functions: dict = {}  # of graphs that are alike, such as those with gradients on and off: `functions`
 
-    def __call__(self, func: Any, t: Any, y: Tensor) -> Any:
+    def __call__(self, func: Any, t: Any, y: Tensor, *, differentiable: bool) -> Any:
         """`FuncGraph`, and the list of its inputs.
 
         :param t: time, 0-d in the precision of the state
         :param y: flat state [n], without a history
+        :param differentiable: func may be differentiated; it can ask whether its state requires grad, and whether
+            gradients are on
         :raises NotCompilable: func is no graph, or does more than compute its slope
         """
-        graph, inputs = self._found(func, t, y)
+        graph, inputs = self._found(func, t, y.detach().requires_grad_(differentiable))
         if graph.members is None or graph.may_be_reordered:
             found = reach(func)
             order = self._orders.setdefault(found.orders(), len(self._orders))
             if order != self._order:
                 self._order = order
-                return self(func, t, y)
+                return self(func, t, y, differentiable=differentiable)
         if graph.members is None:
             graph.members, graph.may_be_reordered = found.members(), found.may_be_reordered
         elif graph.members.are_replaced():
             self._revision += 1
-            return self(func, t, y)
+            return self(func, t, y, differentiable=differentiable)
         return graph, inputs
 
     def _found(self, func: Any, t: Any, y: Tensor) -> Any:
-        _now.given, _now.found = (t, y), None
+        _now.given, _now.known, _now.found = (t, y), self._functions, None
         try:
-            with torch.enable_grad():  # else what governs gradients is left out of the graph
+            with torch.set_grad_enabled(y.requires_grad):
                 given = func, t, y, hooks_of_all_modules(), self._revision, self._order
                 known = guarded_code(self._own, given)
                 if known is not None:
@@ -98,7 +103,7 @@ class Tracer:
         except Exception as failure:  # whatever PyTorch runs into; func's own comes again where it runs as it is
             raise NotCompilable(_reason(failure)) from None
         finally:
-            _now.given = _now.found = None
+            _now.given = _now.known = _now.found = None
         if found is None:
             raise NotCompilable("it computes nothing")
         return found
@@ -122,13 +127,26 @@ def _backend(module: Any, examples: Any) -> Any:
         if effects:
             raise NotCompilable("it changes what it keeps, such as a count of its calls")
         if graph is None:
+            signature = _signature(module, inputs)
             graph = FuncGraph(module, inputs, *_now.given)
+            if signature is not None:
+                graph.functions = _now.known.setdefault(signature, graph.functions)
         if graph.failure is not None:
             raise NotCompilable(graph.failure)
         _now.found = graph, inputs
         return (_now.given[1],)
 
     return run
+
+
+def _signature(module: Any, inputs: Any) -> Any:
+    """What makes a graph of Dynamo's what it is, hashable; its tensors set apart. None where it holds more than
+    operations."""
+    nodes, (t, y) = module.graph.nodes, _now.given
+    if any(node.op in ("get_attr", "call_module") for node in nodes):
+        return None
+    kinds = [(x is t, x is y, x.requires_grad and x is not y, x.shape, x.stride(), x.dtype, x.device) for x in inputs]
+    return module.code, tuple(node.target for node in nodes), tuple(kinds)
 
 
 class FuncGraph:

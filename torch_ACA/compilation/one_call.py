@@ -78,7 +78,8 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only:
     if times.requires_grad:
         return None
     start = layout.flatten(y0.detach()).contiguous()
-    code = code_for(func, layout, None, ts[0], start, plan.compile_options or {}, settings.controller, False)
+    options, differentiates = plan.compile_options or {}, torch.is_grad_enabled()
+    code = code_for(func, layout, None, ts[0], start, options, settings.controller, False, differentiates)
     if code is None or reason_against(asked, plan, code, start) is not None or not _are_plain(code.sources):
         return None
     run = OneCall(layout, plan, code, times, ts, start, end_only=end_only)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .code import code_for
@@ -18,7 +19,8 @@ def row_code(field: Any, t: Tensor, y: Tensor, plan: Any) -> Any:
     """
     layout, settings = field.layout, plan.settings
     time = field.rows.time(t.to(layout.dtype))
-    return code_for(field.func, layout, field.autocast, time, y, plan.compile_options, settings.controller, False)
+    options, differentiable = plan.compile_options, torch.is_grad_enabled()
+    return code_for(field.func, layout, field.autocast, time, y, options, settings.controller, False, differentiable)
 
 
 def are_apart(field: Any, t: Tensor, y: Tensor) -> bool:

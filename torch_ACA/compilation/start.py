@@ -42,7 +42,9 @@ def start(
         return None, None
     settings = plan.settings
     watched = plan.callbacks != _NO_CALLBACKS
-    code = code_for(func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched)
+    code = code_for(
+        func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched, torch.is_grad_enabled()
+    )
     if code is None:
         return None, None
     code.by_rows = asked.jac_structure == "rows"
@@ -102,4 +104,5 @@ def check(field: VectorField) -> None:
 def code_again(field: VectorField, t: Any, y: Tensor) -> Any:
     """`Code` of func as it has become."""
     code, layout = field.code, field.layout
-    return code_for(field.func, layout, field.autocast, t, y, code.compiler.options, code.controller, True)
+    options, controller = code.compiler.options, code.controller
+    return code_for(field.func, layout, field.autocast, t, y, options, controller, True, code.differentiable)
