@@ -58,7 +58,9 @@ def test_masses_are_recovered_from_a_short_arc(tmp_path):
     assert own_test(tmp_path, BEST)["mass_error"] < 1e-2
 
 
-@pytest.mark.parametrize("flags", [["--model", "lstm"], ["--model", "node", *LOOSE]])
+@pytest.mark.parametrize(
+    "flags", [["--model", "lstm"], pytest.param(["--model", "node", *LOOSE], marks=pytest.mark.slow)]
+)
 def test_a_killed_run_resumes_to_the_same_bits(flags, tmp_path):
     flags = [*flags, "--epochs", "40", "--checkpoint-every", "3"]
     assert run(tmp_path / "whole", *flags) == 0

@@ -365,7 +365,9 @@ def test_what_keeps_a_loop_from_being_compiled_is_told_once(field, keywords, rea
 
 
 @pytest.mark.parametrize("times", [[0.0, 0.3, 0.9], [0.0, 0.3, 0.6, 3.0], slow([0.0, 3.0])], ids=str)
-@pytest.mark.parametrize("options", [{}, slow({"step_t": [0.2]})], ids=["one call", "calls"])
+@pytest.mark.parametrize("options", [
+    {"max_num_steps": 40}, slow({}), slow({"step_t": [0.2]}),
+], ids=["few", "one call", "calls"])  # fmt: skip
 def test_a_solve_that_fails_returns_what_it_has(times, options, looped):
     """y' = w y^2 goes to infinity at t = 1."""
     w, found = torch.ones(2, dtype=torch.float64, requires_grad=True), []

@@ -53,8 +53,13 @@ def gradients(net, y0, with_times, **keywords):
 
 
 @pytest.mark.usefixtures("ungenerated")
-@pytest.mark.parametrize("with_times", [False, True], ids=["", "times"])
-@pytest.mark.parametrize("keywords", KEYWORDS.values(), ids=KEYWORDS)
+@pytest.mark.parametrize(("keywords", "with_times"), [
+    pytest.param(
+        keywords, with_times, id=f"{name}{', times' * with_times}",
+        marks=[pytest.mark.slow] * ("compile" in keywords and (not with_times or "method" in keywords)),
+    )
+    for name, keywords in KEYWORDS.items() for with_times in (False, True)
+])  # fmt: skip
 def test_solves(net, y0, keywords, with_times):
     wanted = gradients(net, y0, with_times, **keywords)
     with torch.device("meta"):
