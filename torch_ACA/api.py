@@ -198,7 +198,10 @@ def problem_of(
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 
         plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
-        code, started = start(func, layout, autocast, ts, flat.detach(), asked, plan, plain=plain, alone=whole)
+        code, started = start(
+            func, layout, autocast, ts, flat.detach(), asked, plan, plain=plain, alone=whole,
+            time_grad=times.requires_grad,
+        )  # fmt: skip
     found = None if started is None else code.reach()
     direction = 1 if ts[-1] > ts[0] else -1
     field = VectorField(

@@ -34,7 +34,7 @@ class Evaluation:
     def __init__(self, field: VectorField, leaves: list[Tensor], time: Tensor | None, outputs: list[Tensor]) -> None:
         self.field, self.leaves, self.time = field, leaves, time
         self.sample: Any
-        self.outputs = None if time is None else outputs
+        self.outputs = None if time is None else [output.detach() for output in outputs]
         self.roots = [(get_gradient_edge(o), o.dtype) if o.requires_grad else None for o in outputs]
 
     def edges(self) -> list[GradientEdge]:

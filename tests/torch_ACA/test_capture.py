@@ -659,6 +659,27 @@ def test_leaves_that_func_makes_for_itself_row_by_row(memory, of):
     assert_close(found, torch.autograd.grad(sum(alone), list(func.parameters())), 1e-12)
 
 
+@pytest.mark.parametrize("keywords", [
+    *({"gradient": gradient} for gradient in ("aca", "direct", "naive", "adjoint")),
+    {"gradient": "mali", "method": "ALF"}, {"method": "Rodas5P"},
+    {"memory": "states"}, {"per_sample": True}, {"per_sample": True, "memory": "states"},
+], ids=str)  # fmt: skip
+def test_a_leaf_that_func_makes_may_be_a_part_of_its_slope(keywords):
+    """As in PointFlow, for what does not change; with gradients in the times, of which the values are kept."""
+    k, end = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.5, 0.8))
+    y0 = [torch.full((3, 1), value, dtype=torch.float64, requires_grad=True) for value in (1.0, 1.5)]
+
+    def func(t, state):
+        y, c = state
+        return -k * y * c, torch.zeros_like(c).requires_grad_(True)
+
+    ys, _ = solve(func, y0, torch.stack([torch.zeros_like(end), end]), rtol=1e-7, atol=1e-7, **keywords).ys
+    found = torch.autograd.grad(ys[-1].sum(), [k, end, y0[1]])
+    exact = y0[0] * torch.exp(-k * y0[1] * end)
+    # what the tolerance leaves of the error of the solution
+    assert_close(found, torch.autograd.grad(exact.sum(), [k, end, y0[1]]), 1e-5)
+
+
 class Slope(nn.Module):
     def __init__(self):
         super().__init__()

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from torch_ACA.compilation.func_graph import NotCompilable, Tracer
+from torch_ACA.compilation.func_graph import Differentiable, NotCompilable, Tracer
 from torch_ACA.state import StateLayout
+
+BY_STATE, BY_BOTH, NOT = Differentiable(True, False), Differentiable(True, True), Differentiable(False, False)
 
 
 def changing_classes():
@@ -53,7 +55,7 @@ def test_replaced_members_of_classes_are_noticed(change, how):
     tracer = Tracer(StateLayout(y), None)
 
     def traced():
-        graph, inputs = tracer(given, t, y, differentiable=True)
+        graph, inputs = tracer(given, t, y, differentiable=BY_STATE)
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
         return graph
 
@@ -74,7 +76,7 @@ def test_deleted_members_of_classes_are_noticed():
     func, t, y = derived(), torch.tensor(0.5), torch.tensor([0.3, 0.7])
     tracer = Tracer(StateLayout(y), None)
     for _ in range(2):
-        graph, inputs = tracer(func, t, y, differentiable=True)
+        graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
         if "slope" in vars(derived):
             del derived.slope
@@ -98,7 +100,7 @@ def test_the_order_of_an_ordered_dict_is_noticed():
     others.move_to_end("a")
     for _ in range(2):
         for func in (func_of(steps), func_of(others), func_of(dict(steps)), lambda t, y: -y):
-            graph, inputs = tracer(func, t, y, differentiable=True)
+            graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
             torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y))
             graphs.add(graph)
         steps.move_to_end("a")
@@ -132,7 +134,7 @@ def test_the_sign_of_a_zero_is_noticed(make):
     tracer = Tracer(StateLayout(y), None)
     for number in (0.0, -0.0, 0.0, -0.0, math.nan, math.nan):
         func = make(number)
-        graph, inputs = tracer(func, t, y, differentiable=True)
+        graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y), equal_nan=True)
         graphs.add(graph)
     assert len(graphs) == 3
@@ -149,26 +151,34 @@ def test_a_func_may_ask_whether_its_state_requires_grad():
     t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
     tracer = Tracer(StateLayout(y), None)
     with pytest.raises(NotCompilable, match="hooks"):
-        tracer(halves_its_gradient, t, y, differentiable=True)
-    graph, inputs = tracer(halves_its_gradient, t, y, differentiable=False)
+        tracer(halves_its_gradient, t, y, differentiable=BY_STATE)
+    graph, inputs = tracer(halves_its_gradient, t, y, differentiable=NOT)
     torch.testing.assert_close(graph(t, y, graph.others(inputs)), y.sin())
+
+
+def test_a_func_may_ask_whether_its_time_requires_grad():
+    t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer = Tracer(StateLayout(y), None)
+    for differentiable in (BY_STATE, BY_BOTH, NOT):
+        graph, inputs = tracer(lambda t, y: y if t.requires_grad else -y, t, y, differentiable=differentiable)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), y if differentiable is BY_BOTH else -y)
 
 
 def test_a_func_may_ask_whether_gradients_are_on():
     t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
     tracer = Tracer(StateLayout(y), None)
-    for differentiable in (True, False, True):
-        graph, inputs = tracer(lambda t, y: y if torch.is_grad_enabled() else -y, t, y, differentiable=differentiable)
-        torch.testing.assert_close(graph(t, y, graph.others(inputs)), y if differentiable else -y)
+    for by in (BY_STATE, NOT, BY_STATE):
+        graph, inputs = tracer(lambda t, y: y if torch.is_grad_enabled() else -y, t, y, differentiable=by)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), y if by.by_state else -y)
 
 
 def test_code_is_made_once_for_gradients_on_and_off():
     t, y, k = torch.tensor(0.5), torch.tensor([0.3, 0.7]), torch.tensor(2.0, requires_grad=True)
     tracer = Tracer(StateLayout(y), None)
-    on, off = (tracer(lambda t, y: -k * y + t, t, y, differentiable=is_on)[0] for is_on in (True, False))
+    on, off = (tracer(lambda t, y: -k * y + t, t, y, differentiable=is_on)[0] for is_on in (BY_STATE, NOT))
     assert on is not off and on.functions is off.functions and on.wanted == off.wanted
     k.requires_grad_(False)
-    assert tracer(lambda t, y: -k * y + t, t, y, differentiable=True)[0].functions is not on.functions
+    assert tracer(lambda t, y: -k * y + t, t, y, differentiable=BY_STATE)[0].functions is not on.functions
 
 
 def written_to(t, y):
@@ -187,7 +197,7 @@ def written_to(t, y):
 def test_constants_are_inputs_of_the_graph(func):
     """Inductor takes none in loops; and one that func writes to is a new one in every evaluation."""
     y, t = torch.tensor([0.3, 0.7]), torch.tensor(0.5)
-    graph, inputs = Tracer(StateLayout(y), None)(func, t, y, differentiable=True)
+    graph, inputs = Tracer(StateLayout(y), None)(func, t, y, differentiable=BY_STATE)
     others = graph.others(inputs)
     assert others and not graph.changed
     for _ in range(2):

@@ -182,6 +182,53 @@ def test_kept_graphs_are_not_mixed_with_what_func_has_become(keywords, keep):
     assert_close(bars, want, 1e-12)
 
 
+@pytest.mark.parametrize("how", [{"create_graph": True}, {"is_grads_batched": True}], ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("keywords", [
+    {}, {"memory": "states"}, {"memory": 4}, {"method": "Rodas5P"}, {"options": {"jump_t": [0.4], "land_on_t": True}},
+], ids=str)  # fmt: skip
+def test_a_change_is_noticed_by_a_graph_of_the_gradient(keywords, change, how):
+    """Of rows, the second of which ends before the first, and jointly."""
+    y0 = torch.tensor([[1.0, 0.5], [0.7, -1.0]])
+    rows = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.6, math.nan]])
+    for t, per_sample in ((rows[0], False), (rows, True)):
+        f = Rate()
+        w, ys = f.w, solve(f, y0, t, per_sample=per_sample, **keywords).ys.nan_to_num()
+        bar = torch.ones_like(ys)[(None,) * ("is_grads_batched" in how)]
+        torch.autograd.grad(ys, w, bar, retain_graph=True, **how)
+        change(f)
+        with pytest.raises(NOTICED):
+            torch.autograd.grad(ys, w, bar, **how)
+
+
+@pytest.mark.parametrize("end", [0.3, 0.6])
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("keywords", [
+    {}, {"gradient": "direct"}, {"memory": "states"}, {"memory": 3}, {"method": "Rodas5P", "memory": "states"},
+    {"dense": True}, {"method": "heun3", "h": 0.05}, {"per_sample": True}, {"per_sample": True, "memory": "states"},
+], ids=str)  # fmt: skip
+def test_a_change_is_noticed_behind_a_failure_that_was_returned(keywords, create_graph, end):
+    """The steps behind the last output are forgotten, and the last of the others is compared as any last one."""
+
+    def gradient(f, change):
+        def func(t, y):
+            return f(t, y) * torch.where(t < 0.62, 1.0, math.nan)
+
+        times = [0.0, end / 2, end, 1.0]
+        ys = solve(func, torch.ones(1, 2), times, on_failure="return", rtol=1e-3, atol=1e-3, **keywords).ys
+        loss = ys.nan_to_num().square().sum()
+        if change:
+            f.c = 2.0
+        return torch.autograd.grad(loss, f.w, create_graph=create_graph)
+
+    want = gradient(Rate(), change=False)
+    try:
+        found = gradient(Rate(), change=True)
+    except ReplayError:
+        return
+    assert_close(found, want, 1e-6)
+
+
 @pytest.mark.parametrize("n", [100, 50_000])
 @pytest.mark.parametrize("kind", ["aca", "two states", "adjoint", "mali"])
 def test_a_change_of_a_single_entry_is_noticed(kind, n):

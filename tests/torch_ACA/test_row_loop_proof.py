@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.torch_ACA.test_tied_rows import REFUSED, TIED, Y0
 from torch_ACA import solve
-from torch_ACA.compilation.func_graph import NotCompilable, Tracer
+from torch_ACA.compilation.func_graph import Differentiable, NotCompilable, Tracer
 from torch_ACA.compilation.row_loop_proof import rows_are_apart
 from torch_ACA.rows.layout import RowLayout
 from torch_ACA.rows.ties import RowTies
@@ -23,7 +23,7 @@ def shown(func, y):
     layout = StateLayout(y)
     rows, flat = RowLayout(layout), layout.flatten(y).detach()
     t = rows.time(torch.linspace(0.0, 1.0, len(y), dtype=layout.dtype))
-    graph, inputs = Tracer(layout, None)(func, t, flat, differentiable=True)
+    graph, inputs = Tracer(layout, None)(func, t, flat, differentiable=Differentiable(True, False))
     return rows_are_apart(graph, t, flat, graph.others(inputs), len(y))
 
 

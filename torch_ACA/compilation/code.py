@@ -14,7 +14,7 @@ from ..reach import Reach
 from ..rosenbrock_tableaus import RosenbrockTableau
 from ..rows.active import ActiveRows
 from ..state import StateLayout
-from .func_graph import NotCompilable, Tracer
+from .func_graph import Differentiable, NotCompilable, Tracer
 from .generate import Stopwatch, generated
 from .private_compiler import one_at_a_time
 from .rosenbrock_steps import RosenbrockSteps
@@ -36,7 +36,7 @@ def code_for(
     options: dict[str, Any],
     controller: Any,
     watched: bool,
-    differentiable: bool,
+    differentiable: Differentiable,
 ) -> Any:
     """`Code` for func as it is now; None, with a warning once, where there can be none.
 
@@ -90,15 +90,22 @@ class Code:
     """What is generated around the graph of func, in one solve.
 
     ``others``: the tensors that func depends on, without histories; ``sources``: those that require grad, as func holds
-    them; ``controller``: of the solve; ``watched``: func may change from step to step; ``differentiable``: func
-    may be differentiated.
+    them; ``controller``: of the solve; ``watched``: func may change from step to step; ``differentiable``: func is
+    so, as it was traced.
     """
 
     by_rows = False  # func is said to act row by row
     against_loop: str | None = None  # why there is no loop over the steps of the solve
 
     def __init__(
-        self, compiler: Any, graph: Any, inputs: Any, y: Tensor, controller: Any, watched: bool, differentiable: bool
+        self,
+        compiler: Any,
+        graph: Any,
+        inputs: Any,
+        y: Tensor,
+        controller: Any,
+        watched: bool,
+        differentiable: Differentiable,
     ) -> None:
         self.compiler, self.graph = compiler, graph
         self.controller, self.watched, self.differentiable = controller, watched, differentiable

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,14 @@ _now = threading.local()
 
 class NotCompilable(Exception):
     """func cannot be made a graph that stands for it; says why."""
+
+
+class Differentiable(NamedTuple):
+    """Whether func may be differentiated by its state, which is whether gradients are on, and by its time. It can ask
+    for both."""
+
+    by_state: bool
+    by_time: bool
 
 
 class Tracer:
@@ -63,16 +71,15 @@ class Tracer:
         self._own, self._traced = own, torch.compile(own, backend=_backend, dynamic=False, fullgraph=True)
         self._functions: dict = {}  # of graphs that are alike, such as those with gradients on and off: `functions`
 
-    def __call__(self, func: Any, t: Any, y: Tensor, *, differentiable: bool) -> Any:
+    def __call__(self, func: Any, t: Any, y: Tensor, *, differentiable: Differentiable) -> Any:
         """`FuncGraph`, and the list of its inputs.
 
         :param t: time, 0-d in the precision of the state
         :param y: flat state [n], without a history
-        :param differentiable: func may be differentiated; it can ask whether its state requires grad, and whether
-            gradients are on
         :raises NotCompilable: func is no graph, or does more than compute its slope
         """
-        graph, inputs = self._found(func, t, y.detach().requires_grad_(differentiable))
+        by_state, by_time = differentiable
+        graph, inputs = self._found(func, t.detach().requires_grad_(by_time), y.detach().requires_grad_(by_state))
         if graph.members is None or graph.may_be_reordered:
             found = reach(func)
             order = self._orders.setdefault(found.orders(), len(self._orders))
@@ -145,7 +152,10 @@ def _signature(module: Any, inputs: Any) -> Any:
     nodes, (t, y) = module.graph.nodes, _now.given
     if any(node.op in ("get_attr", "call_module") for node in nodes):
         return None
-    kinds = [(x is t, x is y, x.requires_grad and x is not y, x.shape, x.stride(), x.dtype, x.device) for x in inputs]
+    kinds = [
+        (x is t, x is y, x.requires_grad and x is not t and x is not y, x.shape, x.stride(), x.dtype, x.device)
+        for x in inputs
+    ]
     return module.code, tuple(node.target for node in nodes), tuple(kinds)
 
 

@@ -34,7 +34,7 @@ from ..vector_field import VectorField
 from . import choice
 from .chunks import Chunk
 from .code import Code, code_for, fingerprint
-from .func_graph import NotCompilable
+from .func_graph import Differentiable, NotCompilable
 from .inside import Inside
 from .loop_solve import LoopSolve
 from .loops import EVERYWHERE, Loops
@@ -78,8 +78,8 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only:
     if times.requires_grad:
         return None
     start = layout.flatten(y0.detach()).contiguous()
-    options, differentiates = plan.compile_options or {}, torch.is_grad_enabled()
-    code = code_for(func, layout, None, ts[0], start, options, settings.controller, False, differentiates)
+    options, differentiable_by = plan.compile_options or {}, Differentiable(torch.is_grad_enabled(), False)
+    code = code_for(func, layout, None, ts[0], start, options, settings.controller, False, differentiable_by)
     if code is None or reason_against(asked, plan, code, start) is not None or not _are_plain(code.sources):
         return None
     run = OneCall(layout, plan, code, times, ts, start, end_only=end_only)

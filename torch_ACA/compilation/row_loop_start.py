@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from .code import code_for
+from .func_graph import Differentiable
 from .row_loop_proof import rows_are_apart
 
 
-def row_code(field: Any, t: Tensor, y: Tensor, plan: Any) -> Any:
+def row_code(field: Any, t: Tensor, y: Tensor, plan: Any, *, time_grad: bool) -> Any:
     """`Code` of the func of a `RowField`; None, with a warning once, where there can be none.
 
     :param t, y: where the solve starts: times [b], and the flat state without a history
     :param plan: `Plan`
+    :param time_grad: gradients in the times are wanted
     """
     layout, settings = field.layout, plan.settings
     time = field.rows.time(t.to(layout.dtype))
-    options, differentiable = plan.compile_options, torch.is_grad_enabled()
+    options, differentiable = plan.compile_options, Differentiable(torch.is_grad_enabled(), time_grad)
     return code_for(field.func, layout, field.autocast, time, y, options, settings.controller, False, differentiable)
 
 

@@ -17,7 +17,7 @@ from ..vector_field import VectorField
 from . import choice
 from .chunks import LoopStorage
 from .code import code_for
-from .func_graph import NotCompilable
+from .func_graph import Differentiable, NotCompilable
 from .private_compiler import against_loops
 
 _NO_CALLBACKS = Callbacks()
@@ -27,7 +27,7 @@ LATER = None, None  # the slope at the start and the first step size are found b
 
 def start(
     func: Any, layout: StateLayout, autocast: Any, ts: list[float], y: Tensor, asked: SolverOptions, plan: Plan, *,
-    plain: bool, alone: bool,
+    plain: bool, alone: bool, time_grad: bool,
 ) -> Any:  # fmt: skip
     """`Code` of func in this solve (None, with a warning, where it cannot be compiled); and the slope at the start with
     the first step size, `LATER`, or None where they are to be found by evaluating func.
@@ -36,14 +36,16 @@ def start(
     :param y: the flat state at the first of them, without a history
     :param plain: no jumps, gradients in times or choice of tensors stand against generated code from the start
     :param alone: nothing but the loop over steps needs them
+    :param time_grad: gradients in the times are wanted
     """
     if outer_cuts():
         warn_caller("compile=True: a solve inside of another one's func runs as it is")
         return None, None
     settings = plan.settings
     watched = plan.callbacks != _NO_CALLBACKS
+    differentiable = Differentiable(torch.is_grad_enabled(), time_grad)
     code = code_for(
-        func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched, torch.is_grad_enabled()
+        func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched, differentiable
     )
     if code is None:
         return None, None

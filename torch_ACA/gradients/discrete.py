@@ -172,7 +172,8 @@ class DiscreteSolve:
             )  # fmt: skip
             record.decided = step.trial.decided
             record.outputs = problem.outputs_within(step.t_end)
-            if (record.outputs or dense) and record.needs_end_slope and record.before_jump and stepper.keep_graphs:
+            may_be_last = record.before_jump or problem.return_on_failure  # of those that share the slope at its end
+            if (record.outputs or dense) and record.needs_end_slope and may_be_last and stepper.keep_graphs:
                 self._keep_end_slope(record, step.trial.end)
             if record.outputs:
                 record.theta = problem.fractions(record.outputs, step)
@@ -184,6 +185,8 @@ class DiscreteSolve:
             if remember:
                 storage.add(record, stepper.kept(step.start), step.trial.evaluations)
                 stepper.keep_graphs = keeps and storage.wants_graph
+                if problem.return_on_failure and problem.n_steps_to_last_output == problem.stats.n_accepted:
+                    self.end_sample = self.replay.sample(step.trial.end.y)
         if not remember and problem.failure is None:
             self.end_slope = step.trial.end.slope
         if remember:
@@ -196,7 +199,7 @@ class DiscreteSolve:
                     self._keep_end_slope(record, step.trial.end)
             elif not dense:  # the steps behind the last output ran into the failure
                 storage.cut(problem.n_steps_to_last_output)
-            if problem.failure is None:
+            if problem.failure is None or dense:
                 self.end_sample = self.replay.sample(step.trial.end.y)
         ys = problem.solved(ys)
         return (ys, *dense.tensors()) if dense else (ys,)
@@ -244,7 +247,7 @@ class DiscreteSolve:
             if step.given_end is not None:
                 ys[step.given_end] = y
         if self.end_sample is not None and not problem.transformed:
-            self.replay.compare_state(y, self.end_sample, y0.detach(), problem.ts[-1])
+            self.replay.compare_state(y, self.end_sample, y0.detach(), self.storage.steps[-1].t_end)
             self.replay.conclude()
         ys = torch.stack([ys[i + 1] for i in range(len(ys))]) if ys else y0.new_empty(0, y0.numel())
         return (ys, *dense.traced_tensors(t, y)) if dense else (ys,)

@@ -73,7 +73,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     side, linearises = side_of(row_times.starts_at_jump, 1.0), LINEARISE in plan.settings.method.abilities
     failures = RowFailures(row_times.start, plan.settings.method)
     compiles = plan.compile_options is not None and rows.count > 0
-    apart = compiles and _shown_apart(field, row_times, start, plan)
+    apart = compiles and _shown_apart(field, row_times, start, plan, times.requires_grad)
     with torch.no_grad():
         slope, evaluation = field.first_evaluation(
             row_times.start, start, differentiable=differentiable, time_grad=True, side=side,
@@ -114,11 +114,11 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     return problem, layout
 
 
-def _shown_apart(field, times, y, plan):
+def _shown_apart(field, times, y, plan, time_grad):
     """Whether what is compiled shows that rows do not depend on each other; func gets its `Code`."""
     from ..compilation.row_loop_start import are_apart, row_code  # here, since Dynamo takes a second to import
 
-    field.code = row_code(field, times.start, y, plan)
+    field.code = row_code(field, times.start, y, plan, time_grad=time_grad)
     return are_apart(field, times.start, y)
 
 

@@ -59,6 +59,7 @@ class RowSolve:
         self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
         self.solved = None  # [m - 1, b]: which outputs there are
         self._states, self._infinite_at_start = None, problem.failures.failed
+        self._end = None  # a sample of the states at the ends of the last steps
 
     def forward(self, *, remember=True):
         """March; returns the outputs ([m - 1, size],).
@@ -111,6 +112,13 @@ class RowSolve:
         self._states = dict(enumerate(self.packed.states.release())) | {"end": rows.flat(end)}
         if self.packed.states.dropped:
             self._states["start"] = self.problem.y0.detach()
+        self._end = self.replay.sample(torch.where(self._ends_known, rows.flat(end), 0.0))
+
+    @property
+    def _ends_known(self):
+        """Which entries of the state [size] are those of rows whose last states are known."""
+        known = self.packed.counts > 0
+        return self.stepper.rows.spread(known & ~self.packed.cut if self.packed.states.dropped else known)
 
     @property
     def storage(self):
@@ -148,7 +156,7 @@ class RowSolve:
             there = rows.rows(y0.detach())[packed.elsewhere].expand(rows.count, -1)
             t = torch.where(packed.displaced, t[packed.elsewhere].detach(), t)
             y = torch.where(rows.spread(packed.displaced), rows.flat(there), y0)
-        waiting = t.detach(), y.detach()
+        waiting, end = (t.detach(), y.detach()), y.detach()
         for i in range(packed.most):
             number = torch.full_like(packed.counts, i)
             exists, at = packed.of(number)
@@ -174,8 +182,12 @@ class RowSolve:
                 r, o = int(packed.outputs["row"][p]), int(packed.outputs["number"][p])
                 ys[o][r] = self._traced_output(r, columns[r, o + 1], t, h, y, slopes)
             t, y = t_end, y_end
+            end = torch.where(rows.spread(number == packed.counts - 1), y.detach(), end)
             for r in (ends_on > 0).nonzero()[:, 0].tolist():
                 ys[int(ends_on[r]) - 1][r] = rows.rows(y)[r]
+        found, start = (torch.where(self._ends_known, x, 0.0) for x in (end, y0.detach()))
+        self.replay.compare_state(found, self._end, start, float(packed.ends[0]))
+        self.replay.conclude()
         return rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype))
 
     def _traced_output(self, row, time, t, h, y, slopes):
