@@ -75,6 +75,14 @@ def nodes_behind(nodes: Iterable[Any], *, until: Iterable[Any] = (), since: int 
                 stack.extend(following for following, _ in node.next_functions)
 
 
+def saves_constants(value: Tensor) -> bool:
+    """Whether an `autograd.Function` of Python's among those that made a tensor has saved what to autograd is a
+    constant, and may depend on its inputs."""
+    custom = (n for n in nodes_behind([value.grad_fn]) if isinstance(n, torch.autograd.function.BackwardCFunction))
+    saved = (x for node in custom for x in node.saved_tensors)
+    return any(x is not None and x.is_floating_point() and not x.requires_grad for x in saved)
+
+
 def leaves_behind(nodes: Iterable[Any], *, until: Iterable[Any] = ()) -> list[Tensor]:
     """All leaves that nodes of a graph lead to, but for what lies behind the nodes ``until``."""
     found = (node.variable for node in nodes_behind(nodes, until=until) if type(node) is _LEAF_NODE)

@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .autocast import coarsest_rounding
 from .errors import SecondDerivativeError
+from .graph import saves_constants
 from .inference_mode import recording
 from .jacobian import NO_TIME_DERIVATIVE, Derivative
 from .notices import warn_caller
@@ -146,7 +147,9 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.
 
-    u = J^T w is linear in w, so that w . d(u . v)/dw = u . v. It is not where the backward pass leaves PyTorch.
+    u = J^T w is linear in w, so that w . d(u . v)/dw = u . v. It is not where the backward pass leaves PyTorch. Where a
+    custom autograd.Function takes for a constant what it computed in its forward pass, u has not the derivative in y
+    that differences show.
 
     :param y: state [n] at which to look
     :raises SecondDerivativeError: it has none
@@ -162,9 +165,9 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
             (u,) = torch.autograd.grad(at.value, at.leaf, w, create_graph=True, allow_unused=True)
             if u is None:
                 return
-            found = None
+            found = of_state = None
             if u.requires_grad:
-                found = torch.autograd.grad(u, (w, at.leaf), v, allow_unused=True)[0]
+                found, of_state = torch.autograd.grad(u, (w, at.leaf), v, allow_unused=True, retain_graph=True)
         except RuntimeError as failure:
             raise SecondDerivativeError(_NO_SECOND.format(failure)) from failure
     u, w = u.detach(), w.detach()
@@ -174,6 +177,35 @@ def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, si
     of_u, of_nothing = eps ** (1 / 3) * (u * v).abs().sum(), 1e3 * eps * at.value.detach().abs().sum().clamp(min=1.0)
     if difference > float(of_u + of_nothing):
         raise SecondDerivativeError(_NO_SECOND.format("it leaves PyTorch, or detaches what it returns"))
+    if saves_constants(at.value) and _misses_a_part(field, t, y, side, w, v, u, of_state):
+        raise SecondDerivativeError(_NO_SECOND.format("what it saved in its forward pass is no input of that"))
+
+
+def _misses_a_part(
+    field: VectorField, t: float, y: torch.Tensor, side: int, w: torch.Tensor, v: torch.Tensor, u: torch.Tensor,
+    of_state: torch.Tensor | None,
+) -> bool:  # fmt: skip
+    """Whether differences show another derivative of s = J(y)^T w . v than autograd knows. At a kink they show none:
+    the ones to the left and to the right of y have to agree.
+
+    :param u: J^T w at y
+    :param of_state: ds/dy as autograd knows it [n], None for zero
+    """
+    eps = coarsest_rounding(field)
+    along = torch.sin(3.0 * torch.arange(1, len(y) + 1, device=y.device).to(y)) * y.abs().max().clamp(min=1.0)
+    step, values = eps ** (1 / 3), []
+    for sign in (-1.0, 1.0):
+        with field.side_effects.replay():
+            at = field.linearise(t, y + sign * step * along, side)
+        if not at.value.requires_grad:
+            return False
+        (there,) = torch.autograd.grad(at.value, at.leaf, w, allow_unused=True)
+        values.append(0.0 if there is None else float(there @ v))
+    here = float(u @ v)
+    left, right = (here - values[0]) / step, (values[1] - here) / step
+    seen, known = 0.5 * (left + right), 0.0 if of_state is None else float(of_state @ along)
+    rounding = 100 * eps * float((u * v).abs().sum()) / step
+    return abs(left - right) < 0.1 * abs(seen) and abs(seen - known) > 0.1 * abs(seen) + rounding
 
 
 _NO_SECOND = (

@@ -354,6 +354,19 @@ class InNumpy(Square):
         return torch.from_numpy(2 * x.detach().cpu().numpy() * bar.detach().cpu().numpy()).to(x)
 
 
+class OfItsForwardPass(Square):
+    """Right once: to its derivative, what it saved is a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(2 * x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, bar):
+        return bar * ctx.saved_tensors[0]
+
+
 def squared_by(kind):
     return lambda t, y: -20 * y + kind.apply(y)
 
@@ -367,11 +380,54 @@ def test_backward_pass_of_a_custom_function_that_is_differentiable():
     assert_same(*results)
 
 
-@pytest.mark.parametrize("kind", [Once, InNumpy])
-@pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
-def test_backward_pass_without_a_derivative_is_refused(kind, gradient):
+@pytest.mark.parametrize("kind", [Once, InNumpy, OfItsForwardPass])
+@pytest.mark.parametrize("keywords", [
+    {"gradient": "aca"}, {"gradient": "direct"}, {"gradient": "naive"}, {"per_sample": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backward_pass_without_a_derivative_is_refused(kind, keywords, dtype):
+    y0 = torch.randn(3, 2, dtype=dtype, requires_grad=True)
     with pytest.raises(SecondDerivativeError, match="func's own backward pass has no derivative"):
-        solve(squared_by(kind), torch.randn(3, requires_grad=True), [0.0, 1.0], gradient=gradient, **METHOD)
+        solve(squared_by(kind), y0, [0.0, 1.0], **keywords, **METHOD)
+
+
+class Rounded(torch.autograd.Function):
+    """Straight through: its gradient is that of another function."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, bar):
+        return bar
+
+
+class Masked(Rounded):
+    """Saves a constant that its derivative does not miss."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward((x > 0).to(x))
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, bar):
+        return bar * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("func", [
+    squared_by(Twice), lambda t, y: -20 * y + Twice.apply(y.relu()), lambda t, y: -y + 0.1 * Rounded.apply(4 * y) * y,
+    lambda t, y: -20 * Twice.apply(y).sqrt(), lambda t, y: -y + 1e6 * Twice.apply(y - 1e3),
+    lambda t, y: -y * Masked.apply(y), lambda t, y: Twice.apply(-y),
+    lambda t, y: solve(lambda s, z: -Twice.apply(z), y, [0.0, 0.1]).ys[-1], lambda t, y: -y + 0.0 * Twice.apply(y),
+])  # fmt: skip
+def test_custom_functions_that_are_differentiable_are_not_refused(func, dtype):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        y0 = torch.randn(40, dtype=dtype, requires_grad=True)
+        solve(func, y0, [0.0, 1e-6], **METHOD)
 
 
 def test_jacobian_row_by_row_is_the_same_and_said_once():
