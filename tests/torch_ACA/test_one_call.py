@@ -2,6 +2,7 @@
 
 import gc
 import math
+import types
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.torch_ACA.programs import slow
 from torch_ACA import ReplayError, TooManyEvaluationsError, solve, solve_endtime
 from torch_ACA.compilation import loops, one_call
+from torch_ACA.compilation.fingerprint import fingerprint
 from torch_ACA.compilation.loop_solve import LoopSolve
 from torch_ACA.problem import Problem
 
@@ -237,3 +239,32 @@ def test_nothing_is_left_to_the_collector(field):
         gc.garbage.clear()
         gc.enable()
     assert not kinds & {one_call.OneCall, LoopSolve, torch.Tensor}
+
+
+@pytest.mark.parametrize("change", [
+    lambda x: x.neg_(), lambda x: x.copy_(x.flip(0)), lambda x: x.view(-1)[:2].copy_(x.view(-1)[:2].flip(0)),
+    lambda x: x.view(-1)[-1].mul_(2),
+], ids=["sign", "order", "two entries", "the last entry"])  # fmt: skip
+@pytest.mark.parametrize(("dtype", "count"), [
+    (torch.float64, 3), (torch.float32, 70_001), (torch.float64, 2**16), (torch.complex128, 30_000),
+    (torch.bfloat16, 5), (torch.int64, 7), (torch.int16, 20_000),
+], ids=str)  # fmt: skip
+def test_the_fingerprint_tells_what_autograd_does_not_see(change, dtype, count):
+    tensors = torch.arange(1, count + 1).to(dtype), torch.ones(2)
+    code = types.SimpleNamespace(others=[x.clone() for x in tensors])
+    before = fingerprint(code)
+    assert fingerprint(code) == before
+    change(code.others[0].data)
+    assert fingerprint(code) != before
+    code.others[0].data.copy_(tensors[0])
+    assert fingerprint(code) == before
+    code.others[1].add_(0.0)  # of which autograd knows
+    assert fingerprint(code) != before
+
+
+def test_a_change_that_leaves_the_norm_is_noticed():
+    w = torch.tensor([0.6, -0.8, 0.3], dtype=torch.float64, requires_grad=True)
+    end = solve(lambda t, y: torch.tanh(w * y), torch.ones(3, dtype=torch.float64), [0.0, 1.0], **FAST).ys[-1]
+    w.data.neg_()
+    with pytest.raises(ReplayError):
+        torch.autograd.grad(end.sum(), w)

@@ -231,12 +231,3 @@ def _owner(func: Any) -> Any:
     if isinstance(func, torch.nn.Module):
         return func
     return getattr(getattr(func, "__func__", func), "__code__", type(func))
-
-
-def fingerprint(code: Any) -> Any:
-    """Of the tensors that func depends on: by it a backward pass knows that they are what they were."""
-    kinds = [x for x in code.others if x.is_floating_point() or x.is_complex()]
-    others = [x for x in code.others if not (x.is_floating_point() or x.is_complex())]
-    found = torch._foreach_norm(kinds) if kinds else []
-    norms = [norm.item() for norm in found] if len(found) <= 4 else torch.stack([x.double() for x in found]).tolist()
-    return norms, [x.sum().item() for x in others], [0 if x.is_inference() else x._version for x in code.others]

@@ -17,7 +17,7 @@ from ..problem import Problem, StartOver, explain
 from ..steppers.base import LINEARISE
 from . import choice
 from .chunks import Chunk, LoopStorage
-from .code import fingerprint
+from .fingerprint import fingerprint
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
 from .outputs import Outputs

@@ -33,7 +33,8 @@ from ..transforms import under_transform
 from ..vector_field import VectorField
 from . import choice
 from .chunks import Chunk
-from .code import Code, code_for, fingerprint
+from .code import Code, code_for
+from .fingerprint import fingerprint
 from .func_graph import Differentiable, NotCompilable
 from .inside import Inside
 from .loop_solve import LoopSolve

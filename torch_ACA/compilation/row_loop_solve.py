@@ -15,7 +15,7 @@ from ..rows.stepper import side_of
 from ..rows.times import as_given
 from ..steppers.base import LINEARISE
 from . import choice
-from .code import fingerprint
+from .fingerprint import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
 from .row_chunks import RowChunk, RowTries
