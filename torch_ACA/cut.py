@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .private_torch import outside_transforms
+
 _active = threading.local()  # .cuts: those that this thread is inside of, the outermost first
 
 
@@ -98,7 +100,8 @@ class _Below(TorchDispatchMode):
 
 def stand_in_of(entry: list) -> Tensor:
     if entry[1] is None:
-        entry[1] = entry[0].detach().requires_grad_()
+        with outside_transforms():  # where func differentiates something itself
+            entry[1] = entry[0].detach().requires_grad_()
     return entry[1]
 
 

@@ -30,6 +30,7 @@ from .problem import Problem
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
 from .steppers.base import Stepper
+from .transforms import check_no_transform
 from .vector_field import VectorField
 
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
@@ -67,7 +68,9 @@ def solve_event(
     :raises ValueError: the event lies at t0 itself, or the solution touches it without a slope; in the backward pass:
         the event function is flat where it crosses, so that its time has no derivative
     :raises SecondDerivativeError: in the backward pass, for derivatives of a higher order than there are
+    :raises TransformError: under a transform of `torch.func`, or in forward-mode AD
     """
+    check_no_transform("solve_event")
     asked = SolverOptions(**keywords)
     if "grid" in (asked.options or {}):
         raise ValueError("a grid needs an end time, and an event has none: give step_size instead")

@@ -1,5 +1,6 @@
 """Names of PyTorch that are not public, in one place, and what takes over where one is missing: slower, never wrong."""
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,10 +16,14 @@ try:
     from torch.utils import _pytree as pytree
 except ImportError:
     from . import trees as pytree  # type: ignore[no-redef]
+try:
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as _clear_transforms
+except ImportError:
+    _clear_transforms = None  # type: ignore[assignment]
 
 __all__ = ["age", "batch_norms", "forward_ad_level", "has_function_modes", "has_saved_tensors_hooks", "is_batched"]
-__all__ += ["is_transformed", "made_types", "parametrize_cache", "pulled_back", "pytree", "set_grad_enabled"]
-__all__ += ["within_checkpoint", "without_tangents"]
+__all__ += ["is_transformed", "made_types", "outside_transforms", "parametrize_cache", "pulled_back", "pytree"]
+__all__ += ["set_grad_enabled", "within_checkpoint", "without_tangents"]
 
 
 def _found(path: str) -> Any:
@@ -108,6 +113,13 @@ def is_transformed() -> bool:
     """Whether a transform of `torch.func` is active. Where that is not known: yes, as the graph of all steps that a
     solve then makes is right without one too. So it is where `age` is not known."""
     return _sequence_number is None or _are_transforms_active is None or _are_transforms_active()
+
+
+def outside_transforms() -> AbstractContextManager:
+    """Context in which transforms of `torch.func` that are active are not."""
+    if _clear_transforms is None or not is_transformed():
+        return contextlib.nullcontext()
+    return _clear_transforms()
 
 
 def is_batched(tensor: torch.Tensor) -> bool:

@@ -38,6 +38,15 @@ def explained() -> Iterator[None]:
         ) from failure
 
 
+def check_no_transform(what: str) -> None:
+    """Refuse what no transform goes through.
+
+    :raises TransformError: under a transform
+    """
+    if under_transform():
+        raise TransformError(f"{what} does not go through torch.func and forward-mode AD: use backward()")
+
+
 def check_transform(gradient: str) -> None:
     """Refuse gradient methods that exist as a custom backward pass alone.
 

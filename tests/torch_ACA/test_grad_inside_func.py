@@ -100,6 +100,26 @@ def test_second_derivatives_are_those_of_plain_autograd(kind, make):
     assert_close(found, gradients(program(make), plain(kind), order=2), 1e-11)
 
 
+@pytest.mark.parametrize("make", [
+    by_func, by_vmap, by_jvp, lambda net: lambda t, x: torch.func.jacrev(net)(x).sum((0, 1, 2)) * x,
+])  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_transform_may_be_the_first_to_meet_a_tensor_with_a_history(kind, make, order):
+    if order == 2 and kind not in EXACT:
+        pytest.skip("no second derivatives")
+
+    def solved(integrate):
+        encoder = torch.linspace(0.5, 1.0, 2).requires_grad_()
+        context = encoder.sin()
+        func = make(lambda x: torch.cos(context * x).sum(-1, keepdim=True))
+        y0 = torch.randn(3, 2, requires_grad=True)
+        return square(integrate(func, y0)), [encoder, y0]
+
+    found = gradients(solved, lambda f, y0: solve(f, y0, [0.0, 1.0], **keywords_of(kind)).ys, order=order)
+    assert_close(found, gradients(solved, plain(kind), order=order), tolerance_of(kind) if order == 1 else 1e-11)
+
+
 @pytest.mark.parametrize("make", FUNCS)
 @pytest.mark.parametrize("keywords", [
     {"method": "Rodas5P"}, {"method": "auto"}, {"method": "Rodas5P", "per_sample": True},

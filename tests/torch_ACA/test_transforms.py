@@ -6,7 +6,7 @@ import torch.autograd.forward_ad as fw
 from torch import nn
 
 from tests.torch_ACA.programs import assert_close, plain
-from torch_ACA import ODEBlock, odeint, odesolve_adjoint, solve
+from torch_ACA import ODEBlock, odeint, odesolve_adjoint, solve, solve_event
 from torch_ACA.errors import TransformError
 
 GOOD = ["aca", "direct", "naive"]
@@ -343,3 +343,15 @@ def test_what_cannot_be_traced_is_refused(keywords, words):
 def test_exports_are_refused(keywords):
     with pytest.raises(TransformError, match="torch.export cannot record a solve"):
         torch.export.export(Recorded(keywords), (torch.ones(2, 3),))
+
+
+@pytest.mark.parametrize("gradient", ["aca", "naive"])
+@pytest.mark.parametrize("transform", [
+    torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,)), torch.func.hessian,
+], ids=["grad", "jvp", "hessian"])  # fmt: skip
+def test_events_are_refused(gradient, transform):
+    def event_time(y):
+        return solve_event(lambda t, x: -x, y, 0.0, lambda t, x: x[0] - 0.5, gradient=gradient)[0]
+
+    with pytest.raises(TransformError, match="solve_event does not go through torch.func"):
+        transform(event_time)(torch.ones(2))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import NonFiniteError, TransformError
+from ..errors import NonFiniteError
 from ..hidden_time import hides_time, warn_of_hidden_time
 from ..linearisation import check_differentiable_twice
 from ..plan import checked
 from ..problem import Problem
 from ..state import StateLayout
 from ..steppers.base import LINEARISE
-from ..transforms import under_transform
+from ..transforms import check_no_transform
 from .active import ActiveRows, Choice, checked_args
 from .controller import RowController
 from .failures import RowFailures
@@ -51,8 +51,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
 
     :param autocast, stream, whole: as for `api.problem_of`
     """
-    if under_transform():
-        raise TransformError("per_sample does not go through torch.func and forward-mode AD: use backward()")
+    check_no_transform("per_sample")
     y0 = with_rows_outermost(y0)
     layout = StateLayout(y0)
     plan, rows = checked(asked, layout), RowLayout(layout)
