@@ -14,7 +14,7 @@ from ..reach import Reach
 from ..rosenbrock_tableaus import RosenbrockTableau
 from ..rows.active import ActiveRows
 from ..state import StateLayout
-from .func_graph import Differentiable, NotCompilable, Tracer
+from .func_graph import Differentiable, NotCompilable, Tracer, reason_of
 from .generate import Stopwatch, generated
 from .private_compiler import one_at_a_time
 from .rosenbrock_steps import RosenbrockSteps
@@ -150,8 +150,7 @@ class Code:
                     chosen.pop("triton.cudagraphs", None)
                 return generated(function, every, chosen, bare=self._bare)
             except Exception as failure:  # whatever PyTorch's compiler runs into
-                lines = str(failure).strip().splitlines()
-                raise NotCompilable(f"{type(failure).__name__}: {lines[0] if lines else ''}") from failure
+                raise NotCompilable(reason_of(failure)) from failure
             finally:
                 self.compiler.stopwatch.add(time.perf_counter() - start)
 

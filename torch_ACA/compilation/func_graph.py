@@ -108,7 +108,7 @@ class Tracer:
         except NotCompilable:
             raise
         except Exception as failure:  # whatever PyTorch runs into; func's own comes again where it runs as it is
-            raise NotCompilable(_reason(failure)) from None
+            raise NotCompilable(reason_of(failure)) from None
         finally:
             _now.given = _now.known = _now.found = None
         if found is None:
@@ -116,11 +116,20 @@ class Tracer:
         return found
 
 
-def _reason(failure: Exception) -> str:
+_AS_NUMBER = "it takes a tensor as a number, as float(t) does"
+_REASONS = {  # by what PyTorch says
+    "found no compiled frames": "PyTorch compiles nothing here",
+    "Data-dependent branching": "it branches on the values of tensors",
+    **dict.fromkeys(("memo disaster", "data-dependent expression", "Unbacked"), _AS_NUMBER),
+}
+
+
+def reason_of(failure: Exception) -> str:
     """Why there is no graph of func, in a line: of PyTorch's compiler the first one that it says."""
     line = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
-    if "found no compiled frames" in line:
-        return "PyTorch compiles nothing here"
+    for word, reason in _REASONS.items():
+        if word in f"{type(failure).__name__} {line}":
+            return reason
     is_of_python = type(failure).__module__ == "builtins"
     return f"{type(failure).__name__}: {line}" if is_of_python or not line else line
 
