@@ -277,3 +277,34 @@ def test_cuda_graphs(field, monkeypatch):
     field = copy.deepcopy(field).cuda()
     for _ in range(2):
         assert_as_eager(field, compile="reduce-overhead")
+
+
+def clips_its_gradient(t, y):
+    slope = -y * y
+    if slope.requires_grad:
+        slope.register_hook(lambda bar: bar.clamp(-0.1, 0.1))
+    return slope
+
+
+def is_another_without_gradients(t, y):
+    return -y if torch.is_grad_enabled() else -2 * y
+
+
+def asks_its_state(t, y):
+    return -y * y if y.requires_grad else -2 * y
+
+
+@pytest.mark.filterwarnings("ignore:compile=True")
+@pytest.mark.parametrize("keywords", [{}, {"per_sample": True}, {"method": "RK4", "h": 0.25}], ids=str)
+@pytest.mark.parametrize("func", [clips_its_gradient, is_another_without_gradients, asks_its_state])
+def test_func_may_ask_whether_there_are_gradients(keywords, func):
+    results = []
+    for enabled in (False, True) if func is clips_its_gradient else (False,):
+        for compile in (False, True):
+            y0 = torch.ones(2, 3, requires_grad=True)
+            with torch.set_grad_enabled(enabled):
+                ys = solve(func, y0, [0.0, 1.0], compile=compile, **keywords).ys
+            results.append([ys.detach(), *(torch.autograd.grad(ys.sum(), y0) if enabled else [])])
+    for found, expected in zip(results[::2], results[1::2]):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

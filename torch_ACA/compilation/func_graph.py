@@ -45,6 +45,12 @@ class Differentiable(NamedTuple):
     by_state: bool
     by_time: bool
 
+    @classmethod
+    def now(cls, *, time_grad: bool) -> "Differentiable":
+        """:param time_grad: gradients in the times are wanted"""
+        is_on = torch.is_grad_enabled()
+        return cls(is_on, is_on and time_grad)
+
 
 class Tracer:
     """Traces funcs for states of one `StateLayout`.

@@ -79,8 +79,8 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only:
     if times.requires_grad:
         return None
     start = layout.flatten(y0.detach()).contiguous()
-    options, differentiable_by = plan.compile_options or {}, Differentiable(torch.is_grad_enabled(), False)
-    code = code_for(func, layout, None, ts[0], start, options, settings.controller, False, differentiable_by)
+    options, by = plan.compile_options or {}, Differentiable.now(time_grad=False)
+    code = code_for(func, layout, None, ts[0], start, options, settings.controller, False, by)
     if code is None or reason_against(asked, plan, code, start) is not None or not _are_plain(code.sources):
         return None
     run = OneCall(layout, plan, code, times, ts, start, end_only=end_only)

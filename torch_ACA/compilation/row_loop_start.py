@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .code import code_for
@@ -21,7 +20,7 @@ def row_code(field: Any, t: Tensor, y: Tensor, plan: Any, *, time_grad: bool) ->
     """
     layout, settings = field.layout, plan.settings
     time = field.rows.time(t.to(layout.dtype))
-    options, differentiable = plan.compile_options, Differentiable(torch.is_grad_enabled(), time_grad)
+    options, differentiable = plan.compile_options, Differentiable.now(time_grad=time_grad)
     return code_for(field.func, layout, field.autocast, time, y, options, settings.controller, False, differentiable)
 
 

@@ -43,7 +43,7 @@ def start(
         return None, None
     settings = plan.settings
     watched = plan.callbacks != _NO_CALLBACKS
-    differentiable = Differentiable(torch.is_grad_enabled(), time_grad)
+    differentiable = Differentiable.now(time_grad=time_grad)
     code = code_for(
         func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched, differentiable
     )
