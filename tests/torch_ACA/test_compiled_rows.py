@@ -107,6 +107,19 @@ def test_controllers_and_interpolants(options, looped):
     assert "backward" in looped
 
 
+@pytest.mark.parametrize("time_grad", [True, slow(False)])
+@pytest.mark.parametrize("method", ["RK23", slow("HeunEuler"), slow("Dopri5")])
+def test_outputs_at_the_start_of_a_row_whose_first_tries_are_rejected(method, time_grad, looped, monkeypatch):
+    """They lie in its first step, not in a try before that; in buffers that hold rejected tries alone, too."""
+    monkeypatch.setattr(loops, "MOST", 2)
+    times = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 0.5, NAN]], dtype=torch.float64)
+    counts, _ = assert_as_eager(
+        Oscillators(20.0, 3.0, 9.0), start(3), times.requires_grad_(time_grad), method=method,
+        options={"first_step": 0.9},
+    )  # fmt: skip
+    assert counts.n_rejected.min() > 1 and "backward" in looped
+
+
 @pytest.mark.parametrize("times", [
     [[0.0, 0.4, 0.41, 3.0], [0.5, 0.6, NAN, NAN], [2.0, 1.9, 1.0, 0.5], [0.7, NAN, NAN, NAN]],
     slow([0.0, 0.3, 0.9999, 1.0]), slow([[0.0, 1.0], [1.0, -1.0], [0.5, 0.5], [0.0, 3.0]]),

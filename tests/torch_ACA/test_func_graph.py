@@ -3,6 +3,7 @@
 import collections
 import functools
 import math
+import types
 
 import pytest
 import torch
@@ -138,6 +139,87 @@ def test_the_sign_of_a_zero_is_noticed(make):
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y), equal_nan=True)
         graphs.add(graph)
     assert len(graphs) == 3
+
+
+def by_keyword(k):
+    def func(t, y, *, k=k):
+        return k * y
+
+    return func
+
+
+def held(function):
+    return lambda t, y: function(y)
+
+
+def in_a_module(function):
+    module = nn.Module()
+    module.function, module.forward = function, lambda t, y: module.function(y)
+    return module
+
+
+def as_a_method(k):
+    def func(self, t, y, k=k):
+        return k * y
+
+    return types.MethodType(func, object())
+
+
+@pytest.mark.parametrize("make", [
+    lambda k: lambda t, y, k=k: k * y, by_keyword, lambda k: held(lambda y, k=k: k * y),
+    lambda k: held([lambda y, k=k: k * y][0]), lambda k: lambda t, y, f=lambda y, k=k: k * y: f(y),
+    lambda k: functools.partial(lambda a, t, y, k=k: k * y, 1), lambda k: in_a_module(lambda y, k=k: k * y),
+    as_a_method, lambda k: held(functools.partial(lambda y, k: k * y, k=torch.tensor(k))),
+])  # fmt: skip
+def test_defaults_of_functions_are_noticed(make):
+    """Which Dynamo of PyTorch 2.11 does not look at."""
+    t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer = Tracer(StateLayout(y), None)
+    for k in (0.5, 2.0, 0.5):
+        graph, inputs = tracer(make(k), t, y, differentiable=BY_STATE)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), k * y)
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, t, y):
+        return self.b(torch.tanh(self.a(y)))
+
+
+def tie(f):
+    f.b.weight = f.a.weight
+
+
+def untie(f):
+    f.b.weight = nn.Parameter(f.a.weight.detach().clone())
+
+
+def share(f):
+    f.b = f.a
+
+
+def freeze(f):
+    f.a.weight.requires_grad_(False)
+
+
+def thaw(f):
+    f.a.weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("changes", [[tie, untie, tie], [freeze, thaw, freeze], [tie, freeze, untie, thaw], [share]])
+def test_what_becomes_of_parameters_is_noticed(changes):
+    t, y, func = torch.tensor(0.5), torch.tensor([0.3, 0.7]), Layers()
+    tracer = Tracer(StateLayout(y), None)
+    for change in (lambda f: None, *changes):
+        change(func)
+        graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
+        others = graph.others(inputs)
+        wanted = {id(others[i]) for i in graph.wanted}
+        assert wanted == {id(p) for p in func.parameters() if p.requires_grad} and len(wanted) == len(graph.wanted)
+        torch.testing.assert_close(graph(t, y, others), func(t, y))
 
 
 def halves_its_gradient(t, y):

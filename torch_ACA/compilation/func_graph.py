@@ -4,7 +4,7 @@ Tracing is `torch.compile` of one evaluation of func, with a backend that does n
 at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
 the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph. Methods that
 are replaced in a class, and the order of an OrderedDict, are no matter of Dynamo's guards, and looked at besides;
-hooks and the signs of zeros are guarded because they are asked for (`private_compiler`).
+the signs of zeros, and what Dynamo leaves out for speed, are guarded because that is asked for (`private_compiler`).
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from .private_compiler import (
     HigherOrderOperator,
     guarded_code,
     has_effects,
-    hooks_guarded,
     hooks_of_all_modules,
     one_at_a_time,
+    without_shortcuts,
     zeros_guarded,
 )
 
@@ -108,7 +108,7 @@ class Tracer:
                 if known is not None:
                     known(*given)
                 else:
-                    with one_at_a_time, hooks_guarded(), zeros_guarded():
+                    with one_at_a_time, without_shortcuts(), zeros_guarded():
                         self._traced(*given)
             found = _now.found
         except NotCompilable:

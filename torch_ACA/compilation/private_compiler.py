@@ -62,20 +62,28 @@ def has_effects() -> bool:
     return bool(effects.tensor_hooks) or any(map(effects.is_modified, old))
 
 
+# what Dynamo does not look at again, for speed: hooks of modules, whether parameters have become one and the same,
+# defaults of functions, and tensors in dicts that hold what they held
+_SHORTCUTS = (
+    "skip_nnmodule_hook_guards", "skip_no_tensor_aliasing_guards_on_parameters",
+    "skip_guards_on_constant_func_defaults", "skip_tensor_guards_with_matching_dict_tags",
+    "use_recursive_dict_tags_for_guards",
+)  # fmt: skip
+
+
 @contextlib.contextmanager
-def hooks_guarded() -> Iterator[None]:
-    """Context in which Dynamo guards that modules without hooks get none, which it leaves out for speed."""
+def without_shortcuts() -> Iterator[None]:
+    """Context in which Dynamo guards everything that its graphs depend on."""
     from torch._dynamo import config
 
-    name = "skip_nnmodule_hook_guards"
-    before = getattr(config, name, None)
-    if before:
-        setattr(config, name, False)
+    before = {name: True for name in _SHORTCUTS if getattr(config, name, False)}
     try:
+        for name in before:
+            setattr(config, name, False)
         yield
     finally:
-        if before:
-            setattr(config, name, before)
+        for name in before:
+            setattr(config, name, True)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,12 @@ class RowTries:
         self.jumps = None if jumps is None else jumps & landed
         self.reached = torch.where(landed, stop, torch.where(self.accepted, self.t + self.h, self.t))
 
+    def next_accepted(self, at: Tensor, row: Tensor) -> Tensor:
+        """The tries [p], or those behind them, in which rows [p] were accepted; n where there is none."""
+        n = len(self.t)
+        places = torch.where(self.accepted, torch.arange(n, device=at.device)[:, None], n)
+        return places.flip(0).cummin(0).values.flip(0)[at, row]
+
 
 class RowChunk(NamedTuple):
     """A chunk of n steps of all rows. A row without such a step waits at the start of its first one, with a step of

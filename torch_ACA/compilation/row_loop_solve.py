@@ -201,9 +201,10 @@ class RowLoopSolve(RowSolve):
         sign, wanted = times.direction, times.outputs
         try_of = torch.searchsorted((sign * tries.reached).T.contiguous(), (sign[:, None] * wanted).contiguous())
         row, number = (waiting & (try_of < n)).nonzero(as_tuple=True)
+        at = tries.next_accepted(try_of[row, number], row)  # not so at the start of a row, where a try may be rejected
+        row, number, at = (x[at < n] for x in (row, number, at))
         if not len(row):
             return
-        at = try_of[row, number]
         size = tries.h[at, row]
         theta = torch.where(size == 0.0, 0.0, (wanted[row, number] - tries.t[at, row]) / size)
         weights = self._weights(theta, size, states.dtype)
