@@ -106,7 +106,15 @@ def _holds(member: Any) -> Callable[[Any], bool]:
     except TypeError:
         key = id(member)
         return (lambda now: now is member) if type(member) in _ATOMS else (lambda now: id(now) == key)
-    return lambda now: now is reference()
+    if (code := _code_of(member)) is None:
+        return lambda now: now is reference()
+    return lambda now: now is reference() and _code_of(now) is code
+
+
+def _code_of(member: Any) -> Any:
+    """The code of a method, None for others: it may be replaced where the method stays, as by IPython's autoreload."""
+    function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+    return getattr(function, "__code__", None)
 
 
 class _Search:

@@ -71,6 +71,24 @@ def test_replaced_members_of_classes_are_noticed(change, how):
     traced()
 
 
+@pytest.mark.parametrize("name", ["forward", "slope", "double"])
+def test_replaced_code_of_methods_is_noticed(name):
+    """As by IPython's autoreload, which lets the methods stay what they are."""
+    base, derived = changing_classes()
+    func, t, y = derived(), torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer = Tracer(StateLayout(y), None)
+    for replace in (False, True):
+        if replace:
+            member = vars(base)[name]
+            function = member.fget if isinstance(member, property) else member
+            count = function.__code__.co_argcount
+            other = [None, lambda self: 5.0, lambda self, y: 3.0 * y, lambda self, t, y: -4.0 * y][count]
+            function.__code__ = other.__code__
+        expected = func(t, y)
+        graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), expected)
+
+
 def test_deleted_members_of_classes_are_noticed():
     base, derived = changing_classes()
     derived.slope = doubled
