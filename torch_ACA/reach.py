@@ -34,7 +34,14 @@ _OPAQUE = frozenset(("matplotlib", "mpl_toolkits", "logging", "pandas", "PIL", "
 # no func of a user is there
 _FOREIGN = _OPAQUE | sys.stdlib_module_names | {"torch", "torch_ACA", "torchdiffeq", "numpy", "scipy"}
 _KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))  # attributes of every module
-_CALLED = frozenset(("forward", "__call__"))
+# methods that are called without being named
+_OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow")
+_SPECIAL = (
+    "call", "getattr", "getattribute", "getitem", "len", "contains", "iter", "next", "enter", "exit", "bool", "float",
+    "int", "index", "hash", "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", *_OPERATORS,
+    *(f"r{name}" for name in _OPERATORS),
+)  # fmt: skip
+_CALLED = frozenset(("forward", *(f"__{name}__" for name in _SPECIAL)))
 
 
 @dataclass

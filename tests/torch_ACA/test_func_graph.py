@@ -71,6 +71,38 @@ def test_replaced_members_of_classes_are_noticed(change, how):
     traced()
 
 
+class Table:
+    def __getitem__(self, place):
+        return 1.0
+
+    def __enter__(self):
+        return 1.0
+
+    def __exit__(self, *_):
+        pass
+
+    def __len__(self):
+        return 1
+
+
+def within(table, y):
+    with table as rate:
+        return rate * y
+
+
+@pytest.mark.parametrize(("slope", "name", "other"), [
+    (lambda table, y: table[0] * y, "__getitem__", lambda self, place: 2.0), (within, "__enter__", lambda self: 2.0),
+    (lambda table, y: len(table) * y, "__len__", lambda self: 2),
+], ids=["getitem", "enter", "len"])  # fmt: skip
+def test_replaced_operators_are_noticed(slope, name, other, monkeypatch):
+    t, y, table = torch.tensor(0.5), torch.tensor([0.3, 0.7]), Table()
+    tracer = Tracer(StateLayout(y), None)
+    for expected in (y, 2 * y):
+        graph, inputs = tracer(lambda t, y: slope(table, y), t, y, differentiable=BY_STATE)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), expected)
+        monkeypatch.setattr(Table, name, other)
+
+
 @pytest.mark.parametrize("name", ["forward", "slope", "double"])
 def test_replaced_code_of_methods_is_noticed(name):
     """As by IPython's autoreload, which lets the methods stay what they are."""
