@@ -10,7 +10,7 @@ COMPARED = (
     (("ode-aca", "node-aca"), 14),
     (("node-aca", "node-naive"), 30),
     (("ode-aca", "ode-naive"), 25),
-    (("ode-aca", "ode-adjoint"), 23),
+    (("ode-aca", "ode-adjoint"), 44),
 )
 
 
