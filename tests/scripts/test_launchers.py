@@ -128,7 +128,7 @@ def test_shards_are_the_whole_list(capsys):
         return capsys.readouterr().out.splitlines()
 
     parts = [line for k in (1, 2, 3) for line in listed("--shard", f"{k}/3")]
-    assert sorted(parts) == sorted(listed()) and len(set(parts)) == 193
+    assert sorted(parts) == sorted(listed()) and len(set(parts)) == 233
 
 
 def test_robust_models_are_tested_with_all_solvers(stand):
