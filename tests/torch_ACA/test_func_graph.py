@@ -75,25 +75,14 @@ class Table:
     def __getitem__(self, place):
         return 1.0
 
-    def __enter__(self):
-        return 1.0
-
-    def __exit__(self, *_):
-        pass
-
     def __len__(self):
         return 1
 
 
-def within(table, y):
-    with table as rate:
-        return rate * y
-
-
 @pytest.mark.parametrize(("slope", "name", "other"), [
-    (lambda table, y: table[0] * y, "__getitem__", lambda self, place: 2.0), (within, "__enter__", lambda self: 2.0),
+    (lambda table, y: table[0] * y, "__getitem__", lambda self, place: 2.0),
     (lambda table, y: len(table) * y, "__len__", lambda self: 2),
-], ids=["getitem", "enter", "len"])  # fmt: skip
+], ids=["getitem", "len"])  # fmt: skip
 def test_replaced_operators_are_noticed(slope, name, other, monkeypatch):
     t, y, table = torch.tensor(0.5), torch.tensor([0.3, 0.7]), Table()
     tracer = Tracer(StateLayout(y), None)
