@@ -90,8 +90,8 @@ class Code:
     """What is generated around the graph of func, in one solve.
 
     ``others``: the tensors that func depends on, without histories; ``sources``: those that require grad, as func holds
-    them; ``controller``: of the solve; ``watched``: func may change from step to step; ``differentiable``: func is
-    so, as it was traced.
+    them; ``controller``: of the solve; ``watched``: func may change from step to step; ``differentiable``: as for
+    `Tracer`.
     """
 
     by_rows = False  # func is said to act row by row
