@@ -247,7 +247,7 @@ def test_nothing_is_left_to_the_collector(field):
 ], ids=["sign", "order", "two entries", "the last entry"])  # fmt: skip
 @pytest.mark.parametrize(("dtype", "count"), [
     (torch.float64, 3), (torch.float32, 70_001), (torch.float64, 2**16), (torch.complex128, 30_000),
-    (torch.bfloat16, 5), (torch.int64, 7), (torch.int16, 20_000),
+    (torch.bfloat16, 5), (torch.bfloat16, 20_000), (torch.complex64, 5), (torch.int64, 7), (torch.int16, 20_000),
 ], ids=str)  # fmt: skip
 def test_the_fingerprint_tells_what_autograd_does_not_see(change, dtype, count):
     tensors = torch.arange(1, count + 1).to(dtype), torch.ones(2)
@@ -259,6 +259,25 @@ def test_the_fingerprint_tells_what_autograd_does_not_see(change, dtype, count):
     code.others[0].data.copy_(tensors[0])
     assert fingerprint(code) == before
     code.others[1].add_(0.0)  # of which autograd knows
+    assert fingerprint(code) != before
+
+
+@pytest.mark.parametrize("count", [3, 20_000])
+def test_the_fingerprint_of_what_is_negative_by_a_bit(count):
+    z = torch.arange(1, count + 1) * (1 + 2j)
+    code = types.SimpleNamespace(others=[z.conj().imag])
+    assert code.others[0].is_neg()
+    before = fingerprint(code)
+    z.data[-1] = 1j
+    assert fingerprint(code) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64, torch.float32], ids=str)
+def test_the_fingerprint_of_a_view_with_strides(dtype):
+    x = torch.ones(8, dtype=dtype)
+    code = types.SimpleNamespace(others=[x[::2]])
+    before = fingerprint(code)
+    x.data[2] = 2
     assert fingerprint(code) != before
 
 

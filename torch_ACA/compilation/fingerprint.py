@@ -10,6 +10,7 @@ from torch import Tensor
 EXACTLY = 2**14  # numbers: up to so many are compared bit by bit
 _AT_ONCE = 2**10
 _OF_NUMPY = frozenset((torch.float32, torch.float64, torch.int64, torch.int32, torch.bool))
+_OF_SUMS = frozenset((torch.float32, torch.float64))  # narrower floats would round the sums
 
 
 def fingerprint(code: Any) -> Any:
@@ -19,11 +20,12 @@ def fingerprint(code: Any) -> Any:
 
 def _contents(x: Tensor) -> Any:
     """The bits of a few numbers; of more, their norm and a sum in which each place counts otherwise."""
-    if x.numel() <= EXACTLY and x.dtype in _OF_NUMPY:
-        return x.numpy().tobytes()
     if x.is_complex():
         x = torch.view_as_real(x.resolve_conj())
-    x = (x if x.is_floating_point() else x.double()).reshape(-1)
+    x = x.resolve_neg()
+    if x.numel() <= EXACTLY:
+        return (x if x.dtype in _OF_NUMPY else x.contiguous().view(-1).view(torch.uint8)).numpy().tobytes()
+    x = (x if x.dtype in _OF_SUMS else x.double()).reshape(-1)
     weights, n_whole = _weights(x.dtype), len(x) // _AT_ONCE
     whole, rest = x[: n_whole * _AT_ONCE].view(-1, _AT_ONCE), x[n_whole * _AT_ONCE :]
     sums = torch.cat([whole @ weights, (rest @ weights[: len(rest)])[None]]).double()
