@@ -192,15 +192,16 @@ def test_fields_that_count_their_calls_run_as_they_are(field):
         assert_as_eager(Counting(), captured=list(field.parameters()))
 
 
-@pytest.mark.parametrize(("func", "reason"), [
-    (lambda t, y: -y * float(t), "it takes a tensor as a number"),
-    (lambda t, y: -y if y.sum() > 0 else y, "it branches on the values"),
+@pytest.mark.parametrize(("func", "y0", "reason"), [
+    (lambda t, y: -y * float(t), torch.ones(3), "it takes a tensor as a number"),
+    (lambda t, y: -y if y.sum() > 0 else y, torch.ones(3), "it branches on the values"),
+    (lambda t, y: -1j * y, torch.ones(3, dtype=torch.complex64), "its state is complex"),
 ])  # fmt: skip
-def test_the_reason_is_said_in_plain_words(func, reason, monkeypatch):
+def test_the_reason_is_said_in_plain_words(func, y0, reason, monkeypatch):
     monkeypatch.setattr(generate, "BACKEND", "inductor")
     with pytest.warns(UserWarning, match=f"cannot be compiled and runs as it is .{reason}"):
-        found = solve(func, torch.ones(3), [0.0, 1.0], compile=True).ys
-    torch.testing.assert_close(found, solve(func, torch.ones(3), [0.0, 1.0]).ys, rtol=0, atol=0)
+        found = solve(func, y0, [0.0, 1.0], compile=True).ys
+    torch.testing.assert_close(found, solve(func, y0, [0.0, 1.0]).ys, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gradient", ["direct", "naive", "adjoint", "mali"])

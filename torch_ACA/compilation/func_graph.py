@@ -68,6 +68,7 @@ class Tracer:
             with autocast():
                 return layout.flatten(func(t, layout.unflatten(y)))
 
+        self._is_complex = any(leaf.dtype.is_complex for leaf in layout.leaves)
         layout.leaves_of(None)  # lets the layout make what Dynamo cannot trace the making of
         # a code object of its own, which Dynamo's limit of recompilations is for
         own = types.FunctionType(evaluate.__code__.replace(), globals(), "evaluate", None, evaluate.__closure__)
@@ -84,6 +85,8 @@ class Tracer:
         :param y: flat state [n], without a history
         :raises NotCompilable: func is no graph, or does more than compute its slope
         """
+        if self._is_complex:
+            raise NotCompilable("its state is complex, and PyTorch generates no code for complex numbers")
         by_state, by_time = differentiable
         graph, inputs = self._found(func, t.detach().requires_grad_(by_time), y.detach().requires_grad_(by_state))
         if graph.members is None or graph.may_be_reordered:
