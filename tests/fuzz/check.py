@@ -29,12 +29,14 @@ class Difference:
     what: str
     got: object
     want: object
+    way: str = "steps"
 
     def __str__(self):
+        way = "" if self.way == "steps" else f"--way {self.way} "
         return (
             f"seed {self.case.seed}: {self.kind}: {self.what}\n  case: {self.case.describe()}\n"
             f"  got:  {_shown(self.got)}\n  want: {_shown(self.want)}\n"
-            f"  again: bash scripts/fuzz.sh --seed {self.case.seed}"
+            f"  again: bash scripts/fuzz.sh {way}--seed {self.case.seed}"
         )
 
 
@@ -56,6 +58,7 @@ def check_case(case, spoil=None):
         return Difference(case, f"raises {type(error).__name__}", message, error, "no error")
     if spoil is not None:
         spoil(got)
+
     def expected(case):
         want = Program(case).run(Oracle(solver.steps))
         for name in want.gradients:
@@ -67,9 +70,9 @@ def check_case(case, spoil=None):
         want = expected(case)
     except oracle.StepsMissing as error:
         return Difference(case, "steps", str(error), solver.steps, "a step to each of them")
-    found = _too_long(case, solver.steps) or _difference(case, got, want)
+    found = _too_long(case, solver.steps) or difference(case, got, want)
     if found is not None and case.precision != "float64":  # an ill-conditioned program: how far off is the oracle?
-        found = _difference(case, got, want, expected(replace(case, precision="float64")))
+        found = difference(case, got, want, expected(replace(case, precision="float64")))
     return found
 
 
@@ -82,8 +85,12 @@ def _too_long(case, steps):
     return None
 
 
-def _difference(case, got: Outcome, want: Outcome, precise: Outcome | None = None):
-    """What is too far apart; precise: the oracle in float64, which says how far off it is itself."""
+def difference(case, got: Outcome, want: Outcome, precise: Outcome | None = None, rounding: float | None = None):
+    """What is too far apart, as a `Difference`, or None.
+
+    :param precise: the oracle in float64, which says how far off it is itself
+    :param rounding: the largest difference of values allowed, relative to the largest of them (None: by precision)
+    """
     groups = [("value", got.states, want.states)]
     if case.exact or case.gradient == "adjoint":
         groups.append(("first derivative", got.gradients, want.gradients))
@@ -91,7 +98,8 @@ def _difference(case, got: Outcome, want: Outcome, precise: Outcome | None = Non
     groups.append(("buffer", got.buffers, want.buffers))
     states = max(map(_largest, want.states.values()))
     for kind, found, expected in groups:
-        allowed = _tolerance(case, kind) * max([states, *map(_largest, expected.values())])
+        relative = _tolerance(case, kind) if rounding is None else rounding * _MORE_FOR.get(kind, 1)
+        allowed = relative * max([states, *map(_largest, expected.values())])
         if precise is not None:
             better = {"first derivative": precise.gradients, "second derivative": precise.second}.get(kind, {})
             allowed += _TIMES_THE_ORACLES * max([0.0, *(_distance(expected[name], better[name]) for name in better)])

@@ -34,33 +34,35 @@ class Solver:
         self.steps = []
 
     def __call__(self, program, func, y0, times):
-        case, steps = program.case, []
+        steps = []
         self.steps.append(steps)
         accept = torch_ACA.Callbacks(accept=lambda t, y, h: steps.append((float(t), float(h))))
-        keywords = {"step_size": case.step_size, "first_step": case.first_step}
-        options = {name: value for name, value in keywords.items() if value is not None} | dict(case.options)
-        if case.grid is not None:
-            options["grid"] = program.grid
-        if case.step_t:
-            options["step_t"] = list(case.step_t)
-        if program.jumps:
-            options["jump_t"] = list(program.jumps)
-        solution = torch_ACA.solve(
-            func,
-            y0,
-            times,
-            method=case.method,
-            rtol=case.rtol,
-            atol=case.atol,
-            gradient=case.gradient,
-            options=options,
-            max_evals=MAX_EVALS,
-            dense=case.loss == "dense",
-            callbacks=accept,
-            memory=case.memory,
-            params=program.params,
-        )
+        solution = torch_ACA.solve(func, y0, times, **asked(program), callbacks=accept)
         return solution.ys, solution.dense
+
+
+def asked(program):
+    """What a case asks of `torch_ACA.solve`."""
+    case = program.case
+    keywords = {"step_size": case.step_size, "first_step": case.first_step}
+    options = {name: value for name, value in keywords.items() if value is not None} | dict(case.options)
+    if case.grid is not None:
+        options["grid"] = program.grid
+    if case.step_t:
+        options["step_t"] = list(case.step_t)
+    if program.jumps:
+        options["jump_t"] = list(program.jumps)
+    return {
+        "method": case.method,
+        "rtol": case.rtol,
+        "atol": case.atol,
+        "gradient": case.gradient,
+        "options": options,
+        "max_evals": MAX_EVALS,
+        "dense": case.loss == "dense",
+        "memory": case.memory,
+        "params": program.params,
+    }
 
 
 class Oracle:
@@ -80,9 +82,14 @@ class Oracle:
             interp=options.get("interp"),
             dense=case.loss == "dense",
         )
-        if isinstance(times, list):
-            times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
-        return oracle.solve(func, y0, times, program.layout, plan, next(self._steps))
+        return oracle.solve(func, y0, as_tensor(times), program.layout, plan, next(self._steps))
+
+
+def as_tensor(times):
+    """Times [m] of a list of numbers and leaves."""
+    if isinstance(times, list):
+        times = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
+    return times
 
 
 class Program:

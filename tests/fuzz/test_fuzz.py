@@ -1,4 +1,4 @@
-"""200 random cases, and that the oracle is right and the comparison can fail."""
+"""200 random cases, some by each way through the solver, and that the oracle is right and the comparison can fail."""
 
 import math
 import warnings
@@ -6,10 +6,11 @@ import warnings
 import pytest
 import torch
 
-from tests.fuzz import oracle, run
+from tests.fuzz import oracle, run, ways
 from tests.fuzz.cases import Case, draw
 from tests.fuzz.check import check, check_case
 from tests.fuzz.states import KINDS, Layout
+from torch_ACA.compilation import generate
 
 CASES, CHUNK = 200, 10
 LONG = (39,)  # takes as long as a hundred others
@@ -24,6 +25,29 @@ def test_random_programs(seeds):
         warnings.simplefilter("ignore")
         differences = [difference for seed in seeds if (difference := check(seed))]
     assert not differences, "\n".join(["", *map(str, differences)])
+
+
+@pytest.fixture
+def graphs_as_they_are(monkeypatch):
+    monkeypatch.setattr(generate, "BACKEND", "aot_eager")
+
+
+@pytest.mark.parametrize("first", range(0, 30, 10))
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_ways_agree(way, first, graphs_as_they_are):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        differences = [apart for seed in range(first, first + 10) if (apart := ways.check(seed, way))]
+    assert not differences, "\n".join(["", *map(str, differences)])
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_a_way_that_is_wrong_is_reported(way, graphs_as_they_are):
+    case = ways.WAYS[way].suited(draw(28))
+    assert ways.check_case(case, way) is None
+    difference = ways.check_case(case, way, lambda outcome: scaled(outcome.gradients, 1 + 1e-5))
+    assert difference.kind == "first derivative"
+    assert f"scripts/fuzz.sh --way {way} --seed 28" in str(difference)
 
 
 def test_a_seed_is_one_case():
@@ -144,6 +168,6 @@ def test_an_error_is_reported(monkeypatch):
 
 def test_command_line(capsys, monkeypatch):
     assert run.main(["--seed", "0"]) in (0, 1)
-    monkeypatch.setattr(run, "_many", lambda seeds, jobs: {seeds[1]: ("value", "seed 6: value")})
+    monkeypatch.setattr(run, "_many", lambda seeds, jobs, way: {seeds[1]: ("value", "seed 6: value")})
     assert run.main(["--cases", "2", "--start", "5"]) == 1
     assert capsys.readouterr().out.endswith("2 cases, 1 failures\n  1 value\nfailing seeds: 6\n")
