@@ -85,14 +85,18 @@ def reverse_time():
         "a figure: it is not the same", UNKNOWN, here, verdict,
         "a photograph is rebuilt better with aca than with the adjoint")  # fmt: skip
 
-    toy = records.read(place["gradient_error"], problem="toy", library="torch_ACA", flow="contracting")
+    toy = records.read(place["gradient_error"], problem="toy", library="torch_ACA")
     end = max(r["horizon"] for r in toy)
-    of = {name: [r["error_start"] for r in toy if (r["gradient"], r["horizon"]) == (name, end)]
-          for name in ("aca", "naive", "adjoint")}  # fmt: skip
-    here = ", ".join(f"{name} {spread(values, '.2g')}" for name, values in of.items())
+    errors = {name: {(r["flow"], r["horizon"], r["start"], kind): r[kind] for r in toy if r["gradient"] == name
+                     for kind in ("error_start", "error_parameter")} for name in ("aca", "naive", "adjoint")}  # fmt: skip
     for other in ("adjoint", "naive"):
-        row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), contracting, T = {end:g}; aca and {other}",
-            "a figure: aca least", MEMORY, here, f"{in_how_many(of['aca'], of[other])} starts",
+        here = "; ".join(
+            f"{flow}: " + ", ".join(f"{name} {spread(at_end(errors[name], flow, end), '.2g')}" for name in ("aca", other))
+            for flow in ("contracting", "growing")
+        )
+        verdict = in_how_many(*([errors[name][key] for key in errors["aca"]] for name in ("aca", other)))
+        row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), T = {end:g}; aca and {other}",
+            "a figure: aca least", MEMORY, here, f"{verdict} flows, horizons, starts and tensors",
             f"on dz/dt = kz the gradient of aca has less error than that of {other}")  # fmt: skip
 
     rows_of_depth = records.read(place["depth"])
@@ -110,6 +114,11 @@ def reverse_time():
     runs = van_der_pol.training_runs(records.RESULTS / "train")
     text += numbers("van_der_pol", [run["environment"] for run in runs])
     return text + images, found_claims + verdict_rows(van_der_pol.comparisons(runs))
+
+
+def at_end(errors, flow, horizon):
+    """The errors of dL/dz(0) in a flow at a horizon, of all starts."""
+    return [error for key, error in errors.items() if (key[:2], key[3]) == ((flow, horizon), "error_start")]
 
 
 # Latent ODE
