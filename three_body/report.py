@@ -42,6 +42,7 @@ _QUICK, _PAPER = ([PROFILES[name][family]["epochs"] for family in ("recurrent", 
 TITLES = {
     "released": "Settings of the authors' script (`--profile released`)",
     "paper": "Settings of the paper (`--profile paper`)",
+    "tight": "Settings of the paper with the tolerance of the authors' script (`--profile tight`)",
     "quick": f"Quick, scaled down: {_QUICK[0]} of {_PAPER[0]} epochs (LSTM), {_QUICK[1]} of {_PAPER[1]}",
 }
 
