@@ -87,16 +87,19 @@ def reverse_time():
 
     toy = records.read(place["gradient_error"], problem="toy", library="torch_ACA")
     end = max(r["horizon"] for r in toy)
-    errors = {name: {(r["flow"], r["horizon"], r["start"], kind): r[kind] for r in toy if r["gradient"] == name
-                     for kind in ("error_start", "error_parameter")} for name in ("aca", "naive", "adjoint")}  # fmt: skip
+    errors = {
+        name: {(r["flow"], r["horizon"], r["start"], kind): r[kind] for r in toy if r["gradient"] == name
+               for kind in ("error_start", "error_parameter")}
+        for name in ("aca", "naive", "adjoint")
+    }  # fmt: skip
     for other in ("adjoint", "naive"):
-        here = "; ".join(
-            f"{flow}: " + ", ".join(f"{name} {spread(at_end(errors[name], flow, end), '.2g')}" for name in ("aca", other))
-            for flow in ("contracting", "growing")
-        )
+        here = []
+        for flow in ("contracting", "growing"):
+            of = (f"{name} {spread(at_end(errors[name], flow, end), '.2g')}" for name in ("aca", other))
+            here.append(f"{flow}: {', '.join(of)}")
         verdict = in_how_many(*([errors[name][key] for key in errors["aca"]] for name in ("aca", other)))
         row("gradient_error", f"dz/dt = kz: relative error of dL/dz(0), T = {end:g}; aca and {other}",
-            "a figure: aca least", MEMORY, here, f"{verdict} flows, horizons, starts and tensors",
+            "a figure: aca least", MEMORY, "; ".join(here), f"{verdict} flows, horizons, starts and tensors",
             f"on dz/dt = kz the gradient of aca has less error than that of {other}")  # fmt: skip
 
     rows_of_depth = records.read(place["depth"])
