@@ -1,4 +1,5 @@
-"""Tables of what the first gradients and the first epochs show, from the records of first_gradient.py and valley.py."""
+"""Tables of what gradients and masses show on the way, from the records of first_gradient.py, later_gradients.py,
+valley.py and the trainings."""
 
 from collections import defaultdict
 from statistics import mean, median
@@ -11,13 +12,15 @@ from harness.measurement import read
 from harness.record import read_epochs, read_run, trainings, working_seconds
 from harness.tables import table
 from harness.verdicts import Counts, hours_each, verdict_table
+from three_body import later_gradients as later
 from three_body.data import PAPER
 from three_body.experiment import PROFILES, ThreeBody, label
 from three_body.first_gradient import FOLDER, PAPERS
 from three_body.valley import FAR, METHODS
 
-EPOCHS = PROFILES["valley"]["ode"]["epochs"]
-TOLERANCES = {"valley": "1e-5", "valley-tight": "1e-7"}
+EPOCHS, WHOLE = (PROFILES[name]["ode"]["epochs"] for name in ("valley", "paper"))
+TOLERANCES = {"paper": "1e-5", "tight": "1e-7"}
+FATES = (f"are lost within {EPOCHS} epochs", "are lost later", "find the true masses")
 LARGE = 0.9  # share of a difference that the steps named in the text have to make up
 
 
@@ -101,78 +104,129 @@ def _steps(rows, seed):
     )
 
 
-def first_epochs(root):
-    """For each profile of valley.py and method {seed: run}, with the ``masses`` after its epochs, the ``norm`` of the
-    first gradient, and what the run was made with.
+def later_gradients(root):
+    """The section on the gradients on the way; empty where no measurement has ended."""
+    folder = root / later.FOLDER.name
+    if packed.read(folder, "summary.json") is None:
+        return ""
+    rows = read(folder)
+    fates = {seed: fate(run) for seed, run in newton_runs(root).get(("paper", "aca"), {}).items()}
+    lines = []
+    for name in FATES:
+        own = [row for row in rows if fates.get(row["seed"]) == name and row["method"]]
+        for method in later.METHODS:
+            found = [row for row in own if row["method"] == method]
+            if found:
+                uphill = sum(row["error"] is not None and np.dot(row["gradient"], row["exact"]) < 0 for row in found)
+                seeds = len({row["seed"] for row in found})
+                lines.append([name, str(seeds), method, _middle(found, 0), f"{uphill} of {len(found)}"])
+    lost = sum(row["method"] is None for row in rows)
+    note = f" Of {lost} iterates the exact gradient is not known: the solver gave up.\n" if lost else ""
+    header = ["runs of ode-aca that", "runs", "gradient at their masses", "relative error", "more than 90 degrees off"]
+    return (
+        f"## Gradients on the way\n\nOf the recorded runs of ode-aca at 1e-5, at the masses that they had before the "
+        f"epochs {', '.join(map(str, later.AT))}: median (least to largest).\n\n"
+        f"{table(header, lines)}{note}\n{origins(_parts(read_run(folder)))}\n"
+    )
 
-    Of seeds that valley.py has not run, the first epochs of a run with the paper's settings count: they are the same.
+
+def newton_runs(root):
+    """{(profile, method): {seed: run}} of the paper's system, with the masses ``early``, after `EPOCHS`, and at the
+    ``end`` (None where the run did not come so far), the ``norm`` of the first gradient, and what it was made with.
+
+    Of seeds that have no whole run, the run of valley.py counts: its epochs are the first ones of a whole run.
     """
     found = defaultdict(dict)
-    runs = [(folder, run) for folder, run in trainings(root, ThreeBody.name)
-            if run["summary"] and run["settings"]["model"] == "ode" and run["settings"]["system"]["name"] == PAPER.name]
-    for profile, source in (("valley", "paper"), ("valley", "valley"), ("valley-tight", "valley-tight")):
-        for folder, run in runs:
-            settings = run["settings"]
-            if settings["profile"] == source and (masses := _masses_after(folder, run)):
-                seconds = working_seconds(run) * EPOCHS / settings["epochs"]
-                norm = read_epochs(folder)[0]["Train/GradientNorm"]
-                own = {"masses": masses, "norm": norm, "seconds": seconds, "environment": run["environment"]}
-                found[profile, label(settings).partition("-")[2]][settings["seed"]] = own
+    runs = [
+        (folder, run)
+        for folder, run in trainings(root, ThreeBody.name)
+        if run["summary"] and run["settings"]["model"] == "ode" and run["settings"]["system"]["name"] == PAPER.name
+    ]
+    for profile, sources in (("paper", ("valley", "paper")), ("tight", ("valley-tight", "tight"))):
+        for source in sources:
+            for folder, run in runs:
+                settings = run["settings"]
+                if settings["profile"] == source:
+                    own = _newton_run(folder, run)
+                    found[profile, label(settings).partition("-")[2]][settings["seed"]] = own
     return found
 
 
-def _masses_after(folder, run):
-    """The masses after `EPOCHS` epochs; None of a run that ended earlier."""
-    if run["settings"]["epochs"] == EPOCHS:
-        return run["summary"]["last"]["masses"] if run["summary"]["epochs"] == EPOCHS else None
-    rows = [row for row in read_epochs(folder) if row["step"] == EPOCHS + 1]  # a row has the masses before its step
-    return [rows[0][f"Masses/{i}"] for i in (1, 2, 3)] if rows else None
+def _newton_run(folder, run):
+    epochs, done, rows = run["settings"]["epochs"], run["summary"]["epochs"], read_epochs(folder)
+    last = run["summary"]["last"]["masses"] if done == epochs else None
+    early = [row for row in rows if row["step"] == EPOCHS + 1]  # a row has the masses before its step
+    return {
+        "early": last if epochs == EPOCHS else [early[0][f"Masses/{i}"] for i in (1, 2, 3)] if early else None,
+        "end": last if epochs == WHOLE else None,
+        "norm": rows[0]["Train/GradientNorm"],
+        "seconds": working_seconds(run) * WHOLE / epochs,
+        "environment": run["environment"],
+    }
 
 
-def far(run):
+def far(masses):
     """Whether a mass is off by more than `FAR`."""
-    return max(abs(mass - true) for mass, true in zip(run["masses"], PAPER.masses)) > FAR
+    return max(abs(mass - true) for mass, true in zip(masses, PAPER.masses)) > FAR
+
+
+def fate(run):
+    """What became of a whole run, one of `FATES`; None of another."""
+    if run["early"] is None or run["end"] is None:
+        return None
+    return FATES[0] if far(run["early"]) else FATES[1] if far(run["end"]) else FATES[2]
+
+
+def _counted(runs):
+    """Cells: how many runs there are after `EPOCHS` and at the end, how many of them are in a wrong valley, and the
+    first gradients of those that are early."""
+    early, whole = ([run for run in runs if run[when] is not None] for when in ("early", "end"))
+    norms = [sorted(run["norm"] for run in early if far(run["early"]) == lost) for lost in (True, False)]
+    ranges = [f"{some[0]:.2g} to {some[-1]:.2g}" if some else "" for some in norms]
+    at_end = [str(len(whole)), str(sum(far(run["end"]) for run in whole))] if whole else ["", ""]
+    return [str(len(early)), str(len(norms[0])), *ranges, *at_end]
 
 
 def valleys(root):
     """The section on wrong valleys; empty where nothing was run."""
-    found = first_epochs(root)
+    found = newton_runs(root)
     lines = []
     for profile, tolerance in TOLERANCES.items():
         for method in METHODS:
-            own = found.get((profile, method), {}).values()
+            own = list(found.get((profile, method), {}).values())
             if own:
-                norms = [sorted(run["norm"] for run in own if far(run) == missed) for missed in (True, False)]
-                cells = [f"{some[0]:.2g} to {some[-1]:.2g}" if some else "" for some in norms]
-                lines.append([f"ode-{method}", tolerance, str(len(own)), str(len(norms[0])), *cells])
+                lines.append([f"ode-{method}", tolerance, *_counted(own)])
     if not lines:
         return ""
     kinds = [(f"{method} at {TOLERANCES[profile]}", run["environment"])
              for (profile, method), own in found.items() for run in own.values()]  # fmt: skip
-    header = ["model", "tolerance", "seeds", "in a wrong valley", "norm of their first gradients", "of the others'"]
+    header = [
+        "model", "tolerance", "seeds", f"in a wrong valley after {EPOCHS} epochs", "norm of their first gradients",
+        "of the others'", f"seeds of {WHOLE} epochs", "in a wrong valley at their end",
+    ]  # fmt: skip
     return (
-        f"## Wrong valleys: a mass off by more than {FAR:g} after {EPOCHS} epochs at learning rate 0.1\n\n"
+        f"## Wrong valleys: a mass off by more than {FAR:g}, learning rate 0.1\n\n"
         f"{table(header, lines)}\n"
         f"{origins(kinds)}\n\n{verdict_table(comparisons(root))}"
     )
 
 
 def comparisons(root):
-    """What is claimed of these counts, on the seeds that both sides have."""
-    found = first_epochs(root)
+    """What is claimed of the ends of whole runs, on the seeds that both sides have."""
+    found = newton_runs(root)
     claims = (
         ("ode-aca ends in a wrong valley less often than ode-naive, both at 1e-5",
-         ("valley", "aca"), ("valley", "naive")),
+         ("paper", "aca"), ("paper", "naive")),
         ("ode-aca ends in a wrong valley less often than ode-adjoint, both at 1e-5",
-         ("valley", "aca"), ("valley", "adjoint")),
-        ("ode-aca ends in a wrong valley less often at 1e-7 than at 1e-5", ("valley-tight", "aca"), ("valley", "aca")),
+         ("paper", "aca"), ("paper", "adjoint")),
+        ("ode-aca ends in a wrong valley less often at 1e-7 than at 1e-5", ("tight", "aca"), ("paper", "aca")),
         ("ode-aca ends in a wrong valley less often in a time of its own, at 1e-5",
-         ("valley", "aca-own-time"), ("valley", "aca")),
+         ("paper", "aca-own-time"), ("paper", "aca")),
     )  # fmt: skip
     return [_comparison(claim, *(found.get(side, {}) for side in sides)) for claim, *sides in claims]
 
 
 def _comparison(claim, *sides):
-    hours = hours_each(*([run["seconds"] for run in side.values()] for side in sides))
-    outcomes = ({seed: far(run) for seed, run in side.items()} for side in sides)
-    return Counts(claim, *outcomes, -1, hours=hours)
+    whole = [{seed: run for seed, run in side.items() if run["end"] is not None} for side in sides]
+    hours = hours_each(*([run["seconds"] for run in side.values()] for side in whole))
+    return Counts(claim, *({seed: far(run["end"]) for seed, run in side.items()} for side in whole), -1, hours=hours)

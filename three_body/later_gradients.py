@@ -1,7 +1,8 @@
 """How good the gradient of Newton's law is on the way: at masses that recorded runs of ode-aca had later.
 
-Of the runs with the paper's settings, by method, for `SEEDS`. The gradient at the first iterate is first_gradient.py's, which says
-what exact means. Without the records of ``run_three_body.sh --claims`` there is nothing to measure.
+Of the runs with the paper's settings, by method, for `SEEDS`. The gradient at the first iterate is
+first_gradient.py's, which says what exact means. Without the records of ``run_three_body.sh --claims`` there is nothing
+to measure.
 """
 
 import torch

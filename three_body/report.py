@@ -13,7 +13,7 @@ from harness.training import FINISHED
 from harness.verdicts import Means, hours_each, verdict_table
 from three_body.data import PAPER, System, simulate, time_grid
 from three_body.experiment import PROFILES, ThreeBody, label
-from three_body.findings import first_gradient, valleys
+from three_body.findings import first_gradient, later_gradients, valleys
 from three_body.models import RECURRENT
 
 README = Path(__file__).parent / "README.md"
@@ -31,6 +31,7 @@ HEADINGS = {
     "mse": "MSE [0, 2]",
     "mse_trained": "MSE [0, 1]",
     "mass_error": "mass error",
+    "last_mass_error": "mass error, last epoch",
     "energy_drift": "energy drift",
     "momentum_drift": "momentum drift",
     "gradient_norm": "largest gradient norm",
@@ -103,7 +104,7 @@ def tables(rows, root):
 
 def findings(root):
     """The sections on the gradients of Newton's law."""
-    return [text for text in (first_gradient(root), valleys(root)) if text]
+    return [text for text in (first_gradient(root), valleys(root), later_gradients(root)) if text]
 
 
 def comparisons(rows):

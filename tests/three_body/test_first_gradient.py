@@ -41,4 +41,12 @@ def test_corrections_are_solves_with_a_gradient(problem):
     ("masses", "is_far"), [(PAPER.masses, False), ([1.1, 1.1, 1.41], True), ([0.61, 1.1, 0.9], False)]
 )
 def test_far(masses, is_far):
-    assert findings.far({"masses": masses}) == is_far
+    assert findings.far(masses) == is_far
+
+
+@pytest.mark.parametrize(("early", "end", "fate"), [
+    ([1.7, 1.1, 0.9], PAPER.masses, 0), (PAPER.masses, [1.1, 2.1, 0.9], 1), (PAPER.masses, PAPER.masses, 2),
+])  # fmt: skip
+def test_what_became_of_a_run(early, end, fate):
+    assert findings.fate({"early": early, "end": end}) == findings.FATES[fate]
+    assert findings.fate({"early": early, "end": None}) is None  # it failed, or had few epochs
