@@ -22,11 +22,11 @@ class SolverError(RuntimeError, AssertionError):
         self, t: float, h: float, n_steps: int, n_f_evals: int, *, what: str | None = None, hint: str | None = None
     ) -> None:
         self.t, self.h, self.n_steps, self.n_f_evals = t, h, n_steps, n_f_evals
-        message = (
+        self._where = (
             f"{what or self.what} at t = {t:.6g} with step size {h:.3g}, after {n_steps} accepted steps and "
-            f"{n_f_evals} evaluations of func. {hint or self.hint}"
+            f"{n_f_evals} evaluations of func."
         )
-        super().__init__(message.rstrip())
+        super().__init__(f"{self._where} {hint or self.hint}".rstrip())
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle would call the class with the message alone
         return _restored, (type(self), self.args, vars(self))
@@ -34,6 +34,10 @@ class SolverError(RuntimeError, AssertionError):
     def add_hint(self, hint: str) -> None:
         """Append a sentence to the message."""
         self.args = (f"{self.args[0]} {hint}",)
+
+    def replace_hint(self, hint: str) -> None:
+        """Give this hint in the place of all others."""
+        self.args = (f"{self._where} {hint}",)
 
 
 def _restored(kind: type[SolverError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SolverError:
@@ -48,7 +52,7 @@ class NonFiniteError(SolverError):
 
     what = "the derivative or the state became infinite or NaN"
     hint = "Check func near this time and state, bound its output, or shorten the interval."
-    of_first_slope = "func returned infinity or NaN for the initial state"
+    of_first_slope = "y0 holds infinity or NaN, or func returned infinity or NaN for it"
     of_dense_output = "the derivative that dense output needs became infinite or NaN"
 
 
@@ -67,6 +71,10 @@ class TooManyEvaluationsError(SolverError):
 
     what = "the limit on evaluations or steps was reached"
     hint = "The problem may be stiff: loosen rtol and atol, take method='auto', or raise the limit."
+    no_event = (
+        "No event was met so far: look at event_fn and its sign, or lower max_evals to give up sooner. If an event "
+        "lies ahead, the problem may be stiff: loosen rtol and atol, or take method='auto'."
+    )
 
 
 class NoEventError(SolverError, ValueError):

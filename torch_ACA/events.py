@@ -36,6 +36,9 @@ from .vector_field import VectorField
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _FEW = 8  # units of rounding
 _HARDLY_A_STEP = 1e-9  # part of a step that is no way to an event, whatever the state does
+# nodes of a graph that leave the last dimension's entries as they are, and those that put it together
+_LEAVES_ENTRIES = frozenset(("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "ToCopyBackward0"))
+_PUTS_TOGETHER = frozenset(("StackBackward0", "CatBackward0"))
 HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
@@ -175,7 +178,7 @@ def _search(problem: Problem, event: _Event) -> _Crossing:
             signs = torch.where(signs == 0, torch.sign(end), signs)
             start = end
     except TooManyEvaluationsError as error:
-        error.add_hint("No event was met so far.")
+        error.replace_hint(error.no_event)
         raise
     counts = problem.stats.n_accepted, problem.field.n_evals
     raise NoEventError(step.t_end, step.h, *counts, what=NoEventError.since(problem.ts[0]))
@@ -269,10 +272,11 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
     slope = torch.empty_like(y, requires_grad=False)
     with torch.no_grad():
         field(crossing.t, y.detach(), slope)
-    value = event(t, y)[crossing.index]
+    values = event(t, y)
+    value = values[crossing.index]
     rate, flat = _rate(event, crossing, y.detach(), slope)
     if flat:
-        return _Flat.apply(t, value) if value.requires_grad else t, y
+        return t if crossing.index in without_graph(values) else _Flat.apply(t, value), y
     if abs(rate * crossing.h) <= HARDLY * crossing.way:
         if torch.is_grad_enabled():
             raise ValueError("the solution touches the event without a slope there: its time has no gradient")
@@ -313,6 +317,19 @@ def with_graph(evaluate: Callable[[], Tensor]) -> Tensor | None:
     except ValueError:
         return None
     return value if value.requires_grad else None
+
+
+def without_graph(values: Tensor) -> list[int]:
+    """Numbers of the entries, in the last dimension, that have no graph, though others may: they are constants."""
+    count = values.shape[-1]
+    if not values.requires_grad:
+        return list(range(count))
+    node = values.grad_fn
+    while node is not None and node.name() in _LEAVES_ENTRIES:
+        node = node.next_functions[0][0]
+    if node is None or node.name() not in _PUTS_TOGETHER or len(node.next_functions) != count:
+        return []
+    return [i for i, (before, _) in enumerate(node.next_functions) if before is None]
 
 
 class _Flat(torch.autograd.Function):

@@ -6,7 +6,7 @@ from typing import Any
 from .rosenbrock_tableaus import RODAS5P
 from .steppers.adams import ADAMS
 from .steppers.alf import ALF
-from .steppers.base import Method
+from .steppers.base import Method, no_method
 from .switching import AUTO
 from .tableaus import TABLEAUS
 
@@ -34,7 +34,7 @@ class Methods(MutableMapping):
         :raises TypeError: it is no `Method`
         """
         if not isinstance(method, Method):
-            raise TypeError(f"a method needs the members of torch_ACA.Method, got {type(method).__name__}")
+            raise TypeError(f"method {no_method(method)}")
         self._methods[name] = method
         self.version += 1
 

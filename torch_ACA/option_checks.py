@@ -128,8 +128,9 @@ def times_of(name: str, value: Any) -> torch.Tensor:
     """Times as a tensor: a tensor as it is, anything else in float64; entries that require grad keep their graph."""
     if isinstance(value, torch.Tensor):
         return value
+    wrong = f"{name} must be a tensor, array or sequence of times, such as [0.0, 1.0], got {shown(value)}"
     if isinstance(value, str | bytes):  # of digits would pass
-        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}")
+        raise TypeError(wrong)
     try:
         if isinstance(value, np.ndarray):
             return torch.as_tensor(value.astype(np.float64), device="cpu")
@@ -137,7 +138,7 @@ def times_of(name: str, value: Any) -> torch.Tensor:
             entry.double().cpu().reshape(()) if isinstance(entry, torch.Tensor) else float(entry) for entry in value
         ]
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a tensor, array or sequence of times, got {shown(value)}") from None
+        raise TypeError(wrong) from None
     if not any(isinstance(entry, torch.Tensor) for entry in entries):
         return torch.tensor(entries, dtype=torch.float64, device="cpu")
     return torch.stack([torch.as_tensor(entry, dtype=torch.float64, device="cpu") for entry in entries])

@@ -13,7 +13,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ _PLAIN = (dict, collections.OrderedDict, list, tuple, set, frozenset, collection
 _OPAQUE = frozenset(("matplotlib", "mpl_toolkits", "logging", "pandas", "PIL", "tqdm", "tensorboard", "tensorboardX"))
 # no func of a user is there
 _FOREIGN = _OPAQUE | sys.stdlib_module_names | {"torch", "torch_ACA", "torchdiffeq", "numpy", "scipy"}
-_KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))  # attributes of every module
+KEPT_BY_PYTORCH = frozenset(vars(nn.Module()))  # attributes of every module
 # methods that are called without being named
 _OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow")
 _SPECIAL = (
@@ -72,6 +72,10 @@ class Reach:
         orders = ((tuple(place), tuple(dict.__iter__(place))) for place in self.search.ordered)
         return tuple(order for order, of_dict in orders if order != of_dict)
 
+    @property
+    def places(self) -> "Places":
+        return self.search.places
+
     def members(self) -> "Members":
         """What is found by name in the user's classes."""
         return Members(self.search)
@@ -83,6 +87,20 @@ def reach(func: Any) -> Reach:
     search.add((func, parametrize_cache()))
     search.run()
     return Reach(search.modules, search.tensors, search.constants, search)
+
+
+@dataclass
+class Places:
+    """Where things were found: ``modules``, ``objects``, ``dicts``, ``lists``, ``globals``, (namespace, names in it)
+    each, and ``classes``, of which the ``names`` may be used."""
+
+    modules: list
+    classes: list
+    names: set
+    objects: list = field(default_factory=list)
+    dicts: list = field(default_factory=list)
+    lists: list = field(default_factory=list)
+    globals: list = field(default_factory=list)
 
 
 class Members:
@@ -130,6 +148,7 @@ class _Search:
         self._queue, self._seen = collections.deque(), set()
         self._places = []  # (how to look, where, the identities of what was found there)
         self.names, self.classes = set(), []  # names in the code seen, and the classes whose methods they may be
+        self.places = Places(self.modules, self.classes, self.names)
         self.ordered: list[collections.OrderedDict] = []
 
     def add(self, things: Iterable[Any]) -> None:
@@ -190,12 +209,15 @@ class _Search:
     def add_dict(self, place: dict) -> None:
         if len(place) <= MOST:
             self.look(dict.values, place)
+            self.places.dicts.append(place)
             if isinstance(place, collections.OrderedDict):
                 self.ordered.append(place)
 
     def add_sequence(self, place: Any) -> None:
         if len(place) <= MOST:
             self.look(_again, place)
+            if isinstance(place, list):
+                self.places.lists.append(place)
 
     def add_holder(self, thing: Any) -> None:
         (self.add_dict if isinstance(thing, dict) else self.add_sequence)(thing)
@@ -238,8 +260,9 @@ class _Search:
         if _package(getattr(type(thing), "__module__", None)) in _OPAQUE:
             return
         attributes = getattr(thing, "__dict__", None)
-        if isinstance(attributes, dict):
-            self.add_dict(attributes)
+        if isinstance(attributes, dict) and len(attributes) <= MOST:
+            self.look(dict.values, attributes)
+            self.places.objects.append(thing)
         kind = type(thing)
         if any("__slots__" in parent.__dict__ for parent in kind.__mro__):
             self.look(_in_slots, thing)
@@ -262,6 +285,7 @@ class _Search:
         present = names & namespace.keys()
         if present:
             self.look(_named, (namespace, present))
+            self.places.globals.append((namespace, present))
         for kind in self.classes:
             self._add_members(kind, names)
         self.names |= names
@@ -270,6 +294,7 @@ class _Search:
             if type(value) is types.ModuleType and not _is_foreign_name(value.__name__):
                 attributes = value.__dict__
                 self.look(_named, (attributes, names & attributes.keys()))
+                self.places.globals.append((attributes, names & attributes.keys()))
 
     def _add_class(self, kind: type) -> None:
         """The members of a class that the code seen may use."""
@@ -319,7 +344,7 @@ def _in_module(module: nn.Module) -> list[Any]:
     """Parameters, buffers, parts and attributes of a module, and what its hooks hold."""
     attributes = module.__dict__
     found = [*attributes["_parameters"].values(), *attributes["_buffers"].values(), *attributes["_modules"].values()]
-    found += [value for name, value in attributes.items() if name not in _KEPT_BY_PYTORCH]
+    found += [value for name, value in attributes.items() if name not in KEPT_BY_PYTORCH]
     for name in ("_forward_pre_hooks", "_forward_hooks"):
         found += attributes[name].values()
     return found

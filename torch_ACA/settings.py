@@ -31,7 +31,7 @@ from .scipy_solver import Scipy, solve_ivp_of_scipy
 from .state import StateLayout
 from .steppers.adams import Adams
 from .steppers.alf import ALF
-from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method
+from .steppers.base import INVERT, LINEARISE, REPLAY, SWITCH, TRACE, Method, no_method
 from .tableau import Tableau
 from .tolerances import tolerances
 
@@ -193,9 +193,12 @@ def checked_method(method: Any, gradient: str) -> Any:
     found = methods.get(method) if isinstance(method, str) else method
     # those that have a name are known to be methods: to find out takes as long as an evaluation
     if found is None or not (isinstance(method, str) or isinstance(found, Method)):
-        raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
+        if isinstance(method, str):
+            raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
+        raise ValueError(f"method {no_method(method)}; accepted by name: {', '.join(methods)}")
     if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
-        raise ValueError(f"gradient='mali' and method='ALF' go together, got gradient={gradient!r}, method={method!r}")
+        got = f"gradient={gradient!r}, method={found.name!r}"
+        raise ValueError(f"gradient='mali' and method='ALF' go together, got {got}")
     needed = _NEEDED.get(gradient)
     if needed is not None and needed not in found.abilities:
         raise ValueError(f"method {found.name} is not able to {needed}, which gradient={gradient!r} needs")

@@ -223,7 +223,7 @@ class StateLayout:
             if tensor.shape != leaf.shape:
                 raise ValueError(
                     f"func returned shape {tuple(tensor.shape)}{self._of_several(i)}, but the state has "
-                    f"{tuple(leaf.shape)}"
+                    f"{tuple(leaf.shape)}: func is called as func(t, y)"
                 )
             if tensor.is_complex() and not leaf.dtype.is_complex:
                 place = self._place(i)

@@ -29,13 +29,14 @@ def _equal(one: Any, other: Any) -> bool:
     return abs(float(one) - float(other)) < 1e-9
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tableau:
     """An explicit Runge-Kutta method. Two of them are equal only if they are the same object.
 
     ``a`` holds the strictly lower triangular rows (``a[i]`` has i entries), ``b`` the weights of the solution that is
-    propagated and ``b_embedded`` those of the comparison solution (None: no error estimate, fixed steps only).
-    ``interpolant`` holds the polynomial weights of the dense output, ``dense_order`` its global order.
+    propagated, of ``order``, and ``b_embedded`` those of the comparison solution, of ``embedded_order`` (None: no error
+    estimate, fixed steps only). ``interpolant`` holds the polynomial weights of the dense output, ``dense_order`` its
+    global order. ``reference`` is the source in words.
 
     :raises ValueError: parts that do not fit together, as after a slip in typing them
     """
@@ -50,6 +51,9 @@ class Tableau:
     dense_order: int
     b_embedded: tuple[Fraction, ...] | None = None
     embedded_order: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tableau {self.name}>"
 
     def __post_init__(self) -> None:
         n, embedded = len(self.b), self.b_embedded

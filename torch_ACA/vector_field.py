@@ -23,6 +23,7 @@ from .option_checks import check_callable, explain_refusal
 from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
 from .reach import Reach, reach
+from .settled import Settled
 from .side_effects import SideEffects
 from .side_outputs import SideOutputs
 from .state import StateLayout
@@ -57,6 +58,7 @@ class VectorField:
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
         self._side_outputs = SideOutputs(found, self.captured)
+        self._settled = Settled(found.places) if torch.is_grad_enabled() and not known else None
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast, self.code = autocast, code
         self._cut: Cut | None = self.captured.use_all() if known else None
@@ -294,19 +296,22 @@ class VectorField:
         self.captured.seal()
         self._side_outputs.finish(self.func)
         self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        if self._settled is not None:
+            self._settled.leave_out_changed()
         self.jacobian.finish(self.captured.uses)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Context in which f is evaluated again, after `finish`."""
-        self.func = self._kept()
-        try:
-            # a backward pass runs outside of the solve around this one
-            with within([*self._outer_cuts, *self._side_outputs.watches()]):
-                yield
-            self._side_outputs.look_back(self.func)
-        finally:
-            self.func = None
+        with contextlib.nullcontext() if self._settled is None else self._settled.put_back():
+            self.func = self._kept()
+            try:
+                # a backward pass runs outside of the solve around this one
+                with within([*self._outer_cuts, *self._side_outputs.watches()]):
+                    yield
+                self._side_outputs.look_back(self.func)
+            finally:
+                self.func = None
 
     def _nudged(self, time: Tensor, side: int) -> Tensor:
         return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))

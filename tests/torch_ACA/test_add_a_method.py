@@ -4,6 +4,7 @@ What is between the marks is shown in docs/methods.md, which a test compares wit
 """
 
 import math
+import types
 from fractions import Fraction
 
 import pytest
@@ -90,8 +91,13 @@ def test_an_added_method_is_known_by_name():
     assert "Ralston3" in methods and methods["ralston3"].b == RALSTON_3.b
     with pytest.raises(ValueError, match="accepted: .*Ralston3"):
         solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], method="Ralston4")
-    with pytest.raises(TypeError, match="a method needs the members of torch_ACA.Method, got object"):
+    with pytest.raises(TypeError, match="object lacks members of torch_ACA.Method: name, order, .*, stepper"):
         methods["nothing"] = object()
+    half = types.SimpleNamespace(name="half", order=3, adaptive=True, stepper=RALSTON_3.stepper)
+    with pytest.raises(ValueError, match="lacks members of torch_ACA.Method: error_order, .*; accepted by name"):
+        solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], method=half)
+    with pytest.raises(ValueError, match="got gradient='mali', method='Ralston3'"):
+        solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], method=RALSTON_3, gradient="mali")
     assert issubclass(ExponentialHeunStepper, Stepper)
 
 

@@ -371,6 +371,27 @@ def test_a_flat_event_function_gives_no_wrong_gradient():
             torch.autograd.grad(t, w)
 
 
+@pytest.mark.parametrize("together", [torch.stack, lambda parts: torch.cat([part.view(1) for part in parts])])
+def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others(together):
+    """Its time is a constant, whatever the other entries depend on; one that falls with the state is not known."""
+    w, end = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)
+    y0 = torch.ones(2, dtype=torch.float64)
+
+    def solved(falls):
+        def event(t, y):
+            return together([y[0] + 5, falls(t, y)])
+
+        t, ys = solve_event(lambda t, y: -w * y, y0, 0.0, event, **TIGHT)
+        later = solve(lambda t, y: -w * y, ys[-1], torch.stack([t, torch.tensor(4.0, dtype=torch.float64)]), **TIGHT)
+        return t, torch.autograd.grad(later.ys[-1].sum(), w)[0]
+
+    t, g = solved(lambda t, y: torch.where(t < end, end - t, 0.0))
+    assert float(t) == pytest.approx(2.0, abs=1e-9)
+    assert float(g) == pytest.approx(-8 * math.exp(-2), abs=1e-8)
+    with pytest.raises(ValueError, match="event_fn has no slope where it comes to zero"):
+        solved(lambda t, y: torch.sign(y[0] - 0.5))
+
+
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_plateau_of_zeros_is_named(rows):
     """An event that is set to zero behind a time: its time is found, and has no derivative."""
@@ -577,7 +598,7 @@ def test_a_crossing_with_hardly_a_slope_keeps_its_time(slope):
 
 @pytest.mark.parametrize("gradient", torch_ACA.GRADIENTS)
 def test_no_event_within_max_evals(gradient):
-    with pytest.raises(TooManyEvaluationsError, match="No event was met"):
+    with pytest.raises(TooManyEvaluationsError, match="of func. No event was met so far: look at event_fn"):
         solve_event(
             lambda t, y: torch.cos(t) * torch.ones_like(y), torch.ones(1), 0.0, lambda t, y: y + 2, max_evals=2000,
             gradient=gradient,

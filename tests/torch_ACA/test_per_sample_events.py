@@ -1,5 +1,7 @@
 """Events of rows that take their own steps: each row has its own."""
 
+import math
+
 import pytest
 import torch
 
@@ -90,6 +92,20 @@ def test_jumps_and_float32_and_nested_states():
     assert ys["other"].shape == (2, 3, 2) and ys["other"].dtype == torch.float32
     found, expected = (torch.autograd.grad(x.sum(), rates)[0] for x in (t, exact))
     assert_close(found, expected, 1e-4)
+
+
+def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others():
+    y0 = torch.tensor([[1.0], [2.0]], dtype=torch.float64, requires_grad=True)
+
+    def event(t, y):
+        falls = torch.where(t < 1.0, 1.0 - t, 0.0)
+        return torch.cat([y - 0.5, falls], 1)
+
+    t, ys = solve_event(lambda t, y: -y, y0, 0.0, event, per_sample=True, **SETTINGS)
+    assert_close(t, torch.tensor([math.log(2), 1.0], dtype=torch.float64), 1e-8)
+    t_bar, y_bar = (torch.autograd.grad(x.sum(), y0, retain_graph=True)[0] for x in (t, ys[1]))
+    assert_close(t_bar, torch.tensor([[1.0], [0.0]], dtype=torch.float64), 1e-7)  # the first one's is log(y0 / 0.5)
+    assert_close(y_bar, torch.tensor([[0.0], [math.exp(-1)]], dtype=torch.float64), 1e-7)
 
 
 def test_events_that_have_no_slope():

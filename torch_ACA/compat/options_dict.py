@@ -41,7 +41,7 @@ def odesolve(
     """Solve z' = func(t, z) from z0 at options["t0"].
 
     :param z0: tensor, or a tuple, list or dict of tensors; also by the name y0
-    :param options: dict of method (one of `torch_ACA.METHODS`, sym12async or fixedstep_sym12async), h, t0, t1 (0 and
+    :param options: dict of method (one of `torch_ACA.methods`, sym12async or fixedstep_sym12async), h, t0, t1 (0 and
         1), rtol, atol (1e-3 and 1e-6), t_eval (times [n], list, tensor or array, in the direction of integration, equal
         ones allowed; where they reach beyond t1, the solve goes on to them, with a warning), neval_max, print_neval,
         dense_output, safety, squeeze_single_time (True: a single time in t_eval gets no axis, which is what the

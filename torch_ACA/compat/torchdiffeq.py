@@ -59,7 +59,7 @@ def odeint(
     :param t: times [m], strictly increasing or decreasing; also one alone
     :param rtol: relative tolerance of the adaptive methods
     :param atol: absolute tolerance
-    :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.METHODS`, or
+    :param method: a name of torchdiffeq (default dopri5; ``rk4`` is its 3/8 rule), one of `torch_ACA.methods`, or
         scipy_solver (its result is detached, unless gradient="adjoint")
     :param options: of torchdiffeq: first_step, step_size, grid_constructor, min_step, max_step, max_num_steps, step_t,
         jump_t, norm, safety, ifactor, dfactor, perturb, interp, max_order, max_iters, solver; and those of

@@ -12,7 +12,7 @@ import torch
 
 from ..autocast import coarsest, coarsest_rounding
 from ..errors import NoEventError, NonFiniteError
-from ..events import HARDLY, Unknown, flat_event, is_met, with_graph
+from ..events import HARDLY, Unknown, flat_event, is_met, with_graph, without_graph
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of
@@ -189,7 +189,8 @@ def _at_events(field, event, crossing, y):
     def entries(t, y):
         return event(t, y).gather(1, crossing.index[:, None])[:, 0]
 
-    value = entries(t, y)
+    values = event(t, y)
+    value = values.gather(1, crossing.index[:, None])[:, 0]
     rate, flat = _rates(entries, rows, t, y.detach(), slope)
     touching = ~flat & ((rate * crossing.h).abs() <= HARDLY * crossing.way)
     if bool(touching.any()):
@@ -211,8 +212,10 @@ def _at_events(field, event, crossing, y):
     middle = field.traced(t + half, y + rows.spread(half.to(y)) * slope)
     shift = shift + newton(entries(t + shift, y + rows.spread(shift.to(y)) * middle))
     shift = shift + Unknown.apply(first, 2)
-    if bool(flat.any()) and value.requires_grad:
-        t = _FlatRows.apply(t, value, flat)
+    constants = torch.tensor(without_graph(values), dtype=torch.int64, device=flat.device)
+    unknown = flat & ~torch.isin(crossing.index, constants)
+    if bool(unknown.any()):
+        t = _FlatRows.apply(t, value, unknown)
     return t + shift, y + rows.spread(shift.to(y)) * middle
 
 

@@ -64,6 +64,13 @@ class Method(Protocol):
         """
 
 
+def no_method(thing: Any) -> str:
+    """Why a thing is no `Method`, for messages: the members that it lacks."""
+    members = (*Method.__annotations__, "stepper")
+    lacks = ", ".join(name for name in members if not hasattr(thing, name))
+    return f"{type(thing).__name__} lacks members of torch_ACA.Method: {lacks}"
+
+
 @dataclass(slots=True, eq=False)
 class Carry:
     """What one step hands to the next: time, flat state y [n], and a slope or velocity that belongs to it.

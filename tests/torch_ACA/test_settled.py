@@ -1,0 +1,191 @@
+"""func is what it was in each of several solves, where one backward pass comes after them."""
+
+import gc
+import weakref
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from torch_ACA import solve
+
+RUNS = [
+    {"memory": "states"}, {"memory": 2}, {"gradient": "direct"}, {"gradient": "adjoint"},
+    {"gradient": "mali", "method": "ALF"}, {"method": "Rodas5P", "memory": "states"},
+]  # fmt: skip
+T = [0.0, 0.7, 2.0]
+FLAG = 3.0
+
+
+@dataclass
+class Config:
+    u: float = 0.0
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Slotted:
+    u: float = 0.0
+
+
+class Control(nn.Module):
+    """A term that a gate of zero hides from the values: its control ``u`` is in the gradient alone."""
+
+    shared = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.settings, self.listed, self.u = Config(), {"u": 0.0}, [0.0], 0.0
+        self.register_buffer("buffered", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, y):
+        own = self.u + self.config.u + self.settings["u"] + self.listed[0] + self.buffered + self.shared
+        return (own + FLAG + getattr(self, "late", 0.0)) * y
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.control, self.gate = Control(), nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.calls = 0
+
+    def forward(self, t, y):
+        self.calls += 1
+        return torch.sin(y) * torch.cos(t) + self.gate * self.control(y)
+
+
+def attribute(func, u):
+    func.control.u = u
+
+
+def tensor(func, u):
+    func.control.u = torch.tensor(u, dtype=torch.float64)
+
+
+def of_object(func, u):
+    func.control.config.u = u
+
+
+def entry(func, u):
+    func.control.settings["u"] = u
+
+
+def listed(func, u):
+    func.control.listed[0] = u
+
+
+def buffer(func, u):
+    func.control.buffered = torch.tensor(u, dtype=torch.float64)
+
+
+def of_class(func, u):
+    Control.shared = u
+
+
+def of_module(func, u):
+    globals()["FLAG"] = u
+
+
+def added(func, u):
+    if u > 0:
+        func.control.late = u
+    elif hasattr(func.control, "late"):
+        del func.control.late
+
+
+WAYS = [attribute, tensor, of_object, entry, listed, buffer, of_class, of_module, added]
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    Control.shared, globals()["FLAG"] = 0.0, 3.0
+
+
+def gradient(change, **keywords):
+    """Of solves with other controls, in a loop; and what is there after the backward pass."""
+    torch.manual_seed(0)
+    func, y, loss = Gated(), torch.randn(40, dtype=torch.float64), 0
+    for weight, u in ((1, 3.0), (2, -1.0), (3, 2.0)):
+        change(func, u)
+        loss = loss + weight * solve(func, y, T, rtol=1e-5, atol=1e-5, **keywords).ys[-1].square().mean()
+    change(func, 7.0)
+    func.calls = 0  # as programs count the evaluations of a backward pass
+    state = {name: str(vars(part)) for name, part in func.named_modules()}
+    loss.backward()
+    counted = func.calls
+    func.calls = 0
+    assert {name: str(vars(part)) for name, part in func.named_modules()} == state
+    return func.gate.grad.item(), counted
+
+
+@pytest.mark.parametrize(("change", "keywords"), [
+    *((change, RUNS[0]) for change in WAYS), *((attribute, keywords) for keywords in RUNS[1:]), (tensor, RUNS[3]),
+], ids=str)  # fmt: skip
+def test_each_solve_has_its_own(change, keywords):
+    exact, _ = gradient(change, gradient="direct", method=keywords.get("method", "Dopri5").replace("ALF", "Dopri5"))
+    found, counted = gradient(change, **keywords)
+    # the adjoint and other methods have errors of 1e-5; the controls make up more than half of the gradient
+    assert found == pytest.approx(exact, rel=1e-3)
+    assert counted > 0 or keywords.get("gradient") == "direct"
+
+
+def test_what_func_changes_itself_stays_as_it_is_by_then():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.calls = nn.Parameter(torch.ones((), dtype=torch.float64)), 0
+
+        def forward(self, t, y):
+            self.calls += 1
+            return -self.w * y
+
+    func = Counting()
+    end = solve(func, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
+    func.calls = 1000
+    end.sum().backward()
+    assert func.calls > 1000
+
+
+def test_a_flag_that_changes_the_derivative_alone():
+    class Stopped(nn.Module):
+        stop = True
+
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, t, y):
+            z = self.w * y
+            return torch.sin(z.detach() if self.stop else z) - z
+
+    def gradient(stop):
+        func, y = Stopped(), torch.linspace(-1, 1, 40, dtype=torch.float64)
+        end = solve(func, y, T, memory="states").ys[-1]
+        func.stop = stop
+        end.square().mean().backward()
+        assert func.stop is stop
+        return func.w.grad
+
+    assert torch.equal(gradient(True), gradient(False))
+
+
+def test_a_backward_pass_that_fails_puts_all_back():
+    func = Gated()
+    func.control.u = 1.0
+    end = solve(func, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
+    func.control.u = 2.0
+    func.gate.data.fill_(1.0)
+    with pytest.raises(RuntimeError):
+        end.sum().backward()
+    assert func.control.u == 2.0
+
+
+def test_a_module_that_holds_its_solution_is_freed():
+    func = Gated()
+    func.control.u = 1.0
+    func.settings = {"solution": solve(func, torch.ones(3, dtype=torch.float64), T, memory="states")}
+    alive = weakref.ref(func)
+    del func
+    gc.collect()
+    assert alive() is None

@@ -1,0 +1,184 @@
+"""What func finds in the places that it reaches, and leaves as it is, is there too when a backward pass evaluates it
+again.
+
+A task's number, a flag or a control is an attribute that a loop sets anew for every solve. Where a backward pass comes
+after several of them, func must be what it was in each; and states alone do not tell, as where a gate is still zero.
+So numbers, flags, texts and tensors without a history that were in modules, objects, dicts, lists and globals from the
+first evaluation to the last are put back for as long as func is evaluated again. What func itself has changed, such as
+a count of its calls, is its own affair.
+"""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .reach import KEPT_BY_PYTORCH, Places
+
+_SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
+_PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
+_NOTHING = object()
+
+
+class Settled:
+    """What is simple in the places that func reaches. `leave_out_changed` is to be called once func has been evaluated
+    for the last time, `put_back` where it is evaluated again.
+
+    :param places: those of the `Reach` of func before its first evaluation
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._held = [(place, _simple_in(place())) for place in _lookups(places)]
+        self._names: list[frozenset] = []
+
+    def leave_out_changed(self) -> None:
+        """What func has changed itself is not put back."""
+        held, self._names = [], []
+        for place, before in self._held:
+            now = place()
+            if now is not None:
+                held.append((place, {key: v for key, v in before.items() if _is_same(now.get(key, _NOTHING), v)}))
+                self._names.append(frozenset(key for key, _ in now.items()))
+        self._held = held
+
+    @contextlib.contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Context in which everything is where it was, and what has been added since is not there."""
+        changed = []
+        for (place, before), names in zip(self._held, self._names):
+            now = place()
+            if now is not None:
+                added = dict.fromkeys(_simple_in(now).keys() - names, _NOTHING)
+                for key, value in (before | added).items():
+                    found = now.get(key, _NOTHING)
+                    if not _is_same(found, value):
+                        _put(now, key, value)
+                        changed.append((now, key, value, found))
+        try:
+            yield
+        finally:
+            for now, key, value, found in changed:
+                if now.get(key, _NOTHING) is value:  # else func has put something else there
+                    _put(now, key, found)
+
+
+def _put(place: Any, key: Any, value: Any) -> None:
+    if value is _NOTHING:
+        del place[key]
+    else:
+        place[key] = value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    return type(one) is type(other) and type(one) in _SIMPLE and (one == other or one != one and other != other)
+
+
+def _simple_in(place: Any) -> dict[Any, Any]:
+    """Entries whose values are simple."""
+    return {
+        key: value
+        for key, value in (() if place is None else place.items())
+        if type(value) in _SIMPLE or isinstance(value, torch.Tensor) and value.grad_fn is None
+    }
+
+
+def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
+    """Functions that return a place, as a dict is one, or None where its owner is gone: owners are not held."""
+    for module in places.modules:
+        yield _of_owner(module, _attributes)
+        yield _of_owner(module, _buffers)
+    for thing in places.objects:
+        with contextlib.suppress(TypeError):  # it cannot be held weakly
+            yield _of_owner(thing, vars)
+    for place in (*places.dicts, *map(_Listed, places.lists)):
+        if len(_simple_in(place)) == len(place):  # it holds nothing that may lead to the solution
+            yield functools.partial(_itself, place)
+    for namespace, names in places.globals:
+        yield functools.partial(_itself, _Part(namespace, names))
+    for kind in places.classes:
+        yield _of_owner(kind, functools.partial(_OfClass, names=places.names))
+
+
+def _of_owner(owner: Any, part: Callable[[Any], Any]) -> Callable[[], Any]:
+    reference = weakref.ref(owner)
+
+    def place() -> Any:
+        now = reference()
+        return None if now is None else part(now)
+
+    return place
+
+
+def _itself(place: Any) -> Any:
+    return place
+
+
+def _attributes(module: nn.Module) -> "_Part":
+    attributes = module.__dict__
+    return _Part(attributes, [n for n in attributes if n not in KEPT_BY_PYTORCH or n in _PUT_BACK_IN_MODULES])
+
+
+def _buffers(module: nn.Module) -> dict[str, Any]:
+    return module.__dict__["_buffers"]
+
+
+class _Part:
+    """Some names of a dict."""
+
+    def __init__(self, whole: Any, names: Iterable[str]) -> None:
+        self._whole, self._names = whole, names
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, self._whole[name]) for name in self._names if name in self._whole]
+
+    def get(self, name: str, default: Any) -> Any:
+        return self._whole.get(name, default)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._whole[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._whole[name]
+
+
+class _OfClass(_Part):
+    """Some names of a class."""
+
+    def __init__(self, kind: type, names: Iterable[str]) -> None:
+        self._kind = kind
+        super().__init__(kind.__dict__, names)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._kind, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self._kind, name)
+
+
+class _Listed:
+    """A list, by the numbers of its entries. Its length is that which it has by now."""
+
+    def __init__(self, entries: list) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def items(self) -> Iterable[tuple[int, Any]]:
+        return enumerate(self._entries)
+
+    def get(self, number: int, default: Any) -> Any:
+        return self._entries[number] if number < len(self) else default
+
+    def __setitem__(self, number: int, value: Any) -> None:
+        if number < len(self):
+            self._entries[number] = value
+
+    def __delitem__(self, number: int) -> None:
+        """Entries that were added stay: the others keep their numbers."""
