@@ -269,7 +269,7 @@ def checked_callbacks(callbacks: Any) -> Callbacks:
 
 
 def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
-    """Output times as a tensor [m], and as floats.
+    """Output times as a tensor [m], and as floats. Constant ones are a copy: the caller may go on with them in place.
 
     :raises ValueError, TypeError: not at least two finite times in strict order
     """
@@ -280,6 +280,8 @@ def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
         raise TypeError(f"t must be real, got {times.dtype}")
     if not times.is_floating_point():
         times = times.to(layout.dtype)
+    elif not times.requires_grad:
+        times = times.clone()
     ts = times.tolist()
     if not all(math.isfinite(value) for value in ts):
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")

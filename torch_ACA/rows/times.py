@@ -62,6 +62,7 @@ def checked_row_times(t, layout, count, options):
         values = torch.tensor([ts], dtype=torch.float64, device="cpu")
     else:
         times, values = _checked(times, layout, count)
+        times = times if times.requires_grad else times.clone()  # as `checked_times` does
     direction = torch.where((values.diff() < 0).any(1), -1.0, 1.0).double()
     parts = (*_stops(values, options), direction)
     return times, RowTimes(*(part if part is None else part.expand(count, *part.shape[1:]).to(layout.device)
