@@ -24,7 +24,7 @@ README = Path(__file__).parent / "README.md"
 RESULTS = Cifar().results
 SCRIPT = "cifar_classification/report.py"
 SEEN = "../results/cifar_classification"  # its folder, as seen from the README
-SCALES = ("gpu", "table", "paper")
+SCALES = ("table", "gpu", "paper")  # in the order of the reports
 LIKE_FOR_LIKE = ("aca", "direct", "naive", "adjoint", "mali", "torchdiffeq", "torchdiffeq-adjoint")
 OWN = {  # at the table's scale aca has the paper's solver, tolerance and batch anyway
     "gpu": ("aca", "adjoint-own", "naive-own"),

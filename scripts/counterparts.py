@@ -18,7 +18,7 @@ PLACES = (
     ("figure 6: gradient errors of dz/dt = kz", "[figure](van_der_pol/gradient_error/gradient_error.png)"),
     ("figure 7(a, b): CIFAR-10, accuracy against epoch and time",
      "[figure](cifar_classification/table/methods.png); against time: not drawn, as the processor was shared"),
-    ("figure 7(c, d): NODE-18 and ResNet", "[figure](cifar_classification/table/networks.png), three runs"),
+    ("figure 7(c, d): NODE-18 and ResNet", "[figure](cifar_classification/table/networks.png)"),
     ("table 2: errors of networks on CIFAR-10 by test solver",
      "[here](#images-node-18-on-cifar); ResNet-50, ResNet-101, earlier neural ODEs: quoted there, not run here"),
     ("table 3: reliability of repeated runs",

@@ -30,13 +30,17 @@ BOUNDS = (
 )
 
 
-def claims(rows):
-    """That continuous flows fit better than planar ones of the same width, and what every continuous flow has to do."""
+def comparisons(rows):
+    """That continuous flows fit better than planar ones of the same width."""
     widths = {(row["what"], row["width"]): "kl" if row.get("nll") is None else "nll" for row in rows}
-    fits = [smaller(rows, what, f"cnf-aca-{width}", f"nf-{width}", field, ".3f")
+    return [smaller(rows, what, f"cnf-aca-{width}", f"nf-{width}", field, ".3f")
             for (what, width), field in widths.items()]  # fmt: skip
+
+
+def claims(rows):
+    """The text on them, and on what every continuous flow has to do."""
     continuous = [row for row in rows if row["model"] in SOLVED]
-    texts = [verdict_table(fits)]
+    texts = [verdict_table(comparisons(rows))]
     for field, best, bound, name in BOUNDS:
         found = [abs(row[field] - best) for row in continuous]
         kept = sum(error <= bound for error in found)

@@ -371,7 +371,9 @@ def test_a_flat_event_function_gives_no_wrong_gradient():
             torch.autograd.grad(t, w)
 
 
-@pytest.mark.parametrize("together", [torch.stack, lambda parts: torch.cat([part.view(1) for part in parts])])
+@pytest.mark.parametrize(
+    "together", [torch.stack, lambda parts: torch.cat([part.view(1) for part in parts])], ids=["stack", "cat"]
+)
 def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others(together):
     """Its time is a constant, whatever the other entries depend on; one that falls with the state is not known."""
     w, end = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)

@@ -121,7 +121,7 @@ def gradient(change, **keywords):
 
 @pytest.mark.parametrize(("change", "keywords"), [
     *((change, RUNS[0]) for change in WAYS), *((attribute, keywords) for keywords in RUNS[1:]), (tensor, RUNS[3]),
-], ids=str)  # fmt: skip
+], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_each_solve_has_its_own(change, keywords):
     exact, _ = gradient(change, gradient="direct", method=keywords.get("method", "Dopri5").replace("ALF", "Dopri5"))
     found, counted = gradient(change, **keywords)
