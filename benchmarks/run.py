@@ -17,6 +17,7 @@ from harness.cli import (
     run_main,
     seed,
 )
+from harness.environment import versions
 from harness.record import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
@@ -106,7 +107,7 @@ def measure(name, folder, args, options):
     """Run one case and record it."""
     case, load = CASES[name], os.getloadavg()
     print(f"{name}: {case.title}", flush=True)
-    arguments = vars(args) | {"case": name, "clock": options.clock, "libraries": solvers.versions()}
+    arguments = vars(args) | {"case": name, "clock": options.clock, "libraries": versions(solvers.LIBRARIES)}
     run = Run.start(folder, arguments, overwrite=True)
     try:
         for number, row in enumerate(case.rows(case, options)):

@@ -4,7 +4,6 @@ A prepared solver is called for one solve with its backward pass; ``check()`` do
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import math
@@ -264,17 +263,6 @@ DROP_INS = {
     ),
     "torchdiffeq odeint": torchdiffeq,
 }
-
-
-def versions():
-    """Versions of the libraries compared, None for one that is not installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def missing(solver, problem):

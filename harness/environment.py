@@ -1,5 +1,6 @@
 """What a number was measured with: code, command, versions and hardware."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -22,7 +23,7 @@ def describe():
         "command": command_line(),
         **_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -100,11 +101,13 @@ def _git(*arguments):
     return done.stdout.strip()
 
 
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def versions(packages):
+    """{name: version} of packages, None for one that is not installed."""
+    found = dict.fromkeys(packages)
+    for name in found:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpu_model():

@@ -8,6 +8,7 @@ was taken, ends bit for bit like an uninterrupted one.
 import contextlib
 import copy
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -274,8 +275,10 @@ def _loop(experiment, training, run, args, group):
                 if stopping:
                     run.close()
                     if group.first:
-                        print(f"stopped after {training.step} of {total} steps; go on with: "
-                              f"python {experiment.name}/train.py --resume {folder}", file=sys.stderr)  # fmt: skip
+                        again = f"python {experiment.name}/train.py --resume {shlex.quote(str(folder))}"
+                        if getattr(args, "data", None) not in (None, experiment.data):
+                            again += f" --data {shlex.quote(str(args.data))}"
+                        print(f"stopped after {training.step} of {total} steps; go on with: {again}", file=sys.stderr)
                     return INTERRUPTED
             status = FINISHED
         except TrainingFailed as failure:

@@ -6,7 +6,6 @@ put into a random state and falls, without control; 7 positions and 7 velocities
 
 import fcntl
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.cli import ArgumentParser, UsageError, positive_int, run_main
-from harness.environment import describe
+from harness.environment import describe, versions
 from harness.files import atomic_write
 
 POINTS = 200  # of a trajectory, which is one unit of time
@@ -141,13 +140,7 @@ def _store(folder, states):
 
 def _versions():
     """Versions of the simulator; None for what is not installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return versions(PACKAGES)
 
 
 def statistics(states):

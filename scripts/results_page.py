@@ -3,6 +3,7 @@
 What a paper says comes from the files of the experiments (paper.json, QUOTED), what was measured from the records.
 """
 
+import functools
 from itertools import chain
 
 import counterparts  # these lie beside this script
@@ -51,12 +52,21 @@ if it holds, or fails, in every case.
 """
 
 
+@functools.cache
+def parts():
+    """(name, text, rows of claims) of every section."""
+    return [(name, *make()) for name, make in SECTIONS.items()]
+
+
+def verdicts():
+    """(name of the section, claim, verdict) of every claim."""
+    return [(name, row[0], row[-1]) for name, _, rows in parts() for row in rows]
+
+
 def page():
     """The text of the page."""
-    parts = [(name, *make()) for name, make in SECTIONS.items()]
-    summary, texts = [], []
-    for name, text, rows in parts:
-        summary += [[name, row[0], row[-1]] for row in rows]
+    summary, texts = verdicts(), []
+    for _, text, rows in parts():
         texts.append(text)
         if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
             texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")
@@ -65,13 +75,16 @@ def page():
     return "\n".join([head, *texts, counterparts.section()])
 
 
+def counted(summary):
+    """How many of these claims are decided for, decided against and undecided."""
+    found = [verdict for *_, verdict in summary]
+    return [sum(verdict.startswith(kind) for verdict in found) for kind in (FOR, AGAINST, UNDECIDED)]
+
+
 def tally(summary):
     """How many claims hold, by place, and which are decided against."""
-    counts = {name: [0, 0, 0] for name in SECTIONS}
-    for name, _, verdict in summary:
-        counts[name][next(i for i, kind in enumerate((FOR, AGAINST, UNDECIDED)) if verdict.startswith(kind))] += 1
-    lines = [[name, *map(str, found)] for name, found in counts.items()]
-    lines.append(["all", *(str(sum(found[i] for found in counts.values())) for i in range(3))])
+    lines = [[name, *map(str, counted(row for row in summary if row[0] == name))] for name in SECTIONS]
+    lines.append(["all", *map(str, counted(summary))])
     against = "".join(f"- {name}: {claim}\n" for name, claim, verdict in summary if verdict.startswith(AGAINST))
     header = ["where", "decided for: it holds here", "decided against: it does not", "undecided"]
     return f"{table(header, lines)}\nDecided against:\n\n{against}"

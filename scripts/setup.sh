@@ -15,6 +15,9 @@ python=${PYTHON:-python3}
 stamp=.venv/installed
 wanted=$(pwd && cksum requirements.txt pyproject.toml)
 [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && exit
+if [[ -L .venv && -f $stamp && $(head -n 1 "$stamp") != "$(pwd)" ]]; then
+    fail ".venv is a link to the one of $(head -n 1 "$stamp"), which would then import this checkout: remove the link"
+fi
 
 if [[ ! -x .venv/bin/python ]]; then
     command -v "$python" >/dev/null || fail "$python not found: set PYTHON to a Python of at least 3.10"

@@ -183,7 +183,8 @@ def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(run, cache, tmp_path, mo
     assert run("a", "--model", "rnn", "--epochs", "2") == 130
     checkpoint = tmp_path / "a" / "checkpoint.pt"
     assert (
-        f"stopped after 4 of 6 steps; go on with: python latent_ode_mujoco/train.py --resume {checkpoint.parent}"
+        "stopped after 4 of 6 steps; go on with: python latent_ode_mujoco/train.py "
+        f"--resume {checkpoint.parent} --data {cache}\n"
         in (capsys.readouterr().err)
     )
     monkeypatch.undo()
@@ -323,7 +324,8 @@ def test_what_ended_early_is_said_below_the_table(run, cache, tmp_path):
     assert "- latent-ode-aca, 10%, seed 0: failed in epoch 1, batch 1: max_evals" in text
 
 
-def test_speed_is_measured_and_recorded(cache, tmp_path):
+def test_speed_is_measured_and_recorded(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["latent_ode_mujoco/speed.py"])  # which records tell where they come from
     out = tmp_path / "speed" / "small"
     flags = ["--rounds", "2", "--trajectories", "30", "--profile", "quick", "--data", cache, "--device", "cpu"]
     contestants = ["aca", "torchdiffeq.odeint"]

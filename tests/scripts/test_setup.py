@@ -91,3 +91,15 @@ def test_requirements_are_those_of_the_project():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
     assert sorted(listed) == sorted({*project["dependencies"], *extras["experiments"], *extras["dev"]})
+
+
+def test_the_environment_of_another_checkout_is_left_alone(tmp_path):
+    other, own = tmp_path / "other", tmp_path / "own"
+    (other / ".venv").mkdir(parents=True)
+    own.mkdir()
+    (other / ".venv" / "installed").write_text(f"{other}\n1 2 requirements.txt\n")
+    (own / ".venv").symlink_to(other / ".venv")
+    done = setup(own, "python3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f".venv is a link to the one of {other}" in done.stderr
+    assert sorted(path.name for path in (other / ".venv").iterdir()) == ["installed"]
