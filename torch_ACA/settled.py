@@ -93,10 +93,13 @@ def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
     for module in places.modules:
         yield _of_owner(module, _attributes)
         yield _of_owner(module, _buffers)
+    dicts = list(places.dicts)
     for thing in places.objects:
-        with contextlib.suppress(TypeError):  # it cannot be held weakly
+        try:
             yield _of_owner(thing, vars)
-    for place in (*places.dicts, *map(_Listed, places.lists)):
+        except TypeError:  # it cannot be held weakly
+            dicts.append(vars(thing))
+    for place in (*dicts, *map(_Listed, places.lists)):
         if len(_simple_in(place)) == len(place):  # it holds nothing that may lead to the solution
             yield functools.partial(_itself, place)
     for namespace, names in places.globals:

@@ -1,6 +1,7 @@
 """func is what it was in each of several solves, where one backward pass comes after them."""
 
 import gc
+import types
 import weakref
 from dataclasses import dataclass
 
@@ -23,11 +24,6 @@ class Config:
     u: float = 0.0
 
 
-@dataclass(slots=True, weakref_slot=True)
-class Slotted:
-    u: float = 0.0
-
-
 class Control(nn.Module):
     """A term that a gate of zero hides from the values: its control ``u`` is in the gradient alone."""
 
@@ -36,10 +32,11 @@ class Control(nn.Module):
     def __init__(self):
         super().__init__()
         self.config, self.settings, self.listed, self.u = Config(), {"u": 0.0}, [0.0], 0.0
+        self.space = types.SimpleNamespace(u=0.0)
         self.register_buffer("buffered", torch.zeros((), dtype=torch.float64))
 
     def forward(self, y):
-        own = self.u + self.config.u + self.settings["u"] + self.listed[0] + self.buffered + self.shared
+        own = self.u + self.config.u + self.settings["u"] + self.listed[0] + self.space.u + self.buffered + self.shared
         return (own + FLAG + getattr(self, "late", 0.0)) * y
 
 
@@ -64,6 +61,10 @@ def tensor(func, u):
 
 def of_object(func, u):
     func.control.config.u = u
+
+
+def of_namespace(func, u):
+    func.control.space.u = u
 
 
 def entry(func, u):
@@ -93,7 +94,7 @@ def added(func, u):
         del func.control.late
 
 
-WAYS = [attribute, tensor, of_object, entry, listed, buffer, of_class, of_module, added]
+WAYS = [attribute, tensor, of_object, of_namespace, entry, listed, buffer, of_class, of_module, added]
 
 
 @pytest.fixture(autouse=True)
