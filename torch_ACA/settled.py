@@ -21,6 +21,7 @@ from .reach import KEPT_BY_PYTORCH, Places
 
 _SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
 _PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
+_MOST = 1000  # entries of a dict or list: larger ones are data, and take time to look at in every solve
 _NOTHING = object()
 
 
@@ -100,7 +101,7 @@ def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
         except TypeError:  # it cannot be held weakly
             dicts.append(vars(thing))
     for place in (*dicts, *map(_Listed, places.lists)):
-        if len(_simple_in(place)) == len(place):  # it holds nothing that may lead to the solution
+        if len(place) <= _MOST and len(_simple_in(place)) == len(place):  # nothing that may lead to the solution
             yield functools.partial(_itself, place)
     for namespace, names in places.globals:
         yield functools.partial(_itself, _Part(namespace, names))
