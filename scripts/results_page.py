@@ -3,7 +3,6 @@
 What a paper says comes from the files of the experiments (paper.json, QUOTED), what was measured from the records.
 """
 
-import functools
 from itertools import chain
 
 import counterparts  # these lie beside this script
@@ -52,21 +51,21 @@ if it holds, or fails, in every case.
 """
 
 
-@functools.cache
 def parts():
     """(name, text, rows of claims) of every section."""
     return [(name, *make()) for name, make in SECTIONS.items()]
 
 
-def verdicts():
+def verdicts(sections):
     """(name of the section, claim, verdict) of every claim."""
-    return [(name, row[0], row[-1]) for name, _, rows in parts() for row in rows]
+    return [(name, row[0], row[-1]) for name, _, rows in sections for row in rows]
 
 
 def page():
     """The text of the page."""
-    summary, texts = verdicts(), []
-    for _, text, rows in parts():
+    sections, texts = parts(), []
+    summary = verdicts(sections)
+    for _, text, rows in sections:
         texts.append(text)
         if found := [row for row in rows if len(row) == len(CLAIM_HEADER)]:
             texts.append(f"{table(CLAIM_HEADER, found)}\n{NOTE}\n")

@@ -262,7 +262,8 @@ class _Search:
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict) and len(attributes) <= MOST:
             self.look(dict.values, attributes)
-            self.places.objects.append(thing)
+            if _package(type(thing).__module__) != "torch_ACA":  # what the solver itself wraps func in
+                self.places.objects.append(thing)
         kind = type(thing)
         if any("__slots__" in parent.__dict__ for parent in kind.__mro__):
             self.look(_in_slots, thing)

@@ -90,9 +90,9 @@ def test_rows_that_fail_at_the_start():
         assert_close(ours[0], theirs[0], SAME)
         assert_close(ours[1][[0, 2]], theirs[1][[0, 2]], SAME)
     everything = solve(lambda t, y: scale / y, torch.zeros(2, 1, requires_grad=True), [0.0, 1.0], **SETTINGS)
-    assert bool(everything.ys[1].isnan().all()) and str(everything.error).startswith("rows 0, 1: func returned")
+    assert bool(everything.ys[1].isnan().all()) and str(everything.error).startswith("rows 0, 1: y0 holds")
     everything.ys.nansum().backward()
-    with pytest.raises(NonFiniteError, match="rows 1, 3: func returned"):
+    with pytest.raises(NonFiniteError, match="rows 1, 3: y0 holds"):
         solve(lambda t, y: scale / y, y0, [0.0, 0.5, 1.0], **SETTINGS | {"on_failure": "raise"})
 
 

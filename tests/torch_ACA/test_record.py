@@ -43,10 +43,10 @@ def test_every_replayed_step_is_the_stored_next_state_bit_for_bit(method, gradie
 
 
 def test_a_field_that_changed_since_is_not_replayed_bit_for_bit():
-    shift = [0.0]
+    shift = torch.zeros((), dtype=torch.float64)
     y0 = Y0.clone().requires_grad_()
-    solution = solve(lambda t, y: swing(t, y) + shift[0], y0, [0.0, 3.0], record=True)
-    shift[0] = 1e-12
+    solution = solve(lambda t, y: swing(t, y) + shift, y0, [0.0, 3.0], record=True)
+    shift.data.fill_(1e-12)
     assert not torch.equal(solution.record.replayed(), solution.record.states)
 
 
