@@ -12,6 +12,7 @@ from harness.files import atomic_write
 # to ode Paul Tol's "muted" scheme.
 METHOD_COLOURS = {
     "aca": "#0072B2",
+    "aca-own-time": "#332288",
     "direct": "#56B4E9",
     "naive": "#E69F00",
     "adjoint": "#D55E00",
@@ -35,6 +36,7 @@ PART_COLOURS = ("#CC6677", "#44AA99", "#661100")
 # Line style and marker of each gradient method, in all figures: they tell methods apart in grey print too.
 METHOD_STYLES = {
     "aca": ("-", "o"),
+    "aca-own-time": ("-.", "P"),
     "direct": ((0, (1, 1)), "x"),
     "naive": ("--", "s"),
     "adjoint": (":", "^"),

@@ -25,7 +25,7 @@ OTHERS = "ode-aca"  # the model whose orbits are drawn for all other systems
 def _look(name):
     model, gradient = model_of(name)
     if gradient:
-        return look(gradient.partition("-own")[0])
+        return look(gradient)
     return {"color": colour(model), "linestyle": STYLES[model], "linewidth": 1.2}
 
 

@@ -15,7 +15,7 @@ MARKERS = dict(zip(("as it is", "lands 20 times", "lands 100 times", "lands wher
 
 def _look(method, **others):
     """As `look`; ACA in a time of its own is ACA in another shade."""
-    return look("aca", color=colour("ode"), linestyle="-.", **others) if method == OWN_TIME else look(method, **others)
+    return look("aca-own-time", **others) if method == OWN_TIME else look(method, **others)
 
 
 def _dots(method):

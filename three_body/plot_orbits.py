@@ -27,7 +27,7 @@ def model_of(name):
 def shade_of(name):
     """The colour of a label such as ode-aca: that of its gradient method where it has one."""
     model, gradient = model_of(name)
-    return colour((gradient or model).partition("-own")[0])
+    return colour(gradient or model)
 
 
 def faint(runs):
