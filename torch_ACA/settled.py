@@ -50,6 +50,18 @@ class Settled:
     def put_back(self) -> Iterator[None]:
         """Context in which everything is where it was, and what has been added since is not there."""
         changed = []
+        try:
+            for now, key, value, found in self._differences():
+                _put(now, key, value)
+                changed.append((now, key, value, found))
+            yield
+        finally:
+            for now, key, value, found in changed:
+                if now.get(key, _NOTHING) is value:  # else func has put something else there
+                    _put(now, key, found)
+
+    def _differences(self) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """(place, key, what was there, what is there now) where these differ."""
         for (place, before), names in zip(self._held, self._names):
             now = place()
             if now is not None:
@@ -57,14 +69,7 @@ class Settled:
                 for key, value in (before | added).items():
                     found = now.get(key, _NOTHING)
                     if not _is_same(found, value):
-                        _put(now, key, value)
-                        changed.append((now, key, value, found))
-        try:
-            yield
-        finally:
-            for now, key, value, found in changed:
-                if now.get(key, _NOTHING) is value:  # else func has put something else there
-                    _put(now, key, found)
+                        yield now, key, value, found
 
 
 def _put(place: Any, key: Any, value: Any) -> None:
