@@ -26,6 +26,7 @@ from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
 from .plan import checked
+from .private_torch import stacked
 from .problem import Problem
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
@@ -36,9 +37,8 @@ from .vector_field import VectorField
 _FAR = 1e10  # no event lies farther away: the search ends at max_evals long before
 _FEW = 8  # units of rounding
 _HARDLY_A_STEP = 1e-9  # part of a step that is no way to an event, whatever the state does
-# nodes of a graph that leave the last dimension's entries as they are, and those that put it together
-_LEAVES_ENTRIES = frozenset(("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "ToCopyBackward0"))
-_PUTS_TOGETHER = frozenset(("StackBackward0", "CatBackward0"))
+# nodes of a graph behind which the entries stand in the same order
+_IN_ORDER = frozenset(("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "ToCopyBackward0"))
 HARDLY = 1e-7  # a slope that over the step makes so little of the way to zero is that of a turning point, and rounding
 
 
@@ -320,14 +320,16 @@ def with_graph(evaluate: Callable[[], Tensor]) -> Tensor | None:
 
 
 def without_graph(values: Tensor) -> list[int]:
-    """Numbers of the entries, in the last dimension, that have no graph, though others may: they are constants."""
+    """Numbers of the entries, in the last dimension of values [k] or [b, k], that are known to have no graph, though
+    others have: constants that `torch.stack` has put beside them."""
     count = values.shape[-1]
     if not values.requires_grad:
         return list(range(count))
     node = values.grad_fn
-    while node is not None and node.name() in _LEAVES_ENTRIES:
+    while node is not None and node.name() in _IN_ORDER:
         node = node.next_functions[0][0]
-    if node is None or node.name() not in _PUTS_TOGETHER or len(node.next_functions) != count:
+    stack = None if node is None else stacked(node)
+    if stack is None or stack[0][stack[1]] != count or values.dim() == 2 and stack[1] == 0:  # parts are not entries
         return []
     return [i for i, (before, _) in enumerate(node.next_functions) if before is None]
 

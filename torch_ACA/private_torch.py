@@ -130,3 +130,12 @@ def is_batched(tensor: torch.Tensor) -> bool:
 def parametrize_cache() -> dict | None:
     """What `torch.nn.utils.parametrize.cached` keeps at this moment; None outside of it."""
     return parametrize._cache if getattr(parametrize, "_cache_enabled", 0) else None
+
+
+def stacked(node: Any) -> tuple[tuple[int, ...], int] | None:
+    """Of a node of `torch.stack`: the shape of what it made, and the dimension along which its parts lie. None of other
+    nodes, and where PyTorch does not tell."""
+    if node.name() != "StackBackward0" or not hasattr(node, "_input_metadata") or not hasattr(node, "_saved_dim"):
+        return None
+    shape, dim = tuple(node._input_metadata[0].shape), node._saved_dim
+    return shape, (dim - 2**64 if dim >= 2**63 else dim) % len(shape)

@@ -24,7 +24,7 @@ from torch_ACA import (
     solve,
     solve_event,
 )
-from torch_ACA.events import _first_not_positive
+from torch_ACA.events import _first_not_positive, without_graph
 
 try:
     import torchdiffeq
@@ -371,17 +371,14 @@ def test_a_flat_event_function_gives_no_wrong_gradient():
             torch.autograd.grad(t, w)
 
 
-@pytest.mark.parametrize(
-    "together", [torch.stack, lambda parts: torch.cat([part.view(1) for part in parts])], ids=["stack", "cat"]
-)
-def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others(together):
+def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others():
     """Its time is a constant, whatever the other entries depend on; one that falls with the state is not known."""
     w, end = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)
     y0 = torch.ones(2, dtype=torch.float64)
 
     def solved(falls):
         def event(t, y):
-            return together([y[0] + 5, falls(t, y)])
+            return torch.stack([y[0] + 5, falls(t, y)])
 
         t, ys = solve_event(lambda t, y: -w * y, y0, 0.0, event, **TIGHT)
         later = solve(lambda t, y: -w * y, ys[-1], torch.stack([t, torch.tensor(4.0, dtype=torch.float64)]), **TIGHT)
@@ -392,6 +389,18 @@ def test_an_event_that_falls_to_a_plateau_at_a_time_beside_others(together):
     assert float(g) == pytest.approx(-8 * math.exp(-2), abs=1e-8)
     with pytest.raises(ValueError, match="event_fn has no slope where it comes to zero"):
         solved(lambda t, y: torch.sign(y[0] - 0.5))
+
+
+def test_which_entries_are_known_to_be_constants():
+    a, c = torch.ones(2, requires_grad=True).exp(), torch.ones(2)
+    assert without_graph(torch.stack([a[0], c[0], a[1]])) == [1]
+    assert without_graph(torch.stack([a[0], c[0], a[1]]).view(1, 3).reshape(-1).double()) == [1]
+    for dim in (1, -1):
+        assert without_graph(torch.stack([a, c], dim)) == [1]
+    assert without_graph(c) == [0, 1]
+    # parts that are rows, or of whose size nothing is known
+    for values in (torch.stack([a, c]), torch.stack([a, c], -2), torch.cat([a, c[:0]]), torch.cat([c[:1], a])):
+        assert without_graph(values) == []
 
 
 @pytest.mark.parametrize("rows", [False, True])
