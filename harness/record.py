@@ -19,6 +19,7 @@ RUN_FILES = (
     *("run.json", "metrics.jsonl", "summary.json", "events.out.tfevents.*"),
     *(LAST, BEST, "tests.jsonl"),  # its checkpoints, and what these were tested with
 )
+TIME_DIGITS = 4  # of seconds in the rows: further ones are noise, and took a twentieth of what git keeps of the results
 
 
 class Run:
@@ -109,7 +110,7 @@ class Run:
         scalars = {tag: float(value) for tag, value in (scalars or {}).items()}
         if bad := [tag for tag in scalars if "/" not in tag]:
             raise ValueError(f"tags have the form Group/Name, such as Train/Loss; got {bad}")
-        row = {"step": step, **scalars, **extra, "seconds": self._stopwatch.seconds}
+        row = {"step": step, **scalars, **extra, "seconds": round(self._stopwatch.seconds, TIME_DIGITS)}
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_line(row))
         self._draw(row)

@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from harness.record import TIME_DIGITS
 from harness.seeding import generator, seed_everything
 from harness.solvers import solver_of
 from harness.training import Training, TrainingFailed
@@ -72,7 +73,7 @@ class LatentODETraining(Training):
             except SolverError as failure:
                 raise TrainingFailed(f"validation after epoch {self.epoch}: {failure}") from failure
             self.keep_best(self.epoch, scalars)
-        return scalars, {"training_seconds": self.seconds}
+        return scalars, {"training_seconds": round(self.seconds, TIME_DIGITS)}
 
     def summary(self):
         return {
