@@ -91,13 +91,14 @@ def reach(func: Any) -> Reach:
 
 @dataclass
 class Places:
-    """Where things were found: ``modules``, ``objects``, ``dicts``, ``lists``, ``globals``, (namespace, names in it)
-    each, and ``classes``, of which the ``names`` may be used."""
+    """Where things were found: ``modules``, ``objects`` with attributes, ``slotted`` ones, ``dicts``, ``lists``,
+    ``globals``, (namespace, names in it) each, and ``classes``, of which the ``names`` may be used."""
 
     modules: list
     classes: list
     names: set
     objects: list = field(default_factory=list)
+    slotted: list = field(default_factory=list)
     dicts: list = field(default_factory=list)
     lists: list = field(default_factory=list)
     globals: list = field(default_factory=list)
@@ -265,8 +266,10 @@ class _Search:
             if _package(type(thing).__module__) != "torch_ACA":  # what the solver itself wraps func in
                 self.places.objects.append(thing)
         kind = type(thing)
-        if any("__slots__" in parent.__dict__ for parent in kind.__mro__):
+        if slots_of(kind):
             self.look(_in_slots, thing)
+            if not _is_foreign(kind):
+                self.places.slotted.append(thing)
         self._add_class(kind)
 
     def add_function(self, function: types.FunctionType) -> None:
@@ -366,16 +369,31 @@ def _in_cells(cells: Iterable[types.CellType]) -> list[Any]:
     return found
 
 
+_SLOTS = weakref.WeakKeyDictionary()
+
+
+def slots_of(kind: type) -> tuple[types.MemberDescriptorType, ...]:
+    """The slots in which instances of a class keep what has no place in a dict of theirs."""
+    slots = _SLOTS.get(kind)
+    if slots is None:
+        members = [vars(parent).values() for parent in kind.__mro__ if "__slots__" in vars(parent)]
+        slots = _SLOTS[kind] = tuple(m for own in members for m in own if type(m) is types.MemberDescriptorType)
+    return slots
+
+
+def filled_slots(thing: Any) -> list[tuple[types.MemberDescriptorType, Any]]:
+    """Slots of an object, with what is in them."""
+    filled = []
+    for slot in slots_of(type(thing)):
+        try:
+            filled.append((slot, slot.__get__(thing)))
+        except AttributeError:  # an empty one
+            continue
+    return filled
+
+
 def _in_slots(thing: Any) -> list[Any]:
-    found = []
-    for parent in type(thing).__mro__:
-        slots = parent.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            try:
-                found.append(getattr(thing, name, None))
-            except Exception:  # a slot's name may be anything, and reading one may run code of its owner
-                continue
-    return found
+    return [value for _, value in filled_slots(thing)]
 
 
 def _named(place: tuple[dict[str, Any], Iterable[str]]) -> list[Any]:

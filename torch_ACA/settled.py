@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .reach import KEPT_BY_PYTORCH, Places
+from .reach import KEPT_BY_PYTORCH, Places, filled_slots
 
 _SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
 _PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
@@ -105,6 +105,11 @@ def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
             yield _of_owner(thing, vars)
         except TypeError:  # it cannot be held weakly
             dicts.append(vars(thing))
+    for thing in places.slotted:
+        try:
+            yield _of_owner(thing, _Slots)
+        except TypeError:
+            yield functools.partial(_itself, _Slots(thing))
     for place in (*dicts, *map(_Listed, places.lists)):
         if len(place) <= _MOST and len(_simple_in(place)) == len(place):  # nothing that may lead to the solution
             yield functools.partial(_itself, place)
@@ -168,6 +173,28 @@ class _OfClass(_Part):
 
     def __delitem__(self, name: str) -> None:
         delattr(self._kind, name)
+
+
+class _Slots:
+    """The slots of an object; they are set where it does not let others do so (``dataclass(frozen=True)``)."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    def items(self) -> list[tuple[Any, Any]]:
+        return filled_slots(self._owner)
+
+    def get(self, slot: Any, default: Any) -> Any:
+        try:
+            return slot.__get__(self._owner)
+        except AttributeError:
+            return default
+
+    def __setitem__(self, slot: Any, value: Any) -> None:
+        slot.__set__(self._owner, value)
+
+    def __delitem__(self, slot: Any) -> None:
+        slot.__delete__(self._owner)
 
 
 class _Listed:

@@ -24,6 +24,27 @@ class Config:
     u: float = 0.0
 
 
+@dataclass(slots=True)
+class Slotted:
+    u: float = 0.0
+
+
+class Unreferenced(Slotted):
+    """No slot for weak references here either; a name of its own class; one slot empty."""
+
+    __slots__ = ("__own", "empty")
+
+    def __init__(self):
+        super().__init__()
+        self.__own = 0.0
+
+    def set(self, u):
+        self.__own = u
+
+    def get(self):
+        return self.__own
+
+
 class Control(nn.Module):
     """A term that a gate of zero hides from the values: its control ``u`` is in the gradient alone."""
 
@@ -32,12 +53,13 @@ class Control(nn.Module):
     def __init__(self):
         super().__init__()
         self.config, self.settings, self.listed, self.u = Config(), {"u": 0.0}, [0.0], 0.0
-        self.space = types.SimpleNamespace(u=0.0)
+        self.space, self.slotted, self.unreferenced = types.SimpleNamespace(u=0.0), Slotted(), Unreferenced()
         self.register_buffer("buffered", torch.zeros((), dtype=torch.float64))
 
     def forward(self, y):
         own = self.u + self.config.u + self.settings["u"] + self.listed[0] + self.space.u + self.buffered + self.shared
-        return (own + FLAG + getattr(self, "late", 0.0)) * y
+        slotted = self.slotted.u + self.unreferenced.get() + getattr(self.unreferenced, "empty", 0.0)
+        return (own + slotted + FLAG + getattr(self, "late", 0.0)) * y
 
 
 class Gated(nn.Module):
@@ -61,6 +83,18 @@ def tensor(func, u):
 
 def of_object(func, u):
     func.control.config.u = u
+
+
+def of_slot(func, u):
+    func.control.slotted.u = u
+
+
+def of_own_slot(func, u):
+    func.control.unreferenced.set(u)
+
+
+def of_empty_slot(func, u):
+    func.control.unreferenced.empty = u
 
 
 def of_namespace(func, u):
@@ -94,7 +128,10 @@ def added(func, u):
         del func.control.late
 
 
-WAYS = [attribute, tensor, of_object, of_namespace, entry, listed, buffer, of_class, of_module, added]
+WAYS = [
+    attribute, tensor, of_object, of_slot, of_own_slot, of_empty_slot, of_namespace, entry, listed, buffer, of_class,
+    of_module, added,
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
