@@ -6,7 +6,9 @@ not, nor is what a figure or a progress bar holds, and no search looks at more t
 more of them is met when it is used (see `capture`).
 """
 
+import builtins
 import collections
+import contextlib
 import functools
 import gc
 import sys
@@ -105,22 +107,44 @@ class Places:
 
 
 class Members:
-    """Methods and attributes of the user's classes, by the names in the code of func, when this was made."""
+    """Methods and attributes of the user's classes, by the names in the code of func, when this was made; and which of
+    these names were missing where others were used in their stead: the instance's own before `__getattr__`, globals
+    before builtins, what `getattr` with a default asks Python's modules for."""
 
     def __init__(self, search: "_Search") -> None:
-        names = search.names | _CALLED
+        names = search.names | search.literals | _CALLED
         self._classes = []
         for kind in search.classes:
             known = {name: _holds(member) for name, member in kind.__dict__.items() if name in names}
-            self._classes.append((weakref.ref(kind), list(known.items()), names - known.keys()))
+            self._classes.append((weakref.ref(kind), id(kind.__mro__), list(known.items()), names - known.keys()))
+        self._missing = []
+        of_builtins, seen = names & vars(builtins).keys(), set()
+        for owner, namespace, wanted in (
+            *((function, function.__globals__, of_builtins) for function in search.functions),
+            *((module, vars(module), names) for module in search.namespaces),
+            *((thing, vars(thing), names) for thing in search.with_substitutes()),
+        ):
+            absent = wanted - namespace.keys()
+            if absent and id(namespace) not in seen:
+                seen.add(id(namespace))
+                with contextlib.suppress(TypeError):  # it cannot be held weakly
+                    self._missing.append((weakref.ref(owner), absent))
 
     def are_replaced(self) -> bool:
-        """Whether any was replaced, added or deleted since, in a class that is still there."""
-        for reference, known, absent in self._classes:
+        """Whether any was replaced, added or deleted since, in a class that is still there, or came to be where it was
+        missing."""
+        for reference, parents, known, absent in self._classes:
             kind = reference()
             if kind is not None:
                 now = kind.__dict__
-                if not (absent.isdisjoint(now) and all(name in now and holds(now[name]) for name, holds in known)):
+                same = absent.isdisjoint(now) and all(name in now and holds(now[name]) for name, holds in known)
+                if not same or id(kind.__mro__) != parents:
+                    return True
+        for reference, absent in self._missing:
+            owner = reference()
+            if owner is not None:
+                names = owner.__globals__ if type(owner) is types.FunctionType else vars(owner)
+                if not names.keys().isdisjoint(absent):
                     return True
         return False
 
@@ -149,6 +173,8 @@ class _Search:
         self._queue, self._seen = collections.deque(), set()
         self._places = []  # (how to look, where, the identities of what was found there)
         self.names, self.classes = set(), []  # names in the code seen, and the classes whose methods they may be
+        self.literals: set[str] = set()  # texts in the code, which may be names
+        self.functions, self.namespaces = [], []  # those of the user's, and Python's modules that they name
         self.places = Places(self.modules, self.classes, self.names)
         self.ordered: list[collections.OrderedDict] = []
 
@@ -188,6 +214,14 @@ class _Search:
             if len(now) > n_before:
                 gained += [thing for thing in new if isinstance(thing, torch.Tensor) and not thing.requires_grad]
         return gained + (reach(holders).constants if holders else [])
+
+    def with_substitutes(self) -> list[Any]:
+        """Modules and objects whose class has a `__getattr__` of its own."""
+        return [
+            thing
+            for thing in (*self.modules, *self.places.objects)
+            if any("__getattr__" in vars(kind) for kind in _own_classes(type(thing)))
+        ]
 
     def run(self) -> None:
         queue, visits = self._queue, _VISITS
@@ -283,7 +317,10 @@ class _Search:
             self.add(function.__dict__.values())
         namespace = function.__globals__
         if not _is_foreign_name(namespace.get("__name__")):
-            self._add_globals(_names_in(function.__code__), namespace)
+            self.functions.append(function)
+            names, literals = _names_in(function.__code__)
+            self.literals |= literals
+            self._add_globals(names, namespace)
 
     def _add_globals(self, names: frozenset[str], namespace: dict[str, Any]) -> None:
         present = names & namespace.keys()
@@ -297,6 +334,7 @@ class _Search:
             value = namespace[name]
             if type(value) is types.ModuleType and not _is_foreign_name(value.__name__):
                 attributes = value.__dict__
+                self.namespaces.append(value)
                 self.look(_named, (attributes, names & attributes.keys()))
                 self.places.globals.append((attributes, names & attributes.keys()))
 
@@ -404,12 +442,16 @@ def _named(place: tuple[dict[str, Any], Iterable[str]]) -> list[Any]:
 _NAMES = weakref.WeakKeyDictionary()
 
 
-def _names_in(code: types.CodeType) -> frozenset[str]:
-    """Names of globals and attributes in a code object and those inside it."""
+def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of globals and attributes in a code object and those inside it; and texts that may be names."""
     names = _NAMES.get(code)
     if names is None:
-        inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-        names = _NAMES[code] = frozenset(code.co_names).union(*map(_names_in, inner))
+        inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        texts = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
+        names = _NAMES[code] = (
+            frozenset(code.co_names).union(*(own for own, _ in inner)),
+            frozenset(texts).union(*(own for _, own in inner)),
+        )
     return names
 
 

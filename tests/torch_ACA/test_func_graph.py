@@ -1,6 +1,7 @@
 """func as a graph: found again as long as func is what it was."""
 
 import collections
+import contextlib
 import functools
 import math
 import types
@@ -178,6 +179,94 @@ def test_the_sign_of_a_zero_is_noticed(make):
         torch.testing.assert_close(graph(t, y, graph.others(inputs)), func(t, y), equal_nan=True)
         graphs.add(graph)
     assert len(graphs) == 3
+
+
+a_module = types.ModuleType("a_module")
+
+
+class Substituting:
+    """Whatever it does not have is 1."""
+
+    def __getattr__(self, name):
+        return 1.0
+
+
+@pytest.mark.parametrize("how", ["before __getattr__", "builtin", "in a module", "other parents"])
+def test_what_comes_where_it_was_missing_is_noticed(how, monkeypatch):
+    """Dynamo has no guards for what is missing."""
+    t, y = torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    held, parent = Substituting(), type("Parent", (), {"of_parents": 1.0, "__module__": __name__})
+    child = type("Child", (parent,), {"__module__": __name__})()
+    func, change = {
+        "before __getattr__": (lambda t, y: held.late * y, lambda: setattr(held, "late", 2.0)),
+        "builtin": (lambda t, y: abs(y), lambda: monkeypatch.setitem(globals(), "abs", lambda y: 2 * y)),
+        "in a module": (
+            lambda t, y: getattr(a_module, "late", 1.0) * y,
+            lambda: monkeypatch.setattr(a_module, "late", 2.0, raising=False),
+        ),
+        "other parents": (
+            lambda t, y: child.of_parents * y,
+            lambda: setattr(type(child), "__bases__", (type("Other", (parent,), {"of_parents": 2.0}),)),
+        ),
+    }[how]
+    tracer, graphs = Tracer(StateLayout(y), None), []
+    for expected in (y, y, 2 * y, 2 * y):
+        if len(graphs) == 2:
+            change()
+        graph, inputs = tracer(func, t, y, differentiable=BY_STATE)
+        torch.testing.assert_close(graph(t, y, graph.others(inputs)), expected)
+        graphs.append(graph)
+    assert graphs[0] is graphs[1] is not graphs[2] is graphs[3]
+
+
+def attribute_or_one(held):
+    with contextlib.suppress(AttributeError):
+        return held.late
+    return 1.0
+
+
+def entry_or_one(held):
+    try:
+        return vars(held)["late"]
+    except KeyError:
+        return 1.0
+
+
+def global_or_one(held):
+    try:
+        return late
+    except NameError:
+        return 1.0
+
+
+@pytest.mark.parametrize("look_up", [attribute_or_one, entry_or_one, global_or_one])
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, nn.Module])
+def test_a_func_that_catches_failed_lookups_is_not_compiled(look_up, kind):
+    """What it looks for may come, and Dynamo would not notice; nor would we, as its name may be computed."""
+    held, t, y = kind(), torch.tensor(0.5), torch.tensor([0.3, 0.7])
+    tracer = Tracer(StateLayout(y), None)
+    for _ in range(2):
+        with pytest.raises(NotCompilable, match="is missing"):
+            tracer(lambda t, y: look_up(held) * y, t, y, differentiable=BY_STATE)
+    found, inputs = tracer(lambda t, y: getattr(held, "late", 1.0) * y, t, y, differentiable=BY_STATE)
+    torch.testing.assert_close(found(t, y, found.others(inputs)), y)
+
+
+def test_the_default_dtype_is_noticed():
+    """Graphs of Dynamo's that are alike are taken for the same, with what was made around them."""
+    t, y, functions = torch.tensor(0.5), torch.tensor([0.3, 0.7]), []
+    tracer, before = Tracer(StateLayout(y), None), torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            graph, inputs = tracer(lambda t, y: torch.tensor(0.1).double() * y, t, y, differentiable=BY_STATE)
+            torch.testing.assert_close(
+                graph(t, y, graph.others(inputs)), torch.tensor(0.1, dtype=dtype).double() * y, rtol=0, atol=0
+            )
+            functions.append(graph.functions)
+    finally:
+        torch.set_default_dtype(before)
+    assert functions[0] is functions[2] is not functions[1]
 
 
 def by_keyword(k):

@@ -3,8 +3,9 @@
 Tracing is `torch.compile` of one evaluation of func, with a backend that does not run it. A call, one in a solve, looks
 at the guards (code and closure of func, mode, attributes and hooks of modules, shapes and types of tensors) and finds
 the graph of func as it is now, and the tensors that it depends on now: those are inputs of the graph. Methods that
-are replaced in a class, and the order of an OrderedDict, are no matter of Dynamo's guards, and looked at besides;
-the signs of zeros, and what Dynamo leaves out for speed, are guarded because that is asked for (`private_compiler`).
+are replaced in a class, names that come to be where they were missing, and the order of an OrderedDict, are no matter
+of Dynamo's guards, and looked at besides; the signs of zeros, and what Dynamo leaves out for speed, are guarded because
+that is asked for (`private_compiler`).
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from ..reach import reach
 from ..state import StateLayout
 from .private_compiler import (
     HigherOrderOperator,
+    failed_lookups,
     guarded_code,
     has_effects,
     hooks_of_all_modules,
@@ -29,8 +31,8 @@ from .private_compiler import (
     zeros_guarded,
 )
 
-# .given: time and state of the evaluation that this thread traces; .known: what was made around graphs; .found: what
-# came of it
+# .given: time and state of the evaluation that this thread traces; .known: what was made around graphs; .missing: which
+# lookups failed; .found: what came of it
 _now = threading.local()
 
 
@@ -111,7 +113,7 @@ class Tracer:
                 if known is not None:
                     known(*given)
                 else:
-                    with one_at_a_time, without_shortcuts(), zeros_guarded():
+                    with one_at_a_time, without_shortcuts(), zeros_guarded(), failed_lookups() as _now.missing:
                         self._traced(*given)
             found = _now.found
         except NotCompilable:
@@ -119,7 +121,7 @@ class Tracer:
         except Exception as failure:  # whatever PyTorch runs into; func's own comes again where it runs as it is
             raise NotCompilable(reason_of(failure)) from None
         finally:
-            _now.given = _now.known = _now.found = None
+            _now.given = _now.known = _now.missing = _now.found = None
         if found is None:
             raise NotCompilable("it computes nothing")
         return found
@@ -144,13 +146,13 @@ def reason_of(failure: Exception) -> str:
 
 
 def _backend(module: Any, examples: Any) -> Any:
-    effects, graph = has_effects(), None
+    failure, graph = _failure_while_traced(), None
 
     def run(*inputs: Any) -> Any:
         """Hand out the graph, and some slope to go on with. What func does besides is left undone by an exception."""
         nonlocal graph
-        if effects:
-            raise NotCompilable("it changes what it keeps, such as a count of its calls")
+        if failure is not None:
+            raise NotCompilable(failure)
         if graph is None:
             signature = _signature(module, inputs)
             graph = FuncGraph(module, inputs, *_now.given)
@@ -164,6 +166,15 @@ def _backend(module: Any, examples: Any) -> Any:
     return run
 
 
+def _failure_while_traced() -> str | None:
+    """Why what Dynamo has just traced cannot be used, or None."""
+    if has_effects():
+        return "it changes what it keeps, such as a count of its calls"
+    if _now.missing:
+        return f"it catches the {_now.missing[0]} of what is missing, and PyTorch does not look whether that comes"
+    return None
+
+
 def _signature(module: Any, inputs: Any) -> Any:
     """What makes a graph of Dynamo's what it is, hashable; its tensors set apart. None where it holds more than
     operations."""
@@ -174,7 +185,8 @@ def _signature(module: Any, inputs: Any) -> Any:
         (x is t, x is y, x.requires_grad and x is not t and x is not y, x.shape, x.stride(), x.dtype, x.device)
         for x in inputs
     ]
-    return module.code, tuple(node.target for node in nodes), tuple(kinds)
+    ambient = torch.get_default_dtype(), torch.get_default_device(), torch.are_deterministic_algorithms_enabled()
+    return module.code, tuple(node.target for node in nodes), tuple(kinds), ambient
 
 
 class FuncGraph:

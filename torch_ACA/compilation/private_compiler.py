@@ -123,6 +123,35 @@ def _has_zeros(value: Any) -> bool:
     return value == 0 if isinstance(value, float) else isinstance(value, complex) and 0 in (value.real, value.imag)
 
 
+# by the beginning of its name, which may go on with another "Error"
+_LOOKUPS = tuple(f"Observed{name}Error" for name in ("Attribute", "Key", "Lookup", "Name", "Import", "ModuleNotFound"))
+
+
+@contextlib.contextmanager
+def failed_lookups() -> Iterator[list[str]]:
+    """Context with a list of the lookups that failed in this thread while Dynamo traced, and were caught by what it
+    traced: that something is missing is no matter of its guards."""
+    caught: list[str] = []
+    try:
+        from torch._dynamo.symbolic_convert import InstructionTranslatorBase as Translator
+
+        handled, here = Translator.exception_handler, threading.get_ident()
+    except (ImportError, AttributeError):
+        yield caught
+        return
+
+    def noted(self: Any, raised: Any) -> None:
+        handled(self, raised)  # raises where nothing catches it
+        if type(raised).__name__.startswith(_LOOKUPS) and threading.get_ident() == here:
+            caught.append(type(raised).__name__.partition("Error")[0].removeprefix("Observed") + "Error")
+
+    Translator.exception_handler = noted  # type: ignore[method-assign,assignment]
+    try:
+        yield caught
+    finally:
+        Translator.exception_handler = handled  # type: ignore[method-assign]
+
+
 _OF_ALL_MODULES = [
     f"_global_{way}_{kind}" for way in ("forward", "backward") for kind in ("hooks", "pre_hooks")
 ]  # fmt: skip
