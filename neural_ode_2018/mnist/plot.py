@@ -2,6 +2,8 @@
 
 import json
 
+from matplotlib.ticker import MaxNLocator
+
 from harness.cli import run_main
 from harness.experiment import BEST
 from harness.plots import colour, look, new_figure, save_figure
@@ -12,6 +14,7 @@ from neural_ode_2018.mnist.experiment import MNIST
 from neural_ode_2018.mnist.memory import RECORD, RESNET
 from neural_ode_2018.mnist.models import SOLVED
 
+POINTS = {"linestyle": "none", "markerfacecolor": "none", "markersize": 8}
 LOOK_OF_RESNET = {"color": colour(RESNET), "linestyle": (0, (3, 1, 1, 1)), "marker": "P", "markersize": 5}
 
 
@@ -22,23 +25,27 @@ def swept(folder):
 
 
 def draw_solves(rows, path, heading):
-    """Four panels: error and seconds against evaluations, evaluations backward against forward, and against epoch."""
+    """Four panels: error and seconds against evaluations, evaluations backward against forward, and against epoch.
+
+    In three of them a network has a point for each tolerance. Points are hollow, as those of several networks coincide.
+    """
     figure, axes = new_figure(1, 4, width=3.4, height=3.2)
     errors, times, backward, epochs = axes
     for row in rows:
         tests, style = swept(row["folder"]), look(row["gradient"], markers=True, label=row["label"])
-        forward = [test["forward_of_batch"] for test in tests]
-        errors.plot(forward, [test["solution_error"] for test in tests], **style)
-        times.plot(forward, [test["seconds_forward"] for test in tests], **style)
-        backward.plot(forward, [test["backward_of_batch"] for test in tests], **style)
+        forward, points = [test["forward_of_batch"] for test in tests], style | POINTS
+        errors.plot(forward, [test["solution_error"] for test in tests], **points)
+        times.plot(forward, [test["seconds_forward"] for test in tests], **points)
+        backward.plot(forward, [test["backward_of_batch"] for test in tests], **points)
         metrics = read_epochs(row["folder"])
         epochs.plot([m["step"] for m in metrics], [m["Solver/Forward"] for m in metrics], **style)
-    errors.set(yscale="log", xlabel="NFE forward", ylabel="relative error of the block's output")
+    errors.set(yscale="log", xlabel="NFE forward, a point a tolerance", ylabel="relative error of the block's output")
     times.set(xlabel="NFE forward", ylabel="seconds, one batch forward")
     low, high = backward.get_xlim()
     backward.plot([low, high], [low, high], color="grey", lw=0.8)
     backward.set(xlabel="NFE forward", ylabel="NFE backward (line: equal)")
     epochs.set(xlabel="epoch", ylabel="NFE forward, mean of the epoch")
+    epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
     errors.legend(fontsize=7)
     figure.suptitle(heading, fontsize=9)
     save_figure(figure, path)
