@@ -14,12 +14,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .reach import KEPT_BY_PYTORCH, Places, filled_slots
 
-_SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
+_OF_NUMPY = np.bool_, np.int32, np.int64, np.float32, np.float64
+_SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, *_OF_NUMPY))
 _PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
 _MOST = 1000  # entries of a dict or list: larger ones are data, and take time to look at in every solve
 _NOTHING = object()

@@ -5,6 +5,7 @@ import types
 import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -77,6 +78,10 @@ def attribute(func, u):
     func.control.u = u
 
 
+def of_numpy(func, u):
+    func.control.u = np.float64(u)
+
+
 def tensor(func, u):
     func.control.u = torch.tensor(u, dtype=torch.float64)
 
@@ -129,8 +134,8 @@ def added(func, u):
 
 
 WAYS = [
-    attribute, tensor, of_object, of_slot, of_own_slot, of_empty_slot, of_namespace, entry, listed, buffer, of_class,
-    of_module, added,
+    attribute, of_numpy, tensor, of_object, of_slot, of_own_slot, of_empty_slot, of_namespace, entry, listed, buffer,
+    of_class, of_module, added,
 ]  # fmt: skip
 
 
