@@ -24,7 +24,8 @@ def _contents(x: Tensor) -> Any:
         x = torch.view_as_real(x.resolve_conj())
     x = x.resolve_neg()
     if x.numel() <= EXACTLY:
-        return (x if x.dtype in _OF_NUMPY else x.contiguous().view(-1).view(torch.uint8)).numpy().tobytes()
+        plain = x if x.dtype in _OF_NUMPY else x.contiguous().view(-1).view(torch.uint8)
+        return plain.clone().numpy().tobytes()  # what NumPy has seen cannot be resized, as FSDP does
     x = (x if x.dtype in _OF_SUMS else x.double()).reshape(-1)
     weights, n_whole = _weights(x.dtype), len(x) // _AT_ONCE
     whole, rest = x[: n_whole * _AT_ONCE].view(-1, _AT_ONCE), x[n_whole * _AT_ONCE :]
