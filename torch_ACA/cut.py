@@ -56,14 +56,16 @@ class Cut(TorchFunctionMode):
 
 
 class UseWatch(Cut):
-    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``.
+    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``; and whether
+    it, or what is computed from it, is taken where autograd does not see it: ``sees_way_out``.
 
     :param cut: what it does besides (None: nothing)
     """
 
     def __init__(self, tensor: Tensor, cut: Cut | None) -> None:
         super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
-        self._tensor, self.sees_use = tensor, False
+        self._tensor, self.sees_use, self.sees_way_out = tensor, False, False
+        self._from_it = {id(tensor): tensor}
         self._below: Any = None
 
     def __enter__(self) -> Any:
@@ -78,12 +80,22 @@ class UseWatch(Cut):
         return result
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.look((*args, *(kwargs or {}).values()))
-        return super().__torch_function__(func, kinds, args, kwargs)
+        given = (*args, *(kwargs or {}).values())
+        self.look(given)
+        result = super().__torch_function__(func, kinds, args, kwargs)
+        if not self.sees_way_out and any(id(x) in self._from_it for value in given for x in _parts(value)):
+            is_tensor = isinstance(result, Tensor)
+            self.sees_way_out = func in _WAYS_OUT or is_tensor and not torch.is_grad_enabled()
+            self._from_it |= {id(x): x for x in _parts(result) if isinstance(x, Tensor)}
+        return result
 
     def look(self, given: tuple) -> None:
         for value in given:
-            self.sees_use |= any(x is self._tensor for x in (value if isinstance(value, list | tuple) else (value,)))
+            self.sees_use |= any(x is self._tensor for x in _parts(value))
+
+
+def _parts(value: Any) -> tuple | list:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 class _Below(TorchDispatchMode):
@@ -148,3 +160,6 @@ def _made_without_gradient() -> set[Any]:
 
 
 _WITHOUT_GRADIENT = frozenset(_made_without_gradient())
+_OF_TENSORS: Any = torch.Tensor
+_AS_VALUES = ("detach", "item", "tolist", "numpy", "__float__", "__int__", "__array__")
+_WAYS_OUT = frozenset(getattr(_OF_TENSORS, name) for name in _AS_VALUES) | {torch.detach, _OF_TENSORS.data.__get__}

@@ -1,14 +1,16 @@
 """Derivatives with respect to times, for a func that hides from autograd how it depends on its time.
 
-A func that detaches its time, or takes it as a number, gives no derivative of its slope in t. The derivative of the
-discrete solution in its times needs one, and would be wrong by as much as the steps are long. The solution's own slope
-needs none: y(t) moves by f(t, y) dt at an output time, and by -f(t0, y0) dt0 at the start. Where func hides its time,
-the solve takes its times as constants, and state and outputs are moved so. `naive`, which differentiates the sizes of
-steps, misses that derivative in the same way; it takes them as constants then.
+A func that detaches its time, or takes it as a number, gives no derivative of its slope in t; one that does so in a
+part gives one that is not that of its values. The derivative of the discrete solution in its times needs the right one,
+and would be wrong by as much as the steps are long. The solution's own slope needs none: y(t) moves by f(t, y) dt at an
+output time, and by -f(t0, y0) dt0 at the start. Where func hides its time, the solve takes its times as constants, and
+state and outputs are moved so. `naive`, which differentiates the sizes of steps, misses that derivative in the same
+way; it takes them as constants then.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .vector_field import VectorField
 
 _PROBES = (0.04, 0.13, 0.24, 0.31, 0.45, 0.57, 0.71, 0.83, 0.94)  # of the way through the interval
+_FEW_PROBES = (0.13, 0.71)
 _HALVINGS = 6  # of the way from one of them to the next
 _ROUNDING = 64
 
@@ -41,7 +44,7 @@ def with_constant_times(problem: Problem) -> Problem:
     known = problem.evaluation if times.requires_grad else None
     with torch.no_grad():
         y, slope = problem.y0.detach(), problem.slope.detach()
-        if not hides_time(field, problem.ts, y, slope, side, known):
+        if not hides_time(field, problem.ts, y, slope, side, known, partly=by_time or problem.may_hide_time):
             return problem
     if linearises:
         warn_of_hidden_time(problem.method)
@@ -58,8 +61,9 @@ def with_constant_times(problem: Problem) -> Problem:
 
 
 def hides_time(
-    field: VectorField, ts: list[float], y: Tensor, slope: Tensor, side: int, evaluation: Evaluation | None = None
-) -> bool:
+    field: VectorField, ts: list[float], y: Tensor, slope: Tensor, side: int, evaluation: Evaluation | None = None,
+    *, partly: bool = False,
+) -> bool:  # fmt: skip
     """Whether func changes with its time, and autograd does not know. To be called with gradients off.
 
     A func that is constant in time between the times at which it branches has nothing to hide.
@@ -68,12 +72,18 @@ def hides_time(
     :param y: state at ts[0] [n]
     :param slope: f there [n]
     :param evaluation: its `Evaluation`, with a time that requires grad, if there is one
+    :param partly: whether to look for a part that autograd does not know, too
     """
     n_evals = field.n_evals
     with field.side_effects.replay():
-        hidden = (evaluation is None or not _leads_to_time(evaluation)) and _changes(field, ts, y, slope)
-        if hidden and evaluation is None:
-            hidden = not _leads_to_time(field.record(ts[0], y, time_grad=True, side=side))
+        if partly and evaluation is None:
+            evaluation = field.record(ts[0], y, time_grad=True, side=side)
+        if evaluation is not None and _leads_to_time(evaluation):
+            hidden = partly and _hides_a_part(field, ts, y)
+        else:
+            hidden = _changes(field, ts, y, slope)
+            if hidden and evaluation is None:
+                hidden = not _leads_to_time(field.record(ts[0], y, time_grad=True, side=side))
     field.n_evals = n_evals
     return hidden
 
@@ -81,6 +91,31 @@ def hides_time(
 def _leads_to_time(evaluation: Evaluation) -> bool:
     time: Any = evaluation.time
     return leads_to([edge.node for edge in evaluation.edges()], time)
+
+
+def _hides_a_part(field: VectorField, ts: list[float], y: Tensor) -> bool:
+    """Whether the derivative by time that autograd knows is not that of the values, somewhere where they are smooth."""
+    span, eps = ts[-1] - ts[0], torch.finfo(y.dtype).eps
+    near = eps ** (1 / 3) * span
+
+    def change(t: float, by: float) -> Tensor:
+        after, before = torch.empty_like(y), torch.empty_like(y)
+        field(t + by, y, after)
+        field(t - by, y, before)
+        return after - before
+
+    for t in (ts[0] + fraction * span for fraction in _FEW_PROBES):
+        there, value = change(t, near), torch.empty_like(y)
+        pulled = field.record(t, y, value, time_grad=True).pull(there)
+        by_time = None if pulled is None else pulled[2]
+        known = 0.0 if by_time is None else float((2 * near * by_time.reshape(-1)).sum())
+        size, rounding = float(there @ there), _ROUNDING * eps * float(torch.linalg.vector_norm(value))
+        bound = 0.01 * size + 10 * rounding * math.sqrt(size)
+        if abs(known - size) > bound:
+            apart = abs(float(2 * there @ change(t, 0.5 * near)) - size)
+            if apart <= 0.01 * size and abs(known - size) > bound + 10 * apart:  # else a jump or a kink is near
+                return True
+    return False
 
 
 def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> bool:

@@ -205,7 +205,7 @@ class VectorField:
             slope = self.side_effects.watch(lambda: self.traced(time, y, side=side)).clone()
         if use is None or not (use.sees_use or side):
             return slope, False
-        return slope, not (slope.requires_grad and leads_to([slope.grad_fn], time))
+        return slope, use.sees_way_out or not (slope.requires_grad and leads_to([slope.grad_fn], time))
 
     def uses_time(self, t: Any, y: Tensor) -> bool:
         """Whether func hands its time to any operation or reads it as a number. To be called with gradients off."""

@@ -140,7 +140,24 @@ def test_all_exact_kinds_agree_on_a_jump_at_an_output_time():
         assert_close(grads(kind), expected, 1e-11)
 
 
-@pytest.mark.parametrize("hide", [float, torch.Tensor.detach], ids=["number", "detached"])
+def half_hidden(t):
+    return 0.5 * t + 0.5 * t.detach()
+
+
+def half_a_number(t):
+    return 0.5 * t + (2 * t).item() / 4
+
+
+def half_without_gradients(t):
+    with torch.no_grad():
+        half = 0.5 * t
+    return 0.5 * t + half
+
+
+HIDDEN_PARTS = [half_hidden, half_a_number, half_without_gradients]
+
+
+@pytest.mark.parametrize("hide", [float, torch.Tensor.detach, *HIDDEN_PARTS])
 def test_naive_takes_sizes_as_constants_where_func_hides_its_time(hide):
     """The end of a step moves with its size, and func with its time: without that derivative the rest is wrong."""
 
@@ -156,6 +173,25 @@ def test_naive_takes_sizes_as_constants_where_func_hides_its_time(hide):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_close(grad("naive", lambda t: t), found, 1e-5)  # both are within the tolerance of the solution's own
+
+
+def test_a_time_that_is_looked_at_but_not_hidden():
+    """Kinks on its way, a look at its value, a straight line as it is: no reason to take sizes as constants."""
+    knots = torch.rand(41, generator=torch.Generator().manual_seed(0))
+
+    def func(t, y):
+        place = min(int(20 * t), 39)
+        return knots[place] + (20 * t - place) * (knots[place + 1] - knots[place]) - y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solve(func, torch.ones(2, requires_grad=True), [0.0, 2.0], gradient="naive", rtol=1e-4, atol=1e-4)
+
+
+def test_rows_refuse_a_time_that_is_hidden_in_a_part():
+    t, func = torch.tensor([0.0, 1.0], requires_grad=True), lambda t, y: torch.cos(half_hidden(t)) * y
+    with pytest.raises(ValueError, match="hides its time"):
+        solve(func, torch.ones(3, 1), t, per_sample=True)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -191,7 +227,8 @@ def test_the_torchdiffeq_interface_at_a_jump(gradient):
 
 
 @pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
-@pytest.mark.parametrize("hide", [torch.Tensor.detach, lambda t: t], ids=["detached", "not detached"])
+@pytest.mark.parametrize("hide", [torch.Tensor.detach, lambda t: t, *HIDDEN_PARTS])
+@pytest.mark.filterwarnings("ignore:func changes with its time")
 def test_a_func_may_detach_its_time(gradient, hide):
     """y = y0 exp(w (sin 3t - sin 3 t0) / 3). To the tolerance, loose as it is: without the time's own
     derivative the last step alone would be off by its length."""
@@ -205,9 +242,6 @@ def test_a_func_may_detach_its_time(gradient, hide):
 
     expected = torch.autograd.grad(exact(t, w, y0).sum(), (t, w, y0))
     found = torch.autograd.grad(ys.sum(), (t, w, y0))
-    if gradient == "naive" and hide is torch.Tensor.detach:
-        # its step sizes depend on the state, but the slopes of such a func know nothing of when they are taken
-        expected, found = [expected[0][1:]], [found[0][1:]]
     assert_close([g.detach() for g in found], [g.detach() for g in expected], 2e-3)
 
 

@@ -133,7 +133,7 @@ def check_time_of(problem, times):
         return
     with torch.no_grad():
         y, slope, ends = problem.y0.detach(), problem.slope.detach(), [times.start, times.end]
-        hidden = hides_time(problem.field, ends, y, slope, side, problem.evaluation)
+        hidden = hides_time(problem.field, ends, y, slope, side, problem.evaluation, partly=by_time)
     if hidden:
         if by_time:
             raise ValueError(
