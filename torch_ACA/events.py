@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
+from .cut import UseWatch
 from .errors import NoEventError, NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
 from .hidden_time import with_constant_times
 from .march import Callbacks, Stats, Step, Stop
@@ -274,7 +275,7 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
         field(crossing.t, y.detach(), slope)
     values = event(t, y)
     value = values[crossing.index]
-    rate, flat = _rate(event, crossing, y.detach(), slope)
+    rate, flat, hidden = _rate(event, crossing, y.detach(), slope)
     if flat:
         return t if crossing.index in without_graph(values) else _Flat.apply(t, value), y
     if abs(rate * crossing.h) <= HARDLY * crossing.way:
@@ -291,22 +292,43 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
     half = 0.5 * shift
     middle = field.traced((t + half.to(t)).to(event.like), y + half.to(y) * slope)
     first = shift
-    shift = shift + newton(event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index])
-    shift = shift + Unknown.apply(first, 2)
+    value = event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index]
+    shift = shift + newton(value + hidden * (shift - shift.detach()).to(value))
+    shift = shift + Unknown.apply(first, 1 if hidden else 2)
     return t + shift.to(t), y + shift.to(y) * middle
 
 
-def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool]:
-    """d(event)/dt along the solution, a number, and whether the event function is flat here or has no graph."""
+def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool, float]:
+    """d(event)/dt along the solution, a number; whether the event function is flat here or has no graph; and the part
+    of the rate that is hidden from autograd."""
     with torch.enable_grad():
         t, y = torch.full_like(event.like, crossing.t).requires_grad_(), y.requires_grad_()
-        value = with_graph(lambda: event(t, y)[crossing.index])
+        with UseWatch(t, None) as watch:
+            value = with_graph(lambda: event(t, y)[crossing.index])
         if value is None:
-            return 0.0, True
+            return 0.0, True, 0.0
         t_bar, y_bar = torch.autograd.grad(value, [t, y], allow_unused=True)
-    rate = 0.0 if t_bar is None else float(t_bar)
-    rate += 0.0 if y_bar is None else float(y_bar @ slope)
-    return rate, not any(bar is not None and bool(bar.any()) for bar in (t_bar, y_bar))
+    t_bar, hidden = torch.zeros_like(t) if t_bar is None else t_bar, 0.0
+    if watch.sees_way_out:
+        near = torch.full_like(t_bar, abs(crossing.h))
+        hidden = float(hidden_rate(lambda t: event(t, y)[crossing.index], t.detach(), near, t_bar))
+    rate = float(t_bar) + hidden + (0.0 if y_bar is None else float(y_bar @ slope))
+    return rate, not any(bar is not None and bool(bar.any()) for bar in (t_bar, y_bar)), hidden
+
+
+def hidden_rate(values: Callable[[Tensor], Tensor], t: Tensor, sizes: Tensor, known: Tensor) -> Tensor:
+    """What the derivative of an event function by its time alone, as autograd knows it, lacks of that of its values:
+    zero where these agree, or are not smooth.
+
+    :param t: times, to which as many values belong
+    :param sizes: those of the steps around them
+    """
+    near = torch.finfo(t.dtype).eps ** (1 / 3) * sizes
+    with torch.no_grad():
+        found, half = ((values(t + by) - values(t - by)) / (2 * by) for by in (near, 0.5 * near))
+    lacks = half - known
+    bound = 0.01 * (half.abs() + known.abs()) + 10 * (found - half).abs()
+    return torch.where(lacks.abs() > bound, lacks, 0.0)
 
 
 def with_graph(evaluate: Callable[[], Tensor]) -> Tensor | None:
@@ -370,5 +392,6 @@ class Unknown(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> Any:
         if ctx.orders == 0:
-            raise SecondDerivativeError("an event has derivatives of first and second order only")
+            which = "first and second order only, and of first order alone where its function hides its time"
+            raise SecondDerivativeError(f"an event has derivatives of {which}")
         return bar * Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None

@@ -160,6 +160,30 @@ def test_second_derivatives(problem, way):
     assert float((found - exact).abs().max()) < 100 * tolerance
 
 
+@pytest.mark.parametrize("hide", [
+    lambda t: t.detach(), lambda t: t.item(), lambda t: 0.3 * t + 0.7 * t.detach(), lambda t: 0.5 * (t + float(t)),
+], ids=["detached", "number", "in a part", "a number in a part"])  # fmt: skip
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "rows"])
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+def test_an_event_function_may_hide_its_time(hide, gradient):
+    """exp(k t) = 3 - 2 t: dt/dk = -t exp(k t) / (k exp(k t) + 2). What is hidden has no second derivative."""
+    k = torch.ones((), dtype=torch.float64, requires_grad=True)
+    y0, rows = torch.ones(1, 1, dtype=torch.float64), gradient == "rows"
+
+    def event(t, y):
+        times = [hide(time) for time in t.reshape(-1)]
+        return y[:, 0] - 3 + 2 * torch.stack([torch.as_tensor(time, dtype=y.dtype) for time in times])
+
+    keywords = {"per_sample": True} if rows else {"gradient": gradient}
+    t, ys = solve_event(lambda t, y: k * y, y0, 0.0, event, rtol=1e-9, atol=1e-9, **keywords)
+    (found,) = torch.autograd.grad(t.sum(), k, create_graph=gradient in ("aca", "direct", "naive"))
+    at, grown = float(t.detach()), math.exp(float(t.detach()))
+    assert found.item() == pytest.approx(-at * grown / (grown + 2), rel=1e-7)
+    if found.requires_grad:
+        with pytest.raises(SecondDerivativeError):
+            torch.autograd.grad(found, k)
+
+
 @pytest.mark.parametrize("gradient", ["adjoint", "mali"])
 def test_second_derivatives_are_right_or_refused(gradient):
     """The gradient of these solves has no derivative; what does not pass through it is still right."""

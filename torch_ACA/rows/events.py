@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..autocast import coarsest, coarsest_rounding
+from ..cut import UseWatch
 from ..errors import NoEventError, NonFiniteError
-from ..events import HARDLY, Unknown, flat_event, is_met, with_graph, without_graph
+from ..events import HARDLY, Unknown, flat_event, hidden_rate, is_met, with_graph, without_graph
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of
@@ -191,7 +192,7 @@ def _at_events(field, event, crossing, y):
 
     values = event(t, y)
     value = values.gather(1, crossing.index[:, None])[:, 0]
-    rate, flat = _rates(entries, rows, t, y.detach(), slope)
+    rate, flat, hidden = _rates(entries, rows, t, y.detach(), slope, crossing.h.abs())
     touching = ~flat & ((rate * crossing.h).abs() <= HARDLY * crossing.way)
     if bool(touching.any()):
         if torch.is_grad_enabled():
@@ -210,8 +211,9 @@ def _at_events(field, event, crossing, y):
     shift = first = newton(value)
     half = 0.5 * shift
     middle = field.traced(t + half, y + rows.spread(half.to(y)) * slope)
-    shift = shift + newton(entries(t + shift, y + rows.spread(shift.to(y)) * middle))
-    shift = shift + Unknown.apply(first, 2)
+    value = entries(t + shift, y + rows.spread(shift.to(y)) * middle)
+    shift = shift + newton(value + hidden * (shift - shift.detach()))
+    shift = shift + Unknown.apply(first, 1 if bool(hidden.any()) else 2)
     constants = torch.tensor(without_graph(values), dtype=torch.int64, device=flat.device)
     unknown = flat & ~torch.isin(crossing.index, constants)
     if bool(unknown.any()):
@@ -219,18 +221,23 @@ def _at_events(field, event, crossing, y):
     return t + shift, y + rows.spread(shift.to(y)) * middle
 
 
-def _rates(entries, rows, t, y, slope):
-    """d(event)/dt of each row along its solution, and which rows' events are flat here or have no graph: [b]."""
+def _rates(entries, rows, t, y, slope, sizes):
+    """d(event)/dt of each row along its solution; which rows' events are flat here or have no graph; and the part of
+    the rate that is hidden from autograd: [b] each."""
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-        value = with_graph(lambda: entries(t, y))
+        with UseWatch(t, None) as watch:
+            value = with_graph(lambda: entries(t, y))
         if value is None:
-            return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool)
+            return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t.detach())
         t_bar, y_bar = torch.autograd.grad(value.sum(), [t, y], allow_unused=True)
     t_bar = torch.zeros_like(t) if t_bar is None else t_bar
     y_bar = torch.zeros_like(slope) if y_bar is None else y_bar
     flat = (t_bar == 0.0) & (rows.rows(y_bar) == 0.0).all(1)
-    return t_bar + rows.dot(y_bar, slope), flat
+    hidden = torch.zeros_like(t_bar)
+    if watch.sees_way_out:
+        hidden = hidden_rate(lambda t: entries(t, y), t.detach(), sizes, t_bar)
+    return t_bar + hidden + rows.dot(y_bar, slope), flat, hidden
 
 
 class _FlatRows(torch.autograd.Function):
