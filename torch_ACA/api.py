@@ -193,7 +193,7 @@ def problem_of(
     compile_options = None if transformed else plan.compile_options
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    flat, code, started = layout.flatten(y0), None, None
+    flat, code, started = layout.initial(y0), None, None
     if compile_options is not None and callable(func):
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 

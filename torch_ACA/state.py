@@ -115,6 +115,12 @@ def _place_in(index: int, skeleton: Any, name: str = "y0") -> str | None:
     return f"a part of {name}" if index in pytree.tree_leaves(skeleton) else None
 
 
+def kept(tensor: Tensor) -> Tensor:
+    """A tensor that a backward pass will need: a copy of a view. Its base may be written to before, as by an RNN that
+    fills one tensor with all its states."""
+    return tensor.clone() if torch.is_grad_enabled() and tensor._is_view() else tensor
+
+
 class StateLayout:
     """How one particular nested state maps to a flat vector of ``size`` numbers of type ``dtype`` on ``device``.
 
@@ -172,6 +178,10 @@ class StateLayout:
     def flatten(self, state: Any) -> Tensor:
         """[size] vector of a state of this layout; differentiable."""
         return self.join(self.tensors(state))
+
+    def initial(self, y0: Any) -> Tensor:
+        """`flatten` of a state that is kept for a backward pass."""
+        return self.join([kept(tensor) for tensor in self.tensors(y0)] if self._count == 1 else self.tensors(y0))
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """[size] vector of leaves; differentiable."""

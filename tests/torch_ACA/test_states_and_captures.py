@@ -324,3 +324,58 @@ def test_a_tensor_that_cannot_be_found_gets_its_gradient_though_nobody_else_asks
     expected = solve(lambda t, y: -hidden * plain(y), torch.rand(4, 2), [0.0, 1.0], method="RK4", h=0.05)
     assert found.stats.n_f_evals == expected.stats.n_f_evals
     assert norm.num_batches_tracked == plain.num_batches_tracked
+
+
+WAYS = [
+    {}, {"memory": "states"}, {"gradient": "direct"}, {"gradient": "naive"}, {"gradient": "adjoint"},
+    {"gradient": "mali", "method": "ALF"}, {"per_sample": True}, {"method": "RK4", "h": 0.1},
+    {"method": "Euler", "h": 0.5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keywords", WAYS, ids=str)
+@pytest.mark.parametrize("nested", [False, True], ids=["tensor", "tuple"])
+def test_states_that_are_written_into_one_tensor(nested, keywords):
+    """As ODE-RNNs do that make room for all hidden states first: a write to one counts as one to all."""
+    net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+
+    def step(h):
+        if nested:
+            return solve(lambda t, y: (net(y[0]),), (h,), [0.0, 0.5], rtol=1e-6, atol=1e-6, **keywords).ys[0][-1]
+        return solve(lambda t, y: net(y), h, [0.0, 0.5], rtol=1e-6, atol=1e-6, **keywords).ys[-1]
+
+    def in_one():
+        h = torch.zeros(4, 3, 2, dtype=torch.float64)
+        h[0] = x
+        for i in range(3):
+            h[i + 1] = step(h[i])
+        return h
+
+    def apart():
+        h = [x]
+        for _ in range(3):
+            h.append(step(h[-1]))
+        return torch.stack(h)
+
+    found, expected = (torch.autograd.grad(f().square().sum(), [x, *net.parameters()]) for f in (in_one, apart))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint", "mali"])
+def test_an_ensemble_whose_module_has_no_weights_of_its_own(gradient):
+    """As in the tutorial of torch.func: parameters on "meta", of which func uses none, are no part of the gradient."""
+    parts = [nn.Linear(3, 3).double() for _ in range(4)]
+    stacked, buffers = torch.func.stack_module_state(parts)
+    base = copy.deepcopy(parts[0]).to("meta")
+
+    def func(t, y):
+        return torch.func.vmap(lambda p, b, x: torch.func.functional_call(base, (p, b), (x,)))(stacked, buffers, y)
+
+    y0, keywords = torch.randn(4, 5, 3, dtype=torch.float64), {"rtol": 1e-6, "atol": 1e-6, "gradient": gradient}
+    keywords |= {"method": "ALF"} if gradient == "mali" else {}
+    solve(func, y0, [0.0, 1.0], **keywords).ys[-1].square().sum().backward()
+    for i, part in enumerate(parts):
+        solve(lambda t, y, part=part: part(y), y0[i], [0.0, 1.0], **keywords).ys[-1].square().sum().backward()
+        torch.testing.assert_close(stacked["weight"].grad[i], part.weight.grad, rtol=1e-4, atol=1e-4)  # other steps

@@ -139,9 +139,7 @@ def _backward(
         times_bar[0] -= float(a @ slope)
     field.captured.check_reached(augmented.reached)
     problem.stats.n_backward_f_evals = field.n_evals - before
-    captured_bars = [
-        bar.to(tensor.dtype) for bar, tensor in zip(augmented.captured_parts(state), field.captured.tensors)
-    ]
+    captured_bars = [bar.to(tensor) for bar, tensor in zip(augmented.captured_parts(state), field.captured.tensors)]
     return [a, times_bar.to(problem.times) if problem.time_grad else None, *captured_bars]
 
 

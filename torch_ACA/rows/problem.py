@@ -67,7 +67,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     )  # fmt: skip
     if stream is not None:
         field.side_effects.restart(stream)
-    flat = layout.flatten(y0)
+    flat = layout.initial(y0)
     differentiable, start = torch.is_grad_enabled(), flat.detach()
     side, linearises = side_of(row_times.starts_at_jump, 1.0), LINEARISE in plan.settings.method.abilities
     failures = RowFailures(row_times.start, plan.settings.method)
