@@ -238,8 +238,8 @@ class DiscreteSolve:
             made = stepper.traced(t, h, y, t_end, slope, **step.keywords)
             if step.outputs or dense:
                 made = stepper.with_end_slope(made, t_end, before_jump=step.before_jump)
-            for i in step.outputs:
-                ys[i] = stepper.traced_interpolate(t, h, y, made.slopes, given_times[i])
+            found = stepper.traced_interpolate(t, h, y, made.slopes, [given_times[i] for i in step.outputs])
+            ys |= dict(zip(step.outputs, found))
             if dense:
                 dense.add_traced(t, y, made.slopes)
             slope = None if step.before_jump else made.end_slope

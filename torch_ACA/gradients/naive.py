@@ -98,7 +98,7 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                 made = stepper.with_end_slope(made, t_end, before_jump=jump)
                 problem.check_end_slope(stepper, made.slopes[-1].detach(), t_end.item(), h.item())
             outputs = problem.outputs_within(t_end.item())
-            ys += [stepper.traced_interpolate(t, h, y, made.slopes, times[i]) for i in outputs]
+            ys += stepper.traced_interpolate(t, h, y, made.slopes, [times[i] for i in outputs])
             if problem.recorder is not None:
                 problem.recorder.methods.append(stepper.current)
             stepper.accepted()

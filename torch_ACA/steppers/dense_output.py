@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,16 +71,22 @@ class StepInterpolation:
         """
         return lambda theta: self.interpolate(step.start.y, step.h, self.interpolation_weights(theta))
 
-    def traced_interpolate(self, t: Time, h: Time, y: Tensor, slopes: list[Tensor], time: Tensor) -> Tensor:
-        """Dense output of a `traced` step at one time (0-d tensor), differentiable: [n]."""
-        return y + h * combine(self.method.interpolant.traced_weights((time - t) / h), slopes)
+    def traced_interpolate(
+        self, t: Time, h: Time, y: Tensor, slopes: list[Tensor], times: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Dense output of a `traced` step at some times (0-d tensors), differentiable: [n] each."""
+        if not times:
+            return ()
+        theta = (torch.stack([*times]) - t) / h
+        weights = [weight.to(y)[:, None] for weight in self.method.interpolant.traced_weights(theta)]
+        return (y + h * combine(weights, slopes)).unbind()
 
     def _like(self, values: Tensor) -> Tensor:
         return torch.as_tensor(values, dtype=self.slopes.dtype, device=self.slopes.device)
 
 
 def combine(weights: Iterable[Any], slopes: Iterable[Tensor]) -> Any:
-    """sum of weights[j] * slopes[j] over the weights (fractions or 0-d tensors) that are not zero."""
+    """sum of weights[j] * slopes[j] over the weights (fractions or tensors) that are not zero."""
     total = None
     for weight, slope in zip(weights, slopes):
         if isinstance(weight, torch.Tensor):
