@@ -117,18 +117,16 @@ class Members:
         for kind in search.classes:
             known = {name: _holds(member) for name, member in kind.__dict__.items() if name in names}
             self._classes.append((weakref.ref(kind), id(kind.__mro__), list(known.items()), names - known.keys()))
-        self._missing = []
-        of_builtins, seen = names & vars(builtins).keys(), set()
-        for owner, namespace, wanted in (
-            *((function, function.__globals__, of_builtins) for function in search.functions),
-            *((module, vars(module), names) for module in search.namespaces),
-            *((thing, vars(thing), names) for thing in search.with_substitutes()),
-        ):
+        owners = [(thing, vars(thing), names) for thing in (*search.namespaces, *search.with_substitutes())]
+        of_builtins = names & vars(builtins).keys()
+        owners += [(function, function.__globals__, of_builtins) for function in search.functions]
+        missing: dict[int, tuple] = {}
+        for owner, namespace, wanted in owners:
             absent = wanted - namespace.keys()
-            if absent and id(namespace) not in seen:
-                seen.add(id(namespace))
+            if absent and id(namespace) not in missing:
                 with contextlib.suppress(TypeError):  # it cannot be held weakly
-                    self._missing.append((weakref.ref(owner), absent))
+                    missing[id(namespace)] = weakref.ref(owner), absent
+        self._missing = list(missing.values())
 
     def are_replaced(self) -> bool:
         """Whether any was replaced, added or deleted since, in a class that is still there, or came to be where it was
