@@ -1,5 +1,7 @@
 """Rows that fail while the others go on."""
 
+import sys
+
 import pytest
 import torch
 
@@ -135,3 +137,11 @@ def test_failures_of_nested_float32_states_backwards_in_time():
     solution.ys[0].nansum().backward()
     t = -TIMES
     assert_close(rates.grad[1], 2 * (t / (1 - t) ** 2).sum(), 1e-3)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes there")
+@pytest.mark.parametrize("func", [lambda t, y: float(t) * y, lambda t, y: t.expand(3) * y], ids=["number", "shape"])
+def test_a_func_that_takes_one_time_is_told_of_the_times_of_rows(func):
+    with pytest.raises((RuntimeError, ValueError)) as error:
+        solve(func, torch.ones(4, 3), [0.0, 1.0], per_sample=True)
+    assert error.value.__notes__ == ["With per_sample=True func gets the times of all rows: t of shape [4, 1]."]

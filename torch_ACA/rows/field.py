@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 
 import torch
 
@@ -52,7 +53,13 @@ class RowField(VectorField):
         return k
 
     def call(self, t, state):
-        value = super().call(t, state)
+        try:
+            value = super().call(t, state)
+        except (RuntimeError, TypeError, ValueError, IndexError) as failure:
+            note = f"With per_sample=True func gets the times of all rows: t of shape {list(t.shape)}."
+            if sys.version_info >= (3, 11) and note not in getattr(failure, "__notes__", ()):
+                failure.add_note(note)
+            raise
         if self._silent is None:
             return value
         return pytree.tree_map(lambda x: torch.where(self._silent.view(-1, *[1] * (x.dim() - 1)), 0.0, x), value)
