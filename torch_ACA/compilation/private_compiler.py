@@ -130,7 +130,7 @@ _LOOKUPS = tuple(f"Observed{name}Error" for name in ("Attribute", "Key", "Lookup
 @contextlib.contextmanager
 def failed_lookups() -> Iterator[list[str]]:
     """Context with a list of the lookups that failed in this thread while Dynamo traced, and were caught by what it
-    traced, but for code of PyTorch: that something is missing is no matter of its guards."""
+    traced, but for PyTorch's code and `functools.wraps`: that something is missing is no matter of its guards."""
     caught: list[str] = []
     try:
         from torch._dynamo.symbolic_convert import InstructionTranslatorBase as Translator
@@ -142,8 +142,8 @@ def failed_lookups() -> Iterator[list[str]]:
 
     def noted(self: Any, raised: Any) -> None:
         handled(self, raised)  # raises where nothing catches it
-        kind, home = type(raised).__name__, str(self.f_globals.get("__name__"))
-        if kind.startswith(_LOOKUPS) and home.partition(".")[0] != "torch" and threading.get_ident() == here:
+        kind, home = type(raised).__name__, str(self.f_globals.get("__name__")).partition(".")[0]
+        if kind.startswith(_LOOKUPS) and home not in ("torch", "functools") and threading.get_ident() == here:
             caught.append(kind.partition("Error")[0].removeprefix("Observed") + "Error")
 
     Translator.exception_handler = noted  # type: ignore[method-assign,assignment]
