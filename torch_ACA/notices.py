@@ -20,6 +20,12 @@ def shown(value: object) -> str:
     return " ".join(_REPR.repr(value).split())
 
 
+def add_note(failure: BaseException, note: str) -> None:
+    """Let an exception of a caller's own end with a line of ours, once; before Python 3.11 it has no notes."""
+    if sys.version_info >= (3, 11) and note not in getattr(failure, "__notes__", ()):
+        failure.add_note(note)
+
+
 def warn_caller(message: str) -> None:
     """Warn at the line of the caller's that led here, and so (by Python's default) once for each such line."""
     frame, level = sys._getframe(1), 2

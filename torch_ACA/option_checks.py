@@ -3,7 +3,6 @@
 import inspect
 import math
 import numbers
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from .adams_weights import MAX_ORDER, MIN_ORDER
-from .notices import shown
+from .notices import add_note, shown
 
 
 def _number(accepted: str, good: Callable[[float], bool]) -> Callable[[str, Any], float]:
@@ -253,8 +252,7 @@ def norm_of(norm: Callable, state: Any, gets: str) -> Any:
     try:
         size = called(norm, "norm(state)", state)
     except Exception as failure:
-        if sys.version_info >= (3, 11):
-            failure.add_note(f"norm gets {gets}, and must return one number of at least 0.")
+        add_note(failure, f"norm gets {gets}, and must return one number of at least 0.")
         raise
     if isinstance(size, torch.Tensor):
         is_number = size.numel() == 1 and not size.is_complex()

@@ -19,6 +19,7 @@ from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
 from .linearisation import Linearisation
+from .notices import add_note
 from .option_checks import check_callable, explain_refusal
 from .output_memory import OutputMemory
 from .private_torch import pytree, set_grad_enabled
@@ -64,6 +65,7 @@ class VectorField:
         self._cut: Cut | None = self.captured.use_all() if known else None
         self._knows_captured = known  # not so where graphs are autograd's own (`naive`)
         self._as_it_is = False  # whether there is nothing to do around a call
+        self._is_again = False  # whether this is a backward pass
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._memory = OutputMemory(watch=not under_transform())
         self._changes_its_argument = self._needs_gradients = False
@@ -304,7 +306,7 @@ class VectorField:
     def again(self) -> Iterator[None]:
         """Context in which f is evaluated again, after `finish`."""
         with contextlib.nullcontext() if self._settled is None else self._settled.put_back():
-            self.func = self._kept()
+            self.func, self._is_again = self._kept(), True
             try:
                 # a backward pass runs outside of the solve around this one
                 with within([*self._outer_cuts, *self._side_outputs.watches()]):
@@ -322,6 +324,10 @@ class VectorField:
             return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
         except RuntimeError as failure:
             explain_refusal(failure, "func", " Where no derivatives are needed, solve under torch.no_grad().")
+            raise
+        except (TypeError, AttributeError, LookupError) as failure:
+            if self._is_again:
+                add_note(failure, "This is the backward pass, which evaluates func again: what it needs must be there.")
             raise
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:

@@ -3,6 +3,7 @@
 import functools
 import math
 import random
+import sys
 import types
 import warnings
 
@@ -875,3 +876,16 @@ def test_a_constant_that_func_draws_in_its_first_evaluation_is_no_weight(keyword
     weight = nn.Parameter(torch.ones(3))
     solve(func, torch.ones(3), [0.0, 1.0], **keywords).ys.sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes there")
+@pytest.mark.parametrize("keywords", [{"memory": "states"}, {"gradient": "adjoint"}], ids=str)
+def test_an_error_of_func_in_the_backward_pass_says_where_it_is(keywords):
+    func = nn.Module()
+    func.layer = nn.Linear(2, 2)
+    func.forward = lambda t, y: func.layer(y)
+    ys = solve(func, torch.ones(3, 2), [0.0, 1.0], **keywords).ys
+    del func.layer
+    with pytest.raises(AttributeError, match="layer") as error:
+        ys.sum().backward()
+    assert "evaluates func again" in error.value.__notes__[-1]

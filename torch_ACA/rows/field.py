@@ -2,12 +2,12 @@
 
 import contextlib
 import math
-import sys
 
 import torch
 
 from ..autocast import coarsest_rounding
 from ..evaluation import GradientSum
+from ..notices import add_note
 from ..private_torch import pytree
 from ..side_effects import modules_of
 from ..vector_field import VectorField
@@ -56,9 +56,7 @@ class RowField(VectorField):
         try:
             value = super().call(t, state)
         except (RuntimeError, TypeError, ValueError, IndexError) as failure:
-            note = f"With per_sample=True func gets the times of all rows: t of shape {list(t.shape)}."
-            if sys.version_info >= (3, 11) and note not in getattr(failure, "__notes__", ()):
-                failure.add_note(note)
+            add_note(failure, f"With per_sample=True func gets the times of all rows: t of shape {list(t.shape)}.")
             raise
         if self._silent is None:
             return value
