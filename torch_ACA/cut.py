@@ -6,6 +6,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -56,8 +57,9 @@ class Cut(TorchFunctionMode):
 
 
 class UseWatch(Cut):
-    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``; and whether
-    it, or what is computed from it, is taken where autograd does not see it: ``sees_way_out``.
+    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``; and, if it
+    requires grad, whether numbers are made of it, or of what comes of it, that autograd knows nothing of:
+    ``sees_way_out``.
 
     :param cut: what it does besides (None: nothing)
     """
@@ -84,8 +86,8 @@ class UseWatch(Cut):
         self.look(given)
         result = super().__torch_function__(func, kinds, args, kwargs)
         if not self.sees_way_out and any(id(x) in self._from_it for value in given for x in _parts(value)):
-            is_tensor = isinstance(result, Tensor)
-            self.sees_way_out = func in _WAYS_OUT or is_tensor and not torch.is_grad_enabled()
+            if getattr(func, "__name__", None) not in _SHAPED_LIKE:
+                self.sees_way_out = any(map(_is_value, _parts(result)))
             self._from_it |= {id(x): x for x in _parts(result) if isinstance(x, Tensor)}
         return result
 
@@ -160,6 +162,13 @@ def _made_without_gradient() -> set[Any]:
 
 
 _WITHOUT_GRADIENT = frozenset(_made_without_gradient())
-_OF_TENSORS: Any = torch.Tensor
-_AS_VALUES = ("detach", "item", "tolist", "numpy", "__float__", "__int__", "__array__")
-_WAYS_OUT = frozenset(getattr(_OF_TENSORS, name) for name in _AS_VALUES) | {torch.detach, _OF_TENSORS.data.__get__}
+_SHAPED_LIKE = frozenset(
+    ("zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty")
+)
+
+
+def _is_value(result: Any) -> bool:
+    """Whether numbers are known here of which autograd does not know where they come from."""
+    if isinstance(result, Tensor):
+        return not result.requires_grad and (result.is_floating_point() or result.is_complex())
+    return isinstance(result, (float, complex, np.ndarray))

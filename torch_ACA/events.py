@@ -311,24 +311,33 @@ def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple
     t_bar, hidden = torch.zeros_like(t) if t_bar is None else t_bar, 0.0
     if watch.sees_way_out:
         near = torch.full_like(t_bar, abs(crossing.h))
-        hidden = float(hidden_rate(lambda t: event(t, y)[crossing.index], t.detach(), near, t_bar))
+        hidden = float(hidden_rate(lambda t: event(t, y)[crossing.index], t.detach(), near, t_bar, t.dtype))
     rate = float(t_bar) + hidden + (0.0 if y_bar is None else float(y_bar @ slope))
     return rate, not any(bar is not None and bool(bar.any()) for bar in (t_bar, y_bar)), hidden
 
 
-def hidden_rate(values: Callable[[Tensor], Tensor], t: Tensor, sizes: Tensor, known: Tensor) -> Tensor:
+def hidden_rate(
+    values: Callable[[Tensor], Tensor], t: Tensor, sizes: Tensor, known: Tensor, dtype: torch.dtype
+) -> Tensor:
     """What the derivative of an event function by its time alone, as autograd knows it, lacks of that of its values:
     zero where these agree, or are not smooth.
 
     :param t: times, to which as many values belong
     :param sizes: those of the steps around them
+    :param dtype: of the times that the event function gets
     """
-    near = torch.finfo(t.dtype).eps ** (1 / 3) * sizes
+    eps = torch.finfo(dtype).eps
+    near = torch.maximum(eps ** (1 / 3) * sizes, 256 * eps * t.abs()).double()
+
+    def rate(by: Tensor) -> Tensor:
+        after, before = ((t + d).to(dtype).to(t) for d in (by, -by))
+        return (values(after) - values(before)).double() / (after.double() - before.double())
+
     with torch.no_grad():
-        found, half = ((values(t + by) - values(t - by)) / (2 * by) for by in (near, 0.5 * near))
+        found, half = rate(near), rate(0.5 * near)
     lacks = half - known
-    bound = 0.01 * (half.abs() + known.abs()) + 10 * (found - half).abs()
-    return torch.where(lacks.abs() > bound, lacks, 0.0)
+    rounding = 64 * eps * (t * known).abs() / near
+    return torch.where(lacks.abs() > 10 * (found - half).abs() + rounding + 1e-6 * half.abs(), lacks, 0.0)
 
 
 def with_graph(evaluate: Callable[[], Tensor]) -> Tensor | None:

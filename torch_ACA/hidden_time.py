@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from .vector_field import VectorField
 
 _PROBES = (0.04, 0.13, 0.24, 0.31, 0.45, 0.57, 0.71, 0.83, 0.94)  # of the way through the interval
-_FEW_PROBES = (0.13, 0.71)
+_FEW_PROBES = (0.13, 0.45, 0.71)
 _HALVINGS = 6  # of the way from one of them to the next
 _ROUNDING = 64
+_SAME = 1e-6  # relative, of derivatives
 
 
 def with_constant_times(problem: Problem) -> Problem:
@@ -44,7 +45,8 @@ def with_constant_times(problem: Problem) -> Problem:
     known = problem.evaluation if times.requires_grad else None
     with torch.no_grad():
         y, slope = problem.y0.detach(), problem.slope.detach()
-        if not hides_time(field, problem.ts, y, slope, side, known, partly=by_time or problem.may_hide_time):
+        step, partly = field.direction * (problem.first_step or 0.0), by_time or problem.may_hide_time
+        if not hides_time(field, problem.ts, y, slope, side, known, partly=partly, step=step):
             return problem
     if linearises:
         warn_of_hidden_time(problem.method)
@@ -54,15 +56,15 @@ def with_constant_times(problem: Problem) -> Problem:
     if by_time:
         with field.side_effects.replay(), field.without_cut():
             y0 = moved(field, problem.y0, times[0], sign=-1, side=side)
+            if problem.slope_is_traced:  # from a state that does not move with its time
+                changed["slope"] = field.traced(times[0].detach().double(), y0, side=side)
         changed |= {"times": times.detach(), "given_times": times, "y0": y0}
-        if problem.slope_is_traced:  # from a state that does not move with its time
-            changed["slope"] = None
     return replace(problem, **changed)
 
 
 def hides_time(
     field: VectorField, ts: list[float], y: Tensor, slope: Tensor, side: int, evaluation: Evaluation | None = None,
-    *, partly: bool = False,
+    *, partly: bool = False, step: Any = 0.0,
 ) -> bool:  # fmt: skip
     """Whether func changes with its time, and autograd does not know. To be called with gradients off.
 
@@ -73,15 +75,19 @@ def hides_time(
     :param slope: f there [n]
     :param evaluation: its `Evaluation`, with a time that requires grad, if there is one
     :param partly: whether to look for a part that autograd does not know, too
+    :param step: the first one, a number or [n] numbers: func is looked at behind it, as a state at rest may hide more
     """
     n_evals = field.n_evals
     with field.side_effects.replay():
         if partly and evaluation is None:
             evaluation = field.record(ts[0], y, time_grad=True, side=side)
         if evaluation is not None and _leads_to_time(evaluation):
-            hidden = partly and _hides_a_part(field, ts, y)
+            places = ts[0], ts[0] + 0.5 * (ts[-1] - ts[0])
+            hidden = partly and any(field.lets_time_out(t, y) for t in places) and _hides_a_part(field, ts, y, step)
         else:
-            hidden = _changes(field, ts, y, slope)
+            hidden = field.uses_time(ts[0], y) and (
+                _changes(field, ts, y, slope) or partly and _changes(field, ts, y + step * slope, None)
+            )
             if hidden and evaluation is None:
                 hidden = not _leads_to_time(field.record(ts[0], y, time_grad=True, side=side))
     field.n_evals = n_evals
@@ -93,37 +99,55 @@ def _leads_to_time(evaluation: Evaluation) -> bool:
     return leads_to([edge.node for edge in evaluation.edges()], time)
 
 
-def _hides_a_part(field: VectorField, ts: list[float], y: Tensor) -> bool:
-    """Whether the derivative by time that autograd knows is not that of the values, somewhere where they are smooth."""
-    span, eps = ts[-1] - ts[0], torch.finfo(y.dtype).eps
-    near = eps ** (1 / 3) * span
+def _hides_a_part(field: VectorField, ts: list[float], y0: Tensor, step: Any) -> bool:
+    """Whether the derivative by time that autograd knows is not that of the values, in any component, at one of a few
+    times where that is smooth."""
+    span, eps = ts[-1] - ts[0], torch.finfo(y0.dtype).eps
+    weights = 1.0 + 0.5 * torch.sin(torch.arange(len(y0), dtype=y0.dtype, device=y0.device))  # no two parts cancel
 
-    def change(t: float, by: float) -> Tensor:
-        after, before = torch.empty_like(y), torch.empty_like(y)
-        field(t + by, y, after)
-        field(t - by, y, before)
-        return after - before
+    def change(t: Any, y: Tensor, by: Any) -> tuple[Tensor, Any]:
+        after, before, (late, early) = torch.empty_like(y), torch.empty_like(y), (t + by, t - by)
+        field(late, y, after)
+        field(early, y, before)
+        return after - before, field.time(late).double().reshape(-1) - field.time(early).double().reshape(-1)
+
+    def differs(evaluation: Evaluation, there: Tensor, apart: Tensor, looked_at: Tensor, bound: Tensor) -> bool:
+        weighted = torch.where(looked_at, weights / there.abs(), 0.0)
+        pulled = evaluation.pull(weighted * there.sign(), keep_graph=True)
+        by_time = None if pulled is None else pulled[2]
+        known = 0.0 if by_time is None else float((apart * by_time.reshape(-1)).sum())
+        return abs(known - float(weighted @ there.abs())) > float(weighted @ bound)
 
     for t in (ts[0] + fraction * span for fraction in _FEW_PROBES):
-        there, value = change(t, near), torch.empty_like(y)
-        pulled = field.record(t, y, value, time_grad=True).pull(there)
-        by_time = None if pulled is None else pulled[2]
-        known = 0.0 if by_time is None else float((2 * near * by_time.reshape(-1)).sum())
-        size, rounding = float(there @ there), _ROUNDING * eps * float(torch.linalg.vector_norm(value))
-        bound = 0.01 * size + 10 * rounding * math.sqrt(size)
-        if abs(known - size) > bound:
-            apart = abs(float(2 * there @ change(t, 0.5 * near)) - size)
-            if apart <= 0.01 * size and abs(known - size) > bound + 10 * apart:  # else a jump or a kink is near
+        near, value = _beside(t, span, eps), torch.empty_like(y0)
+        field(t, y0, value)
+        y = y0 + step * value
+        there, apart = change(t, y, near)
+        evaluation = field.record(t, y, value, time_grad=True)
+        rounding, size = _ROUNDING * eps * value.abs(), there.abs()
+        moves = size > 100 * rounding
+        if differs(evaluation, there, apart, moves, 10 * rounding + _SAME * size):
+            half, _ = change(t, y, 0.5 * near)
+            truncated = (2 * half - there).abs()
+            smooth = moves & (truncated < 0.01 * size)  # else a jump or a kink is near
+            if differs(evaluation, there, apart, smooth, 10 * (rounding + truncated) + _SAME * size):
                 return True
     return False
 
 
-def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> bool:
+def _beside(t: Any, span: Any, eps: float) -> Any:
+    """How far from a time to look for differences: where neither those of the time nor the curvature count."""
+    if isinstance(t, Tensor):
+        return torch.where(span < 0, -1.0, 1.0) * torch.maximum(eps ** (1 / 3) * span.abs(), 256 * eps * t.abs())
+    return math.copysign(max(eps ** (1 / 3) * abs(span), 256 * eps * abs(t)), span)
+
+
+def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor | None) -> bool:
     """Whether func changes with its time alone, other than by jumps, anywhere that is looked at."""
-    span, eps = ts[-1] - ts[0], torch.finfo(slope.dtype).eps
+    span, eps = ts[-1] - ts[0], torch.finfo(y.dtype).eps
 
     def slope_at(t: float) -> Tensor:
-        found = torch.empty_like(slope)
+        found = torch.empty_like(y)
         field(t, y, found)
         return found
 
@@ -135,9 +159,7 @@ def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor) -> b
         rounding = _ROUNDING * eps * torch.maximum(one.abs(), other.abs())
         return bool(((one - other).abs() > rounding).any())
 
-    if not field.uses_time(ts[0], y):
-        return False
-    here, before = ts[0], slope
+    here, before = ts[0], slope_at(ts[0]) if slope is None else slope
     for t in (ts[0] + fraction * span for fraction in _PROBES):
         there = slope_at(t)
         if changes_at(t, there):

@@ -220,6 +220,14 @@ class VectorField:
                 self._after_failure(failure, time, y)
         return use.sees_use
 
+    def lets_time_out(self, t: Any, y: Tensor) -> bool:
+        """Whether func makes numbers of its time that autograd knows nothing of. To be called with gradients off."""
+        time = self.time(t).detach().requires_grad_()
+        use = UseWatch(time, self.captured.restriction())
+        with self._cut_by(use), torch.enable_grad():
+            self.call(time, self.layout.unflatten(y.clone()))
+        return use.sees_way_out
+
     def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among
         ``params`` is a constant."""

@@ -160,6 +160,17 @@ def test_second_derivatives(problem, way):
     assert float((found - exact).abs().max()) < 100 * tolerance
 
 
+@pytest.mark.parametrize("t0", [0.0, 100.0, 1000.0])
+@pytest.mark.parametrize("keywords", [{}, {"per_sample": True}], ids=str)
+def test_a_time_that_an_event_function_hides_in_float32(keywords, t0):
+    """y = y0 + (t - t0) meets 2 + (t - t0) / 2 at t0 + 2 (2 - y0)."""
+    y0 = torch.tensor([[0.3]], dtype=torch.float32, requires_grad=True)
+    event = lambda t, y: (y - 2 - 0.5 * (t.detach() - t0)).reshape(-1)  # noqa: E731
+    t, _ = solve_event(lambda t, y: torch.ones_like(y), y0, t0, event, **keywords)
+    (found,) = torch.autograd.grad(t.sum(), y0)
+    assert found.item() == pytest.approx(-2.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("hide", [
     lambda t: t.detach(), lambda t: t.item(), lambda t: 0.3 * t + 0.7 * t.detach(), lambda t: 0.5 * (t + float(t)),
 ], ids=["detached", "number", "in a part", "a number in a part"])  # fmt: skip

@@ -154,7 +154,15 @@ def half_without_gradients(t):
     return 0.5 * t + half
 
 
-HIDDEN_PARTS = [half_hidden, half_a_number, half_without_gradients]
+def half_copied(t):
+    return 0.5 * t + 0.5 * t.new_tensor(float(t))
+
+
+def half_in_a_new_tensor(t):
+    return 0.5 * t + 0.5 * torch.linspace(0.0, t, 2, dtype=t.dtype)[1]
+
+
+HIDDEN_PARTS = [half_hidden, half_a_number, half_without_gradients, half_copied, half_in_a_new_tensor]
 
 
 @pytest.mark.parametrize("hide", [float, torch.Tensor.detach, *HIDDEN_PARTS])
@@ -186,6 +194,38 @@ def test_a_time_that_is_looked_at_but_not_hidden():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solve(func, torch.ones(2, requires_grad=True), [0.0, 2.0], gradient="naive", rtol=1e-4, atol=1e-4)
+
+
+def ramp(t):
+    return torch.sin(t) + 5 * (t.detach() - 0.2).clamp(0.0, 0.4)
+
+
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "mali"])
+@pytest.mark.parametrize(("func", "y0", "dtype"), [
+    (lambda t, y: torch.sin(t) - 3 * y * t.detach(), [0.0], torch.float64),
+    (lambda t, y: 1 - 3 * y * float(t), [0.0], torch.float64),
+    (lambda t, y: torch.stack([torch.sin(t), 0.09 * torch.sin(t.detach())]) + 0 * y, [0.0, 0.0], torch.float64),
+    (lambda t, y: torch.sin(t - 40) * 0.5 + torch.sin(t.detach() - 40) * 0.5 + 0 * y, [0.0], torch.float32),
+    (lambda t, y: ramp(t) + 0 * y, [0.0], torch.float64),
+], ids=["at rest", "all of it, at rest", "a small component", "float32", "a ramp"])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:func changes with its time", "ignore:Converting a tensor")
+def test_hidden_parts_that_are_hard_to_see(func, y0, dtype, gradient):
+    """A hidden derivative that the state multiplies, beside larger ones, in low precision, between two corners."""
+    y0 = torch.tensor(y0, dtype=dtype)
+    start, end = (40.0, 41.0) if dtype == torch.float32 else (0.0, 1.0)
+    tolerance = 1e-4 if dtype == torch.float32 or gradient == "mali" else 1e-8
+    t = torch.tensor([start, end], dtype=torch.float64, requires_grad=True)
+    keywords = {"method": "ALF"} if gradient == "mali" else {}
+    y = solve(func, y0, t, gradient=gradient, rtol=tolerance, atol=tolerance, **keywords).ys[-1, -1]
+    (found,) = torch.autograd.grad(y, t)
+    with torch.no_grad():
+        moved = [
+            solve(func, y0, [start + a, end + b], rtol=1e-11, atol=1e-11).ys[-1, -1].item() if dtype == torch.float64
+            else math.cos(a) - math.cos(1 + b)
+            for a, b in ((1e-4, 0), (-1e-4, 0), (0, 1e-4), (0, -1e-4))
+        ]  # fmt: skip
+    exact = [(moved[0] - moved[1]) / 2e-4, (moved[2] - moved[3]) / 2e-4]
+    assert found.tolist() == pytest.approx(exact, abs=3e-3 if tolerance == 1e-4 else 1e-4)  # differences over corners
 
 
 def test_rows_refuse_a_time_that_is_hidden_in_a_part():

@@ -192,7 +192,7 @@ def _at_events(field, event, crossing, y):
 
     values = event(t, y)
     value = values.gather(1, crossing.index[:, None])[:, 0]
-    rate, flat, hidden = _rates(entries, rows, t, y.detach(), slope, crossing.h.abs())
+    rate, flat, hidden = _rates(entries, field, t, y.detach(), slope, crossing.h.abs())
     touching = ~flat & ((rate * crossing.h).abs() <= HARDLY * crossing.way)
     if bool(touching.any()):
         if torch.is_grad_enabled():
@@ -221,9 +221,10 @@ def _at_events(field, event, crossing, y):
     return t + shift, y + rows.spread(shift.to(y)) * middle
 
 
-def _rates(entries, rows, t, y, slope, sizes):
+def _rates(entries, field, t, y, slope, sizes):
     """d(event)/dt of each row along its solution; which rows' events are flat here or have no graph; and the part of
     the rate that is hidden from autograd: [b] each."""
+    rows = field.rows
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
         with UseWatch(t, None) as watch:
@@ -236,7 +237,7 @@ def _rates(entries, rows, t, y, slope, sizes):
     flat = (t_bar == 0.0) & (rows.rows(y_bar) == 0.0).all(1)
     hidden = torch.zeros_like(t_bar)
     if watch.sees_way_out:
-        hidden = hidden_rate(lambda t: entries(t, y), t.detach(), sizes, t_bar)
+        hidden = hidden_rate(lambda t: entries(t, y), t.detach(), sizes, t_bar, field.layout.dtype)
     return t_bar + hidden + rows.dot(y_bar, slope), flat, hidden
 
 

@@ -133,7 +133,8 @@ def check_time_of(problem, times):
         return
     with torch.no_grad():
         y, slope, ends = problem.y0.detach(), problem.slope.detach(), [times.start, times.end]
-        hidden = hides_time(problem.field, ends, y, slope, side, problem.evaluation, partly=by_time)
+        step = problem.field.rows.spread((times.direction * problem.first_step).to(y))
+        hidden = hides_time(problem.field, ends, y, slope, side, problem.evaluation, partly=by_time, step=step)
     if hidden:
         if by_time:
             raise ValueError(
