@@ -22,7 +22,7 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .cut import UseWatch
 from .errors import NoEventError, NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .hidden_time import with_constant_times
+from .hidden_time import difference_size, with_constant_times
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
@@ -327,7 +327,7 @@ def hidden_rate(
     :param dtype: of the times that the event function gets
     """
     eps = torch.finfo(dtype).eps
-    near = torch.maximum(eps ** (1 / 3) * sizes, 256 * eps * t.abs()).double()
+    near = difference_size(t, sizes, eps).double()
 
     def rate(by: Tensor) -> Tensor:
         after, before = ((t + d).to(dtype).to(t) for d in (by, -by))

@@ -24,7 +24,7 @@ from .plan import Plan, checked
 from .random_streams import SameNumbers
 from .settings import Settings, checked_times
 from .solver_options import SolverOptions
-from .state import StateLayout, kept
+from .state import StateLayout, copied_if_view
 from .steppers.runge_kutta import taken
 from .tableau import Tableau
 from .transforms import under_transform
@@ -133,7 +133,7 @@ class _Run:
 
     def solve(self, y0: Any, times: torch.Tensor, steps: list[tuple[float, float, float, bool]]) -> FewSteps:
         layout, tableau = self._layout, self._tableau
-        y = kept(y0) if layout.is_a_tensor else layout.initial(y0)
+        y = copied_if_view(y0) if layout.is_a_tensor else layout.initial(y0)
         states, slope, t0 = [y], None, steps[0][0]
         if len(steps) * tableau.stages > 1:
             self._numbers = SameNumbers(layout.device)

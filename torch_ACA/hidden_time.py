@@ -82,8 +82,9 @@ def hides_time(
         if partly and evaluation is None:
             evaluation = field.record(ts[0], y, time_grad=True, side=side)
         if evaluation is not None and _leads_to_time(evaluation):
-            places = ts[0], ts[0] + 0.5 * (ts[-1] - ts[0])
-            hidden = partly and any(field.lets_time_out(t, y) for t in places) and _hides_a_part(field, ts, y, step)
+            middle = ts[0] + 0.5 * (ts[-1] - ts[0])
+            may_hide = partly and any(field.makes_numbers_of_time(t, y) for t in (ts[0], middle))
+            hidden = may_hide and _hides_a_part(field, ts, y, step)
         else:
             hidden = field.uses_time(ts[0], y) and (
                 _changes(field, ts, y, slope) or partly and _changes(field, ts, y + step * slope, None)
@@ -119,7 +120,7 @@ def _hides_a_part(field: VectorField, ts: list[float], y0: Tensor, step: Any) ->
         return abs(known - float(weighted @ there.abs())) > float(weighted @ bound)
 
     for t in (ts[0] + fraction * span for fraction in _FEW_PROBES):
-        near, value = _beside(t, span, eps), torch.empty_like(y0)
+        near, value = difference_size(t, span, eps), torch.empty_like(y0)
         field(t, y0, value)
         y = y0 + step * value
         there, apart = change(t, y, near)
@@ -135,8 +136,9 @@ def _hides_a_part(field: VectorField, ts: list[float], y0: Tensor, step: Any) ->
     return False
 
 
-def _beside(t: Any, span: Any, eps: float) -> Any:
-    """How far from a time to look for differences: where neither those of the time nor the curvature count."""
+def difference_size(t: Any, span: Any, eps: float) -> Any:
+    """How far from a time, in the direction of a span, to take differences: far enough for the rounding of the time,
+    and near enough for the curvature."""
     if isinstance(t, Tensor):
         return torch.where(span < 0, -1.0, 1.0) * torch.maximum(eps ** (1 / 3) * span.abs(), 256 * eps * t.abs())
     return math.copysign(max(eps ** (1 / 3) * abs(span), 256 * eps * abs(t)), span)
@@ -152,7 +154,7 @@ def _changes(field: VectorField, ts: list[float], y: Tensor, slope: Tensor | Non
         return found
 
     def changes_at(t: float, there: Tensor) -> bool:  # on both sides: a jump may be near
-        near = eps ** (1 / 3) * span
+        near = difference_size(t, span, eps)
         return differ(there, slope_at(t + near)) and differ(there, slope_at(t - near))
 
     def differ(one: Tensor, other: Tensor) -> bool:

@@ -115,7 +115,7 @@ def _place_in(index: int, skeleton: Any, name: str = "y0") -> str | None:
     return f"a part of {name}" if index in pytree.tree_leaves(skeleton) else None
 
 
-def kept(tensor: Tensor) -> Tensor:
+def copied_if_view(tensor: Tensor) -> Tensor:
     """A tensor that a backward pass will need: a copy of a view. Its base may be written to before, as by an RNN that
     fills one tensor with all its states."""
     return tensor.clone() if torch.is_grad_enabled() and tensor._is_view() else tensor
@@ -181,7 +181,8 @@ class StateLayout:
 
     def initial(self, y0: Any) -> Tensor:
         """`flatten` of a state that is kept for a backward pass."""
-        return self.join([kept(tensor) for tensor in self.tensors(y0)] if self._count == 1 else self.tensors(y0))
+        tensors = self.tensors(y0)  # several are copied anyway
+        return self.join([copied_if_view(tensors[0])] if self._count == 1 else tensors)
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """[size] vector of leaves; differentiable."""

@@ -220,7 +220,7 @@ class VectorField:
                 self._after_failure(failure, time, y)
         return use.sees_use
 
-    def lets_time_out(self, t: Any, y: Tensor) -> bool:
+    def makes_numbers_of_time(self, t: Any, y: Tensor) -> bool:
         """Whether func makes numbers of its time that autograd knows nothing of. To be called with gradients off."""
         time = self.time(t).detach().requires_grad_()
         use = UseWatch(time, self.captured.restriction())
