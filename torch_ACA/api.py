@@ -16,7 +16,7 @@ from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .hidden_time import with_constant_times
+from .hidden import with_hidden_as_constants
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
 from .march import Stats, Stop
@@ -213,19 +213,14 @@ def problem_of(
     differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
-    slope_is_traced = may_hide_time = False
+    slope_is_traced = gradient == "naive" and (differentiable or transformed)
     slope: torch.Tensor | None
     size: float | None
     if started is not None:
         slope, size = started
         evaluation, field.n_evals = None, 2 * (slope is not None)
-    elif gradient == "naive" and (differentiable or transformed):
-        slope_is_traced = True
-        moves_sizes = differentiable and not isinstance(settings.controller, FixedSteps)
-        slope, may_hide_time = field.first_traced(
-            times[0].double(), flat, side=int(starts_at_jump), watch=moves_sizes
-        )
-        evaluation = None
+    elif slope_is_traced:
+        slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
     else:
         with torch.no_grad(), forward_ad_disabled():
             slope, evaluation = field.first_evaluation(
@@ -249,6 +244,7 @@ def problem_of(
         if size is None:
             size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
+    asks = transformed or flat.requires_grad or times.requires_grad or bool(field.captured.candidates)
     problem = Problem(
         field,
         flat,
@@ -269,7 +265,7 @@ def problem_of(
         starts_at_jump=starts_at_jump,
         perturb=perturb,
         slope_is_traced=slope_is_traced,
-        may_hide_time=may_hide_time,
+        differentiates_sizes=asks and slope_is_traced and not isinstance(settings.controller, FixedSteps),
         limits=plan.limits,
         callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),
         recorder=recorder,
@@ -278,7 +274,7 @@ def problem_of(
     if linearises and gradient != "adjoint" and problem.differentiable:
         with torch.no_grad():
             check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
-    return with_constant_times(problem) if whole else problem, layout
+    return with_hidden_as_constants(problem) if whole else problem, layout
 
 
 def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:

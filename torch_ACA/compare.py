@@ -16,7 +16,7 @@ from .option_checks import as_float, check_callable
 from .private_torch import pytree
 from .rosenbrock_tableaus import RODAS5P
 from .saved_tensors import SavedTensors
-from .settings import GRADIENTS
+from .settings import GRADIENTS, checked_params
 from .side_effects import without_trace
 from .solver_options import SolverOptions, takes_options
 from .state import StateLayout
@@ -47,7 +47,7 @@ def compare_gradients(
     Buffers and random streams are afterwards as they were.
 
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
-    :param gradients: names of the gradient methods to compare; default: all, but with a method for stiff problems
+    :param gradients: names of the gradient methods to compare, or one; default: all, but with a method for stiff problems
         without "adjoint" and "mali", which solve such a problem backwards or by an explicit method
     :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
         units of rounding of y0's precision if that is more (so use float64 to see small errors). With a method for
@@ -60,20 +60,32 @@ def compare_gradients(
     """
     check_callable(loss, "loss(ys)")
     StateLayout(y0)  # refuses what is no state
+    if keywords.get("params") is not None:
+        keywords["params"] = checked_params(keywords["params"])  # a generator is good for one solve
+    asked = SolverOptions(**keywords)
     leaves = [leaf.detach().requires_grad_() for leaf in pytree.tree_leaves(y0)]
     y0 = pytree.tree_unflatten(leaves, pytree.tree_structure(y0))
     with without_trace(func, leaves[0].device):
-        problem, layout = problem_of(func, y0, t, SolverOptions())
+        problem, layout = problem_of(func, y0, t, SolverOptions(params=asked.params))
         wanted = [*leaves, *problem.field.captured.candidates]
-        asked = SolverOptions(**keywords)
         stiff = _solves_with_jacobian(asked.method)
         if gradients is None:
             gradients = [name for name in GRADIENTS if not (stiff and name in ("adjoint", "mali"))]
+        elif isinstance(gradients, str):
+            gradients = [gradients]
         for option in keywords:
             if _OF_ONE.get(option) not in (None, *gradients):
                 raise ValueError(f"{option} is for gradient={_OF_ONE[option]!r}, which is not among those compared")
         exact, _ = _gradient(func, y0, t, loss, wanted, {**_reference(asked, stiff, layout), **(reference or {})})
-        rows = [_compared(name, exact, func, y0, t, loss, wanted, keywords) for name in gradients]
+        rows, refusals = [], []
+        for name in gradients:
+            try:
+                rows.append(_compared(name, exact, func, y0, t, loss, wanted, keywords))
+            except ValueError as refusal:  # this method cannot do what others can
+                rows.append(Comparison(name, failure=f"refused: {refusal}"))
+                refusals.append(refusal)
+        if refusals and len(refusals) == len(rows):
+            raise refusals[0]
     if show:
         print(table(rows))
     return rows
@@ -87,23 +99,24 @@ def _solves_with_jacobian(method: Any) -> bool:
 def _reference(asked: SolverOptions, stiff: bool, layout: StateLayout) -> dict[str, Any]:
     """Keywords of the reference solve, beside what was asked."""
     least = 10 * torch.finfo(layout.dtype).eps
+    times = {name: value for name, value in (asked.options or {}).items() if name in ("jump_t", "step_t")}
+    same = {"params": asked.params, "options": times}
     if not stiff:
-        return {"method": "dopri8", "rtol": max(1e-12, least), "atol": max(1e-12, least)}
+        return same | {"method": "dopri8", "rtol": max(1e-12, least), "atol": max(1e-12, least)}
     tight = max(1e-10, least)
     rtol, atol = (as_float(name, getattr(asked, name)) for name in ("rtol", "atol"))
     atol = asked.atol if atol is None else atol
     if rtol and isinstance(atol, float | torch.Tensor):
         atol = atol * (tight / rtol)
-    return {
-        "method": RODAS5P, "rtol": tight, "atol": atol, "jac": asked.jac, "jac_structure": asked.jac_structure
-    }  # fmt: skip
+    same |= {"jac": asked.jac, "jac_structure": asked.jac_structure}
+    return same | {"method": RODAS5P, "rtol": tight, "atol": atol}
 
 
 def table(rows: Iterable[Comparison]) -> str:
     """The comparisons as text."""
     lines = [f"{'gradient':<9}{'rel. error':>11}{'NFE fwd':>9}{'NFE bwd':>9}{'ms':>9}{'saved KiB':>11}"]
     for row in rows:
-        if row.error is None or row.seconds is None or row.saved_bytes is None:
+        if row.failure is not None:
             lines.append(f"{row.gradient:<9}{row.failure}")
         else:
             saved = "" if row.saved_bytes is None else f"{row.saved_bytes / 1024:.1f}"
@@ -137,8 +150,9 @@ def _compared(
         peak = saved.peak
     except RuntimeError:  # transforms of torch.func cannot be watched
         peak = None
-    difference = torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact)
-    return Comparison(name, float(difference), stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
+    size = max(float(torch.linalg.vector_norm(exact)), torch.finfo(exact.dtype).tiny)
+    error = float(torch.linalg.vector_norm(found - exact)) / size
+    return Comparison(name, error, stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
 
 
 def _gradient(

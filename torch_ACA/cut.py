@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .private_torch import outside_transforms
+from .private_torch import is_transformed, outside_transforms
 
 _active = threading.local()  # .cuts: those that this thread is inside of, the outermost first
 
@@ -57,43 +57,47 @@ class Cut(TorchFunctionMode):
 
 
 class UseWatch(Cut):
-    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``; and, if it
-    requires grad, whether numbers are made of it, or of what comes of it, that autograd knows nothing of:
+    """A cut that also notes whether tensors are handed to any operation, or read as numbers: ``sees_use``; and, if they
+    require grad, whether numbers are made of them, or of what comes of them, that autograd knows nothing of:
     ``sees_way_out``.
 
     :param cut: what it does besides (None: nothing)
+    :param below: whether to see a use within TorchScript too, which slows every operation down
     """
 
-    def __init__(self, tensor: Tensor, cut: Cut | None) -> None:
+    def __init__(self, tensors: Iterable[Tensor], cut: Cut | None, *, below: bool = True) -> None:
         super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
-        self._tensor, self.sees_use, self.sees_way_out = tensor, False, False
-        self._from_it = {id(tensor): tensor}
-        self._below: Any = None
+        self.sees_use = self.sees_way_out = False
+        self._watched = {id(tensor): tensor for tensor in tensors}
+        self._from_them = dict(self._watched)
+        self._looks_below, self._below = below, contextlib.ExitStack()
 
     def __enter__(self) -> Any:
-        self._below = _Below(self)
-        self._below.__enter__()
+        if self._looks_below:
+            self._below.enter_context(_Below(self))
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> Any:
         result = super().__exit__(*exception)
-        self._below.__exit__(*exception)
-        self._below = None  # no cycle of references is left
+        self._below.close()  # no cycle of references is left
         return result
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = (*args, *(kwargs or {}).values())
         self.look(given)
         result = super().__torch_function__(func, kinds, args, kwargs)
-        if not self.sees_way_out and any(id(x) in self._from_it for value in given for x in _parts(value)):
+        if not self.sees_way_out and any(map(self._comes_of_them, given)):
             if getattr(func, "__name__", None) not in _SHAPED_LIKE:
                 self.sees_way_out = any(map(_is_value, _parts(result)))
-            self._from_it |= {id(x): x for x in _parts(result) if isinstance(x, Tensor)}
+            self._from_them |= {id(x): x for x in _parts(result) if isinstance(x, Tensor)}
         return result
 
+    def _comes_of_them(self, value: Any) -> bool:
+        inside = is_transformed()  # a transform inside func hands on tensors of its own
+        return any(id(x) in self._from_them or inside and isinstance(x, Tensor) for x in _parts(value))
+
     def look(self, given: tuple) -> None:
-        for value in given:
-            self.sees_use |= any(x is self._tensor for x in _parts(value))
+        self.sees_use = self.sees_use or any(id(x) in self._watched for value in given for x in _parts(value))
 
 
 def _parts(value: Any) -> tuple | list:

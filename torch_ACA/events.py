@@ -22,7 +22,7 @@ from torch import Tensor
 from .api import GRADIENT_METHODS, _solved
 from .cut import UseWatch
 from .errors import NoEventError, NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .hidden_time import difference_size, with_constant_times
+from .hidden import difference_size, with_hidden_as_constants
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
@@ -263,7 +263,7 @@ def _until(problem: Problem, times: Tensor, crossing: _Crossing) -> Problem:
     stops.append(Stop(t, 1, jump=any(stop.jump for stop in problem.stops if stop.t == t)))
     limits = replace(problem.limits, max_evals=problem.limits.max_evals + problem.field.n_evals)
     ts = [problem.ts[0], t]
-    return with_constant_times(replace(problem, times=times, given_times=times, ts=ts, stops=stops, limits=limits))
+    return with_hidden_as_constants(replace(problem, times=times, given_times=times, ts=ts, stops=stops, limits=limits))
 
 
 def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +303,7 @@ def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple
     of the rate that is hidden from autograd."""
     with torch.enable_grad():
         t, y = torch.full_like(event.like, crossing.t).requires_grad_(), y.requires_grad_()
-        with UseWatch(t, None) as watch:
+        with UseWatch([t], None) as watch:
             value = with_graph(lambda: event(t, y)[crossing.index])
         if value is None:
             return 0.0, True, 0.0

@@ -17,7 +17,7 @@ from .default_device import default_device, with_default_device
 from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
-from .hidden_time import moved
+from .hidden import moved
 from .march import Callbacks, Limits, Stats, Step, Stop, march
 from .record import Recorder
 from .steppers.base import LINEARISE, Carry, Method, Stepper
@@ -38,10 +38,9 @@ class Problem:
     same with its graph, if gradients may be wanted; without a slope, the compiled loop finds it and ``first_step``.
     ``dense``: keep what dense output needs. ``adjoint``: settings of a backward solve. ``memory``: what may be kept for
     the backward pass. ``starts_at_jump``: func jumps at the first time; ``perturb``: and at both ends of every step.
-    ``slope_is_traced``: it is part of autograd's own graph (`naive`). ``may_hide_time``: func may hide its time from
-    `naive`; ``sizes_are_constant``: it does, and no gradient goes through the choice of step sizes.
-    ``given_times``: those of the caller, of which ``times`` is the constant value where func hides its time (see
-    `hidden_time`). ``transformed``: under a transform of `torch.func` or forward-mode AD. ``compile_options``: of
+    ``slope_is_traced``: it is part of autograd's own graph (`naive`). ``differentiates_sizes``: gradients go through
+    the choice of step sizes. ``given_times``: those of the caller, of which ``times`` is the constant value where func
+    hides its time (see `hidden`). ``transformed``: under a transform of `torch.func` or forward-mode AD. ``compile_options``: of
     `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over them, where that can
     be. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned, ``failure``
     says what happened and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead
@@ -67,8 +66,7 @@ class Problem:
     starts_at_jump: bool = False
     perturb: bool = False
     slope_is_traced: bool = False
-    may_hide_time: bool = False
-    sizes_are_constant: bool = False
+    differentiates_sizes: bool = False
     given_times: torch.Tensor | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()

@@ -55,6 +55,11 @@ class Reach:
     constants: list
     search: "_Search"
 
+    @property
+    def is_scripted(self) -> bool:
+        """Whether a part is in TorchScript, which nothing of Python sees into."""
+        return self.search is not None and self.search.is_scripted
+
     def has_grown(self) -> bool:
         """Whether there may be more by now: a place that was looked into holds something else."""
         return self.search.has_grown()
@@ -175,6 +180,7 @@ class _Search:
         self.functions, self.namespaces = [], []  # those of the user's, and Python's modules that they name
         self.places = Places(self.modules, self.classes, self.names)
         self.ordered: list[collections.OrderedDict] = []
+        self.is_scripted = False
 
     def add(self, things: Iterable[Any]) -> None:
         """Look at these when their turn comes, if they were not met before."""
@@ -234,6 +240,7 @@ class _Search:
     def add_module(self, module: nn.Module) -> None:
         self.modules.append(module)
         if isinstance(module, torch.jit.ScriptModule):  # its attributes live in C++
+            self.is_scripted = True
             self.add([*module.parameters(), *module.buffers()])
         else:
             self.look(_in_module, module)
@@ -288,6 +295,9 @@ class _Search:
 
     def pass_over(self, thing: types.ModuleType) -> None:
         """A Python module: of those, only what code names is looked at."""
+
+    def add_scripted(self, function: torch.jit.ScriptFunction) -> None:
+        self.is_scripted = True
 
     def add_object(self, thing: Any) -> None:
         if _package(getattr(type(thing), "__module__", None)) in _OPAQUE:
@@ -356,6 +366,7 @@ _VISITS: dict[type, Any] = {
 _BY_CLASS: dict[type, Any] = {
     nn.Module: _Search.add_module,
     torch.Tensor: _Search.add_tensor,
+    torch.jit.ScriptFunction: _Search.add_scripted,
     types.FunctionType: _Search.add_function,
     types.MethodType: _Search.add_method,
     functools.partial: _Search.add_partial,

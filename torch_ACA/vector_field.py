@@ -14,7 +14,7 @@ from .capture import LOOKED_AT_EVERY, Captured
 from .cut import Cut, UseWatch, outer_cuts, within
 from .errors import SolverError
 from .evaluation import Evaluation, measured
-from .graph import age_mark, leads_to
+from .graph import age_mark
 from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
@@ -58,7 +58,7 @@ class VectorField:
         known, found = found is not None, reach(func) if found is None else found
         self._outer_cuts = outer_cuts()
         self.captured = Captured(found.tensors, params, constants=found.constants)
-        self._side_outputs = SideOutputs(found, self.captured)
+        self._side_outputs, self._is_scripted = SideOutputs(found, self.captured), found.is_scripted
         self._settled = Settled(found.places) if torch.is_grad_enabled() and not known else None
         self.side_effects = SideEffects(found.modules, layout.device)
         self.autocast, self.code = autocast, code
@@ -191,42 +191,53 @@ class VectorField:
         evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side), with_value)
         return evaluation
 
-    def first_traced(self, t: Tensor, y: Tensor, side: int = 0, *, watch: bool = False) -> tuple[Tensor, bool]:
-        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size], and
-        whether func may hide its time from autograd.
-
-        :param watch: whether it may is to be found out
-        """
-        time = t.to(self.layout.device, self.layout.dtype)
-        if watch and not time.requires_grad:
-            time = time.detach().requires_grad_()
-        cut = self.captured.restriction()
-        use = UseWatch(time, cut) if watch else None
-        with self._cut_by(use or cut):
+    def first_traced(self, t: Tensor, y: Tensor, side: int = 0) -> Tensor:
+        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
+        with self.without_cut():
             # a copy: func may return the same memory again, which nobody knows yet
-            slope = self.side_effects.watch(lambda: self.traced(time, y, side=side)).clone()
-        if use is None or not (use.sees_use or side):
-            return slope, False
-        return slope, use.sees_way_out or not (slope.requires_grad and leads_to([slope.grad_fn], time))
+            return self.side_effects.watch(lambda: self.traced(t, y, side=side)).clone()
 
     def uses_time(self, t: Any, y: Tensor) -> bool:
         """Whether func hands its time to any operation or reads it as a number. To be called with gradients off."""
         time = self.time(t)
-        use = UseWatch(time, self.captured.restriction())
+        use = UseWatch([time], self.captured.restriction())
         with self._cut_by(use):
             try:
                 self.call(time, self.layout.unflatten(y.clone()))
             except RuntimeError as failure:
                 self._after_failure(failure, time, y)
-        return use.sees_use
+        return use.sees_use or self._is_scripted and under_transform()  # where nothing is seen within TorchScript
 
-    def makes_numbers_of_time(self, t: Any, y: Tensor) -> bool:
-        """Whether func makes numbers of its time that autograd knows nothing of. To be called with gradients off."""
+    def makes_numbers(self, t: Any, y: Tensor, *, of_state: bool = False) -> bool:
+        """Whether func makes numbers of its time that autograd knows nothing of. To be called with gradients off.
+
+        :param of_state: of its state or its time
+        """
+        leaves = [leaf.requires_grad_(of_state) for leaf in self.layout.unflatten_leaves(y.clone())]
         time = self.time(t).detach().requires_grad_()
-        use = UseWatch(time, self.captured.restriction())
+        watched, below = [time, *leaves] if of_state else [time], self._is_scripted
+        use = UseWatch(watched, self.captured.restriction(), below=below)
         with self._cut_by(use), torch.enable_grad():
-            self.call(time, self.layout.unflatten(y.clone()))
+            self.call(time, self.layout.assemble(leaves))
         return use.sees_way_out
+
+    def pullback(self, t: Any, y: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Any, Any]]]:
+        """f at float t [size], and what pulls cotangents of it [size] back, as often as wanted: those of the time and
+        of the state [size], None for what f does not depend on. To be called with gradients off; goes through
+        transforms."""
+        if under_transform():
+            with torch.enable_grad(), self.without_cut():
+                value, pull, *_ = torch.func.vjp(self.traced, self.time(t), y)
+            return value.detach(), pull
+        value = torch.empty_like(y)
+        evaluation = self.record(t, y, value, time_grad=True)
+
+        def pull_back(cotangent: Tensor) -> tuple[Any, Any]:
+            found = evaluation.pull(cotangent, keep_graph=True)
+            states, _, time = (None, (), None) if found is None else found
+            return time, None if states is None else self.layout.join(states)
+
+        return value, pull_back
 
     def without_cut(self) -> AbstractContextManager:
         """Context in which func gets its own tensors, for a graph that is autograd's own: only that what is not among

@@ -74,8 +74,10 @@ def test_adjoint_of_a_stiff_solve_is_compared_where_it_is_asked_for():
     arguments = lambda t, y: -20 * y, torch.ones(2), [0.0, 0.1], lambda ys: ys[-1].sum()
     rows = compare_gradients(*arguments, adjoint={"method": "Dopri5"}, **keywords | {"gradients": ["adjoint"]})
     assert rows[0].error < 1e-3
+    aca, adjoint = compare_gradients(*arguments, **keywords)
+    assert aca.failure is None and "cannot solve backwards" in adjoint.failure
     with pytest.raises(ValueError, match="cannot solve backwards"):
-        compare_gradients(*arguments, **keywords)
+        compare_gradients(*arguments, **keywords | {"gradients": "adjoint"})
 
 
 @pytest.mark.parametrize("option", [{"memory": 2}, {"compile": "step"}, {"adjoint": {"rtol": 1e-8}}])
@@ -85,6 +87,23 @@ def test_what_one_method_alone_takes_goes_to_it(option):
     assert not any(row.failure for row in rows)
     with pytest.raises(ValueError, match="which is not among those compared"):
         compare_gradients(*arguments, gradients=["naive"], show=False, **option)
+
+
+def test_jumps_parameters_and_functions_with_transforms_inside(capsys):
+    """The reference stops at the jumps too, and knows of no other parameters; ALF cannot; PyTorch cannot tell what is
+    saved."""
+    a, b = torch.tensor([0.3, 0.9], requires_grad=True), torch.tensor(0.4, requires_grad=True)
+
+    def func(t, y):
+        return torch.func.grad(lambda y: -0.5 * (a * b * y * y).sum())(y) + (1.0 if t < 0.5 else 3.0)
+
+    rows = compare_gradients(
+        func, torch.ones(2, dtype=torch.float64), [0.0, 1.0], lambda ys: ys[-1].sum(), params=iter([a]),
+        options={"jump_t": [0.5]}, rtol=1e-7, atol=1e-7,
+    )  # fmt: skip
+    assert all(row.error < 1e-5 and row.saved_bytes is None for row in rows[:-1])
+    assert rows[-1].gradient == "mali" and "jumps are not available" in rows[-1].failure
+    assert "None" not in capsys.readouterr().out
 
 
 def test_losses_and_states_without_sense_are_named():

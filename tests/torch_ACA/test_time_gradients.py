@@ -144,6 +144,12 @@ def half_hidden(t):
     return 0.5 * t + 0.5 * t.detach()
 
 
+def in_torchscript(hide):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns that TorchScript will go
+        return torch.jit.script(hide)
+
+
 def half_a_number(t):
     return 0.5 * t + (2 * t).item() / 4
 
@@ -181,6 +187,80 @@ def test_naive_takes_sizes_as_constants_where_func_hides_its_time(hide):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_close(grad("naive", lambda t: t), found, 1e-5)  # both are within the tolerance of the solution's own
+
+
+def rounded_straight_through(y):
+    return y + ((64 * y).round() / 64 - y).detach()
+
+
+def one_component_hidden(y):
+    return torch.cat([y[:1], y[1:].detach()])
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize("hide", [
+    torch.Tensor.detach, half_hidden, rounded_straight_through, in_torchscript(half_hidden), one_component_hidden,
+])  # fmt: skip
+def test_naive_takes_sizes_as_constants_where_func_hides_its_state(hide, transformed):
+    """The state at the end of a step moves with its size, too: what was a half of the gradient is missing else."""
+
+    def grad(gradient):
+        def loss(w):
+            f = lambda t, y: torch.stack([w * y[1], -torch.sin(hide(y)[0]) * y[1] - hide(y)[1]])  # noqa: E731
+            return solve(f, torch.tensor([1.0, 0.5]), [0.0, 1.5], rtol=1e-5, atol=1e-5, gradient=gradient).ys[-1].sum()
+
+        w = torch.tensor(1.2)
+        return torch.func.grad(loss)(w) if transformed else torch.autograd.grad(loss(w.requires_grad_()), w)[0]
+
+    with pytest.warns(UserWarning, match="changes with its state.*sizes of its steps as constants"):
+        found = grad("naive")
+    assert_close([found], [grad("direct")], 1e-12)
+
+
+def test_a_state_that_is_looked_at_but_not_hidden():
+    """A branch, a mask, a largest entry that cancels, a kink: naive differentiates its sizes."""
+
+    def func(t, y):
+        largest = y.detach().max()
+        shares = torch.exp(y - largest) / torch.exp(y - largest).sum()
+        return torch.where(y > 0, -y, shares) + (y > 0.5).to(y) * (0.5 - y) + (0.1 if float(y[0]) > 0.0 else 0.2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y0 = torch.tensor([1.0, -0.7, 0.3], requires_grad=True)
+        solve(func, y0, [0.0, 1.0], gradient="naive", rtol=1e-6, atol=1e-6)
+
+
+def test_naive_builds_no_graph_where_nothing_requires_grad():
+    func = lambda t, y: -y * float(np.sin(t.cpu().numpy()))  # noqa: E731
+    assert not solve(func, torch.ones(2), [0.0, 1.0], gradient="naive").ys.requires_grad
+
+
+def time_in_vmap(t):
+    return torch.func.vmap(half_hidden)(t.expand(2))
+
+
+TRANSFORMS = {
+    "backward": lambda f, t: torch.autograd.grad(f(t.requires_grad_()), t)[0],
+    "grad": lambda f, t: torch.func.grad(f)(t),
+    "jvp": lambda f, t: torch.stack([torch.func.jvp(f, (t,), (unit,))[1] for unit in torch.eye(len(t)).to(t)]),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive"])
+@pytest.mark.parametrize("hide", [float, torch.Tensor.detach, half_hidden, time_in_vmap, in_torchscript(half_hidden)])
+def test_hidden_times_under_transforms(hide, gradient, transform):
+    def loss(t, of_time=hide):
+        f = lambda t, y: torch.cos(3 * torch.as_tensor(of_time(t))) * y  # noqa: E731
+        return solve(f, torch.tensor([0.5, -0.3]), t, rtol=1e-9, atol=1e-9, gradient=gradient).ys[-1] @ torch.ones(2)
+
+    t = torch.tensor([0.0, 0.4, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # naive says that it takes sizes as constants
+        found = TRANSFORMS[transform](loss, t)
+    # y(T) = y0 exp((sin 3T - sin 3t0) / 3); the solution is good to about its tolerance
+    assert_close([found], [0.2 * math.exp(math.sin(3.0) / 3) * torch.tensor([-1.0, 0.0, math.cos(3.0)])], 1e-7)
 
 
 def test_a_time_that_is_looked_at_but_not_hidden():

@@ -121,7 +121,7 @@ class RowLoopSolve(RowSolve):
         span, (b, m) = (times.end - times.start).abs(), times.outputs.shape
         ys = now.y.new_full((m, b, rows.width), math.nan)
         waiting, n_tried = times.interpolated.clone(), torch.zeros(b, dtype=torch.long, device="cpu")
-        n_accepted, n_tries, n_runs = torch.zeros_like(n_tried), 0, 0
+        n_accepted, n_tries = torch.zeros_like(n_tried), 0
         self.solved = torch.zeros(m, b, dtype=torch.bool, device="cpu")
         ties, start = problem.ties, problem.ties.point(now.t, now.y, problem.slope, 0)
         while bool((now.standing < DONE).any()):
@@ -140,9 +140,8 @@ class RowLoopSolve(RowSolve):
             self._inside(ys, waiting, tries, remember, *buffers[1:])
             if remember:
                 self._add(tries, buffers[1][:n])
-            n_runs, last = n_runs + 1, not bool((now.standing != DONE).any())
-            if last or ties.due(n_runs):
-                ties.look(start, ties.point(now.t, now.y, None, 0), last=last)
+            last = not bool((now.standing != DONE).any())
+            ties.look(start, ties.point(now.t, now.y, None, 0), last=last)
             if not (last or bool((now.standing < JUMPED).any())):
                 now = self._behind_jumps(now)
         if limits.max_steps < Limits.max_steps and int(n_accepted.max()) > limits.max_steps:

@@ -66,16 +66,14 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                 check_limits(
                     t.item(), h.item(), span, field.n_evals, stats, problem.limits, rejected=rejected, finite=finite
                 )
-                problem.callbacks.step(t.item(), y, h.item())
+                problem.callbacks.step(t.item(), y.detach(), h.item())
                 made = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
                 if fixed:
                     if controller.check_finite and not all_finite(made.y.detach()):
                         raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
                     break
                 ratio = controller.error_ratio(made.error, y, made.y).double()
-                if ratio.item() == 0.0:  # a norm has no second derivative there
-                    ratio = ratio.detach()
-                if problem.sizes_are_constant:
+                if ratio.item() == 0.0 or not problem.differentiates_sizes:  # a norm has no second derivative at 0
                     ratio = ratio.detach()
                 verdict = controller.judge(ratio, previous, size, h, landing=landing, rejected=rejected)
                 if verdict.accepted:
@@ -83,14 +81,14 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                     break
                 if verdict.at_minimum:
                     raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
-                problem.callbacks.reject(t.item(), y, h.item())
+                problem.callbacks.reject(t.item(), y.detach(), h.item())
                 stats.n_rejected += 1
                 rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
             if landing and stop is problem.stops[-1] and not fixed and not all_finite(made.y.detach()):
                 raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
             stats.n_accepted += 1
-            problem.callbacks.accept(t.item(), y, h.item())
+            problem.callbacks.accept(t.item(), y.detach(), h.item())
             n_fixed += 1
             if landing:
                 origin, n_fixed = t_end, 0

@@ -200,7 +200,7 @@ def _at_events(field, event, crossing, y):
                 f"the solution touches the event without a slope there: its time has no gradient: rows "
                 f"{shown_rows(touching)}"
             )
-        return t, y
+        flat = flat | touching  # its time is good to the tolerance
     # beside a small rate the error of the solution may say nothing of the time: the value of the search stays
     trusted = value.detach().abs() <= (rate * crossing.h).abs()
     rate = torch.where(flat, 1.0, rate)
@@ -227,7 +227,7 @@ def _rates(entries, field, t, y, slope, sizes):
     rows = field.rows
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-        with UseWatch(t, None) as watch:
+        with UseWatch([t], None) as watch:
             value = with_graph(lambda: entries(t, y))
         if value is None:
             return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t.detach())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import NonFiniteError
-from ..hidden_time import hides_time, warn_of_hidden_time
+from ..hidden import hides_time, warn_of_hidden_time
 from ..linearisation import check_differentiable_twice
 from ..plan import checked
 from ..problem import Problem
