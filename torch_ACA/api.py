@@ -189,7 +189,7 @@ def problem_of(
     times, ts = checked_times(t, layout)
     transformed = under_transform()
     if transformed:
-        check_transform(gradient)
+        check_transform(gradient, plan.params)
     compile_options = None if transformed else plan.compile_options
     perturb = bool(options.get("perturb"))
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())

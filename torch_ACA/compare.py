@@ -47,8 +47,8 @@ def compare_gradients(
     Buffers and random streams are afterwards as they were.
 
     :param loss: ys (what `solve` returns for t) -> 0-d tensor
-    :param gradients: names of the gradient methods to compare, or one; default: all, but with a method for stiff problems
-        without "adjoint" and "mali", which solve such a problem backwards or by an explicit method
+    :param gradients: names of the gradient methods to compare, or one; default: all, but with a method for stiff
+        problems without "adjoint" and "mali", which solve such a problem backwards or by an explicit method
     :param reference: keywords of the reference solve; default: ``aca`` with dopri8 at a tolerance of 1e-12, or ten
         units of rounding of y0's precision if that is more (so use float64 to see small errors). With a method for
         stiff problems: Rodas5P at 1e-10, atol as much smaller as rtol is, with the same Jacobian
@@ -116,7 +116,7 @@ def table(rows: Iterable[Comparison]) -> str:
     """The comparisons as text."""
     lines = [f"{'gradient':<9}{'rel. error':>11}{'NFE fwd':>9}{'NFE bwd':>9}{'ms':>9}{'saved KiB':>11}"]
     for row in rows:
-        if row.failure is not None:
+        if row.error is None or row.seconds is None:
             lines.append(f"{row.gradient:<9}{row.failure}")
         else:
             saved = "" if row.saved_bytes is None else f"{row.saved_bytes / 1024:.1f}"
@@ -151,8 +151,8 @@ def _compared(
     except RuntimeError:  # transforms of torch.func cannot be watched
         peak = None
     size = max(float(torch.linalg.vector_norm(exact)), torch.finfo(exact.dtype).tiny)
-    error = float(torch.linalg.vector_norm(found - exact)) / size
-    return Comparison(name, error, stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
+    off = float(torch.linalg.vector_norm(found - exact)) / size
+    return Comparison(name, off, stats.n_f_evals, stats.n_backward_f_evals, min(seconds), peak)
 
 
 def _gradient(

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
 from .cut import UseWatch
-from .errors import NoEventError, NonFiniteError, SecondDerivativeError, TooManyEvaluationsError
-from .hidden import difference_size, with_hidden_as_constants
+from .errors import NoEventError, NonFiniteError, TooManyEvaluationsError
+from .hidden import Unknown, difference_size, hides_time, with_hidden_as_constants
 from .march import Callbacks, Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
@@ -119,7 +119,7 @@ def _to_event(problem: Problem, event_fn: Callable, integrate: Callable) -> tupl
     end = problem.times.new_tensor(crossing.t)
     ys, _ = integrate(_until(problem, torch.stack([problem.times[0], end]), crossing))
     with field.again(), field.without_cut(), field.side_effects.replay():
-        return _at_event(field, event, crossing, end, ys[-1])
+        return _at_event(field, event, crossing, start, end, ys[-1])
 
 
 class _Event:
@@ -266,7 +266,9 @@ def _until(problem: Problem, times: Tensor, crossing: _Crossing) -> Problem:
     return with_hidden_as_constants(replace(problem, times=times, given_times=times, ts=ts, stops=stops, limits=limits))
 
 
-def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _at_event(
+    field: VectorField, event: _Event, crossing: _Crossing, start: float, t: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
     """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant)."""
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
         return t, y
@@ -294,8 +296,30 @@ def _at_event(field: VectorField, event: _Event, crossing: _Crossing, t: Tensor,
     first = shift
     value = event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index]
     shift = shift + newton(value + hidden * (shift - shift.detach()).to(value))
-    shift = shift + Unknown.apply(first, 1 if hidden else 2)
+    hides = bool(hidden) or func_hides_time(field, [start, crossing.t], y.detach(), slope)
+    shift = shift + unknown_orders(first, hides)
     return t + shift.to(t), y + shift.to(y) * middle
+
+
+def unknown_orders(first: Tensor, time_is_hidden: bool) -> Tensor:
+    """What a Newton step leaves out, zero, in which an order of derivatives that nobody knows is refused.
+
+    :param first: what it depends on
+    :param time_is_hidden: by func or the event function, so that one order is known, not two
+    """
+    which = "first and second order only, and of first order alone where func or its function hides its time"
+    return Unknown.apply(first, 1 if time_is_hidden else 2, f"an event has derivatives of {which}")
+
+
+def func_hides_time(field: VectorField, ts: list[Any], y: Tensor, slope: Tensor) -> bool:
+    """Whether func hides its time between the ends of a solve, where there may be second derivatives.
+
+    :param y: state at one of them [n], and its ``slope`` there
+    """
+    if not torch.is_grad_enabled():
+        return False
+    with torch.no_grad():
+        return hides_time(field, ts, y, slope, 0, partly=True)
 
 
 def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool, float]:
@@ -385,22 +409,3 @@ def flat_event(where: str, what: str) -> ValueError:
         f"torch.where, torch.sign, a detached state), so {what} no derivative. Return a value that crosses zero with a "
         "slope, or detach what event_fn returns, for a time that is a constant"
     )
-
-
-class Unknown(torch.autograd.Function):
-    """A term of higher order in x that nobody knows: zero, as are its first ``orders`` derivatives; the next one is
-    refused.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, orders: int) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.orders = orders
-        return torch.zeros_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, bar: Tensor) -> Any:
-        if ctx.orders == 0:
-            which = "first and second order only, and of first order alone where its function hides its time"
-            raise SecondDerivativeError(f"an event has derivatives of {which}")
-        return bar * Unknown.apply(*ctx.saved_tensors, ctx.orders - 1), None

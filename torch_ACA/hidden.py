@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .errors import SecondDerivativeError
 from .graph import leads_to
 from .notices import warn_caller
+from .private_torch import is_transformed
 from .steppers.base import LINEARISE
-from .transforms import forward_ad_disabled, under_transform
+from .transforms import forward_ad_disabled
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
@@ -83,7 +85,7 @@ def hides_time(
     :param step: the first one, a number or [n] numbers: func is looked at behind it, as a state at rest may hide more
     """
     with _unseen(field):
-        if under_transform():
+        if is_transformed():
             return field.uses_time(ts[0], y) and _hides_a_part(field, ts, y, step, _PROBES)
         shows_time = None if evaluation is None else _leads_to_time(evaluation)
         if partly and evaluation is None:
@@ -99,7 +101,7 @@ def _hides_state(field: VectorField, ts: list[float], y: Tensor, step: float) ->
     `hides_time`."""
     with _unseen(field):
         try:
-            may_hide = under_transform() or _makes_numbers(field, ts, y, of_state=True)
+            may_hide = is_transformed() or _makes_numbers(field, ts, y, of_state=True)
             return may_hide and _hides_a_part(field, ts, y, step, of_state=True)
         except ValueError:  # it takes its time as an array of NumPy
             return True
@@ -257,7 +259,7 @@ def _warn(argument: str, what: str) -> None:
 
 def moved(field: VectorField, y: Tensor, time: Tensor, sign: int = 1, side: int = 0) -> Tensor:
     """The state [n], as large as it is, as a function of its time (0-d, requires grad): a midpoint step of no length,
-    so that second derivatives hold as far as func lets them.
+    so that second derivatives hold as far as func lets them. The one in the time twice needs what func hides: refused.
 
     :param sign: 1: the time at which it is reached; -1: from which it starts
     """
@@ -265,4 +267,37 @@ def moved(field: VectorField, y: Tensor, time: Tensor, sign: int = 1, side: int 
     half = 0.5 * sign * (time.double() - t)
     slope = field.traced(t, y, side=side)
     middle = field.traced(t + sign * half, y + half.to(y) * slope, side=side)
-    return y + (2 * half).to(y) * middle
+    way = 2 * half + Unknown.apply(time.double(), 1, "where func hides its time, a solution has one derivative in it")
+    return y + way.to(y) * middle
+
+
+class Unknown(torch.autograd.Function):
+    """A term of higher order in x that nobody knows: zero, as are its first ``orders`` derivatives; the next one is
+    refused with a message.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, orders: int, message: str) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, ctx.orders, ctx.message = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> Any:
+        return bar * _next_unknown(ctx), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
+        return tangent * _next_unknown(ctx)
+
+
+def _next_unknown(ctx: Any) -> Tensor:
+    if ctx.orders == 0:
+        raise SecondDerivativeError(ctx.message)
+    return Unknown.apply(*ctx.saved_tensors, ctx.orders - 1, ctx.message)

@@ -221,8 +221,8 @@ def explain_refusal(failure: RuntimeError, name: str, hint: str = "") -> None:
         ) from failure
     if "Can't call numpy()" in said:
         raise ValueError(
-            f"{name} takes its time, its state, or what else has a gradient, as an array of NumPy, which has no derivatives: "
-            f"write {name} with operations of torch.{hint}"
+            f"{name} takes its time, its state, or what else has a gradient, as an array of NumPy, which has no "
+            f"derivatives: write {name} with operations of torch.{hint}"
         ) from failure
 
 

@@ -12,11 +12,12 @@ from .private_torch import pytree
 class OutputMemory:
     """Of one func. ``unknown`` until its second call was looked at; ``comes_again``: it returns the same memory.
 
-    :param watch: False: not to be found out, as under a transform, whose tensors have no memory of their own
+    :param watch: False: it cannot be found out, as under a transform, whose tensors have no memory of their own. So it
+        may come again
     """
 
     def __init__(self, watch: bool) -> None:
-        self.unknown, self.comes_again = watch, False
+        self.unknown, self.comes_again = watch, not watch
         self._first: list[torch.Tensor] | None = None
 
     def look_at(self, state: Any) -> None:

@@ -40,11 +40,11 @@ class Problem:
     the backward pass. ``starts_at_jump``: func jumps at the first time; ``perturb``: and at both ends of every step.
     ``slope_is_traced``: it is part of autograd's own graph (`naive`). ``differentiates_sizes``: gradients go through
     the choice of step sizes. ``given_times``: those of the caller, of which ``times`` is the constant value where func
-    hides its time (see `hidden`). ``transformed``: under a transform of `torch.func` or forward-mode AD. ``compile_options``: of
-    `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over them, where that can
-    be. ``interpolates``: there will be dense output inside steps. After a failure that is to be returned, ``failure``
-    says what happened and the first ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead
-    there.
+    hides its time (see `hidden`). ``transformed``: under a transform of `torch.func` or forward-mode AD.
+    ``compile_options``: of `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over
+    them, where that can be. ``interpolates``: there will be dense output inside steps. After a failure that is to be
+    returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
+    ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField

@@ -141,7 +141,7 @@ def _attributes(module: nn.Module) -> "_Part":
 
 
 def _buffers(module: nn.Module) -> dict[str, Any]:
-    return module.__dict__["_buffers"]
+    return module.__dict__.get("_buffers", {})  # TorchScript has none there
 
 
 class _Part:

@@ -7,6 +7,7 @@ through.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,8 @@ def check_no_transform(what: str) -> None:
         raise TransformError(f"{what} does not go through torch.func and forward-mode AD: use backward()")
 
 
-def check_transform(gradient: str) -> None:
-    """Refuse gradient methods that exist as a custom backward pass alone.
+def check_transform(gradient: str, params: Any) -> None:
+    """Refuse gradient methods that exist as a custom backward pass alone, and what is for a backward pass.
 
     :raises TransformError: under a transform, for such a method
     """
@@ -56,6 +57,11 @@ def check_transform(gradient: str) -> None:
         raise TransformError(
             f"gradient={gradient!r} has no forward-mode AD and does not go through torch.func; use gradient='aca', "
             "'direct' or 'naive'"
+        )
+    if params is not None:
+        raise TransformError(
+            "params= is for backward(): torch.func and forward-mode AD differentiate in what they are asked to. Detach "
+            "inside func what is to be a constant"
         )
 
 

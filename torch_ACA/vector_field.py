@@ -22,7 +22,7 @@ from .linearisation import Linearisation
 from .notices import add_note
 from .option_checks import check_callable, explain_refusal
 from .output_memory import OutputMemory
-from .private_torch import pytree, set_grad_enabled
+from .private_torch import is_transformed, pytree, set_grad_enabled
 from .reach import Reach, reach
 from .settled import Settled
 from .side_effects import SideEffects
@@ -154,6 +154,7 @@ class VectorField:
         k = torch.empty_like(y, requires_grad=False)
         if not differentiable:
             self.side_effects.watch(lambda: self._try_on_a_copy(t, y, k, side), numbers=numbers)
+            self._as_it_is = False  # f may draw random numbers, as is known by now
             return k, None
         since = age_mark()
         watch: Callable = functools.partial(self.side_effects.watch, numbers=numbers)
@@ -206,7 +207,7 @@ class VectorField:
                 self.call(time, self.layout.unflatten(y.clone()))
             except RuntimeError as failure:
                 self._after_failure(failure, time, y)
-        return use.sees_use or self._is_scripted and under_transform()  # where nothing is seen within TorchScript
+        return use.sees_use or self._is_scripted and is_transformed()  # where nothing is seen within TorchScript
 
     def makes_numbers(self, t: Any, y: Tensor, *, of_state: bool = False) -> bool:
         """Whether func makes numbers of its time that autograd knows nothing of. To be called with gradients off.
@@ -225,7 +226,7 @@ class VectorField:
         """f at float t [size], and what pulls cotangents of it [size] back, as often as wanted: those of the time and
         of the state [size], None for what f does not depend on. To be called with gradients off; goes through
         transforms."""
-        if under_transform():
+        if is_transformed():
             with torch.enable_grad(), self.without_cut():
                 value, pull, *_ = torch.func.vjp(self.traced, self.time(t), y)
             return value.detach(), pull

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.torch_ACA.programs import assert_close
 from torch_ACA import ODEBlock, odeint, solve, solve_event
 from torch_ACA.reach import reach
 
@@ -379,3 +380,16 @@ def test_an_ensemble_whose_module_has_no_weights_of_its_own(gradient):
     for i, part in enumerate(parts):
         solve(lambda t, y, part=part: part(y), y0[i], [0.0, 1.0], **keywords).ys[-1].square().sum().backward()
         torch.testing.assert_close(stacked["weight"].grad[i], part.weight.grad, rtol=1e-4, atol=1e-4)  # other steps
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("gradient", ["aca", "direct", "naive", "adjoint"])
+def test_a_traced_module(gradient):
+    net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    traced = torch.jit.trace(net, torch.ones(2))
+
+    def of(func):
+        ys = solve(lambda t, y: func(y), torch.ones(2), [0.0, 1.0], gradient=gradient).ys
+        return torch.autograd.grad(ys[-1].sum(), list(net.parameters()))
+
+    assert_close(of(traced), of(net), 1e-12)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.torch_ACA.programs import EXACT, assert_close
-from torch_ACA import ODEBlock, odeint, solve
+from torch_ACA import ODEBlock, SecondDerivativeError, odeint, solve
 
 METHODS = [
     {"method": "Dopri5"}, {"method": "RK4", "h": 0.2}, {"method": "RK23", "h": 0.3}, {"method": "Euler", "h": 0.1},
@@ -238,6 +238,16 @@ def test_naive_builds_no_graph_where_nothing_requires_grad():
 
 def time_in_vmap(t):
     return torch.func.vmap(half_hidden)(t.expand(2))
+
+
+def test_second_derivatives_in_a_hidden_time_are_refused():
+    """d2y/dt2 = f_t + f_y f. One derivative in the time and one in the state is there."""
+    t, y0 = torch.tensor([0.0, 1.0], requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    y = solve(lambda t, y: -(1 + t.detach()) * y, y0, t, rtol=1e-8, atol=1e-8).ys[-1]
+    (by_time,) = torch.autograd.grad(y, t, create_graph=True)
+    assert_close(torch.autograd.grad(by_time[1], y0, retain_graph=True), [torch.tensor(-2 * math.exp(-1.5))], 1e-6)
+    with pytest.raises(SecondDerivativeError, match="func hides its time"):
+        torch.autograd.grad(by_time[1], t)
 
 
 TRANSFORMS = {

@@ -355,3 +355,39 @@ def test_events_are_refused(gradient, transform):
 
     with pytest.raises(TransformError, match="solve_event does not go through torch.func"):
         transform(event_time)(torch.ones(2))
+
+
+@pytest.mark.parametrize("gradient", GOOD)
+@pytest.mark.parametrize("keywords", [FIXED, {"rtol": 1e-4, "atol": 1e-4}], ids=["fixed", "adaptive"])
+def test_dropout_has_one_mask_for_a_solve(keywords, gradient):
+    y0 = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
+
+    def loss(w):
+        torch.manual_seed(0)
+        func = lambda t, y: -w * nn.functional.dropout(y, 0.5)  # noqa: E731
+        return solve(func, y0, [0.0, 1.0], gradient=gradient, **keywords).ys[-1].square().sum()
+
+    w = torch.tensor(0.7, dtype=torch.float64)
+    found, value = torch.func.grad_and_value(loss)(w)
+    expected = loss(w.requires_grad_())
+    assert_close([found, value], [*torch.autograd.grad(expected, w), expected.detach()], 1e-12)
+
+
+@pytest.mark.parametrize("gradient", GOOD)
+@pytest.mark.parametrize("keywords", [{"method": "RK4", "h": 0.1}, {"rtol": 1e-6, "atol": 1e-6}], ids=["RK4", "Dopri5"])
+def test_func_may_fill_the_same_memory_again(keywords, gradient):
+    """Inside a level of forward-mode AD where nothing has a tangent, as a plain solve."""
+    kept = torch.empty(2, dtype=torch.float64)
+
+    def func(t, y):
+        with torch.no_grad():
+            return kept.copy_(-torch.cos(t) * y)
+
+    with fw.dual_level():
+        found = solve(func, Y0, [0.0, 1.0], gradient=gradient, **keywords).ys[-1]
+    assert_close([found], [Y0 * torch.exp(-torch.sin(torch.tensor(1.0, dtype=torch.float64)))], 1e-5)
+
+
+def test_params_are_for_backward():
+    with pytest.raises(TransformError, match="params= is for backward"):
+        torch.func.grad(lambda w: solve(slope(w), Y0, [0.0, 1.0], params=[]).ys.sum())(W)

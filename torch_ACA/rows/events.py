@@ -13,7 +13,16 @@ import torch
 from ..autocast import coarsest, coarsest_rounding
 from ..cut import UseWatch
 from ..errors import NoEventError, NonFiniteError
-from ..events import HARDLY, Unknown, flat_event, hidden_rate, is_met, with_graph, without_graph
+from ..events import (
+    HARDLY,
+    flat_event,
+    func_hides_time,
+    hidden_rate,
+    is_met,
+    unknown_orders,
+    with_graph,
+    without_graph,
+)
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of
@@ -49,7 +58,7 @@ def to_events(problem, event_fn, options):
     limits = replace(problem.limits, max_evals=problem.limits.max_evals + field.n_evals)
     ys, _ = aca_of_rows(replace(problem, times=times, given_times=times, row_times=row_times, limits=limits))
     with field.again(), field.without_cut(), field.side_effects.replay():
-        return _at_events(field, event, crossing, ys[-1])
+        return _at_events(field, event, crossing, [start, end], ys[-1])
 
 
 class _RowEvent:
@@ -179,7 +188,7 @@ def _located(problem, values_at, slopes, t, h, t_end, y, signs, changed, before,
     return _Crossings(torch.where(high == 1.0, t_end, t + high * h), index, h, way)
 
 
-def _at_events(field, event, crossing, y):
+def _at_events(field, event, crossing, ends, y):
     """Event times [b] and states [size] there, from the states that the solve gave at the crossings."""
     t, rows = crossing.t, field.rows
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
@@ -213,7 +222,8 @@ def _at_events(field, event, crossing, y):
     middle = field.traced(t + half, y + rows.spread(half.to(y)) * slope)
     value = entries(t + shift, y + rows.spread(shift.to(y)) * middle)
     shift = shift + newton(value + hidden * (shift - shift.detach()))
-    shift = shift + Unknown.apply(first, 1 if bool(hidden.any()) else 2)
+    hides = bool(hidden.any()) or func_hides_time(field, ends, y.detach(), slope)
+    shift = shift + unknown_orders(first, hides)
     constants = torch.tensor(without_graph(values), dtype=torch.int64, device=flat.device)
     unknown = flat & ~torch.isin(crossing.index, constants)
     if bool(unknown.any()):
