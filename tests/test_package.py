@@ -35,6 +35,19 @@ def test_import_is_quick_and_brings_in_little():
     pytest.fail(f"importing torch_ACA takes {seconds} s of processor time")
 
 
+def test_the_first_solves_leave_the_compiler_alone():
+    """Its import takes seconds, and a dispatch mode of PyTorch's would bring it in."""
+    solves = """
+import sys, torch, torch_ACA
+y0, t = torch.ones(2, requires_grad=True), torch.tensor([0.0, 1.0], requires_grad=True)
+for gradient in torch_ACA.GRADIENTS:
+    torch_ACA.solve(lambda t, y: -y, y0, t, gradient=gradient).ys.sum().backward()
+    torch_ACA.solve(lambda t, y: -y * float(t), y0, t, gradient=gradient).ys.sum().backward()
+print("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.check_output([sys.executable, "-W", "ignore", "-c", solves], cwd=ROOT, text=True) == "False\n"
+
+
 def test_package_holds_torch_ACA_alone():
     setuptools = pytest.importorskip("setuptools")
     pyproject = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())

@@ -2,6 +2,7 @@
 
 from .api import solve, solve_endtime
 from .block import ODEBlock
+from .callbacks import Callbacks
 from .compare import Comparison, compare_gradients
 from .compat.options_dict import odesolve, odesolve_adjoint, odesolve_adjoint_sym12, odesolve_endtime
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
@@ -20,7 +21,7 @@ from .errors import (
 )
 from .events import solve_event
 from .interpolants import Polynomials
-from .march import Callbacks, Stats
+from .march import Stats
 from .methods import FIXED_STEP_METHODS, METHODS, methods
 from .record import Record
 from .saved_tensors import SavedTensors

@@ -23,7 +23,7 @@ from .march import Stats, Stop
 from .option_checks import check_arguments
 from .plan import checked
 from .private_torch import pytree
-from .problem import Problem, StartOver, stops_of
+from .problem import Problem, StartOver, changes_at_steps, stops_of
 from .record import Recorder
 from .rows.layout import with_rows_outermost
 from .rows.problem import RowProblem, problem_of_rows
@@ -33,7 +33,7 @@ from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
-from .steppers.base import LINEARISE
+from .steppers.base import JUMPS, LINEARISE
 from .transforms import check_tracing, check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField
 
@@ -192,6 +192,7 @@ def problem_of(
         check_transform(gradient, plan.params)
     compile_options = None if transformed else plan.compile_options
     perturb = bool(options.get("perturb"))
+    perturb |= JUMPS in settings.method.abilities and changes_at_steps(settings.controller, plan.callbacks)
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     flat, code, started = layout.initial(y0), None, None
     if compile_options is not None and callable(func):
@@ -245,6 +246,8 @@ def problem_of(
             size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
     asks = transformed or flat.requires_grad or times.requires_grad or bool(field.captured.candidates)
+    sources = [x for x in (flat, times, *field.captured.candidates) if x.requires_grad and gradient != "adjoint"]
+    callbacks = plan.callbacks.guarded(gradients=differentiable, sources=sources)
     problem = Problem(
         field,
         flat,
@@ -267,7 +270,7 @@ def problem_of(
         slope_is_traced=slope_is_traced,
         differentiates_sizes=asks and slope_is_traced and not isinstance(settings.controller, FixedSteps),
         limits=plan.limits,
-        callbacks=plan.callbacks if recorder is None else recorder.around(plan.callbacks),
+        callbacks=callbacks if recorder is None else recorder.around(callbacks),
         recorder=recorder,
         return_on_failure=asked.on_failure == "return",
     )

@@ -111,6 +111,10 @@ class _Below(TorchDispatchMode):
         super().__init__()
         self._watch = watch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler, which takes seconds, to keep it out of here
+
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._watch.look((*args, *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))

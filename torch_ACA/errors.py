@@ -115,9 +115,9 @@ class CaptureError(RuntimeError):
         where = "" if t != t else f", at t = {t:.6g},"
         super().__init__(
             f"{since}{where} a tensor of shape {tuple(tensor.shape)} that requires grad and that could not be found "
-            "from func beforehand. If it is a state that func was given and kept, let func close over y0 instead; else "
-            "name it in params, or keep it where func's attributes, closure or globals lead to it. If another was in "
-            f"its place, {_AS_IT_WAS}"
+            "from func beforehand. If it is a state that func was given and kept, let func close over y0 instead, and "
+            "if a callback made it of one, take gradient='naive'; else name it in params, or keep it where func's "
+            f"attributes, closure or globals lead to it. If another was in its place, {_AS_IT_WAS}"
         )
 
 
@@ -133,12 +133,14 @@ class ReplayError(RuntimeError):
 
 
 class SideOutputError(RuntimeError):
-    """The loss uses a tensor that func stored while it was evaluated: its gradient would be wrong without a word."""
+    """The loss uses a tensor that func stored while it was evaluated, or func or the loss one that a callback made of a
+    state: its gradient would be wrong without a word."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the loss uses a tensor that func stored while the solver evaluated it; its gradient is not that of the "
-            "solution. Make it part of the state (its integral is a further component of y), or use gradient='naive'"
+            "a tensor is used that func or a callback made of a state while the solver was at work; its gradient is "
+            "not that of the solution. Make it part of the state (its integral is a further component of y), or use "
+            "gradient='naive'"
         )
 
 

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from .api import GRADIENT_METHODS, _solved
+from .callbacks import Callbacks
 from .cut import UseWatch
 from .errors import NoEventError, NonFiniteError, TooManyEvaluationsError
 from .hidden import Unknown, difference_size, hides_time, with_hidden_as_constants
-from .march import Callbacks, Stats, Step, Stop
+from .march import Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
 from .plan import checked

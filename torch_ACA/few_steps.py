@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from .autocast import ambient_autocast, without_autocast
+from .callbacks import NO_CALLBACKS, Callbacks
 from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
-from .march import Callbacks, Stats, next_step
+from .march import Stats, next_step
 from .option_checks import check_arguments
 from .plan import Plan, checked
 from .random_streams import SameNumbers
@@ -31,7 +32,6 @@ from .transforms import under_transform
 
 MOST_EVALUATIONS = 8
 LARGEST = 2**13  # numbers in a state
-_NO_CALLBACKS = Callbacks()
 _LEFT_OUT = ("dense", "record", "compile", "per_sample", "params")
 _OPTIONS = frozenset({"step_size", "grid", "land_on_t", "check_finite"})
 
@@ -126,7 +126,9 @@ class _Run:
         self._func, self._layout, self._autocast = func, layout, autocast
         controller: Any = plan.settings.controller
         self._tableau, self._check_finite = plan.settings.method, controller.check_finite
-        self._callbacks = None if plan.callbacks == _NO_CALLBACKS else plan.callbacks
+        self._callbacks: Callbacks | None = None
+        if plan.callbacks != NO_CALLBACKS:
+            self._callbacks = plan.callbacks.guarded(gradients=torch.is_grad_enabled())
         self._n_evals, self._copies = 0, False
         self._numbers: SameNumbers | None = None
         self._counts_writes = not torch.is_inference_mode_enabled()
@@ -141,7 +143,7 @@ class _Run:
             for n_accepted, (t, h, t_end, is_output) in enumerate(steps):
                 start = y
                 if self._callbacks is not None:
-                    self._callbacks.step(t, start.detach().reshape(-1), h)
+                    self._callbacks.step(t, start.reshape(-1), h)
                 y, slopes = taken(tableau, self._evaluate, t, h, y, t_end, slope)
                 if self._check_finite and not _is_finite(y):
                     if t == t0 and not _is_finite(slopes[0]):
@@ -149,7 +151,7 @@ class _Run:
                         raise NonFiniteError(t, 0.0, 0, self._n_evals, what=what)
                     raise NonFiniteError(t, h, n_accepted, self._n_evals)
                 if self._callbacks is not None:
-                    self._callbacks.accept(t, start.detach().reshape(-1), h)
+                    self._callbacks.accept(t, start.reshape(-1), h)
                 slope = slopes[-1] if tableau.fsal else None
                 if is_output:
                     states.append(y)

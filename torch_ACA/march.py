@@ -5,13 +5,13 @@ knows steppers and controllers only by what they can do: no autograd and no tabl
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .callbacks import NO_CALLBACKS, Callbacks
 from .controller import FixedSteps
 from .errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
-from .option_checks import check_arguments, check_callable
 
 EPS = 2.0**-52
 _NEARLY = 1 + 1e-9  # a step that would end this close to a stop goes there: no sliver is left by rounding
@@ -67,25 +67,6 @@ class Step:
     method: Any
 
 
-def _ignore(t: float, y: Any, h: float) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Called with the time, the flat state at the start and the size of a step: before every try, and after an accepted
-    or a rejected one."""
-
-    step: Callable = _ignore
-    accept: Callable = _ignore
-    reject: Callable = _ignore
-
-    def __post_init__(self) -> None:
-        for name, callback in vars(self).items():
-            check_callable(callback, f"{name}(t, y, h)")
-            check_arguments(callback, f"{name}(t, y, h)")
-
-
 def lands(t: float, stop: float, size: float) -> bool:
     """Whether a step of this size from t goes to a stop, the time to land on."""
     return abs(stop - t) <= size * _NEARLY
@@ -122,7 +103,7 @@ def check_limits(
 
 def march(
     stepper: Any, controller: Any, carry: Any, t0: float, stops: Sequence[Stop], *, first_step: float,
-    perturb: bool = False, limits: Limits = Limits(), stats: Stats | None = None, callbacks: Callbacks = Callbacks(),
+    perturb: bool = False, limits: Limits = Limits(), stats: Stats | None = None, callbacks: Callbacks = NO_CALLBACKS,
 ) -> Iterator[Step]:  # fmt: skip
     """Yield the accepted `Step`s from t0 through every stop in turn.
 
@@ -142,14 +123,16 @@ def march(
     origin, n_fixed = t0 if fixed else None, 0
     for stop in stops:
         while t != stop.t:
-            stepper.prepare(carry)
-            mark = stepper.mark()
+            mark = None
             rejected, finite = False, True
             while True:
                 landing, h, t_end = next_step(t, stop.t, size, origin, n_fixed)
                 jump = perturb or (landing and stop.jump)
-                check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 callbacks.step(t, carry.y, h)
+                if mark is None:  # func is evaluated at the start, if need be, as the callback may have changed it
+                    stepper.prepare(carry)
+                    mark = stepper.mark()
+                check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 trial = stepper.step(carry, h, t_end, before_jump=jump)
                 if fixed:
                     if controller.check_finite and not stepper.is_finite(trial):

@@ -205,6 +205,9 @@ def check_arguments(func: Callable, call: str, args: Any = None) -> None:
         raise TypeError(f"{name} is called as {call}, which {type(func).__name__} does not take: {error}") from None
 
 
+_IN_PLACE = ("being modified inplace", "is being modified in-place", "used in an in-place operation")
+
+
 def explain_refusal(failure: RuntimeError, name: str, hint: str = "") -> None:
     """To be called where a function of the user's raised an error: was it PyTorch, which refused something?
 
@@ -212,7 +215,7 @@ def explain_refusal(failure: RuntimeError, name: str, hint: str = "") -> None:
     :raises ValueError: it was; says what, in the user's terms
     """
     said = str(failure)
-    if any(words in said for words in ("being modified inplace", "used in an in-place operation")):
+    if any(words in said for words in _IN_PLACE):
         raise ValueError(f"{name} changes its argument, or what else has a gradient, in place") from failure
     if said.strip().endswith("change requires_grad flags of leaf variables."):  # of more words where it is unset
         raise ValueError(

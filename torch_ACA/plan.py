@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .callbacks import NO_CALLBACKS, Callbacks
 from .controller import Controller
 from .gradients.adjoint import AdjointSettings
 from .gradients.storage import Budget
-from .march import Callbacks, Limits
+from .march import Limits
 from .methods import methods
 from .notices import shown
 from .rows.options import check_per_sample
@@ -85,7 +86,7 @@ def _checked(asked: SolverOptions, layout: StateLayout | None) -> Plan:
     settings = checked_settings(asked.method, gradient, asked.rtol, asked.atol, asked.h, asked.options, layout)
     method, options = settings.method, settings.options
     if isinstance(method, Scipy):
-        _check_for_scipy({"callbacks": asked.callbacks not in (None, Callbacks()), "record": asked.record})
+        _check_for_scipy({"callbacks": asked.callbacks not in (None, NO_CALLBACKS), "record": asked.record})
     if asked.on_failure not in ("raise", "return"):
         raise ValueError(f"on_failure must be 'raise' or 'return', got {asked.on_failure!r}")
     if asked.dense and gradient not in ("aca", "direct"):
@@ -139,7 +140,7 @@ def _adjoint_settings(
     chosen: dict[str, Any] = {"options": None}
     chosen |= {name: getattr(asked, name) for name in ("method", "rtol", "atol", "h")}
     chosen |= adjoint or {}
-    callbacks = checked_callbacks(chosen.get("callbacks"))
+    callbacks = checked_callbacks(chosen.get("callbacks")).guarded(gradients=False)
     if chosen["options"] is None:
         own = {name: value for name, value in options.items() if name not in _OF_THE_TIMES}
         if Scipy.name in (method, chosen["method"]) and method != chosen["method"]:  # what both sides know
@@ -161,7 +162,7 @@ def _adjoint_settings(
     if norm is not None and not isinstance(settings.controller, Controller):
         raise ValueError(f"the norm of the adjoint is for adaptive steps, and {settings.method.name} takes others here")
     if isinstance(settings.method, Scipy):
-        _check_for_scipy({"callbacks of the adjoint": callbacks != Callbacks()})
+        _check_for_scipy({"callbacks of the adjoint": callbacks != NO_CALLBACKS})
     elif PLAIN not in settings.method.abilities:
         unable = f"method {settings.method.name} cannot solve backwards"
         raise ValueError(f"{unable}: give adjoint={{'method': 'Dopri5'}}, or another")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .autocast import without_autocast
+from .callbacks import NO_CALLBACKS, Callbacks
 from .capture import solvers_backward
 from .controller import Controller, FixedSteps, all_finite
 from .cut import of_outer_solves
@@ -18,7 +19,7 @@ from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooMany
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden import moved
-from .march import Callbacks, Limits, Stats, Step, Stop, march
+from .march import Limits, Stats, Step, Stop, march
 from .record import Recorder
 from .steppers.base import LINEARISE, Carry, Method, Stepper
 from .vector_field import VectorField
@@ -89,6 +90,12 @@ class Problem:
     @property
     def time_grad(self) -> bool:
         return self.times.requires_grad
+
+    def take_start(self) -> tuple[Any, Any]:
+        """``slope`` and ``evaluation`` for the first step, from then on its own; None where a callback comes before."""
+        slope, evaluation = self.slope, self.evaluation
+        self.slope = self.evaluation = None
+        return (None, None) if changes_at_steps(self.controller, self.callbacks) else (slope, evaluation)
 
     @property
     def times_are_hidden(self) -> bool:
@@ -250,6 +257,12 @@ class Problem:
     def _solved(self, count: int) -> None:
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
+
+
+def changes_at_steps(controller: Any, callbacks: Callbacks) -> bool:
+    """Whether a callback may change func at the start of every step. It is called there before func is where steps are
+    fixed."""
+    return isinstance(controller, FixedSteps) and callbacks.step is not NO_CALLBACKS.step
 
 
 def explain(error: SolverError, stepper: Stepper | type[Stepper]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .march import Callbacks
+from .callbacks import Callbacks
 from .state import StateLayout
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .callbacks import NO_CALLBACKS, Callbacks
 from .controller import Controller, FixedSteps
 from .gradients.storage import STATES_ONLY, Budget
 from .interpolants import cubic_hermite, linear_between
-from .march import Callbacks
 from .methods import methods
 from .notices import shown, warn_caller
 from .option_checks import (
@@ -265,7 +265,7 @@ def checked_callbacks(callbacks: Any) -> Callbacks:
     """`Callbacks`; None: none."""
     if not isinstance(callbacks, Callbacks | None):
         raise TypeError(f"callbacks must be Callbacks(step=..., accept=..., reject=...), got {shown(callbacks)}")
-    return callbacks or Callbacks()
+    return callbacks or NO_CALLBACKS
 
 
 def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from torch_ACA.callbacks import Callbacks
 from torch_ACA.controller import Controller, FixedSteps
 from torch_ACA.errors import TooManyEvaluationsError
-from torch_ACA.march import Callbacks, Limits, Stats, Stop, march
+from torch_ACA.march import Limits, Stats, Stop, march
 from torch_ACA.steppers.base import Carry, Trial
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..api import solve, solve_endtime
-from ..march import Callbacks, Stats
+from ..callbacks import Callbacks
+from ..march import Stats
 from ..notices import warn_caller
 from ..option_checks import time_of
 from ..private_torch import pytree

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ..api import solve
+from ..callbacks import Callbacks
 from ..events import solve_event
-from ..march import Callbacks
 from ..notices import shown, warn_caller
 from ..option_checks import time_of
 from ..private_torch import pytree

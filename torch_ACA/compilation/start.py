@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..callbacks import NO_CALLBACKS
 from ..controller import FixedSteps
 from ..cut import outer_cuts
-from ..march import Callbacks
 from ..notices import warn_caller
 from ..plan import Plan
 from ..solver_options import SolverOptions
@@ -19,8 +19,6 @@ from .chunks import LoopStorage
 from .code import code_for
 from .func_graph import Differentiable, NotCompilable
 from .private_compiler import against_loops
-
-_NO_CALLBACKS = Callbacks()
 
 LATER = None, None  # the slope at the start and the first step size are found by the loop
 
@@ -42,7 +40,7 @@ def start(
         warn_caller("compile=True: a solve inside of another one's func runs as it is")
         return None, None
     settings = plan.settings
-    watched = plan.callbacks != _NO_CALLBACKS
+    watched = plan.callbacks != NO_CALLBACKS
     differentiable = Differentiable.now(time_grad=time_grad)
     code = code_for(
         func, layout, autocast, ts[0], y, plan.compile_options, settings.controller, watched, differentiable

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..callbacks import Callbacks
 from ..controller import Controller, FixedSteps, rms_norm
 from ..errors import SolverError
 from ..inference_mode import outside_inference_mode
-from ..march import Callbacks, Stop, march
+from ..march import Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..steppers.base import Method
 from ..transforms import check_cotangents
@@ -56,26 +57,28 @@ class AdjointSettings:
 def adjoint(problem: Problem) -> tuple[Tensor, None]:
     """States at the times of the problem after the first [m - 1, n], differentiable once in ``problem.tensors``; no
     trajectory."""
-    # the backward solve repeats nothing that could be compared, but func itself can be, where that solve begins
-    replay, differentiable, slope = Replay(problem.field.layout), problem.differentiable, None
+    # the backward solve repeats nothing that could be compared, but func itself can be, at both ends
+    replay, differentiable, first, last = Replay(problem.field.layout), problem.differentiable, None, None
     with torch.no_grad():
+        if differentiable and problem.slope is not None:
+            first = replay.sample(problem.slope)
         run = ScipySolve(problem) if isinstance(problem.method, Scipy) else DiscreteSolve(problem, STATES_ONLY)
         ys, *_ = run.forward(remember=False)
         if differentiable and len(ys):
-            slope = replay.sample(_last_slope(problem, ys) if run.end_slope is None else run.end_slope)
+            last = replay.sample(_last_slope(problem, ys) if run.end_slope is None else run.end_slope)
     problem.finish()
     if differentiable:
-        ys = _Function.apply(problem, replay, slope, [ys], *problem.tensors)
+        ys = _Function.apply(problem, replay, (first, last), [ys], *problem.tensors)
     return ys, None
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, problem: Problem, replay: Replay, slope: Any, results: list[Tensor], y0: Tensor, times: Tensor,
+        ctx: Any, problem: Problem, replay: Replay, slopes: tuple, results: list[Tensor], y0: Tensor, times: Tensor,
         *captured: Tensor,
     ) -> Tensor:  # fmt: skip
-        ctx.problem, ctx.replay, ctx.slope = problem, replay, slope
+        ctx.problem, ctx.replay, ctx.slopes = problem, replay, slopes
         ctx.save_for_backward(*results, y0, times, *captured)
         return results[0]
 
@@ -86,7 +89,7 @@ class _Function(torch.autograd.Function):
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
         with torch.no_grad(), problem.backward_pass():
-            bars = _backward(problem, y0, ys, ys_bar, ctx.replay, ctx.slope)
+            bars = _backward(problem, y0, ys, ys_bar, ctx.replay, *ctx.slopes)
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
@@ -101,11 +104,12 @@ def _last_slope(problem: Problem, ys: Tensor) -> Tensor:
 
 
 def _backward(
-    problem: Problem, y0: Tensor, ys: Tensor, ys_bar: Tensor, replay: Replay, last_slope: Any
+    problem: Problem, y0: Tensor, ys: Tensor, ys_bar: Tensor, replay: Replay, first_slope: Any, last_slope: Any
 ) -> list[Tensor | None]:
     """Cotangents of y0, of the times and of the captured tensors.
 
-    :param last_slope: sample of the slope in the last of the outputs, which the backward solve must find again
+    :param first_slope, last_slope: samples of the slopes at the start and in the last of the outputs, which must be
+        found again (None: not known)
     """
     field, n = problem.field, len(y0)
     augmented = AugmentedField(field)
@@ -134,8 +138,12 @@ def _backward(
             error.add_hint(_BACKWARDS)
             raise
     a = state[n : 2 * n]
-    if problem.time_grad:
+    if problem.time_grad or first_slope is not None:
         field(problem.ts[0], y0, slope, side=int(problem.starts_at_jump))
+    if first_slope is not None:
+        replay.compare_state(slope, first_slope, torch.zeros_like(slope), problem.ts[0])
+        replay.conclude()
+    if problem.time_grad:
         times_bar[0] -= float(a @ slope)
     field.captured.check_reached(augmented.reached)
     problem.stats.n_backward_f_evals = field.n_evals - before

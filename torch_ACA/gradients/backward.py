@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..callbacks import NO_CALLBACKS
 from ..evaluation import GradientSum
 from .dense import OutputCotangents
 from .replay import COMPARED
@@ -41,8 +42,9 @@ class BackwardPass:
         self.inside = OutputCotangents(stepper, ys_bar, dense_bars)
         self.times = TimeCotangents(len(problem.ts))
         self.states = run.storage.backwards(states, functools.partial(run.advance, stepper))
-        # another thread may have drawn from the stream in any one step
-        self.compared_every = 1 if problem.field.side_effects.draws else -(-COMPARED // stepper.own_stages)
+        # another thread may have drawn from the stream in any one step, a callback may have changed func
+        each = problem.field.side_effects.draws or problem.callbacks.step is not NO_CALLBACKS.step
+        self.compared_every = 1 if each else -(-COMPARED // stepper.own_stages)
         self.y_bar, self.times.now = self.inside.of_end(problem.y0)
         self.following: AcceptedStep | None = None  # the step behind
         self.end: Tensor | None = None  # the state there

@@ -155,14 +155,14 @@ class DiscreteSolve:
         stepper = self._stepper(keep_graphs=keeps and storage.wants_graph)
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper
-        evaluation = problem.evaluation if stepper.keep_graphs else None
+        slope, evaluation = problem.take_start()
         small = len(problem.y0) <= _SMALL_STATE and problem.compile_options is None
-        if problem.evaluation is not None and keeps and small and not stepper.keep_graphs:
-            self.known_start = problem.slope, problem.evaluation
+        if evaluation is not None and keeps and small and not stepper.keep_graphs:
+            self.known_start = slope, evaluation
         carry = stepper.start(
-            problem.ts[0], problem.y0.detach(), problem.slope, evaluation, after_jump=problem.starts_at_jump
-        )
-        problem.slope = problem.evaluation = None
+            problem.ts[0], problem.y0.detach(), slope, evaluation if stepper.keep_graphs else None,
+            after_jump=problem.starts_at_jump,
+        )  # fmt: skip
         ys = problem.new_outputs()
         dense = DenseRecord(problem.method.interpolant.slopes) if problem.dense else None
         for step in problem.march(stepper, carry):

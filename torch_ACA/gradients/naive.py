@@ -47,7 +47,7 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
     t, y, after_jump = times[0], problem.y0, problem.starts_at_jump
-    slope, problem.slope = problem.slope, None
+    slope, _ = problem.take_start()
     size: Any = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
     previous: Any = 1.0
     origin, n_fixed = t, 0
@@ -55,18 +55,20 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
         given = torch.tensor(stop.t, dtype=torch.float64, device=t.device)
         target = given if stop.index is None else times[stop.index]
         while t.item() != stop.t:
-            slope = stepper.traced_start(t, y, slope, after_jump=after_jump)
-            mark = stepper.mark()
+            mark = None
             rejected, finite = False, True
             while True:
                 landing = lands(t.item(), stop.t, size.item())
                 h = target - t if landing else field.direction * size
                 t_end = target if landing else origin + (n_fixed + 1) * h if fixed else t + h
                 jump = problem.perturb or (landing and stop.jump)
+                problem.callbacks.step(t.item(), y, h.item())
+                if mark is None:
+                    slope = stepper.traced_start(t, y, slope, after_jump=after_jump)
+                    mark = stepper.mark()
                 check_limits(
                     t.item(), h.item(), span, field.n_evals, stats, problem.limits, rejected=rejected, finite=finite
                 )
-                problem.callbacks.step(t.item(), y.detach(), h.item())
                 made = stepper.traced(t, h, y, t_end, slope, before_jump=jump)
                 if fixed:
                     if controller.check_finite and not all_finite(made.y.detach()):
@@ -81,14 +83,14 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
                     break
                 if verdict.at_minimum:
                     raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
-                problem.callbacks.reject(t.item(), y.detach(), h.item())
+                problem.callbacks.reject(t.item(), y, h.item())
                 stats.n_rejected += 1
                 rejected, finite, size = True, verdict.finite, verdict.proposed
                 stepper.rewind(mark)
             if landing and stop is problem.stops[-1] and not fixed and not all_finite(made.y.detach()):
                 raise NonFiniteError(t.item(), h.item(), stats.n_accepted, field.n_evals)
             stats.n_accepted += 1
-            problem.callbacks.accept(t.item(), y.detach(), h.item())
+            problem.callbacks.accept(t.item(), y, h.item())
             n_fixed += 1
             if landing:
                 origin, n_fixed = t_end, 0

@@ -1,6 +1,6 @@
 """What ``per_sample=True`` goes together with."""
 
-from ..march import Callbacks
+from ..callbacks import Callbacks
 from ..steppers.base import ROWS, SWITCH
 
 _TAKEN = frozenset({
