@@ -61,7 +61,7 @@ def solve(func: Callable, y0: Any, t: Any, **keywords: Any) -> Solution:
     try:
         problem, layout, (ys, trajectory) = _solved(func, y0, t, asked)
     except SolverError as error:
-        if asked.on_failure == "raise":
+        if asked.on_failure == "raise" or asked.per_sample:  # rows have errors of their own, this one is of func itself
             raise
         return _unsolved(y0, t, error)
     first = layout.flatten(y0) if problem.times_are_hidden else problem.y0

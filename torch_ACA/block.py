@@ -1,5 +1,6 @@
 """An ODE as a layer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -40,6 +41,8 @@ class ODEBlock(nn.Module):
         for name, time in (("t0", t0), ("t1", t1)):
             if not isinstance(time, torch.Tensor) and as_float(name, time) is None:
                 raise TypeError(f"{name} must be a number or a tensor, got {shown(time)}")
+        if not any(isinstance(time, torch.Tensor) for time in (t0, t1)) and (t0 == t1 or not math.isfinite(t1 - t0)):
+            raise ValueError(f"t0 and t1 must be finite and differ, got {shown(t0)} and {shown(t1)}")
         self.func, self.t0, self.t1 = func, t0, t1
         self.stats: Stats | None = None
         asked = SolverOptions(**settings)

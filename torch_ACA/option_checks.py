@@ -1,9 +1,10 @@
 """Checks of what the user gives: the options of `solve(options=...)`, each returned in the solver's terms."""
 
+import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,8 @@ def times_of(name: str, value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     wrong = f"{name} must be a tensor, array or sequence of times, such as [0.0, 1.0], got {shown(value)}"
-    if isinstance(value, str | bytes):  # of digits would pass
+    # those of digits would pass, and sets have no order
+    if isinstance(value, str | bytes | Set | Mapping) or isinstance(value, list | tuple) and str in map(type, value):
         raise TypeError(wrong)
     try:
         if isinstance(value, np.ndarray):
@@ -146,7 +148,18 @@ def times_of(name: str, value: Any) -> torch.Tensor:
 def time_of(t: float | torch.Tensor) -> torch.Tensor:
     """A time, or several, in float64: a tensor on its own device, numbers on the CPU."""
     device = t.device if isinstance(t, torch.Tensor) else "cpu"
-    return torch.as_tensor(t, dtype=torch.float64, device=device)
+    if isinstance(t, torch.Tensor) and t.is_complex():
+        raise TypeError(f"a time must be real, got {t.dtype}")
+    try:
+        return torch.as_tensor(t, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"a time must be a number, or a tensor or a sequence of numbers, got {shown(t)}") from None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that a wrong one may stand for; nothing where none is near."""
+    found = difflib.get_close_matches(name.lower(), [str(one).lower() for one in known], 1)
+    return next((f" (is {one!r} meant?)" for one in known if found and one.lower() == found[0]), "")
 
 
 def is_monotone(ts: Sequence[float]) -> bool:
@@ -180,6 +193,8 @@ def check_callable(func: Any, call: str) -> None:
     """
     if not callable(func):
         raise TypeError(f"{call.partition('(')[0]} must be callable as {call}, got {type(func).__name__}")
+    if isinstance(func, type) and issubclass(func, torch.nn.Module):
+        raise TypeError(f"{call.partition('(')[0]} must be a module, got the class {func.__name__}")
 
 
 def check_arguments(func: Callable, call: str, args: Any = None) -> None:

@@ -21,6 +21,7 @@ from .option_checks import (
     SCIPY_OPTIONS,
     SCIPY_SOLVERS,
     check_callable,
+    closest,
     is_monotone,
     norm_of,
     positive_size,
@@ -138,7 +139,7 @@ def checked_params(params: Any) -> tuple[Tensor, ...]:
     params = (params,) if isinstance(params, torch.Tensor) else tuple(params)
     for tensor in params:
         if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"params must hold tensors, got {type(tensor).__name__}")
+            raise TypeError(f"params must hold tensors, as net.parameters() does, got {type(tensor).__name__}")
     return params
 
 
@@ -194,7 +195,15 @@ def checked_method(method: Any, gradient: str) -> Any:
     # those that have a name are known to be methods: to find out takes as long as an evaluation
     if found is None or not (isinstance(method, str) or isinstance(found, Method)):
         if isinstance(method, str):
-            raise ValueError(f"unknown method {shown(method)}; accepted: {', '.join(methods)}, or a torch_ACA.Method")
+            if method.lower() in map(str.lower, SCIPY_SOLVERS):
+                raise ValueError(
+                    f"method {method} is scipy's: give method='scipy_solver' with options={{'solver': {method!r}}} and "
+                    "gradient='adjoint', or, for a stiff problem, method='Rodas5P'"
+                )
+            hint = closest(method, methods)
+            raise ValueError(
+                f"unknown method {shown(method)}{hint}; accepted: {', '.join(methods)}, or a torch_ACA.Method"
+            )
         raise ValueError(f"method {no_method(method)}; accepted by name: {', '.join(methods)}")
     if (gradient == "mali") != (INVERT in found.abilities) and (gradient == "mali" or found is ALF):
         got = f"gradient={gradient!r}, method={found.name!r}"
@@ -237,7 +246,8 @@ def checked_options(options: Any) -> dict[str, Any]:
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = sorted(str(name) for name in set(given) - set(OPTIONS))
     if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; accepted: {', '.join(OPTIONS)}")
+        hint = closest(unknown[0], OPTIONS)
+        raise ValueError(f"unknown option {', '.join(unknown)}{hint}; accepted: {', '.join(OPTIONS)}")
     return {name: OPTIONS[name](name, value) for name, value in given.items()}
 
 
@@ -286,7 +296,9 @@ def checked_times(t: Any, layout: StateLayout) -> tuple[Tensor, list[float]]:
     if not all(math.isfinite(value) for value in ts):
         raise ValueError(f"t must be finite, got {shown(sorted(ts, key=math.isfinite))}")
     if not is_monotone(ts):
-        raise ValueError("t must be strictly increasing or strictly decreasing")
+        i = next(i for i in range(1, len(ts)) if (ts[i] - ts[i - 1]) * (ts[1] - ts[0]) <= 0)
+        beyond = f"t[{i}] = {ts[i]:g} does not lie beyond t[{i - 1}] = {ts[i - 1]:g}"
+        raise ValueError(f"t must be strictly increasing or strictly decreasing, but {beyond}")
     warn_of_coarse_times(ts[0], ts[-1], layout.dtype)
     return times, ts
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from .notices import shown
+from .option_checks import OPTIONS, closest
 from .transforms import check_exporting
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -95,6 +97,11 @@ class SolverOptions:
     """with per_sample: tensors [b, ...] with the rows' data. func(t, y, *args), and jac(t, y, *args), are then called
     without the rows that have come to their ends, which saves time where func is dear"""
 
+    def __post_init__(self) -> None:
+        for name in ("dense", "record", "per_sample"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {shown(getattr(self, name))}")
+
     def check(self) -> None:
         """Check all that can be checked without a func and a state.
 
@@ -130,7 +137,7 @@ outside_of_graphs._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[_F], _F]:
     """Decorator of a function whose last parameter is ``**keywords``: gives it the signature, the checks of names and,
-    in the place of a line ``:options:``, the documentation of the keywords.
+    in the place of a line ``:param keywords:``, the documentation of the keywords.
 
     :param without: keywords that it does not take
     :param defaults: where they differ from those of `SolverOptions`
@@ -156,7 +163,10 @@ def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[
                 return outside_of_graphs(checked, *arguments, **keywords)
             if not accepted.issuperset(keywords):
                 unknown = ", ".join(sorted(set(keywords) - accepted))
-                raise TypeError(f"{function.__qualname__}() takes no keyword {unknown}; accepted: {', '.join(names)}")
+                where = _where_it_belongs(sorted(set(keywords) - accepted)[0], names)
+                raise TypeError(
+                    f"{function.__qualname__}() takes no keyword {unknown}{where}; accepted: {', '.join(names)}"
+                )
             return function(*arguments, **(defaults | keywords if defaults else keywords))
 
         checked.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -164,6 +174,10 @@ def takes_options(*, without: Iterable[str] = (), **defaults: Any) -> Callable[[
         return cast(_F, checked)
 
     return decorate
+
+
+def _where_it_belongs(name: str, accepted: Sequence[str]) -> str:
+    return f": give it as options={{{name!r}: ...}}" if name in OPTIONS else closest(name, accepted)
 
 
 def _documented(text: str | None, names: Sequence[str]) -> str:

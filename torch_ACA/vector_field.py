@@ -344,11 +344,18 @@ class VectorField:
             return self.func(t, state) if self._as_it_is else self._call_with_care(t, state)
         except RuntimeError as failure:
             explain_refusal(failure, "func", " Where no derivatives are needed, solve under torch.no_grad().")
+            self._add_note(failure, t, state)
             raise
-        except (TypeError, AttributeError, LookupError) as failure:
-            if self._is_again:
-                add_note(failure, "This is the backward pass, which evaluates func again: what it needs must be there.")
+        except (TypeError, AttributeError, LookupError, ValueError) as failure:
+            self._add_note(failure, t, state)
             raise
+
+    def _add_note(self, failure: Exception, t: Tensor, state: Any) -> None:
+        if self._is_again:
+            add_note(failure, "This is the backward pass, which evaluates func again: what it needs must be there.")
+        elif self.n_evals == 1 and not isinstance(failure, SolverError):
+            given = f"y of shape {list(state.shape)}" if isinstance(state, Tensor) else "y nested as y0 is"
+            add_note(failure, f"func is called as func(t, y), with t of shape {list(t.shape)} and {given}.")
 
     def _call_with_care(self, t: Tensor, state: Any) -> Any:
         effects, cut = self.side_effects, self._cut

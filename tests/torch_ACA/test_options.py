@@ -224,10 +224,30 @@ def test_a_decorated_function_is_taken_for_what_it_is_called_as():
     (lambda: Callbacks(step=lambda t: t), r"step is called as step\(t, y, h\), which function does not take: too many"),
     (lambda: ODEBlock(None), r"func must be callable as func\(t, y\), got NoneType"),
     (lambda: ODEBlock(decay, t1=None), "t1 must be a number or a tensor, got None"),
+    (lambda: ODEBlock(decay, t0=1.0, t1=1.0), "t0 and t1 must be finite and differ, got 1.0 and 1.0"),
+    (lambda: ODEBlock(torch.nn.Linear), r"func must be a module, got the class Linear"),
+    (lambda: solve(decay, ONE, {0.0, 1.0}), "t must be a tensor, array or sequence of times"),
+    (lambda: solve(decay, ONE, ["0", "1"]), "t must be a tensor, array or sequence of times"),
+    (lambda: solve(decay, ONE, [0.0, 1.0, 1.0]), r"strictly decreasing, but t\[2\] = 1 does not lie beyond t\[1\] = 1"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], dense="False"), "dense must be True or False, got 'False'"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], step_size=0.1), r"no keyword step_size: give it as options=\{'step_size'"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], rtoll=0.1), r"takes no keyword rtoll \(is 'rtol' meant\?\)"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], options={"safty": 0.9}), r"unknown option safty \(is 'safety' meant\?\)"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], method="Dopri7"), r"unknown method 'Dopri7' \(is '.opri.' meant\?\)"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], method="BDF"), "method BDF is scipy's: give method='scipy_solver' with"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], dense=True).dense("0.5"), "a time must be a number, or a tensor"),
+    (lambda: solve(decay, ONE, [0.0, 1.0], dense=True).dense(torch.tensor(0.5j)), "a time must be real"),
 ])  # fmt: skip
 def test_what_else_cannot_be_used_is_named(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes before Python 3.11")
+def test_how_func_is_called_is_said_where_its_first_call_fails():
+    with pytest.raises(RuntimeError) as failed:
+        solve(lambda y, t: y @ torch.ones(3, 3), torch.ones(3), [0.0, 1.0])
+    assert failed.value.__notes__ == ["func is called as func(t, y), with t of shape [] and y of shape [3]."]
 
 
 @pytest.mark.parametrize("keywords", [

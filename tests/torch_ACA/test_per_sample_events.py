@@ -145,3 +145,20 @@ def test_what_cannot_be_is_named():
         solve_event(lambda t, y: -torch.ones_like(y), 0 * y0, 1.0, lambda t, y: y < 0, per_sample=True)
     with pytest.raises(ValueError, match="gradient='aca'"):
         solve_event(decay, y0, 0.0, lambda t, y: y - 0.5, per_sample=True, gradient="mali")
+
+
+def test_without_gradients_a_row_that_touches_leaves_others_as_they_are():
+    """Row 0 meets exp(y) - 2 with a slope, row 1 meets y^9 at its turning point."""
+
+    def first_event_time(touches):
+        def event(t, y):
+            return torch.where(torch.tensor([[False], [touches]]), y**9, torch.exp(2 * y) - 2)
+
+        with torch.no_grad():
+            y0 = torch.tensor([[-0.3], [-1.0]], dtype=torch.float64)
+            times, _ = solve_event(
+                lambda t, y: 1.5 + torch.sin(3 * t) + 0.1 * y, y0, 0.0, event, per_sample=True, rtol=1e-3, atol=1e-3
+            )
+            return times[0]
+
+    assert first_event_time(True) == first_event_time(False)
