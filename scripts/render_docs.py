@@ -7,6 +7,7 @@ A part stands between ``<!-- NAME: written by scripts/render_docs.py -->`` and `
 import argparse
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ from three_body import report as three_body  # noqa: E402
 from torch_ACA import METHODS  # noqa: E402
 from torch_ACA import methods as known  # noqa: E402
 from torch_ACA.scipy_solver import Scipy  # noqa: E402
+from torch_ACA.solver_options import TEXTS, SolverOptions  # noqa: E402
 from torch_ACA.steppers.base import LINEARISE  # noqa: E402
 from van_der_pol import records  # noqa: E402
 
@@ -52,6 +54,15 @@ def methods():
     ]
     rows.append([f"`{Scipy.name}`", "", "", "adaptive, stiff", "", f"scipy's {Scipy.solver}, BDF, Radau and others"])
     return table(["method", "order", "stages", "steps", "order of dense output", "also known as"], rows)
+
+
+def keywords():
+    """The table of keywords: each with its default and its meaning, as `help(solve)` has them."""
+    rows = [
+        [f"`{field.name}`", f"`{field.default!r}`", re.sub(r"\s+", " ", TEXTS[field.name]).replace("``", "`")]
+        for field in fields(SolverOptions)
+    ]
+    return table(["keyword", "default", "meaning"], rows)
 
 
 def results():
@@ -146,7 +157,7 @@ def figure():
     return drawing
 
 
-PARTS = {"methods": methods, "results": results}
+PARTS = {"methods": methods, "keywords": keywords, "results": results}
 PAGE = ROOT / "results" / "README.md"  # written as a whole
 
 

@@ -49,7 +49,7 @@ class Linearisation:
         return [self.leaf, self.time]
 
     def edges(self) -> list[GradientEdge]:
-        """Gradient edges of the value, as those of `vector_field.Evaluation`."""
+        """Gradient edges of the value, as those of `evaluation.Evaluation`."""
         return [get_gradient_edge(self.value)] if self.value.requires_grad else []
 
     def derivative(self, *, create_graph: bool = False) -> Derivative:
@@ -85,7 +85,7 @@ class Linearisation:
     ) -> tuple[Any, Any]:  # fmt: skip
         """Pull cotangents of the value [n] and of outputs that were made with create_graph back; the graph is used up.
 
-        :param gradients: `vector_field.GradientSum`
+        :param gradients: `evaluation.GradientSum`
         :returns: cotangents of the state [n] and of the time (shaped like it), None for zero
         """
         captured = self.field.captured

@@ -124,7 +124,7 @@ def _texts() -> dict[str, str]:
 
 
 _FIELDS = {option.name: option for option in fields(SolverOptions)}
-_TEXTS = _texts()
+TEXTS = _texts()  # of the keywords, by name
 
 
 def outside_of_graphs(function: Callable, *arguments: Any, **keywords: Any) -> Any:
@@ -189,7 +189,7 @@ def _documented(text: str | None, names: Sequence[str]) -> str:
         indent = line[: len(line) - len(line.lstrip())]
         for name in names:
             lines += textwrap.wrap(
-                f":param {name}: {_TEXTS.get(name, '')}", 120, initial_indent=indent,
+                f":param {name}: {TEXTS.get(name, '')}", 120, initial_indent=indent,
                 subsequent_indent=indent + "    ", break_long_words=False, break_on_hyphens=False,
             )  # fmt: skip
     return "\n".join(lines)

@@ -37,7 +37,7 @@ Time = float | torch.Tensor  # where steps are traced: a float or a 0-d float64 
 
 @runtime_checkable
 class Method(Protocol):
-    """A method of integration. `tableaus.Tableau` is one.
+    """A method of integration. `tableau.Tableau` is one.
 
     ``order`` of the solution that is propagated; ``adaptive``: there is an error estimate, of ``error_order`` in the
     step size; ``stages``: evaluations of func in a step, at most; ``interpolant``: the dense output, of global order

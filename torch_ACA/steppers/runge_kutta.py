@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class RungeKutta(Stepper):
     """The stepper of one tableau.
 
-    :param tableau: `tableaus.Tableau`
+    :param tableau: `tableau.Tableau`
     :param vector_field: `vector_field.VectorField`
     :param keep_graphs: keep the graph of every evaluation made by `step`, for a VJP without recomputation
     :param time_grad: let `vjp` return cotangents of the time and the step size
