@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .autocast import ambient_autocast, without_autocast
+from .callbacks import NO_CALLBACKS
 from .controller import FixedSteps
 from .errors import NonFiniteError, SolverError
 from .few_steps import few_steps
@@ -19,11 +20,11 @@ from .gradients.naive import naive
 from .hidden import with_hidden_as_constants
 from .jacobian import Jacobian
 from .linearisation import check_differentiable_twice
-from .march import Stats, Stop
+from .march import Stats, Stop, next_step
 from .option_checks import check_arguments
 from .plan import checked
 from .private_torch import pytree
-from .problem import Problem, StartOver, changes_at_steps, stops_of
+from .problem import Problem, StartOver, stops_of
 from .record import Recorder
 from .rows.layout import with_rows_outermost
 from .rows.problem import RowProblem, problem_of_rows
@@ -33,7 +34,8 @@ from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
-from .steppers.base import JUMPS, LINEARISE
+from .steppers.base import LINEARISE
+from .tableau import Tableau
 from .transforms import check_tracing, check_transform, explained, forward_ad_disabled, under_transform
 from .vector_field import VectorField
 
@@ -192,9 +194,16 @@ def problem_of(
         check_transform(gradient, plan.params)
     compile_options = None if transformed else plan.compile_options
     perturb = bool(options.get("perturb"))
-    perturb |= JUMPS in settings.method.abilities and changes_at_steps(settings.controller, plan.callbacks)
     starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
     flat, code, started = layout.initial(y0), None, None
+    differentiable, fixed = torch.is_grad_enabled() and not transformed, isinstance(settings.controller, FixedSteps)
+    stops = _stops(ts, options)
+    called_first = fixed and plan.callbacks.step is not NO_CALLBACKS.step
+    if called_first:  # it may change func
+        _, h, _ = next_step(ts[0], stops[0].t, settings.first_step, ts[0])
+        plan.callbacks.guarded(gradients=differentiable).step(ts[0], flat.clone(), h)
+    only_by_callback = called_first and not perturb and isinstance(settings.method, Tableau)
+    perturb |= only_by_callback  # so that no slope from before is taken for the one after
     if compile_options is not None and callable(func):
         from .compilation.start import check, start  # here, since Dynamo takes a second to import
 
@@ -209,19 +218,25 @@ def problem_of(
         func, layout, direction, plan.params, autocast, found=found, code=code,
         jacobian=Jacobian(layout, asked.jac, by_rows=by_rows),
     )  # fmt: skip
+    if only_by_callback:
+        field.jumps = frozenset(options.get("jump_t", ()))
     if stream is not None:
         field.side_effects.restart(stream)
-    differentiable = torch.is_grad_enabled() and not transformed
     linearises = LINEARISE in settings.method.abilities
     measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
     slope_is_traced = gradient == "naive" and (differentiable or transformed)
+    asks = transformed or flat.requires_grad or times.requires_grad or bool(field.captured.candidates)
+    may_hide = transformed
     slope: torch.Tensor | None
     size: float | None
     if started is not None:
         slope, size = started
         evaluation, field.n_evals = None, 2 * (slope is not None)
     elif slope_is_traced:
-        slope, evaluation = field.first_traced(times[0].double(), flat, side=int(starts_at_jump)), None
+        of_sizes = not fixed and differentiable and asks
+        start_time, side = times[0].double(), int(starts_at_jump)
+        slope, seen = field.first_traced(start_time, flat, side=side, watch=of_sizes)
+        evaluation, may_hide = None, may_hide or seen
     else:
         with torch.no_grad(), forward_ad_disabled():
             slope, evaluation = field.first_evaluation(
@@ -245,9 +260,10 @@ def problem_of(
         if size is None:
             size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
     recorder = Recorder() if asked.record else None
-    asks = transformed or flat.requires_grad or times.requires_grad or bool(field.captured.candidates)
     sources = [x for x in (flat, times, *field.captured.candidates) if x.requires_grad and gradient != "adjoint"]
     callbacks = plan.callbacks.guarded(gradients=differentiable, sources=sources)
+    if called_first:
+        callbacks = callbacks.but_for_first()
     problem = Problem(
         field,
         flat,
@@ -256,7 +272,7 @@ def problem_of(
         settings.method,
         settings.controller,
         size,
-        _stops(ts, options),
+        stops,
         slope,
         evaluation,
         dense=asked.dense,
@@ -268,7 +284,8 @@ def problem_of(
         starts_at_jump=starts_at_jump,
         perturb=perturb,
         slope_is_traced=slope_is_traced,
-        differentiates_sizes=asks and slope_is_traced and not isinstance(settings.controller, FixedSteps),
+        differentiates_sizes=slope_is_traced and not fixed,
+        may_hide=may_hide,
         limits=plan.limits,
         callbacks=callbacks if recorder is None else recorder.around(callbacks),
         recorder=recorder,

@@ -1,7 +1,8 @@
 """Functions of the user's that a solve calls at its steps."""
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +47,17 @@ class Callbacks:
         return Callbacks(**found)
 
 
+    def but_for_first(self) -> "Callbacks":
+        """The same, where ``step`` has been called for the first try."""
+        return replace(self, step=_but_for_first(self.step))
+
+
 NO_CALLBACKS = Callbacks()
+
+
+def _but_for_first(callback: Callable) -> Callable:
+    calls = itertools.count()
+    return lambda *arguments: next(calls) and callback(*arguments)
 
 
 def _guarded(name: str, callback: Callable, gradients: bool, sources: Sequence[torch.Tensor]) -> Callable:

@@ -57,19 +57,19 @@ class Cut(TorchFunctionMode):
 
 
 class UseWatch(Cut):
-    """A cut that also notes whether tensors are handed to any operation, or read as numbers: ``sees_use``; and, if they
-    require grad, whether numbers are made of them, or of what comes of them, that autograd knows nothing of:
-    ``sees_way_out``.
+    """A cut that also notes whether a tensor is handed to any operation, or read as a number: ``sees_use``; and, of it
+    and others that require grad, whether numbers are made of them, or of what comes of them, that autograd knows
+    nothing of: ``sees_way_out``.
 
     :param cut: what it does besides (None: nothing)
+    :param others: leaves
     :param below: whether to see a use within TorchScript too, which slows every operation down
     """
 
-    def __init__(self, tensors: Iterable[Tensor], cut: Cut | None, *, below: bool = True) -> None:
+    def __init__(self, tensor: Tensor, cut: Cut | None, others: Iterable[Tensor] = (), *, below: bool = True) -> None:
         super().__init__({} if cut is None else cut.entries, {} if cut is None else cut.used)
-        self.sees_use = self.sees_way_out = False
-        self._watched = {id(tensor): tensor for tensor in tensors}
-        self._from_them = dict(self._watched)
+        self._tensor, self.sees_use, self.sees_way_out = tensor, False, False
+        self._from_them = {id(one): one for one in (tensor, *others)}
         self._looks_below, self._below = below, contextlib.ExitStack()
 
     def __enter__(self) -> Any:
@@ -97,11 +97,14 @@ class UseWatch(Cut):
         return any(id(x) in self._from_them or inside and isinstance(x, Tensor) for x in _parts(value))
 
     def look(self, given: tuple) -> None:
-        self.sees_use = self.sees_use or any(id(x) in self._watched for value in given for x in _parts(value))
+        self.sees_use = self.sees_use or any(x is self._tensor for value in given for x in _parts(value))
 
 
-def _parts(value: Any) -> tuple | list:
-    return value if isinstance(value, list | tuple) else (value,)
+def _parts(value: Any) -> Iterable[Any]:
+    """What a nested list or tuple holds."""
+    if not isinstance(value, list | tuple):
+        return (value,)
+    return [part for item in value for part in _parts(item)]
 
 
 class _Below(TorchDispatchMode):

@@ -328,7 +328,7 @@ def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple
     of the rate that is hidden from autograd."""
     with torch.enable_grad():
         t, y = torch.full_like(event.like, crossing.t).requires_grad_(), y.requires_grad_()
-        with UseWatch([t], None) as watch:
+        with UseWatch(t, None) as watch:
             value = with_graph(lambda: event(t, y)[crossing.index])
         if value is None:
             return 0.0, True, 0.0

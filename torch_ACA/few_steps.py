@@ -152,7 +152,7 @@ class _Run:
                     raise NonFiniteError(t, h, n_accepted, self._n_evals)
                 if self._callbacks is not None:
                     self._callbacks.accept(t, start.reshape(-1), h)
-                slope = slopes[-1] if tableau.fsal else None
+                slope = slopes[-1] if tableau.fsal and self._callbacks is None else None  # func may change
                 if is_output:
                     states.append(y)
         stats = Stats(n_f_evals=self._n_evals, n_accepted=len(steps))

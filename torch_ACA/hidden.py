@@ -13,14 +13,16 @@ in the time and in the state. It takes the sizes as constants where func hides a
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .autocast import coarsest_rounding
 from .errors import SecondDerivativeError
 from .graph import leads_to
 from .notices import warn_caller
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
     from .steppers.base import Method
     from .vector_field import VectorField
 
-_PROBES = (0.04, 0.13, 0.24, 0.31, 0.45, 0.57, 0.71, 0.83, 0.94)  # of the way through the interval
-_FEW_PROBES = (0.13, 0.45, 0.71)
+# of the way through the interval, where nobody else has knots
+_PROBES = (0.0412387, 0.1304721, 0.2419573, 0.3128619, 0.4518331, 0.5731927, 0.7135943, 0.8312579, 0.9427813)
+_FEW_PROBES = (0.1304721, 0.4518331, 0.7135943)
+_OF_STATE = (0.1304721, 0.7135943)
+_COARSE = 1e-3  # rounding that drowns differences
 _HALVINGS = 6  # of the way from one of them to the next
 _MOST_HALVED = 2  # such ways
 _ROUNDING = 64
@@ -45,7 +50,7 @@ _SAME = 1e-6  # relative, of derivatives
 def with_hidden_as_constants(problem: Problem) -> Problem:
     """The problem, whose end is known, as it is solved where func hides what gradients need; else as it is."""
     field, times, side = problem.field, problem.times, int(problem.starts_at_jump)
-    linearises, of_sizes = LINEARISE in problem.method.abilities, problem.differentiates_sizes
+    linearises, of_sizes = LINEARISE in problem.method.abilities, problem.differentiates_sizes and problem.may_hide
     by_time = problem.transformed or (times.requires_grad and torch.is_grad_enabled())  # a transform does not tell
     if problem.slope is None or torch.is_inference_mode_enabled() or not (by_time or linearises or of_sizes):
         return problem
@@ -92,7 +97,7 @@ def hides_time(
             shows_time = _shows_time(field, ts[0], y, side)
         if shows_time:
             return partly and _makes_numbers(field, ts, y) and _hides_a_part(field, ts, y, step)
-        hidden = field.uses_time(ts[0], y) and _changes(field, ts, y + step * slope)
+        hidden = field.uses_time(ts[0], y) and _of_probe(lambda: _changes(field, ts, y + step * slope))
         return hidden and (shows_time is not None or not _shows_time(field, ts[0], y, side))
 
 
@@ -100,11 +105,8 @@ def _hides_state(field: VectorField, ts: list[float], y: Tensor, step: float) ->
     """Whether the slope changes along the solution in a way that autograd does not know. Arguments as for
     `hides_time`."""
     with _unseen(field):
-        try:
-            may_hide = is_transformed() or _makes_numbers(field, ts, y, of_state=True)
-            return may_hide and _hides_a_part(field, ts, y, step, of_state=True)
-        except ValueError:  # it takes its time as an array of NumPy
-            return True
+        may_hide = is_transformed() or _makes_numbers(field, ts, y, of_state=True)
+        return may_hide and _hides_a_part(field, ts, y, step, _OF_STATE, of_state=True)
 
 
 @contextlib.contextmanager
@@ -130,8 +132,21 @@ def _leads_to_time(evaluation: Evaluation) -> bool:
 
 
 def _makes_numbers(field: VectorField, ts: list[float], y: Tensor, *, of_state: bool = False) -> bool:
+    try:
+        found = field.makes_numbers(ts[0], y, of_state=of_state)
+    except ValueError:  # func takes its time as an array of NumPy
+        return True
     middle = ts[0] + 0.5 * (ts[-1] - ts[0])
-    return any(field.makes_numbers(t, y, of_state=of_state) for t in (ts[0], middle))
+    return found or _of_probe(lambda: field.makes_numbers(middle, y, of_state=of_state))
+
+
+def _of_probe(look: Callable[[], bool]) -> bool:
+    """What is seen at a state and a time that no solution may come to; False where func is not made for them, or fills
+    memory that it keeps, under a transform."""
+    try:
+        return look()
+    except Exception:
+        return False
 
 
 def _hides_a_part(
@@ -143,15 +158,19 @@ def _hides_a_part(
 
     :param of_state: the derivative along the solution instead, in time and state
     """
-    span = ts[-1] - ts[0]
-    return any(_hides_a_part_at(field, ts[0] + part * span, y0, step, span, of_state) for part in probes)
+    span, eps = ts[-1] - ts[0], max(torch.finfo(y0.dtype).eps, coarsest_rounding(field))
+    if eps >= _COARSE:
+        return False
+    look = functools.partial(_hides_a_part_at, field, y0=y0, step=step, span=span, eps=eps, of_state=of_state)
+    return any(_of_probe(functools.partial(look, ts[0] + part * span)) for part in probes)
 
 
-def _hides_a_part_at(field: VectorField, t: Any, y0: Tensor, step: Any, span: Any, of_state: bool) -> bool:
-    eps = torch.finfo(y0.dtype).eps
+def _hides_a_part_at(
+    field: VectorField, t: Any, y0: Tensor, step: Any, span: Any, eps: float, of_state: bool
+) -> bool:
     indices = torch.arange(len(y0), dtype=y0.dtype, device=y0.device)
     weights = 1.0 + 0.5 * torch.sin(indices)  # no two parts cancel
-    signs = torch.where(torch.sin(3.0 * indices + 1.0) < 0, -1.0, 1.0)
+    signs = 1.0 - 2.0 * (torch.sin(3.0 * indices + 1.0) < 0).to(weights)
     direction = _value(field, t, y0)
     y = y0 + step * direction
     value, pull = field.pullback(t, y)
@@ -206,7 +225,7 @@ def difference_size(t: Any, span: Any, eps: float) -> Any:
 
 def _changes(field: VectorField, ts: list[float], y: Tensor) -> bool:
     """Whether func changes with its time alone, other than by jumps, anywhere that is looked at."""
-    span, eps = ts[-1] - ts[0], torch.finfo(y.dtype).eps
+    span, eps = ts[-1] - ts[0], max(torch.finfo(y.dtype).eps, coarsest_rounding(field))
 
     def changes_at(t: float, there: Tensor) -> bool:  # on both sides: a jump may be near
         near = difference_size(t, span, eps)

@@ -123,15 +123,14 @@ def march(
     origin, n_fixed = t0 if fixed else None, 0
     for stop in stops:
         while t != stop.t:
-            mark = None
-            rejected, finite = False, True
+            prepared, rejected, finite = False, False, True
             while True:
                 landing, h, t_end = next_step(t, stop.t, size, origin, n_fixed)
                 jump = perturb or (landing and stop.jump)
                 callbacks.step(t, carry.y, h)
-                if mark is None:  # func is evaluated at the start, if need be, as the callback may have changed it
+                if not prepared:  # behind the callback, which may change func
                     stepper.prepare(carry)
-                    mark = stepper.mark()
+                    prepared, mark = True, stepper.mark()
                 check_limits(t, h, span, stepper.n_f_evals, stats, limits, rejected=rejected, finite=finite)
                 trial = stepper.step(carry, h, t_end, before_jump=jump)
                 if fixed:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autocast import without_autocast
-from .callbacks import NO_CALLBACKS, Callbacks
+from .callbacks import Callbacks
 from .capture import solvers_backward
 from .controller import Controller, FixedSteps, all_finite
 from .cut import of_outer_solves
@@ -40,12 +40,12 @@ class Problem:
     ``dense``: keep what dense output needs. ``adjoint``: settings of a backward solve. ``memory``: what may be kept for
     the backward pass. ``starts_at_jump``: func jumps at the first time; ``perturb``: and at both ends of every step.
     ``slope_is_traced``: it is part of autograd's own graph (`naive`). ``differentiates_sizes``: gradients go through
-    the choice of step sizes. ``given_times``: those of the caller, of which ``times`` is the constant value where func
-    hides its time (see `hidden`). ``transformed``: under a transform of `torch.func` or forward-mode AD.
-    ``compile_options``: of `torch.compile`, for the steps (None: not compiled); ``compile_loop``: and for the loop over
-    them, where that can be. ``interpolates``: there will be dense output inside steps. After a failure that is to be
-    returned, ``failure`` says what happened and the first ``n_solved`` outputs are good; the first
-    ``n_steps_to_last_output`` steps lead there.
+    the choice of step sizes; ``may_hide``: func may hide from autograd what they need. ``given_times``: those of the
+    caller, of which ``times`` is the constant value where func hides its time (see `hidden`). ``transformed``: under a
+    transform of `torch.func` or forward-mode AD. ``compile_options``: of `torch.compile`, for the steps (None: not
+    compiled); ``compile_loop``: and for the loop over them, where that can be. ``interpolates``: there will be dense
+    output inside steps. After a failure that is to be returned, ``failure`` says what happened and the first
+    ``n_solved`` outputs are good; the first ``n_steps_to_last_output`` steps lead there.
     """
 
     field: VectorField
@@ -68,6 +68,7 @@ class Problem:
     perturb: bool = False
     slope_is_traced: bool = False
     differentiates_sizes: bool = False
+    may_hide: bool = False
     given_times: torch.Tensor | None = None
     limits: Limits = Limits()
     callbacks: Callbacks = Callbacks()
@@ -90,12 +91,6 @@ class Problem:
     @property
     def time_grad(self) -> bool:
         return self.times.requires_grad
-
-    def take_start(self) -> tuple[Any, Any]:
-        """``slope`` and ``evaluation`` for the first step, from then on its own; None where a callback comes before."""
-        slope, evaluation = self.slope, self.evaluation
-        self.slope = self.evaluation = None
-        return (None, None) if changes_at_steps(self.controller, self.callbacks) else (slope, evaluation)
 
     @property
     def times_are_hidden(self) -> bool:
@@ -257,12 +252,6 @@ class Problem:
     def _solved(self, count: int) -> None:
         self.n_solved += count
         self.n_steps_to_last_output = self.stats.n_accepted
-
-
-def changes_at_steps(controller: Any, callbacks: Callbacks) -> bool:
-    """Whether a callback may change func at the start of every step. It is called there before func is where steps are
-    fixed."""
-    return isinstance(controller, FixedSteps) and callbacks.step is not NO_CALLBACKS.step
 
 
 def explain(error: SolverError, stepper: Stepper | type[Stepper]) -> None:

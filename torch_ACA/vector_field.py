@@ -14,7 +14,7 @@ from .capture import LOOKED_AT_EVERY, Captured
 from .cut import Cut, UseWatch, outer_cuts, within
 from .errors import SolverError
 from .evaluation import Evaluation, measured
-from .graph import age_mark
+from .graph import age_mark, leads_to
 from .inference_mode import recording
 from .jacobian import Jacobian
 from .kept_func import KeptFunc
@@ -36,7 +36,8 @@ class VectorField:
 
     ``n_evals`` counts the calls. ``captured`` (`capture.Captured`) knows the tensors besides the state and the time
     that f depends on, once `first_evaluation` has looked; ``evaluation_bytes`` is what the graph of one evaluation
-    takes, where it was to find out. ``direction`` is the sign in which time runs.
+    takes, where it was to find out. ``direction`` is the sign in which time runs. ``jumps``: the times on whose
+    sides f differs as a function of time (None: all that it is asked for with a ``side``).
 
     :param params: only these of the captured tensors get gradients (None: all)
     :param autocast: context in which func is called (None: none), as `ambient_autocast` makes it
@@ -69,6 +70,7 @@ class VectorField:
         self._counts_writes = not torch.is_inference_mode_enabled()  # in which tensors do not count them
         self._memory = OutputMemory(watch=not under_transform())
         self._changes_its_argument = self._needs_gradients = False
+        self.jumps: frozenset[float] | None = None
         self.vectorises = True  # whether f's backward pass goes through vmap, as far as is known
 
     def time(self, t: Any, side: int = 0) -> Tensor:
@@ -77,7 +79,7 @@ class VectorField:
         :param side: 1 or -1: the next representable time in or against the direction of integration (f jumps at t)
         """
         time = torch.scalar_tensor(t, dtype=self.layout.dtype, device=self.layout.device)
-        return time if side == 0 else self._nudged(time, side)
+        return self._nudged(time, side) if side and self._jumps_at(t) else time
 
     def __call__(self, t: Any, y: Tensor, out: Tensor, side: int = 0) -> None:
         """Write f(t, y) into out [size]; t a float. To be called with gradients off."""
@@ -102,11 +104,14 @@ class VectorField:
 
     def traced(self, t: Any, y: Tensor, *, side: int = 0) -> Tensor:
         """f(t, y) as a new vector, differentiable in everything; t a 0-d tensor."""
-        t = t.to(self.layout.device, self.layout.dtype)
-        if side:
-            t = t + (self._nudged(t.detach(), side) - t.detach())
+        t = self._traced_time(t, side)
         slope = self.layout.flatten(self.call(t, self.layout.unflatten(y)))
         return slope.clone() if self._memory.comes_again else slope
+
+    def _traced_time(self, t: Tensor, side: int) -> Tensor:
+        nudges = side and self._jumps_at(t)
+        t = t.to(self.layout.device, self.layout.dtype)
+        return t + (self._nudged(t.detach(), side) - t.detach()) if nudges else t
 
     def record(
         self, t: Any, y: Tensor, out: Tensor | None = None, *, time_grad: bool = False, side: int = 0,
@@ -192,16 +197,30 @@ class VectorField:
         evaluation, self.evaluation_bytes = measured(lambda: self._recorded(t, y, k, time_grad, side), with_value)
         return evaluation
 
-    def first_traced(self, t: Tensor, y: Tensor, side: int = 0) -> Tensor:
-        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size]."""
-        with self.without_cut():
+    def first_traced(self, t: Tensor, y: Tensor, side: int = 0, *, watch: bool = False) -> tuple[Tensor, bool]:
+        """The first evaluation as `traced` makes it, for a graph that is autograd's own (`naive`): slope [size], and
+        whether func may hide something of its time or its state from autograd.
+
+        :param watch: whether it may is to be found out
+        """
+        cut, use = self.captured.restriction(), None
+        if watch:
+            t, y = (x if x.requires_grad else x.detach().requires_grad_() for x in (t, y))
+        time, state = self._traced_time(t, side), self.layout.unflatten(y)
+        if watch:
+            use = UseWatch(time, cut, pytree.tree_leaves(state))
+        with self._cut_by(use or cut):
             # a copy: func may return the same memory again, which nobody knows yet
-            return self.side_effects.watch(lambda: self.traced(t, y, side=side)).clone()
+            slope = self.side_effects.watch(lambda: self.layout.flatten(self.call(time, state))).clone()
+        if use is None:
+            return slope, False
+        hides_all = use.sees_use and not side and not (slope.requires_grad and leads_to([slope.grad_fn], t))
+        return slope, use.sees_way_out or hides_all
 
     def uses_time(self, t: Any, y: Tensor) -> bool:
         """Whether func hands its time to any operation or reads it as a number. To be called with gradients off."""
         time = self.time(t)
-        use = UseWatch([time], self.captured.restriction())
+        use = UseWatch(time, self.captured.restriction())
         with self._cut_by(use):
             try:
                 self.call(time, self.layout.unflatten(y.clone()))
@@ -216,8 +235,7 @@ class VectorField:
         """
         leaves = [leaf.requires_grad_(of_state) for leaf in self.layout.unflatten_leaves(y.clone())]
         time = self.time(t).detach().requires_grad_()
-        watched, below = [time, *leaves] if of_state else [time], self._is_scripted
-        use = UseWatch(watched, self.captured.restriction(), below=below)
+        use = UseWatch(time, self.captured.restriction(), leaves if of_state else (), below=self._is_scripted)
         with self._cut_by(use), torch.enable_grad():
             self.call(time, self.layout.assemble(leaves))
         return use.sees_way_out
@@ -334,6 +352,9 @@ class VectorField:
                 self._side_outputs.look_back(self.func)
             finally:
                 self.func = None
+
+    def _jumps_at(self, t: Any) -> bool:
+        return self.jumps is None or float(t) in self.jumps
 
     def _nudged(self, time: Tensor, side: int) -> Tensor:
         return torch.nextafter(time, torch.full_like(time, side * self.direction * float("inf")))

@@ -98,7 +98,7 @@ def test_callbacks_of_torchdiffeq():
             self.seen.append((t.shape, y.shape, float(dt) > 0))
 
         def callback_accept_step_adjoint(self, t, y, dt):
-            self.seen.append((t.shape, y.shape, float(dt) < 0))
+            self.seen.append((t.shape, y.shape, float(dt) > 0))
 
     module = Counting()
     odeint(module, torch.ones(2, 2), torch.tensor([0.0, 1.0]))

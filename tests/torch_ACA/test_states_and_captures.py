@@ -302,9 +302,9 @@ def test_numpy_and_a_gradient_are_one_clear_line():
     for func, y, t in (
         (with_numpy, asked, [0.0, 1.0]), (with_numpy, y0, times), (lambda t, y: net(y).numpy(), y0, [0.0, 1.0]),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="^func takes its state, .* array of NumPy, which has no derivatives"):
+        with pytest.raises(ValueError, match="^func takes its time, its state, .* array of NumPy, which has no"):
             solve(func, y, t)
-    with pytest.raises(ValueError, match="^event_fn takes its state, .* array of NumPy, which has no derivatives"):
+    with pytest.raises(ValueError, match="^event_fn takes its time, its state, .* array of NumPy"):
         solve_event(lambda t, y: -y, asked, 0.0, lambda t, y: y.numpy() - 0.5)
 
 

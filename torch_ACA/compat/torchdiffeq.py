@@ -269,7 +269,7 @@ def _callbacks(func: Callable, y0: Any, method: Any, kind: str, suffix: str = ""
     layout = StateLayout(y0)
 
     def adapted(callback: Callable) -> Callable:
-        return lambda t, y, h: callback(time(t), layout.unflatten(y), time(h))
+        return lambda t, y, h: callback(time(t), layout.unflatten(y), time(abs(h)))  # there it has no sign
 
     def time(value: float) -> torch.Tensor:
         return torch.tensor(value, dtype=torch.float64, device=layout.device)

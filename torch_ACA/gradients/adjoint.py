@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..callbacks import Callbacks
+from ..callbacks import NO_CALLBACKS, Callbacks
 from ..controller import Controller, FixedSteps, rms_norm
 from ..errors import SolverError
 from ..inference_mode import outside_inference_mode
@@ -171,6 +171,7 @@ class _ByMarching:
                 rtol=augmented.tolerance(self.controller.rtol),
                 atol=augmented.tolerance(self.controller.atol),
             )
+        self.called = settings.callbacks.step is not NO_CALLBACKS.step
         self.callbacks = Callbacks(
             **{name: _of_state(callback, augmented.n) for name, callback in vars(settings.callbacks).items()}
         )
@@ -181,12 +182,14 @@ class _ByMarching:
         self.augmented(t, state, k1, side=int(self.perturb or t in self.jumps))
         if self.size is None:
             self.size = self.controller.initial_step(self.augmented.slope, t, t_end, state, k1)
+        fixed = isinstance(self.controller, FixedSteps)
+        known = None if fixed and self.called else k1  # a callback may change func before the first step
         low, high = sorted((t, t_end))
         inside = self.stops[bisect_right(self.stops, low) : bisect_left(self.stops, high)]
         steps = march(
             self.stepper,
             self.controller,
-            self.stepper.start(t, state, k1),
+            self.stepper.start(t, state, known),
             t,
             [Stop(time, jump=time in self.jumps) for time in (*(inside if t < t_end else inside[::-1]), t_end)],
             first_step=self.size,

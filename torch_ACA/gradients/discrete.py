@@ -155,7 +155,8 @@ class DiscreteSolve:
         stepper = self._stepper(keep_graphs=keeps and storage.wants_graph)
         if stepper.slopes.numel() <= SMALL:
             self._kept_stepper = stepper
-        slope, evaluation = problem.take_start()
+        slope, evaluation = problem.slope, problem.evaluation
+        problem.slope = problem.evaluation = None
         small = len(problem.y0) <= _SMALL_STATE and problem.compile_options is None
         if evaluation is not None and keeps and small and not stepper.keep_graphs:
             self.known_start = slope, evaluation

@@ -47,7 +47,7 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
     fixed = isinstance(controller, FixedSteps)
     span = abs(problem.ts[-1] - problem.ts[0])
     t, y, after_jump = times[0], problem.y0, problem.starts_at_jump
-    slope, _ = problem.take_start()
+    slope, problem.slope = problem.slope, None
     size: Any = torch.tensor(problem.first_step, dtype=torch.float64, device=t.device)
     previous: Any = 1.0
     origin, n_fixed = t, 0
@@ -55,17 +55,16 @@ def _march(problem: Problem, stepper: Stepper, ys: list[Tensor]) -> None:
         given = torch.tensor(stop.t, dtype=torch.float64, device=t.device)
         target = given if stop.index is None else times[stop.index]
         while t.item() != stop.t:
-            mark = None
-            rejected, finite = False, True
+            prepared, rejected, finite = False, False, True
             while True:
                 landing = lands(t.item(), stop.t, size.item())
                 h = target - t if landing else field.direction * size
                 t_end = target if landing else origin + (n_fixed + 1) * h if fixed else t + h
                 jump = problem.perturb or (landing and stop.jump)
                 problem.callbacks.step(t.item(), y, h.item())
-                if mark is None:
+                if not prepared:
                     slope = stepper.traced_start(t, y, slope, after_jump=after_jump)
-                    mark = stepper.mark()
+                    prepared, mark = True, stepper.mark()
                 check_limits(
                     t.item(), h.item(), span, field.n_evals, stats, problem.limits, rejected=rejected, finite=finite
                 )

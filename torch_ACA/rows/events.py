@@ -237,7 +237,7 @@ def _rates(entries, field, t, y, slope, sizes):
     rows = field.rows
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-        with UseWatch([t], None) as watch:
+        with UseWatch(t, None) as watch:
             value = with_graph(lambda: entries(t, y))
         if value is None:
             return torch.zeros_like(t.detach()), torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t.detach())
