@@ -46,7 +46,6 @@ class Callbacks:
         found = {name: _guarded(name, callback, gradients, sources) for name, callback in vars(self).items()}
         return Callbacks(**found)
 
-
     def but_for_first(self) -> "Callbacks":
         """The same, where ``step`` has been called for the first try."""
         return replace(self, step=_but_for_first(self.step))

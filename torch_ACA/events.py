@@ -119,8 +119,10 @@ def _to_event(problem: Problem, event_fn: Callable, integrate: Callable) -> tupl
         raise ValueError("the event lies at t0 itself")
     end = problem.times.new_tensor(crossing.t)
     ys, _ = integrate(_until(problem, torch.stack([problem.times[0], end]), crossing))
-    with field.again(), field.without_cut(), field.side_effects.replay():
-        return _at_event(field, event, crossing, start, end, ys[-1])
+    with field.again(), field.side_effects.replay():
+        hides = func_hides_time(field, [start, crossing.t], ys[-1])
+        with field.without_cut():
+            return _at_event(field, event, crossing, hides, end, ys[-1])
 
 
 class _Event:
@@ -268,9 +270,12 @@ def _until(problem: Problem, times: Tensor, crossing: _Crossing) -> Problem:
 
 
 def _at_event(
-    field: VectorField, event: _Event, crossing: _Crossing, start: float, t: Tensor, y: Tensor
+    field: VectorField, event: _Event, crossing: _Crossing, hides: bool, t: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant)."""
+    """Event time and state [n] there, from the state y [n] that the solve gave at t (0-d, a constant).
+
+    :param hides: whether func hides its time
+    """
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
         return t, y
     slope = torch.empty_like(y, requires_grad=False)
@@ -297,8 +302,7 @@ def _at_event(
     first = shift
     value = event(t + shift.to(t), y + shift.to(y) * middle)[crossing.index]
     shift = shift + newton(value + hidden * (shift - shift.detach()).to(value))
-    hides = bool(hidden) or func_hides_time(field, [start, crossing.t], y.detach(), slope)
-    shift = shift + unknown_orders(first, hides)
+    shift = shift + unknown_orders(first, hides or bool(hidden))
     return t + shift.to(t), y + shift.to(y) * middle
 
 
@@ -312,15 +316,15 @@ def unknown_orders(first: Tensor, time_is_hidden: bool) -> Tensor:
     return Unknown.apply(first, 1 if time_is_hidden else 2, f"an event has derivatives of {which}")
 
 
-def func_hides_time(field: VectorField, ts: list[Any], y: Tensor, slope: Tensor) -> bool:
+def func_hides_time(field: VectorField, ts: list[Any], y: Tensor) -> bool:
     """Whether func hides its time between the ends of a solve, where there may be second derivatives.
 
-    :param y: state at one of them [n], and its ``slope`` there
+    :param y: state at one of them [n]
     """
     if not torch.is_grad_enabled():
         return False
     with torch.no_grad():
-        return hides_time(field, ts, y, slope, 0, partly=True)
+        return hides_time(field, ts, y.detach(), torch.zeros_like(y), 0, partly=True)
 
 
 def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool, float]:

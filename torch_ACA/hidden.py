@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .steppers.base import Method
     from .vector_field import VectorField
 
-# of the way through the interval, where nobody else has knots
+# of the way through the interval, on no grid that a table may have its knots on
 _PROBES = (0.0412387, 0.1304721, 0.2419573, 0.3128619, 0.4518331, 0.5731927, 0.7135943, 0.8312579, 0.9427813)
 _FEW_PROBES = (0.1304721, 0.4518331, 0.7135943)
 _OF_STATE = (0.1304721, 0.7135943)

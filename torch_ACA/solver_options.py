@@ -99,7 +99,7 @@ class SolverOptions:
 
     def __post_init__(self) -> None:
         for name in ("dense", "record", "per_sample"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), bool | None):
                 raise TypeError(f"{name} must be True or False, got {shown(getattr(self, name))}")
 
     def check(self) -> None:

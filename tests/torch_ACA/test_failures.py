@@ -30,7 +30,7 @@ def decay(t, y):
         ({"rtol": 0.0, "atol": 0}, "must not both be 0"),
         ({"atol": float("nan")}, "atol must be finite"),
         ({"h": 0.0}, "h must be a number above 0"),
-        ({"options": {"stepsize": 1}}, "unknown option stepsize; accepted: safety"),
+        ({"options": {"stepsize": 1}}, "unknown option stepsize .is 'step_size' meant..; accepted: safety"),
         ({"h": 0.1, "options": {"step_size": 0.1}}, "give one of h, first_step, step_size and grid"),
         ({"method": "Dopri5", "gradient": "mali"}, "go together"),
         ({"method": "ALF"}, "go together"),

@@ -231,6 +231,36 @@ def test_a_state_that_is_looked_at_but_not_hidden():
         solve(func, y0, [0.0, 1.0], gradient="naive", rtol=1e-6, atol=1e-6)
 
 
+def masked(t, y):
+    return (y > 0).to(y) * torch.sin(y) - y
+
+
+def wary(t, y):
+    assert bool((y.abs() < 3 + t).all())
+    return masked(t, y)
+
+
+def normalised(t, y):
+    return y.sort().values - torch.softmax(y.detach() - y.detach() + y, 0) + torch.zeros(3).to(y) * float(y[0])
+
+
+@pytest.mark.parametrize("func", [masked, wary, normalised])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_no_false_alarm(func, dtype):
+    """Whatever the default dtype is, in half precision, and in a func that is not made for all states."""
+    y0 = torch.tensor([1.0, -0.7, 0.3], dtype=dtype, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Converting a tensor")
+        solve(func, y0, [0.0, 1.0], gradient="naive", rtol=1e-3, atol=1e-3)
+
+
+def test_a_state_in_a_nested_list_is_hidden():
+    y0 = torch.ones(2, 2, requires_grad=True)
+    with pytest.warns(UserWarning, match="changes with its state"):
+        solve(lambda t, y: -y - torch.tensor(y.tolist()) ** 2, y0, [0.0, 1.0], gradient="naive")
+
+
 def test_naive_builds_no_graph_where_nothing_requires_grad():
     func = lambda t, y: -y * float(np.sin(t.cpu().numpy()))  # noqa: E731
     assert not solve(func, torch.ones(2), [0.0, 1.0], gradient="naive").ys.requires_grad

@@ -57,8 +57,10 @@ def to_events(problem, event_fn, options):
     check_time_of(problem, row_times)
     limits = replace(problem.limits, max_evals=problem.limits.max_evals + field.n_evals)
     ys, _ = aca_of_rows(replace(problem, times=times, given_times=times, row_times=row_times, limits=limits))
-    with field.again(), field.without_cut(), field.side_effects.replay():
-        return _at_events(field, event, crossing, [start, end], ys[-1])
+    with field.again(), field.side_effects.replay():
+        hides = func_hides_time(field, [start, end], ys[-1])
+        with field.without_cut():
+            return _at_events(field, event, crossing, hides, ys[-1])
 
 
 class _RowEvent:
@@ -188,7 +190,7 @@ def _located(problem, values_at, slopes, t, h, t_end, y, signs, changed, before,
     return _Crossings(torch.where(high == 1.0, t_end, t + high * h), index, h, way)
 
 
-def _at_events(field, event, crossing, ends, y):
+def _at_events(field, event, crossing, hides, y):
     """Event times [b] and states [size] there, from the states that the solve gave at the crossings."""
     t, rows = crossing.t, field.rows
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
@@ -222,8 +224,7 @@ def _at_events(field, event, crossing, ends, y):
     middle = field.traced(t + half, y + rows.spread(half.to(y)) * slope)
     value = entries(t + shift, y + rows.spread(shift.to(y)) * middle)
     shift = shift + newton(value + hidden * (shift - shift.detach()))
-    hides = bool(hidden.any()) or func_hides_time(field, ends, y.detach(), slope)
-    shift = shift + unknown_orders(first, hides)
+    shift = shift + unknown_orders(first, hides or bool(hidden.any()))
     constants = torch.tensor(without_graph(values), dtype=torch.int64, device=flat.device)
     unknown = flat & ~torch.isin(crossing.index, constants)
     if bool(unknown.any()):

@@ -53,14 +53,13 @@ class RowField(VectorField):
         return k
 
     def call(self, t, state):
-        try:
-            value = super().call(t, state)
-        except (RuntimeError, TypeError, ValueError, IndexError) as failure:
-            add_note(failure, f"With per_sample=True func gets the times of all rows: t of shape {list(t.shape)}.")
-            raise
+        value = super().call(t, state)
         if self._silent is None:
             return value
         return pytree.tree_map(lambda x: torch.where(self._silent.view(-1, *[1] * (x.dim() - 1)), 0.0, x), value)
+
+    def _add_note(self, failure, t, state):
+        add_note(failure, f"With per_sample=True func gets the times of all rows: t of shape {list(t.shape)}.")
 
     @contextlib.contextmanager
     def without(self, failed):
