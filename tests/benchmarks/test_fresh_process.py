@@ -13,6 +13,7 @@ STATES = "aca, memory=states"
 SETTINGS = {"seed": 0, "quick": True, "device": "cpu", "threads": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is reset and read through /proc")
 def test_graphs_kept_take_more_than_states():
     peaks = [in_fresh_process("peak_bytes", "memory_40", name, **SETTINGS)["peak_bytes"] for name in (STATES, "naive")]

@@ -13,6 +13,9 @@ from harness.cli import UsageError
 RUN = ("mlp_heun", "breakdown", "diagram_three_body", "clients", "short_solves")
 
 
+pytestmark = pytest.mark.slow  # a run of them all
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")

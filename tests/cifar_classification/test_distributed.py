@@ -115,6 +115,7 @@ def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(tmp_path):
     assert 0 < 3 * state["epoch"] + state["batch"] < 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_torchrun_starts_a_killed_process_again_and_the_run_ends_the_same(tmp_path, folders, rank):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]

@@ -55,6 +55,7 @@ def interrupt(folder, number):
     return process.returncode, message
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(finished, tmp_path):
     folder = tmp_path / "killed"
     code, _ = interrupt(folder, signal.SIGKILL)

@@ -22,9 +22,12 @@ SAYS = {  # the last line of what a program prints, up to its numbers, and wheth
 }
 
 
+_SLOW = ("compiled", "ddp", "many_steps", "normalising_flow", "rows", "stiff")
+
+
 def marked(example):
     """An example, marked where it takes ten seconds."""
-    slow = [pytest.mark.slow] if example.stem in ("normalising_flow", "rows") else []
+    slow = [pytest.mark.slow] if example.stem in _SLOW else []
     return pytest.param(example, marks=slow, id=example.stem)
 
 

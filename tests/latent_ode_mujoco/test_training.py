@@ -153,6 +153,7 @@ def test_a_stopped_run_resumes_to_the_same_bits_from_within_an_epoch(flags, run,
     assert [part["step"] for part in read_run(tmp_path / "parts")["resumed"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(run, cache, tmp_path):
     flags = ["--model", "rnn", "--epochs", "30", "--checkpoint-every", "3", "--validate-every", "4"]
     assert run("whole", *flags) == 0

@@ -96,7 +96,7 @@ def test_rk_net_back_propagates_through_its_solver_unless_told():
 
 
 def test_memory_grows_with_depth_where_the_graph_is_kept(monkeypatch):
-    monkeypatch.setattr(memory, "DEPTHS", (32,))
+    monkeypatch.setattr(memory, "DEPTHS", (48,))
     monkeypatch.setattr(memory, "GRADIENTS", ("direct", "aca"))
     found = {row["network"]: row["bytes"] for row in memory.rows(torch.device("cpu"))}
     # per step direct keeps tens of states, aca one; what a long test run has freed before may hold that one

@@ -58,6 +58,7 @@ def test_masses_are_recovered_from_a_short_arc(tmp_path):
     assert own_test(tmp_path, BEST)["mass_error"] < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags", [["--model", "lstm"], pytest.param(["--model", "node", *LOOSE], marks=pytest.mark.slow)]
 )

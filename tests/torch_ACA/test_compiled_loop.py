@@ -200,6 +200,7 @@ def test_a_func_that_changes_is_noticed(looped):
     assert len(looped) == 2 * len(changes)
 
 
+@pytest.mark.slow
 def test_code_of_what_is_gone_is_not_used():
     """Parts in the place of others that were freed, perhaps where those lay; and Dynamo told to forget all."""
     y0, part = torch.ones(3, requires_grad=True), [None]

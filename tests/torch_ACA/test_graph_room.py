@@ -248,6 +248,7 @@ def live_evaluations():
     return sum(isinstance(thing, Evaluation) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_what_is_counted_is_what_graphs_take():
     """Of 2,000 steps of a small func, in a process of its own: nodes and objects count, not numbers alone."""
