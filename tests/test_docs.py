@@ -135,6 +135,7 @@ def cells(text, *columns):
     return found
 
 
+@pytest.mark.slow
 def test_every_number_of_the_pages_comes_from_a_record(monkeypatch):
     read = packed.read
 

@@ -65,6 +65,7 @@ def test_a_killed_run_resumes_bit_for_bit(finished, tmp_path):
     assert len(read_run(folder)["resumed"]) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     code, message = interrupt(folder, signal.SIGINT)

@@ -22,7 +22,7 @@ SAYS = {  # the last line of what a program prints, up to its numbers, and wheth
 }
 
 
-_SLOW = ("compiled", "ddp", "many_steps", "normalising_flow", "rows", "stiff")
+_SLOW = ("compiled", "ddp", "fit_spiral", "many_steps", "normalising_flow", "rows", "stiff")
 
 
 def marked(example):

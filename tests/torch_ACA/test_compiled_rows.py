@@ -148,7 +148,8 @@ class Exploding(Oscillators):
         return self.speeds * y * y - 1e-3 * self.damping * y
 
 
-@pytest.mark.parametrize("options", [{"max_num_steps": 60}, slow({})], ids=["steps", "size"])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"max_num_steps": 60}, {}], ids=["steps", "size"])
 def test_rows_that_fail_are_told_as_by_rows_as_they_are(options):
     """Row 1 goes to infinity at t = 1."""
     y0, errors = torch.tensor([[0.1, 0.2], [1.0, 1.0]], dtype=torch.float64, requires_grad=True), []

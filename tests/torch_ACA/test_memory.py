@@ -33,7 +33,7 @@ def gradients(field, memory, *, gradient="aca", method="Dopri5", options=None, t
     return found, solution.stats
 
 
-@pytest.mark.parametrize("memory", [2, 5, "600B", "20 kB", "unlimited"])
+@pytest.mark.parametrize("memory", [pytest.param(2, marks=pytest.mark.slow), 5, "600B", "20 kB", "unlimited"])
 @pytest.mark.parametrize("method", ["Dopri5", "HeunEuler", "rk4"])  # FSAL; pays for all stages; and with its own slope
 @pytest.mark.parametrize("options", [None, {"step_size": 2.0 / N, "jump_t": [0.3, 1.0]}, {}])
 def test_gradient_is_the_same_to_the_last_bit(field, memory, method, options):
