@@ -1,4 +1,4 @@
-"""Write what comes from the code or from records: tables between marks in README.md and docs/, a figure there, and the
+"""Write what comes from the code or from records: parts between marks in README.md and docs/, a figure there, and the
 page results/README.md.
 
 A part stands between ``<!-- NAME: written by scripts/render_docs.py -->`` and ``<!-- end of NAME -->``.
@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import results_page  # noqa: E402  it lies beside this script
+import code_map  # noqa: E402  these lie beside this script
+import results_page  # noqa: E402
 
 from cifar_classification import report as cifar  # noqa: E402  ROOT has to be known first
 from harness import packed  # noqa: E402
@@ -157,7 +158,7 @@ def figure():
     return drawing
 
 
-PARTS = {"methods": methods, "keywords": keywords, "results": results}
+PARTS = {"methods": methods, "keywords": keywords, "results": results, "code": code_map.code_map}
 PAGE = ROOT / "results" / "README.md"  # written as a whole
 
 

@@ -18,7 +18,8 @@ PAGES = [
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 OTHER_PACKAGES = ("torchdiffeq", "torchode", "diffrax", "jax", "TorchDiffEqPack")
 sys.path.insert(0, str(ROOT / "scripts"))
-import render_docs  # noqa: E402  a script, not a module of a package
+import code_map  # noqa: E402  scripts, not modules of a package
+import render_docs  # noqa: E402
 import results_page  # noqa: E402
 
 from harness import packed  # noqa: E402
@@ -106,6 +107,24 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_generated_parts_are_up_to_date(page):
     assert render_docs.rendered(page.read_text()) == page.read_text(), "run scripts/render_docs.py"
+
+
+def test_a_module_that_the_map_of_the_code_lacks_is_an_error(tmp_path):
+    package = tmp_path / "package"
+    (package / "steps").mkdir(parents=True)
+    for name, line in {"__init__": "All.", "api": "Solves.", "steps/__init__": "Steps.", "steps/one": "One."}.items():
+        (package / f"{name}.py").write_text(f'"""{line}"""\n')
+    page = code_map.code_map(package, {"Calls": ("api",), "Steps": ("steps",)})
+    assert re.findall(r"\[`(.*?)`\].* \| (.*) \|", page) == [
+        ("api.py", "Solves."), ("steps/", "Steps."), ("steps/one.py", "One."),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="name once: steps"):
+        code_map.code_map(package, {"Calls": ("api",)})
+    with pytest.raises(ValueError, match="name once: api"):
+        code_map.code_map(package, {"Calls": ("api",), "Steps": ("steps", "api")})
+    (package / "api.py").write_text('"""Solves what it is\ngiven."""\n')
+    with pytest.raises(ValueError, match="begin with one line"):
+        code_map.code_map(package, {"Calls": ("api",), "Steps": ("steps",)})
 
 
 def test_the_page_of_results_is_up_to_date():

@@ -1,5 +1,7 @@
-"""Weights of Adams methods: integrals over a step of the polynomial through slopes at any times (Hairer, Norsett,
-Wanner, Solving Ordinary Differential Equations I, sections III.1 and III.5)."""
+"""Weights of Adams methods: integrals over a step of the polynomial through slopes at any times.
+
+Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, sections III.1 and III.5.
+"""
 
 import functools
 import operator

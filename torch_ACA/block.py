@@ -1,4 +1,4 @@
-"""An ODE as a layer."""
+"""`ODEBlock`: an ODE as a layer."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Functions of the user's that a solve calls at its steps."""
+"""`Callbacks`: functions of the user's that a solve calls at its steps."""
 
 import itertools
 from collections.abc import Callable, Sequence

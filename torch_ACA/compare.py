@@ -1,4 +1,4 @@
-"""One call that answers "which gradient method should I use": all of them on one problem, side by side."""
+"""`compare_gradients`: all gradient methods on one problem, side by side."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

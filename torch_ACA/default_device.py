@@ -1,5 +1,7 @@
-"""The default device that surrounds a solve is for func, wherever it is evaluated again: another thread, or a backward
-pass outside of the context, may have another one."""
+"""The default device that surrounds a solve is for func, wherever it is evaluated again.
+
+Another thread, or a backward pass outside of the context, may have another one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a solve raises when it cannot reach the end of its interval."""
+"""What a solve raises: where it cannot reach its end, and where a gradient would be wrong."""
 
 from __future__ import annotations
 

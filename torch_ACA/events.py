@@ -1,4 +1,4 @@
-"""Events: solve until a function of the state crosses zero, differentiable twice in everything.
+"""`solve_event`: solve until a function of the state crosses zero, differentiable twice in everything.
 
 A search without gradients marches until an entry of the event function g changes its sign and locates the crossing t*
 on the dense output of that step. A solve over the same steps then lands on t*, which is a constant to it, and carries

@@ -1,4 +1,4 @@
-"""How a backward pass holds the user's func.
+"""How a backward pass holds the user's func, without keeping its modules alive.
 
 A module that stores its own solution would never be freed if the graph of that solution held the module: Python's
 collector does not see through graphs. So modules are held weakly, with a shallow copy, which takes over where the

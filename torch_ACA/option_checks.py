@@ -1,4 +1,4 @@
-"""Checks of what the user gives: the options of `solve(options=...)`, each returned in the solver's terms."""
+"""Checks of what the user gives, value by value: numbers, times, options, functions and what these return."""
 
 import difflib
 import inspect

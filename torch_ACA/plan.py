@@ -1,4 +1,4 @@
-"""What the keywords of a solve come to, checked together, before there is a func to evaluate."""
+"""`Plan`: what the keywords of a solve come to, checked together, before there is a func to evaluate."""
 
 import functools
 from collections.abc import Mapping

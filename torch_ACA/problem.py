@@ -1,4 +1,4 @@
-"""What a gradient method is given: one solve, checked and in the solver's own terms."""
+"""`Problem`, what a gradient method is given: one solve, checked and in the solver's own terms."""
 
 import contextlib
 from collections import deque

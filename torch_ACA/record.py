@@ -1,4 +1,4 @@
-"""What a solve did: ``solve(..., record=True).record``, for figures, measurements and tests of one's own."""
+"""`Record`: what a solve did, for figures, measurements and tests of one's own (``solve(..., record=True).record``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks what a caller asks of the solver and turns it into the solver's own terms, before anything is evaluated."""
+"""Checks of what keywords ask for: method, gradient, tolerances, memory, times and more, in the solver's own terms."""
 
 import functools
 import math

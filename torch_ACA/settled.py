@@ -1,5 +1,4 @@
-"""What func finds in the places that it reaches, and leaves as it is, is there too when a backward pass evaluates it
-again.
+"""What func finds in the places that it reaches, and leaves as it is, is there when it is evaluated again too.
 
 A task's number, a flag or a control is an attribute that a loop sets anew for every solve. Where a backward pass comes
 after several of them, func must be what it was in each; and states alone do not tell, as where a gate is still zero.

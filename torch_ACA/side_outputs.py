@@ -1,5 +1,7 @@
-"""Tensors that func makes while it is evaluated, and keeps: a weight for its later evaluations, which is captured, or
-an output by the way, which has no gradient."""
+"""Tensors that func makes while it is evaluated, and keeps.
+
+A weight for its later evaluations is captured; an output by the way has no gradient.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What a solve returns."""
+"""`Solution`: what a solve returns, and its dense output."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,5 +1,4 @@
-"""The options-dict interface of the authors' packages: `odesolve`, `odesolve_endtime`, `odesolve_adjoint`, and
-`odesolve_adjoint_sym12` of TorchDiffEqPack.
+"""The authors' interface, a dict of options: `odesolve` and its kin, and `odesolve_adjoint_sym12` of TorchDiffEqPack.
 
 Names that collide: `odesolve_adjoint` is ACA, the checkpointed exact gradient, while torchdiffeq's `odeint_adjoint`
 is the continuous adjoint that ACA improves on.

@@ -1,5 +1,7 @@
-"""By what a backward pass knows that the tensors which func depends on are what they were: also where they were written
-to unseen by autograd, as through ``.data``."""
+"""By what a backward pass of compiled code knows that the tensors which func depends on are what they were.
+
+Also where they were written to unseen by autograd, as through ``.data``.
+"""
 
 import functools
 from typing import Any

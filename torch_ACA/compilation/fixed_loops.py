@@ -1,5 +1,7 @@
-"""Steps of given sizes as one compiled call: their times are known before it, and a call goes on through stops at which
-func does not jump."""
+"""Steps of given sizes as one compiled call.
+
+Their times are known before it, and a call goes on through stops at which func does not jump.
+"""
 
 import itertools
 import math

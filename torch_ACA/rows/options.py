@@ -1,4 +1,4 @@
-"""What ``per_sample=True`` goes together with."""
+"""What ``per_sample=True`` goes together with, and errors for the rest."""
 
 from ..callbacks import Callbacks
 from ..steppers.base import ROWS, SWITCH

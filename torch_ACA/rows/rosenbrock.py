@@ -1,5 +1,8 @@
-"""A Rosenbrock step of all rows at once, and its VJP: the formulas of `steppers.rosenbrock`, with a matrix W of its own
-for each row. The matrices are factorised together, and a row's Jacobian is found once for all tries of its step."""
+"""A Rosenbrock step of all rows at once, and its VJP.
+
+The formulas are those of `steppers.rosenbrock`, with a matrix W of its own for each row. The matrices are factorised
+together, and a row's Jacobian is found once for all tries of its step.
+"""
 
 from __future__ import annotations
 
