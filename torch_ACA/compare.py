@@ -54,7 +54,8 @@ def compare_gradients(
         stiff problems: Rodas5P at 1e-10, atol as much smaller as rtol is, with the same Jacobian
     :param show: print the table
     :param keywords: options as in `SolverOptions`; ``memory`` and ``compile`` are for ``aca`` alone, ``adjoint`` for
-        ``adjoint``
+        ``adjoint``. Without ``memory``, ``aca`` keeps states alone here, as in the paper, so that what it evaluates
+        again shows; ``mali`` has its own method, whatever ``method`` is
     :returns: list of `Comparison`, one per method, in order
     :raises SolverError: the reference itself fails
     """
