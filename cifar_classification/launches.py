@@ -105,7 +105,7 @@ LAUNCHES = {
     ),
     "tables": Launch(
         "Train and test the runs behind the CIFAR tables, then render tables and figures. table: scaled down, minutes "
-        "a run on 2 cores; gpu: full width, few epochs, a minute a run on a GPU; paper: full scale, 10 seeds, wants a "
+        "a run on 2 cores; gpu: full width, few epochs, minutes a run on a GPU; paper: full scale, 10 seeds, wants a "
         "GPU.",
         {"table": table, "gpu": gpu, "paper": paper},
         report=(("report.py",),),
