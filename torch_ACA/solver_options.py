@@ -41,11 +41,11 @@ class SolverOptions:
     steps. ``naive``: differentiates the step-size search as well. ``adjoint``: the continuous adjoint, solved
     backwards. ``mali``: a reversible leapfrog, whose memory does not grow with the number of steps"""
     options: Mapping | None = None
-    """dict of first_step (as h), step_size (fixed steps, with any method), max_num_steps, min_step, max_step, safety,
-    ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times where
-    func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps between these
-    times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite (fixed steps: False
-    carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the method's own dense
+    """dict of first_step (as h), step_size (fixed steps, with any method but auto), max_num_steps, min_step, max_step,
+    safety, ifactor, dfactor, beta (PI controller), norm (state -> 0-d tensor), step_t (times to land on), jump_t (times
+    where func jumps), land_on_t (True: land on every output time instead of interpolating), grid (fixed steps between
+    these times, t[0] to t[-1]), perturb (fixed steps: evaluate func just inside each step), check_finite (fixed steps:
+    False carries infinity and NaN on instead of raising), interp ("linear" or "cubic" instead of the method's own dense
     output), max_order and max_iters (Adams methods: 4 to 12; corrections of a step). Sizes are positive: t gives the
     direction"""
     max_evals: int = 500_000
