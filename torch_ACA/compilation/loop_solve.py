@@ -15,8 +15,8 @@ from ..gradients.times import TimeCotangents
 from ..march import Stop, check_limits, next_step
 from ..problem import Problem, StartOver, explain
 from ..steppers.base import LINEARISE
-from . import choice
 from .chunks import Chunk, LoopStorage
+from .controller_settings import settings_of
 from .fingerprint import fingerprint
 from .func_graph import NotCompilable
 from .loops import Loops, Progress
@@ -34,7 +34,7 @@ class LoopSolve(DiscreteSolve):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.memory)
         code, self.y0 = problem.field.code, problem.y0.detach().contiguous()
-        self.settings, self.span = choice.settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
+        self.settings, self.span = settings_of(problem.controller), abs(problem.ts[-1] - problem.ts[0])
         self.loops = self._new_loops(
             code, code.steps(problem.method), self.y0, with_slopes=problem.interpolates,
             time_grad=problem.time_grad, jumps=problem.starts_at_jump or any(stop.jump for stop in problem.stops),

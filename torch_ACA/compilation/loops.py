@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import choice
+from ..tensor_controller import is_stuck, next_step
+from .controller_settings import controller_of
 from .generate import graph_of
 from .private_compiler import while_loop
 
@@ -152,7 +153,7 @@ class Loops:
         :param span: length of the whole solve
         :param limits: most steps and most tries of this call
         :param window: the first and the last time that func may see
-        :param settings: `choice.settings_of` the controller
+        :param settings: `settings_of` the controller
         :returns: the numbers to go on with (`Progress`), the state, its slope
         """
         given = self._given(t, size, previous, stop, span, limits, window, settings, y, slope, buffers)
@@ -215,9 +216,9 @@ class Loops:
 
     def _goes_on(self, numbers: Tensor, y: Tensor, slope: Tensor, bounds: Tensor, *rest: Any) -> Any:
         now, (stop, span, most_steps, most_tries, *_) = Progress(*numbers.unbind()), bounds.unbind()
-        h = choice.next_step(now.t, stop, now.size)[1]
+        h = next_step(now.t, stop, now.size)[1]
         within = (now.n_steps < most_steps) & (now.n_tries < most_tries)
-        stuck = choice.is_stuck(now.t, h, span, now.rejected != 0)
+        stuck = is_stuck(now.t, h, span, now.rejected != 0)
         return (now.t != stop) & within & (now.hopeless == 0) & ~stuck
 
     def _try(
@@ -233,12 +234,12 @@ class Loops:
     ) -> Any:
         now, stop = Progress(*numbers.unbind()), bounds[0]
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
-        controller = choice.controller_of(settings, self.tableau.error_order)
-        landing, h, end = choice.next_step(now.t, stop, now.size)
+        controller = controller_of(settings, self.tableau.error_order)
+        landing, h, end = next_step(now.t, stop, now.size)
         steps = self.steps.within(bounds[-2:]) if self.jumps else self.steps
         y1, slopes, error, next_slope = steps.trial((now.t, h, end), y, slope, others)
-        ratio, rejected = choice.error_ratio(controller, error, y, y1), now.rejected != 0
-        found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
+        ratio, rejected = controller.error_ratio(error, y, y1), now.rejected != 0
+        found: Any = controller.judge(ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         place, accepted = now.n_steps.long().reshape(1), found.accepted
         times.index_copy_(0, place, packed([now.t, h, end])[None])
         states.index_copy_(0, place, y[None])

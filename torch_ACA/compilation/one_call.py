@@ -31,9 +31,9 @@ from ..state import StateLayout
 from ..steppers.base import LINEARISE
 from ..transforms import under_transform
 from ..vector_field import VectorField
-from . import choice
 from .chunks import Chunk
 from .code import Code, code_for
+from .controller_settings import SETTINGS, is_plain, settings_of
 from .fingerprint import fingerprint
 from .func_graph import Differentiable, NotCompilable
 from .inside import Inside
@@ -42,7 +42,7 @@ from .loops import EVERYWHERE, Loops
 from .start import reason_against
 
 _NOT_ASKED = ("per_sample", "dense", "record", "params", "callbacks", "memory", "h", "jac", "args")
-_OPTIONS = frozenset({*choice.SETTINGS, "max_num_steps", "interp"})
+_OPTIONS = frozenset({*SETTINGS, "max_num_steps", "interp"})
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def one_call(func: Callable, y0: Any, t: Any, asked: SolverOptions, *, end_only:
     layout = _layout_of(y0.shape, y0.dtype)
     plan = checked(asked, layout)
     settings = plan.settings
-    known = settings.first_step is None and choice.is_plain(settings.controller)
+    known = settings.first_step is None and is_plain(settings.controller)
     if not (known and plan.compile_loop) or LINEARISE in settings.method.abilities:
         return None
     times, ts = checked_times(t, layout)
@@ -104,8 +104,8 @@ def _may_be_one_call(func: Callable, y0: Any, asked: SolverOptions) -> bool:
         return False
     if asked.options and not (type(asked.options) is dict and _OPTIONS.issuperset(asked.options)):
         return False
-    is_plain = type(y0) in (Tensor, torch.nn.Parameter) and y0.dtype in (torch.float32, torch.float64)
-    if not is_plain or y0.device.type != "cpu" or not y0.numel() or y0.layout is not torch.strided:
+    usual = type(y0) in (Tensor, torch.nn.Parameter) and y0.dtype in (torch.float32, torch.float64)
+    if not usual or y0.device.type != "cpu" or not y0.numel() or y0.layout is not torch.strided:
         return False
     special = torch.is_inference_mode_enabled() or y0.is_inference() or torch.compiler.is_dynamo_compiling()
     return not (special or under_transform() or outer_cuts() or ambient_autocast("cpu") or default_device())
@@ -155,7 +155,7 @@ class OneCall:
         of_func, many = self._code.graph.functions, ("many calls", *loops.key)
         if many in of_func:
             return None
-        buffers, settings, n_evals = loops.buffers(), choice.settings_of(controller), loops.begin_evaluations
+        buffers, settings, n_evals = loops.buffers(), settings_of(controller), loops.begin_evaluations
         most = min(loops.capacity, limits.max_steps), -(-(limits.max_evals - n_evals) // loops.evaluations)
         try:
             now, y, _, size, _ = loops.begin(ts[0], ts[-1], ts[-1], most, EVERYWHERE, settings, self._y, buffers)

@@ -14,7 +14,7 @@ from ..rows.solve import RowSolve
 from ..rows.stepper import side_of
 from ..rows.times import as_given
 from ..steppers.base import LINEARISE
-from . import choice
+from .controller_settings import is_plain, settings_of
 from .fingerprint import fingerprint
 from .func_graph import NotCompilable
 from .private_compiler import against_loops
@@ -48,7 +48,7 @@ def _reason_against(problem: Any, code: Any) -> str | None:
     for against, reason in (
         (field.jacobian.is_users, JAC_GIVEN),
         (LINEARISE in problem.method.abilities and not field.rows.width, "they are empty"),
-        (not choice.is_plain(problem.controller.controller), "the error norm is not the default one"),
+        (not is_plain(problem.controller.controller), "the error norm is not the default one"),
         (effects.draws or effects.counts, "func draws random numbers, or changes a number that it keeps"),
         (code.graph.changed, "func changes tensors"),
         (bool(problem.failures), "some have failed at the start"),
@@ -94,7 +94,7 @@ class RowLoopSolve(RowSolve):
 
     @property
     def _settings(self) -> Tensor:
-        return choice.settings_of(self.problem.controller.controller)
+        return settings_of(self.problem.controller.controller)
 
     def _begin(self) -> RowProgress:
         problem = self.problem

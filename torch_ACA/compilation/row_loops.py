@@ -18,7 +18,8 @@ from torch import Tensor
 from ..rows.jacobian import RowJacobian
 from ..steppers.base import LINEARISE
 from ..steppers.rosenbrock import taken
-from . import choice
+from ..tensor_controller import is_stuck, next_step
+from .controller_settings import controller_of
 from .generate import graph_of
 from .loops import OPTIONS, Loops, stacked
 from .private_compiler import while_loop
@@ -194,17 +195,16 @@ class RowLoops(Loops):
         n, rows = len(RowProgress._fields), self.steps.rows
         now, (stops, span, _, settings, times, states), rest = RowProgress(*given[:n]), given[n : n + 6], given[n + 6 :]
         kept_slopes, others = rest[: self.with_slopes], rest[self.with_slopes :]
-        controller = choice.controller_of(settings, self.tableau.error_order)
+        controller = controller_of(settings, self.tableau.error_order, rows.norm)
         stop, standing_there, *window = self._aim(stops, now.place)
         steps = self.steps.within(torch.stack(window)) if self.jumps else self.steps
         running, rejected = now.standing < JUMPED, now.standing == AGAIN
-        landing, h, end = choice.next_step(now.t, stop, now.size)
-        stuck = choice.is_stuck(now.t, h, span, rejected)
+        landing, h, end = next_step(now.t, stop, now.size)
+        stuck = is_stuck(now.t, h, span, rejected)
         h, end = torch.where(running, h, 0.0), torch.where(running, end, now.t)
         y1, slopes, error, next_slope = steps.trial((now.t, h, end), now.y, now.slope, others)
-        scale = controller.scale(torch.maximum(now.y.abs(), y1.abs()))
-        ratio = rows.norm(error / scale)
-        found: Any = choice.verdict(controller, ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
+        ratio = controller.error_ratio(error, now.y, y1)
+        found: Any = controller.judge(ratio, now.previous, now.size, h, landing=landing, rejected=rejected)
         accepted = found.accepted & running
         landed = accepted & landing
         infinite = landed & (standing_there == DONE) & ~torch.isfinite(rows.rows(y1)).all(1)

@@ -14,9 +14,9 @@ from ..solver_options import SolverOptions
 from ..state import StateLayout
 from ..steppers.base import LINEARISE
 from ..vector_field import VectorField
-from . import choice
 from .chunks import LoopStorage
 from .code import code_for
+from .controller_settings import is_plain, settings_of
 from .func_graph import Differentiable, NotCompilable
 from .private_compiler import against_loops
 
@@ -51,7 +51,7 @@ def start(
     if plan.compile_loop:
         code.against_loop = reason_against(asked, plan, code, y)
     fixed, linearises = isinstance(settings.controller, FixedSteps), LINEARISE in settings.method.abilities
-    known = settings.first_step is None and choice.is_plain(settings.controller)
+    known = settings.first_step is None and is_plain(settings.controller)
     if code.graph.changed or not plain or not (known or fixed):
         return code, None
     loops = plan.compile_loop and code.against_loop is None
@@ -61,7 +61,7 @@ def start(
         return code, None
     try:
         with torch.no_grad():
-            return code, code.start(settings.method, choice.settings_of(settings.controller), ts, y.contiguous())
+            return code, code.start(settings.method, settings_of(settings.controller), ts, y.contiguous())
     except NotCompilable as failure:
         code.compiler.give_up(failure)
         return None, None
@@ -77,7 +77,7 @@ def reason_against(asked: SolverOptions, plan: Plan, code: Any, y: Tensor) -> st
         return against
     if plan.settings.options.get("perturb"):
         return "perturb=True was asked for"
-    if not isinstance(controller, FixedSteps) and not choice.is_plain(controller):
+    if not isinstance(controller, FixedSteps) and not is_plain(controller):
         return "the error norm is not the default one"
     if asked.jac is not None:
         return JAC_GIVEN

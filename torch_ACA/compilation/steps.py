@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..steppers.dense_output import combine
 from ..steppers.runge_kutta import taken
-from . import choice
+from .controller_settings import controller_of
 
 
 class Steps(ABC):
@@ -55,12 +55,12 @@ class Steps(ABC):
         """Slope and first step size of a solve.
 
         :param times: its first and its last
-        :param settings: `choice.settings_of` its controller
+        :param settings: `settings_of` its controller
         """
         t0, t1 = times
         slope = self.graph(t0, y, others)
-        controller = choice.controller_of(settings, self.tableau.error_order)
-        size = choice.initial_step(controller, lambda t, x: self.graph(t, x, others), t0, t1, y, slope)
+        controller = controller_of(settings, self.tableau.error_order)
+        size = controller.initial_step(lambda t, x: self.graph(t, x, others), t0, t1, y, slope)
         return slope.clone(), size
 
     def vjp(

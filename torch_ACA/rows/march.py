@@ -6,9 +6,8 @@ import torch
 
 from ..errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
 from ..march import Limits, lands
+from ..tensor_controller import is_stuck
 from .stepper import side_of
-
-_EPS = 2.0**-52
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ def _march_rows(problem, stepper):
     t, y, size, ties = times.start, problem.y0.detach(), problem.first_step, problem.ties
     side, n_tries = side_of(times.starts_at_jump, 1.0), 0
     start, first = ties.point(t, y, problem.slope, side), stepper.begin(t, y, side, problem.slope)
-    span = (times.end - t).abs().clamp(max=1.0)
+    span = (times.end - t).abs()
     counts_steps = limits.max_steps < Limits.max_steps
     running, rejected, finite = ~failures.failed, torch.zeros_like(failures.failed), ~failures.failed
     previous, place = torch.ones_like(t), torch.zeros_like(t, dtype=torch.long)
@@ -75,8 +74,7 @@ def _march_rows(problem, stepper):
             break
         if counts_steps or some_rejected:
             exhausted = running & (n_accepted >= limits.max_steps)
-            small = h.abs() <= 10 * _EPS * torch.maximum(t.abs(), span)
-            stuck = rejected & ~exhausted & (small | (t + h == t))
+            stuck = is_stuck(t, h, span, rejected & ~exhausted)
             if any(_any(exhausted, stuck)):
                 running = fail(TooManyEvaluationsError, exhausted, f"max_num_steps = {limits.max_steps} was reached")
                 running = fail(StepSizeUnderflowError, stuck & finite)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compilation import choice
+from ..compilation.controller_settings import controller_of, is_plain, settings_of
 from ..compilation.func_graph import NotCompilable
 from ..compilation.start import code_again
 from ..evaluation import GradientSum
@@ -34,8 +34,8 @@ class CompiledRungeKutta(RungeKutta):
         self.with_slopes, code = with_slopes, vector_field.code
         self._end = None  # of the step that was last replayed
         self._calls, self._settings = {}, None
-        if code is not None and choice.is_plain(code.controller):  # then steps come with their error ratio
-            self._settings = self._near(choice.settings_of(code.controller))
+        if code is not None and is_plain(code.controller):  # then steps come with their error ratio
+            self._settings = self._near(settings_of(code.controller))
 
     @property
     def _usable(self) -> bool:
@@ -185,8 +185,8 @@ class CompiledRungeKutta(RungeKutta):
         if error is not None:
             results.append(error)
         if settings is not None:
-            controller = choice.controller_of(settings, tableau.error_order)
-            results.append(choice.error_ratio(controller, error, y, y1))
+            controller = controller_of(settings, tableau.error_order)
+            results.append(controller.error_ratio(error, y, y1))
         return results
 
     def _vjp(self, times: Tensor, y: Tensor, y_bar: Tensor, *given: Any) -> Any:
