@@ -1,7 +1,6 @@
 """`solve`: checks what was asked, sets the problem up and hands it to a gradient method."""
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,35 +8,25 @@ from typing import Any
 import torch
 
 from .autocast import ambient_autocast, without_autocast
-from .callbacks import NO_CALLBACKS
-from .controller import FixedSteps
-from .errors import NonFiniteError, SolverError
+from .errors import SolverError
 from .few_steps import few_steps
 from .gradients.adjoint import adjoint
 from .gradients.discrete import aca, direct
 from .gradients.mali import mali
 from .gradients.naive import naive
-from .hidden import with_hidden_as_constants
-from .jacobian import Jacobian
-from .linearisation import check_differentiable_twice
-from .march import Stats, Stop, next_step
+from .march import Stats
 from .option_checks import check_arguments
-from .plan import checked
 from .private_torch import pytree
-from .problem import Problem, StartOver, stops_of
-from .record import Recorder
-from .rows.layout import with_rows_outermost
+from .problem import Problem, StartOver
 from .rows.problem import RowProblem, problem_of_rows
 from .rows.solve import aca_of_rows
+from .set_up import problem_of
 from .settings import checked_times
 from .side_effects import DrawsLate
 from .solution import DenseOutput, Solution
 from .solver_options import SolverOptions, outside_of_graphs, takes_options
 from .state import StateLayout
-from .steppers.base import LINEARISE
-from .tableau import Tableau
-from .transforms import check_tracing, check_transform, explained, forward_ad_disabled, under_transform
-from .vector_field import VectorField
+from .transforms import check_tracing, explained, under_transform
 
 GRADIENT_METHODS = {"aca": aca, "direct": direct, "naive": naive, "adjoint": adjoint, "mali": mali}
 
@@ -167,152 +156,3 @@ def _solve(
                 if not asked.compile or asked.on_failure == "raise":
                     raise
                 asked = replace(asked, compile=False)  # a compiled loop has nothing to return
-
-
-def problem_of(
-    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None,
-    whole: bool = False,
-) -> tuple[Problem, StateLayout]:  # fmt: skip
-    """The `Problem` that `solve` with these `SolverOptions` hands to its gradient method, and the `StateLayout` of y0.
-
-    func has been evaluated at the start, and at a second point where the first step was not given; not where generated
-    code of the whole solve does so.
-
-    :param autocast: context for func alone (None: none)
-    :param stream: where the random streams stand at the start, of a func that is known to draw from them (None: as
-        they are, and it is not known)
-    :param whole: for `integrate` of the gradient method, up to the last of its times, and not for another use. For a
-        solve whose end is not known yet, whether func hides its time is left to find out by then
-    """
-    by_rows = asked.jac_structure == "rows"
-    layout, gradient = StateLayout(with_rows_outermost(y0, "jac_structure='rows'") if by_rows else y0), asked.gradient
-    plan = checked(asked, layout)
-    settings, options = plan.settings, plan.settings.options
-    times, ts = checked_times(t, layout)
-    transformed = under_transform()
-    if transformed:
-        check_transform(gradient, plan.params)
-    compile_options = None if transformed else plan.compile_options
-    perturb = bool(options.get("perturb"))
-    starts_at_jump = perturb or ts[0] in options.get("jump_t", ())
-    flat, code, started = layout.initial(y0), None, None
-    differentiable, fixed = torch.is_grad_enabled() and not transformed, isinstance(settings.controller, FixedSteps)
-    stops = _stops(ts, options)
-    called_first = fixed and plan.callbacks.step is not NO_CALLBACKS.step
-    if called_first:  # it may change func
-        _, h, _ = next_step(ts[0], stops[0].t, settings.first_step, ts[0])
-        plan.callbacks.guarded(gradients=differentiable).step(ts[0], flat.clone(), h)
-    only_by_callback = called_first and not perturb and isinstance(settings.method, Tableau)
-    perturb |= only_by_callback  # so that no slope from before is taken for the one after
-    if compile_options is not None and callable(func):
-        from .compilation.start import check, start  # here, since Dynamo takes a second to import
-
-        plain = not (starts_at_jump or times.requires_grad or plan.params is not None)
-        code, started = start(
-            func, layout, autocast, ts, flat.detach(), asked, plan, plain=plain, alone=whole,
-            time_grad=times.requires_grad,
-        )  # fmt: skip
-    found = None if started is None else code.reach()
-    direction = 1 if ts[-1] > ts[0] else -1
-    field = VectorField(
-        func, layout, direction, plan.params, autocast, found=found, code=code,
-        jacobian=Jacobian(layout, asked.jac, by_rows=by_rows),
-    )  # fmt: skip
-    if only_by_callback:
-        field.jumps = frozenset(options.get("jump_t", ()))
-    if stream is not None:
-        field.side_effects.restart(stream)
-    linearises = LINEARISE in settings.method.abilities
-    measure = not transformed and compile_options is None and (plan.memory.wants_size_of_graphs or linearises)
-    slope_is_traced = gradient == "naive" and (differentiable or transformed)
-    asks = transformed or flat.requires_grad or times.requires_grad or bool(field.captured.candidates)
-    may_hide = transformed
-    slope: torch.Tensor | None
-    size: float | None
-    if started is not None:
-        slope, size = started
-        evaluation, field.n_evals = None, 2 * (slope is not None)
-    elif slope_is_traced:
-        of_sizes = not fixed and differentiable and asks
-        start_time, side = times[0].double(), int(starts_at_jump)
-        slope, seen = field.first_traced(start_time, flat, side=side, watch=of_sizes)
-        evaluation, may_hide = None, may_hide or seen
-    else:
-        with torch.no_grad(), forward_ad_disabled():
-            slope, evaluation = field.first_evaluation(
-                ts[0],
-                flat.detach(),
-                differentiable=differentiable,
-                asked=flat.requires_grad or times.requires_grad,
-                time_grad=times.requires_grad,
-                measure=measure,
-                numbers=compile_options is not None,
-                side=int(starts_at_jump),
-            )
-        if code is not None:
-            check(field)
-    if slope is not None:
-        check_finite = options.get("check_finite", True)
-        if check_finite and not math.isfinite(slope.detach().sum()) and not bool(torch.isfinite(slope).all()):
-            raise NonFiniteError(ts[0], 0.0, 0, field.n_evals, what=NonFiniteError.of_first_slope)
-    if started is None:
-        size = settings.first_step
-        if size is None:
-            size = _initial_step(settings.controller, field, ts, flat.detach(), slope.detach())
-    recorder = Recorder() if asked.record else None
-    sources = [x for x in (flat, times, *field.captured.candidates) if x.requires_grad and gradient != "adjoint"]
-    callbacks = plan.callbacks.guarded(gradients=differentiable, sources=sources)
-    if called_first:
-        callbacks = callbacks.but_for_first()
-    problem = Problem(
-        field,
-        flat,
-        times,
-        ts,
-        settings.method,
-        settings.controller,
-        size,
-        stops,
-        slope,
-        evaluation,
-        dense=asked.dense,
-        adjoint=plan.adjoint,
-        memory=plan.memory,
-        compile_options=compile_options,
-        compile_loop=plan.compile_loop,
-        transformed=transformed,
-        starts_at_jump=starts_at_jump,
-        perturb=perturb,
-        slope_is_traced=slope_is_traced,
-        differentiates_sizes=slope_is_traced and not fixed,
-        may_hide=may_hide,
-        limits=plan.limits,
-        callbacks=callbacks if recorder is None else recorder.around(callbacks),
-        recorder=recorder,
-        return_on_failure=asked.on_failure == "return",
-    )
-    if linearises and gradient != "adjoint" and problem.differentiable:
-        with torch.no_grad():
-            check_differentiable_twice(field, ts[0], flat.detach(), side=int(starts_at_jump))
-    return with_hidden_as_constants(problem) if whole else problem, layout
-
-
-def _stops(ts: list[float], options: dict[str, Any]) -> list[Stop]:
-    step_t, jump_t, grid = (options.get(name, []) for name in ("step_t", "jump_t", "grid"))
-    if grid and (grid[0] != ts[0] or grid[-1] != ts[-1]):
-        raise ValueError(f"grid must go from t[0] = {ts[0]:g} to t[-1] = {ts[-1]:g}, got {grid[0]:g} to {grid[-1]:g}")
-    return stops_of(ts, land_on_outputs=options.get("land_on_t", False), step_t=step_t + grid, jump_t=jump_t)
-
-
-def _initial_step(controller: Any, field: VectorField, ts: list[float], y0: torch.Tensor, slope: torch.Tensor) -> float:
-    mark = field.side_effects.mark()
-
-    def evaluate(t: float, y: torch.Tensor) -> torch.Tensor:
-        k = torch.empty_like(y)
-        field(t, y, k)
-        return k
-
-    with torch.no_grad(), forward_ad_disabled():
-        size = controller.initial_step(evaluate, ts[0], ts[-1], y0, slope)
-    field.side_effects.rewind(mark)
-    return size

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .api import problem_of, solve
+from .api import solve
 from .errors import SolverError
 from .march import Stats
 from .methods import methods
@@ -16,6 +16,7 @@ from .option_checks import as_float, check_callable
 from .private_torch import pytree
 from .rosenbrock_tableaus import RODAS5P
 from .saved_tensors import SavedTensors
+from .set_up import problem_of
 from .settings import GRADIENTS, checked_params
 from .side_effects import without_trace
 from .solver_options import SolverOptions, takes_options

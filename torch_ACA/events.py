@@ -23,7 +23,7 @@ from .api import GRADIENT_METHODS, _solved
 from .callbacks import Callbacks
 from .cut import UseWatch
 from .errors import NoEventError, NonFiniteError, TooManyEvaluationsError
-from .hidden import Unknown, difference_size, hides_time, with_hidden_as_constants
+from .hidden import difference_size, func_hides_time, unknown_orders, with_hidden_as_constants
 from .march import Stats, Step, Stop
 from .notices import shown
 from .option_checks import called, check_callable, tensor_of, time_of
@@ -304,27 +304,6 @@ def _at_event(
     shift = shift + newton(value + hidden * (shift - shift.detach()).to(value))
     shift = shift + unknown_orders(first, hides or bool(hidden))
     return t + shift.to(t), y + shift.to(y) * middle
-
-
-def unknown_orders(first: Tensor, time_is_hidden: bool) -> Tensor:
-    """What a Newton step leaves out, zero, in which an order of derivatives that nobody knows is refused.
-
-    :param first: what it depends on
-    :param time_is_hidden: by func or the event function, so that one order is known, not two
-    """
-    which = "first and second order only, and of first order alone where func or its function hides its time"
-    return Unknown.apply(first, 1 if time_is_hidden else 2, f"an event has derivatives of {which}")
-
-
-def func_hides_time(field: VectorField, ts: list[Any], y: Tensor) -> bool:
-    """Whether func hides its time between the ends of a solve, where there may be second derivatives.
-
-    :param y: state at one of them [n]
-    """
-    if not torch.is_grad_enabled():
-        return False
-    with torch.no_grad():
-        return hides_time(field, ts, y.detach(), torch.zeros_like(y), 0, partly=True)
 
 
 def _rate(event: _Event, crossing: _Crossing, y: Tensor, slope: Tensor) -> tuple[float, bool, float]:

@@ -101,6 +101,17 @@ def hides_time(
         return hidden and (shows_time is not None or not _shows_time(field, ts[0], y, side))
 
 
+def func_hides_time(field: VectorField, ts: list[Any], y: Tensor) -> bool:
+    """Whether func hides its time, or a part of it, between the ends of a solve, where there may be second derivatives.
+
+    :param y: state at one of them [n]
+    """
+    if not torch.is_grad_enabled():
+        return False
+    with torch.no_grad():
+        return hides_time(field, ts, y.detach(), torch.zeros_like(y), 0, partly=True)
+
+
 def _hides_state(field: VectorField, ts: list[float], y: Tensor, step: float) -> bool:
     """Whether the slope changes along the solution in a way that autograd does not know. Arguments as for
     `hides_time`."""
@@ -320,3 +331,13 @@ def _next_unknown(ctx: Any) -> Tensor:
     if ctx.orders == 0:
         raise SecondDerivativeError(ctx.message)
     return Unknown.apply(*ctx.saved_tensors, ctx.orders - 1, ctx.message)
+
+
+def unknown_orders(first: Tensor, time_is_hidden: bool) -> Tensor:
+    """What a Newton step leaves out, zero, in which an order of derivatives that nobody knows is refused.
+
+    :param first: what it depends on
+    :param time_is_hidden: by func or the event function, so that one order is known, not two
+    """
+    which = "first and second order only, and of first order alone where func or its function hides its time"
+    return Unknown.apply(first, 1 if time_is_hidden else 2, f"an event has derivatives of {which}")

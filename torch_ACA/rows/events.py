@@ -13,16 +13,8 @@ import torch
 from ..autocast import coarsest, coarsest_rounding
 from ..cut import UseWatch
 from ..errors import NoEventError, NonFiniteError
-from ..events import (
-    HARDLY,
-    flat_event,
-    func_hides_time,
-    hidden_rate,
-    is_met,
-    unknown_orders,
-    with_graph,
-    without_graph,
-)
+from ..events import HARDLY, flat_event, hidden_rate, is_met, with_graph, without_graph
+from ..hidden import func_hides_time, unknown_orders
 from ..inference_mode import outside_inference_mode
 from ..march import Stats
 from ..option_checks import called, tensor_of

@@ -1,4 +1,4 @@
-"""Sets up a solve whose rows take their own steps, as `api.problem_of` does one of a joint state."""
+"""Sets up a solve whose rows take their own steps, as `set_up.problem_of` does one of a joint state."""
 
 import contextlib
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     func has been evaluated at the start, which has shown whether it mixes rows, and at a second point where the first
     step was not given.
 
-    :param autocast, stream, whole: as for `api.problem_of`
+    :param autocast, stream, whole: as for `set_up.problem_of`
     """
     check_no_transform("per_sample")
     y0 = with_rows_outermost(y0)

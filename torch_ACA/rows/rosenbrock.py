@@ -13,21 +13,17 @@ from typing import Any
 import torch
 
 from ..jacobian import Derivative
-from ..linearisation import Linearisation, traced_linearisation
-from ..steppers.rosenbrock import Rosenbrock
+from ..linearisation import traced_linearisation
+from ..steppers.rosenbrock import Rosenbrock, Start
 from .jacobian import block_dot, block_times
 from .stepper import RowStepper, moved, side_of, weighted
 
 
 @dataclass(slots=True, eq=False)
-class _Start:
-    """func [size] and its `Derivative` where steps begin (None: not found yet); ``at``: with their graph (None: not
-    kept). For the rows that have ``moved`` (None: no more) they are still to be found, on that ``side`` of their times.
-    """
+class _Start(Start):
+    """As `Start`; slope and derivative are None where not found yet. For the rows that have ``moved`` (None: no more)
+    they are still to be found, on that ``side`` of their times."""
 
-    slope: torch.Tensor | None
-    derivative: Derivative | None
-    at: Linearisation | None = None
     moved: torch.Tensor | None = None
     side: Any = 0
 
@@ -148,12 +144,8 @@ class RowRosenbrock(RowStepper):
 
     def _linearised(self, t, y, side, *, with_graphs):
         self.n_jacobians += 1
-        at = self.field.linearise(t, y, side)
-        # that of a small system keeps its graph, so that no product with it need be recorded later on
-        create_graph = with_graphs and self.rows.width <= self.own and not self.jacobian.is_users
-        with torch.set_grad_enabled(create_graph):
-            derivative = at.derivative(create_graph=create_graph)
-        return _Start(at.value.detach(), derivative, at if with_graphs else None)
+        small = self.rows.width <= self.own and not self.jacobian.is_users
+        return _Start.of(self.field.linearise(t, y, side), with_graphs=with_graphs, small=small)
 
     def _stages(self, t, h, t_end, y, start, evaluate, before_jump):
         """The slopes of a step, and the factors of W.

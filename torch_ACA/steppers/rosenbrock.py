@@ -35,12 +35,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
-class _Start:
+class Start:
     """f [n] and its `Derivative` where a step begins; ``at``: with their graph (None: not kept)."""
 
     slope: torch.Tensor
     derivative: Derivative
-    at: Linearisation | None
+    at: Linearisation | None = None
+
+    @classmethod
+    def of(cls, at: Linearisation, *, with_graphs: bool, small: bool) -> Start:
+        """What a `Linearisation` gives.
+
+        :param small: so is the system: its derivative keeps a graph, so that no product with it need be recorded later
+        """
+        with torch.set_grad_enabled(with_graphs and small):
+            derivative = at.derivative(create_graph=with_graphs and small)
+        return cls(at.value.detach(), derivative, at if with_graphs else None)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +58,7 @@ class _Record:
     """What the VJP of a step needs: its start, the evaluations of the stages after the first, with their graphs, the
     slopes [stages, n] and the factors of W."""
 
-    start: _Start
+    start: Start
     evaluations: list
     slopes: torch.Tensor
     factors: tuple
@@ -209,20 +219,15 @@ class Rosenbrock(Stepper):
         """Context of an evaluation where f may have been evaluated before, and has had its side effects."""
         return contextlib.nullcontext() if slope is None else self.field.side_effects.replay()
 
-    def _linearised(self, t: float, y: Tensor, after_jump: bool, *, with_graphs: bool) -> _Start:
+    def _linearised(self, t: float, y: Tensor, after_jump: bool, *, with_graphs: bool) -> Start:
         self.n_jacobians += 1
         if under_transform():
-            return _Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)), None)
-        at = self.field.linearise(t, y, int(after_jump))
-        # that of a small system keeps its graph, so that no product with it need be recorded later on
+            return Start(*traced_linearisation(self.field, self.field.time(t), y, side=int(after_jump)))
         small = self.jacobian.blocks.width <= self.tableau.stages and not self.jacobian.is_users
-        create_graph = with_graphs and small
-        with torch.set_grad_enabled(create_graph):
-            derivative = at.derivative(create_graph=create_graph)
-        return _Start(at.value.detach(), derivative, at if with_graphs else None)
+        return Start.of(self.field.linearise(t, y, int(after_jump)), with_graphs=with_graphs, small=small)
 
     def _stages(
-        self, t: float, h: float, y: Tensor, t_end: float, start: _Start, before_jump: bool, with_graphs: bool
+        self, t: float, h: float, y: Tensor, t_end: float, start: Start, before_jump: bool, with_graphs: bool
     ) -> tuple[Any, list]:
         """Put the slopes of a step into the buffer; returns the factors of W and, with_graphs, the evaluations of the
         stages after the first.
