@@ -133,7 +133,8 @@ def _solve(
     func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None
 ) -> tuple[Problem, StateLayout, Any]:
     leaves, stream, whole = pytree.tree_leaves(y0), None, integrate is None
-    device_type = leaves[0].device.type if leaves and isinstance(leaves[0], torch.Tensor) else "cpu"
+    usual = bool(leaves) and isinstance(leaves[0], torch.Tensor) and not leaves[0].is_meta  # else refused later on
+    device_type = leaves[0].device.type if usual else "cpu"
     autocast = ambient_autocast(device_type)
     with without_autocast(device_type), explained() if under_transform() else contextlib.nullcontext():
         while True:

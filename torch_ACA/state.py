@@ -19,6 +19,7 @@ from .private_torch import pytree
 
 _CARRIED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 _REAL_OF = {torch.complex32: torch.float32, torch.complex64: torch.float32, torch.complex128: torch.float64}
+_TYPES = {torch.float32, torch.float64, *_CARRIED_IN, *_REAL_OF}
 
 
 class _Leaf:
@@ -135,10 +136,16 @@ class StateLayout:
         for i, leaf in enumerate(leaves):
             if not isinstance(leaf, torch.Tensor):
                 raise TypeError(f"y0 must hold tensors only, got {type(leaf).__name__} for {self._place(i)}")
-            if not (leaf.is_floating_point() or leaf.is_complex()):
+            if leaf.layout is not torch.strided or leaf.is_nested or leaf.is_meta:
+                kind = "nested" if leaf.is_nested else "on the meta device" if leaf.is_meta else leaf.layout
                 raise TypeError(
-                    f"{self._place(i)} must be floating point or complex, got {leaf.dtype}; convert it with .float(), "
-                    "or let func close over what does not change"
+                    f"{self._place(i)} must be a dense tensor that holds numbers, got one that is {kind}; func may "
+                    "close over tensors of any kind"
+                )
+            if leaf.dtype not in _TYPES:
+                raise TypeError(
+                    f"{self._place(i)} must be floating point or complex, of at least 16 bits, got {leaf.dtype}; "
+                    "convert it with .float(), or let func close over what does not change"
                 )
             if leaf.device != leaves[0].device:
                 raise ValueError(

@@ -58,11 +58,15 @@ def test_bad_times(t):
 @pytest.mark.parametrize(
     "y0,error,message",
     [
-        (torch.ones(2, dtype=torch.int64), TypeError, "^y0 must be floating point or complex, got torch.int64"),
+        (torch.ones(2, dtype=torch.int64), TypeError, "^y0 must be floating point or complex, .* got torch.int64"),
         ((ONE, torch.tensor([[1, 0]])), TypeError, r"^y0\[1\] must be floating .* torch.int64; convert .* close over"),
         ({"a": ONE, "b": [ONE, ONE > 0]}, TypeError, r"^y0\['b'\]\[1\] must be floating .* torch.bool"),
         ([1.0, 2.0], TypeError, r"must hold tensors only, got float for y0\[0\]"),
         ((), ValueError, "holds no tensor"),
+        (torch.ones(2).to(torch.float8_e4m3fn), TypeError, r"of at least 16 bits, got torch.float8_e4m3fn; .*\.float"),
+        (torch.eye(2).to_sparse(), TypeError, "^y0 must be a dense tensor .* torch.sparse_coo; func may close over"),
+        ((ONE, torch.ones(2, device="meta")), TypeError, r"^y0\[1\] must be a dense tensor .* on the meta device"),
+        (torch.ones(2, device="meta"), TypeError, "^y0 must be a dense tensor .* on the meta device"),
     ],
 )
 def test_bad_state(y0, error, message):
