@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ def without_autocast(device_type: str) -> AbstractContextManager:
     return torch.autocast(device_type, enabled=False)
 
 
-def ambient_autocast(device_type: str) -> Callable[[], torch.autocast] | None:
+def ambient_autocast(device_type: str) -> functools.partial | None:
     """The autocast around the solve, for the recomputation too; no weight cache (it would outlive a stage's graph)."""
     if not torch.is_autocast_enabled(device_type):
         return None
@@ -32,13 +32,18 @@ def ambient_autocast(device_type: str) -> Callable[[], torch.autocast] | None:
     )
 
 
+def dtype_of(autocast: functools.partial | None) -> torch.dtype | None:
+    """The type in which an `ambient_autocast` lets func compute; None where there is none."""
+    return None if autocast is None else autocast.keywords["dtype"]
+
+
 def coarsest_rounding(field: VectorField, value: torch.Tensor | None = None) -> float:
     """Relative rounding of the coarsest arithmetic that func is known to be in, by the types of what it can reach.
 
     :param value: of func, whose graph is looked at as well
     """
     kinds = {leaf.dtype for leaf in field.layout.leaves}
-    kinds |= {field.autocast.keywords["dtype"]} if field.autocast else set()
+    kinds |= {dtype_of(field.autocast)} if field.autocast else set()
     kinds |= set() if value is None else types_behind(value)
     return max(coarsest(field.captured.reached()), *map(_rounding, kinds))
 

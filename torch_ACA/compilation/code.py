@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import dtype_of
 from ..notices import warn_caller
 from ..reach import Reach
 from ..rosenbrock_tableaus import RosenbrockTableau
@@ -209,7 +210,7 @@ class Code:
 
 
 def _compiler_for(func: Any, layout: StateLayout, autocast: Any, options: dict[str, Any]) -> Any:
-    key = (layout.signature, autocast and autocast.keywords["dtype"], repr(sorted(options.items())) if options else "")
+    key = (layout.signature, dtype_of(autocast), repr(sorted(options.items())) if options else "")
     owner = _owner(func)
     known = _KNOWN.get(owner)
     if known is None:

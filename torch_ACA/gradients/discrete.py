@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..autocast import dtype_of
 from ..inference_mode import outside_inference_mode
 from ..march import Stop
 from ..private_torch import within_checkpoint
@@ -136,7 +137,7 @@ class DiscreteSolve:
     @functools.cached_property
     def replay(self) -> Replay:
         field = self.problem.field
-        return Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+        return Replay(field.layout, dtype_of(field.autocast))
 
     def _storage(self, memory: Budget) -> Storage:
         problem = self.problem

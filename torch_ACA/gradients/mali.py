@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..autocast import dtype_of
 from ..errors import TooManyEvaluationsError
 from ..evaluation import GradientSum
 from ..inference_mode import outside_inference_mode
@@ -64,7 +65,7 @@ class _Solve:
         self.problem, self.steps = problem, []
         self.stepper: Any = problem.method.stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
-        self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+        self.replay = Replay(field.layout, dtype_of(field.autocast))
 
     def forward(self) -> tuple[Tensor, Carry]:
         """The outputs [m - 1, n] and the final `Carry`."""

@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from ..autocast import dtype_of
 from ..errors import SecondDerivativeError
 from ..gradients.discrete import integrate
 from ..gradients.replay import Replay
@@ -56,7 +57,7 @@ class RowSolve:
         self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), self._graph_bytes)
         self.kept = KeptTries([], None)
         self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
-        self.replay = Replay(field.layout, field.autocast and field.autocast.keywords["dtype"])
+        self.replay = Replay(field.layout, dtype_of(field.autocast))
         self.solved = None  # [m - 1, b]: which outputs there are
         self._states, self._infinite_at_start = None, problem.failures.failed
         self._end = None  # a sample of the states at the ends of the last steps
