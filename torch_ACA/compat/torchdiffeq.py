@@ -128,7 +128,7 @@ def odeint_adjoint(
         "rtol": adjoint_rtol,
         "atol": adjoint_atol,
         "method": backward_method,
-        "options": _translated_backward(func, y0, t, adjoint_options, backward_method, backward_kind),
+        "options": _translated(func, y0, t, adjoint_options, backward_method, backward_kind, backward=True),
         "callbacks": _callbacks(func, y0, backward_method, backward_kind, "_adjoint"),
     }
     keywords = {
@@ -204,10 +204,13 @@ def _unused(options: Mapping[str, Any] | None, method: Any, kind: str) -> list[s
 
 def _translated(
     func: Callable, y0: Any, t: torch.Tensor, options: Mapping[str, Any] | None, method: Any, kind: str,
-    event_fn: Callable | None = None,
+    event_fn: Callable | None = None, *, backward: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """torchdiffeq's options in the terms of `solve`; those of no use are left out, with a warning."""
-    options = _used(options, method, kind)
+    """torchdiffeq's options in the terms of `solve`; those of no use are left out, with a warning.
+
+    :param backward: they are those of a backward solve, which goes from every time to the one before
+    """
+    options, t = _used(options, method, kind), t.detach()
     if kind != "fixed":
         return options
     options["check_finite"] = event_fn is not None
@@ -215,31 +218,13 @@ def _translated(
     if constructor is not None:
         if "step_size" in options:
             raise ValueError("step_size and grid_constructor are mutually exclusive")
-        options["grid"] = constructor(func, y0, t.detach())
+        ways = [t[[k, k - 1]] for k in range(len(t) - 1, 0, -1)] if backward else [t]
+        first, *others = (times_of("the grid", constructor(func, y0, way)) for way in ways)
+        options["grid"] = torch.cat([first, *(grid[1:] for grid in others)])
     elif not {"step_size", "grid"} & set(options):
         if event_fn is not None:
             raise ValueError(f"events with {method!r} need options={{'step_size': ...}}")
-        options |= {"step_size": math.inf, "land_on_t": True}
-    return options
-
-
-def _translated_backward(
-    func: Callable, y0: Any, t: torch.Tensor, options: Mapping[str, Any] | None, method: Any, kind: str
-) -> dict[str, Any]:
-    """The same for the backward solve, which goes from every time to the one before."""
-    options = _used(options, method, kind)
-    if kind != "fixed":
-        return options
-    options["check_finite"] = False
-    constructor = options.pop("grid_constructor", None)
-    if constructor is not None:
-        if "step_size" in options:
-            raise ValueError("step_size and grid_constructor are mutually exclusive")
-        options["grid"] = [t[-1].item()]
-        for k in range(len(t) - 1, 0, -1):
-            options["grid"] += constructor(func, y0, t.detach()[[k, k - 1]]).tolist()[1:]
-    elif not {"step_size", "grid"} & set(options):
-        options["step_size"] = math.inf
+        options |= {"step_size": math.inf} if backward else {"step_size": math.inf, "land_on_t": True}
     return options
 
 
