@@ -19,7 +19,7 @@ from .chunks import Chunk, LoopStorage
 from .controller_settings import settings_of
 from .fingerprint import fingerprint
 from .func_graph import NotCompilable
-from .loops import Loops, Progress
+from .loops import Bounds, Loops, Progress
 from .outputs import Outputs
 
 
@@ -133,14 +133,14 @@ class LoopSolve(DiscreteSolve):
         :param at_begin: the state and its slope (None: it is to be found, and the first step size with it)
         """
         problem, loops, func = self.problem, self.loops, self.problem.field
-        is_first = at_begin[1] is None
+        y, slope = at_begin
+        is_first = slope is None
         func.n_evals += loops.begin_evaluations * is_first
-        limits = self._limits(aim, buffers)
+        bounds = Bounds(aim.t, self.span, *self._limits(aim, buffers), *window)
         if not is_first:
-            given = aim.t, self.span, limits, window, self.settings, *at_begin, buffers
-            return loops.forward(*begin, *given), begin, at_begin
+            return loops.forward(begin, bounds, self.settings, y, slope, buffers), begin, at_begin
         start, end = problem.ts[0], problem.ts[-1]
-        now, y, slope, size, first = loops.begin(start, end, aim.t, limits, window, self.settings, self.y0, buffers)
+        now, y, slope, size, first = loops.begin((start, end), bounds, self.settings, self.y0, buffers)
         if now.hopeless and not now.n_tries:
             raise NonFiniteError(start, 0.0, 0, func.n_evals, what=NonFiniteError.of_first_slope)
         return (now, y, slope), (start, size, 1.0), (self.y0, first)
@@ -170,9 +170,8 @@ class LoopSolve(DiscreteSolve):
     def _refilled(self, chunk: Chunk, begin: tuple[Tensor, Tensor]) -> Any:
         """The states of the steps of a chunk, bit for bit, and what the next one begins with."""
         problem, loops, buffers = self.problem, self.loops, self._buffers(chunk)
-        now, y, slope = loops.forward(
-            *chunk.begin, chunk.aim.t, self.span, (chunk.n, math.inf), chunk.window, self.settings, *begin, buffers
-        )
+        bounds = Bounds(chunk.aim.t, self.span, chunk.n, math.inf, *chunk.window)
+        now, y, slope = loops.forward(chunk.begin, bounds, self.settings, *begin, buffers)
         problem.field.n_evals += int(now.n_tries) * loops.evaluations
         if chunk.ends_on_jump:
             with problem.backward_pass():

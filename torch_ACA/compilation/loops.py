@@ -38,6 +38,18 @@ class Progress(NamedTuple):
     previous: Any
 
 
+class Bounds(NamedTuple):
+    """Of a call: the stop to go to, the length of the whole solve, the most steps and the most tries, and the first and
+    the last time that func may see."""
+
+    stop: float
+    span: float
+    most_steps: float
+    most_tries: float
+    earliest: float = -math.inf
+    latest: float = math.inf
+
+
 def packed(numbers: Sequence[Any]) -> Tensor:
     """0-d tensors as one, float64; a stack would be a tensor more for each of them."""
     index, found = torch.arange(len(numbers), device="cpu"), torch.zeros((), dtype=torch.float64, device="cpu")
@@ -107,69 +119,40 @@ class Loops:
         :raises NotCompilable: there can be none
         """
         if ("forward", len(settings), *self.key) not in self.code.graph.functions:
-            self._forward_code(
-                self._given(t, 1.0, 1.0, t + 2.0, 2.0, (1, 1), (t, t + 2.0), settings, y, slope, self.buffers())
-            )
+            bounds = Bounds(t + 2.0, 2.0, 1, 1, t, t + 2.0)
+            self._forward_code(self._given((t, 1.0, 1.0), bounds, settings, y, slope, self.buffers()))
 
     @staticmethod
-    def _given(
-        t: Any,
-        size: Any,
-        previous: Any,
-        stop: Any,
-        span: Any,
-        limits: Any,
-        window: tuple[float, float],
-        settings: Tensor,
-        y: Tensor,
-        slope: Tensor,
-        buffers: Any,
-    ) -> Any:
-        numbers = torch.tensor([0, 0, 0, 1, 0, t, size, previous], dtype=torch.float64, device="cpu")
-        bounds = torch.tensor([stop, span, *limits, *window], dtype=torch.float64, device="cpu")
-        return [numbers, y, slope, bounds, settings, *buffers]
+    def _given(begin: Any, bounds: Bounds, settings: Tensor, y: Tensor, slope: Tensor, buffers: Any) -> list[Tensor]:
+        numbers = torch.tensor([0, 0, 0, 1, 0, *begin], dtype=torch.float64, device="cpu")
+        return [numbers, y, slope, torch.tensor(bounds, dtype=torch.float64, device="cpu"), settings, *buffers]
 
     def _forward_code(self, given: Any) -> Any:
         key = ("forward", len(given[4]), *self.key)
         return self.code.function(key, self._forward, lambda: given, options=OPTIONS)
 
     def forward(
-        self,
-        t: Any,
-        size: Any,
-        previous: Any,
-        stop: Any,
-        span: Any,
-        limits: Any,
-        window: tuple[float, float],
-        settings: Tensor,
-        y: Tensor,
-        slope: Tensor,
+        self, begin: tuple[float, float, float], bounds: Bounds, settings: Tensor, y: Tensor, slope: Tensor,
         buffers: Any,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """Go on from a state.
 
-        :param size, previous: step size to try, error ratio to remember
-        :param span: length of the whole solve
-        :param limits: most steps and most tries of this call
-        :param window: the first and the last time that func may see
+        :param begin: time, step size to try, error ratio to remember
         :param settings: `settings_of` the controller
         :returns: the numbers to go on with (`Progress`), the state, its slope
         """
-        given = self._given(t, size, previous, stop, span, limits, window, settings, y, slope, buffers)
+        given = self._given(begin, bounds, settings, y, slope, buffers)
         numbers, y, slope = self._forward_code(given)([*given, *self.code.others])
         return Progress(*numbers.tolist()), y, slope
 
-    def begin(
-        self, t: Any, end: Any, stop: Any, limits: Any, window: tuple[float, float], settings: Tensor, y: Tensor,
-        buffers: Any,
-    ) -> Any:  # fmt: skip
+    def begin(self, ends: tuple[float, float], bounds: Bounds, settings: Tensor, y: Tensor, buffers: Any) -> Any:
         """As `forward` from the start of a solve to one end or the other, where slope and first step size are found by
         the same call; if the slope is not finite, nothing is tried.
 
+        :param ends: times of the whole solve
         :returns: what `forward` returns, the first step size and the slope at the start
         """
-        given = self._given_first(t, end, stop, limits, window, settings, y, buffers)
+        given = self._given_first(ends, bounds, settings, y, buffers)
         numbers, y, slope, first_slope = self._first_code(given)([*given, *self.code.others])
         *progress, size = numbers.tolist()
         return Progress(*progress), y, slope, size, first_slope
@@ -180,14 +163,12 @@ class Loops:
         :raises NotCompilable: there can be none
         """
         if ("begin", len(settings), *self.key) not in self.code.graph.functions:
-            self._first_code(self._given_first(t, t + 2.0, t + 2.0, (1, 1), (t, t + 2.0), settings, y, self.buffers()))
+            bounds = Bounds(t + 2.0, 2.0, 1, 1, t, t + 2.0)
+            self._first_code(self._given_first((t, t + 2.0), bounds, settings, y, self.buffers()))
 
     @staticmethod
-    def _given_first(
-        t: Any, end: Any, stop: Any, limits: Any, window: Any, settings: Tensor, y: Tensor, buffers: Any
-    ) -> list[Tensor]:
-        bounds = [stop, abs(end - t), *limits, *window, t, end]
-        return [torch.tensor(bounds, dtype=torch.float64, device="cpu"), y, settings, *buffers]
+    def _given_first(ends: Any, bounds: Bounds, settings: Tensor, y: Tensor, buffers: Any) -> list[Tensor]:
+        return [torch.tensor([*bounds, *ends], dtype=torch.float64, device="cpu"), y, settings, *buffers]
 
     def _first_code(self, given: Any) -> Any:
         key = ("begin", len(given[2]), *self.key)

@@ -38,7 +38,7 @@ from .fingerprint import fingerprint
 from .func_graph import Differentiable, NotCompilable
 from .inside import Inside
 from .loop_solve import LoopSolve
-from .loops import EVERYWHERE, Loops
+from .loops import EVERYWHERE, Bounds, Loops
 from .start import reason_against
 
 _NOT_ASKED = ("per_sample", "dense", "record", "params", "callbacks", "memory", "h", "jac", "args")
@@ -156,9 +156,10 @@ class OneCall:
         if many in of_func:
             return None
         buffers, settings, n_evals = loops.buffers(), settings_of(controller), loops.begin_evaluations
-        most = min(loops.capacity, limits.max_steps), -(-(limits.max_evals - n_evals) // loops.evaluations)
+        most_tries = -(-(limits.max_evals - n_evals) // loops.evaluations)
+        bounds = Bounds(ts[-1], abs(ts[-1] - ts[0]), min(loops.capacity, limits.max_steps), most_tries)
         try:
-            now, y, _, size, _ = loops.begin(ts[0], ts[-1], ts[-1], most, EVERYWHERE, settings, self._y, buffers)
+            now, y, _, size, _ = loops.begin((ts[0], ts[-1]), bounds, settings, self._y, buffers)
         except NotCompilable as failure:
             self._code.compiler.against_loops = str(failure)
             return None
