@@ -15,8 +15,8 @@ GROUPS = {
     ),
     "What was asked": ("solver_options", "plan", "settings", "tolerances", "option_checks"),
     "The problem: state and func": (
-        "problem", "state", "trees", "vector_field", "side_effects", "side_outputs", "random_streams", "output_memory",
-        "hidden", "autocast", "default_device", "inference_mode",
+        "set_up", "problem", "state", "trees", "vector_field", "side_effects", "side_outputs", "random_streams",
+        "output_memory", "hidden", "autocast", "default_device", "inference_mode",
     ),
     "What func depends on": ("capture", "reach", "graph", "cut", "evaluation", "kept_func", "settled", "transforms"),
     "Methods": (
@@ -24,7 +24,7 @@ GROUPS = {
         "jacobian", "linearisation", "switching", "scipy_solver",
     ),
     "One step": ("steppers",),
-    "The loop over steps": ("march", "controller", "few_steps"),
+    "The loop over steps": ("march", "controller", "tensor_controller", "few_steps"),
     "The backward pass": ("gradients",),
     "Rows with their own steps": ("rows",),
     "Compiled solves": ("compilation",),
