@@ -154,7 +154,7 @@ def test_rows_that_fail_are_told_as_by_rows_as_they_are(options):
     """Row 1 goes to infinity at t = 1."""
     y0, errors = torch.tensor([[0.1, 0.2], [1.0, 1.0]], dtype=torch.float64, requires_grad=True), []
     for compile in (False, True):
-        with pytest.raises(SolverError, match="rows 1") as caught:
+        with pytest.raises(SolverError, match="row 1") as caught:
             solve(Exploding(1.0, 1.0), y0, [0.0, 2.0], compile=compile, options=options, **METHOD)
         errors.append((type(caught.value), str(caught.value)))
     assert errors[0] == errors[1]

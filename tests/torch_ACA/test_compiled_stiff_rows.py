@@ -123,7 +123,7 @@ def test_rows_that_fail_are_told_as_by_rows_as_they_are():
     """Row 2 goes to infinity at t = 1/2."""
     y0, errors = start(1), []
     for compile in (False, True):
-        with pytest.raises(StepSizeUnderflowError, match="rows 2") as caught:
+        with pytest.raises(StepSizeUnderflowError, match="row 2") as caught:
             solve(Exploding([0.1, 0.1, 1.0], 1), y0, [0.0, 1.0], compile=compile, **METHOD)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]

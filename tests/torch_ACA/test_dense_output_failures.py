@@ -178,7 +178,7 @@ def test_rows_fail_alone(method, more, ungenerated):
     """Row 1 of three; the last output is that of the end of its last step, which is behind one that is not there."""
     keywords = ADAPTIVE | {"method": method, "per_sample": True} | more
     good, spoiled, inputs = good_and_spoiled(y0_of(3), spoiled_rows=[1], **keywords)
-    with pytest.raises(NonFiniteError, match="^rows 1: the derivative that dense output needs .* at t = 2 with"):
+    with pytest.raises(NonFiniteError, match="^row 1: the derivative that dense output needs .* at t = 2 with"):
         spoiled()
     found = spoiled(on_failure="return")
     assert [error is None for error in found.row_errors] == [True, False, True] and found.row_errors[1].t == END

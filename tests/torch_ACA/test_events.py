@@ -676,7 +676,7 @@ def test_no_event_on_the_whole_way(rows, reverse_time):
 
 def test_rows_without_an_event_are_named():
     """Those that meet theirs are not: of three, the first has none."""
-    with pytest.raises(NoEventError, match="rows 0: no event was met"):
+    with pytest.raises(NoEventError, match="row 0: no event was met"):
         solve_event(
             lambda t, y: torch.zeros_like(y), torch.tensor([[0.0], [1.0], [2.0]]), 0.0,
             lambda t, y: torch.where(y > 0.5, t - y, 1.0), per_sample=True,

@@ -162,7 +162,7 @@ def test_compiled_rows():
 def test_nan_in_what_func_closes_over_is_told():
     """It cannot be kept from what all rows share; the others are as without it."""
     field, y0 = Coupled(data_of(3, 1.0, NAN)), start(3).requires_grad_()
-    with pytest.warns(UserWarning, match="infinite or NaN. Rows 1 have failed without an output: .* through args"):
+    with pytest.warns(UserWarning, match="infinite or NaN. No output was reached by row 1: .* through args"):
         found = torch.autograd.grad(solve(field, y0, [0.0, 1.0], **SETTINGS).ys[:, [0, 2]].sum(), [y0, field.scale])
     assert bool(found[1].isnan()) and bool((found[0][BAD] == 0.0).all())
     (alone,) = torch.autograd.grad(solve(Coupled(data_of(3, 1.0, 1.0)), y0, [0.0, 1.0], **SETTINGS).ys.sum(), y0)

@@ -304,14 +304,14 @@ def test_failures_name_their_rows():
     rates = torch.tensor([1.0, -1.0, 1.0])[:, None]
     with pytest.raises((NonFiniteError, StepSizeUnderflowError), match="rows 0, 2: .* at t = 1 "):
         solve(lambda t, y: rates * y * y, torch.ones(3, 1), [0.0, 2.0], per_sample=True)  # 1 / (1 - t)
-    with pytest.raises(TooManyEvaluationsError, match="rows 1: max_num_steps = 12"):
+    with pytest.raises(TooManyEvaluationsError, match="row 1: max_num_steps = 12"):
         solve(
             lambda t, y: torch.cos(t * 10 ** torch.arange(-2.0, 2.0, 2)[:, None]), torch.zeros(2, 1), [0.0, 9.0],
             per_sample=True, options={"max_num_steps": 12},
         )  # fmt: skip
     with pytest.raises(TooManyEvaluationsError, match="rows 0, 1: max_evals = 20"):
         solve(lambda t, y: torch.cos(50 * t), torch.zeros(2, 1), [0.0, 9.0], per_sample=True, max_evals=20)
-    with pytest.raises(NonFiniteError, match="rows 1: y0 holds .* or func returned"):
+    with pytest.raises(NonFiniteError, match="row 1: y0 holds .* or func returned"):
         solve(lambda t, y: 1 / y, torch.tensor([[1.0], [0.0]]), [0.0, 1.0], per_sample=True)
 
 

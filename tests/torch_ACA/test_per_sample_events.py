@@ -114,7 +114,7 @@ def test_events_that_have_no_slope():
     assert not t.requires_grad
     assert_close(torch.autograd.grad(ys[1].sum(), y0)[0], 0.5 / y0, 1e-8)
     t, ys = solve_event(lambda t, y: -y, y0, 0.0, lambda t, y: torch.sign(y - 0.5), per_sample=True)
-    with pytest.raises(ValueError, match=r"no slope .* rows 1:"):
+    with pytest.raises(ValueError, match=r"no slope .* row 1:"):
         t[1].backward(retain_graph=True)
     ys[1].sum().backward(retain_graph=True)
     with torch.inference_mode():
@@ -132,9 +132,9 @@ def test_what_cannot_be_is_named():
         solve_event(decay, y0, 0.0, lambda t, y: y - y.mean(), per_sample=True)
     with pytest.raises(TypeError, match="real numbers .* b = 3 rows"):
         solve_event(decay, y0, 0.0, lambda t, y: y.sum(), per_sample=True)
-    with pytest.raises(TooManyEvaluationsError, match="rows 2: max_evals = 200 .* No event was met"):
+    with pytest.raises(TooManyEvaluationsError, match="row 2: max_evals = 200 .* No event was met"):
         solve_event(decay, y0, 0.0, lambda t, y: y - 0.5, per_sample=True, max_evals=200)
-    with pytest.raises(NonFiniteError, match="rows 2: event_fn returned NaN"):
+    with pytest.raises(NonFiniteError, match="row 2: event_fn returned NaN"):
         solve_event(decay, y0, 0.0, lambda t, y: (y - 0.5) ** 0.5, per_sample=True)
     with pytest.raises(ValueError, match="touches the event .* rows 0, 1, 2"):
         solve_event(lambda t, y: torch.ones_like(y), y0 - 3, 0.0, lambda t, y: y**3, per_sample=True)

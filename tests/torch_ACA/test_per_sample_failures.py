@@ -113,7 +113,7 @@ def test_all_rows_that_fail_are_named():
     with pytest.raises(SolverError) as raised:
         solve(func, torch.ones(4, 1), [0.0, 20.0], **settings | {"on_failure": "raise"})
     said = str(raised.value)
-    assert "rows 2: max_num_steps = 60" in said and "row 0 at t = 0.37" in said
+    assert "row 2: max_num_steps = 60" in said and "row 0 at t = 0.37" in said
     assert said.startswith("rows 0, 3: ")
     everyone = solve(func, torch.ones(4, 1), [0.0, 20.0], **SETTINGS | {"max_evals": 30})
     assert "rows 0, 1, 2, 3: max_evals = 30" in str(everyone.error)

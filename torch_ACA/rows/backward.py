@@ -236,6 +236,6 @@ def _is_finite(bar):
 
 
 _SPOILED = (
-    "gradients of what func uses are infinite or NaN. Rows {} have failed without an output: if func has NaN among "
-    "their data, that may be why. Where it gets the rows' data through args, such rows are left out"
+    "gradients of what func uses are infinite or NaN. No output was reached by {}: if func has NaN among their data, "
+    "that may be why. Where it gets the rows' data through args, such rows are left out"
 )

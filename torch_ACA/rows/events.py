@@ -42,7 +42,7 @@ def to_events(problem, event_fn, options):
         crossing = _search(problem, event)
     at_start = crossing.t == start
     if bool(at_start.any()):
-        raise ValueError(f"the event lies at t0 itself: rows {shown_rows(at_start)}")
+        raise ValueError(f"the event lies at t0 itself: {shown_rows(at_start)}")
     end = crossing.t.to(problem.times)
     times = torch.stack([problem.times[..., 0].expand(rows.count), end], 1)
     _, row_times = checked_row_times(times.detach(), field.layout, rows.count, options)
@@ -109,7 +109,7 @@ def _search(problem, event):
         unknown = values.isnan().any(1)
         if bool(unknown.any()):
             row = int(unknown.nonzero()[0])
-            what = f"rows {shown_rows(unknown)}: event_fn returned NaN"
+            what = f"{shown_rows(unknown)}: event_fn returned NaN"
             hint = "Check event_fn near this time and state."
             raise NonFiniteError(float(t[row]), 0.0, 0, field.n_evals, what=what, hint=hint)
         return values
@@ -200,7 +200,7 @@ def _at_events(field, event, crossing, hides, y):
     if bool(touching.any()):
         if torch.is_grad_enabled():
             raise ValueError(
-                f"the solution touches the event without a slope there: its time has no gradient: rows "
+                "the solution touches the event without a slope there: its time has no gradient: "
                 f"{shown_rows(touching)}"
             )
         flat = flat | touching  # its time is good to the tolerance
@@ -259,5 +259,5 @@ class _FlatRows(torch.autograd.Function):
         asked = flat & (bar != 0.0)
         if bool(asked.any()):
             first = float(t[asked][0])
-            raise flat_event(f"at t = {first:.6g}, rows {shown_rows(asked)}", "their event times have")
+            raise flat_event(f"at t = {first:.6g}, {shown_rows(asked)}", "their event times have")
         return bar, None, None

@@ -44,7 +44,7 @@ class RowFailures:
         if not self:
             return None
         reasons = sorted(self._reasons.items(), key=lambda reason: min(reason[1]))
-        texts = [f"rows {_shown(rows)}: {what}" for (_, what), rows in reasons]
+        texts = [f"{_shown(rows)}: {what}" for (_, what), rows in reasons]
         row = next(row for row, error in enumerate(self.errors) if error is not None)
         first = self.errors[row]
         if len(texts) > 1:
@@ -56,10 +56,12 @@ class RowFailures:
 
 
 def shown_rows(flags):
-    """Numbers of the rows [b] that are flagged, as a message names them: the first ten."""
+    """The rows [b] that are flagged, as a message names them: the first ten."""
     return _shown(flags.nonzero()[:, 0].tolist())
 
 
 def _shown(rows):
-    """Numbers of rows, as a message names them: the first ten."""
-    return ", ".join(map(str, sorted(rows)[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+    """Rows, by their numbers, as a message names them: the first ten."""
+    if len(rows) == 1:
+        return f"row {min(rows)}"
+    return "rows " + ", ".join(map(str, sorted(rows)[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
