@@ -132,6 +132,7 @@ def _solved(
 def _solve(
     func: Callable, y0: Any, t: Any, asked: SolverOptions, integrate: Callable | None
 ) -> tuple[Problem, StateLayout, Any]:
+    problem: Any  # a `RowProblem`, or another
     leaves, stream, whole = pytree.tree_leaves(y0), None, integrate is None
     usual = bool(leaves) and isinstance(leaves[0], torch.Tensor) and not leaves[0].is_meta  # else refused later on
     device_type = leaves[0].device.type if usual else "cpu"

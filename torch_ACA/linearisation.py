@@ -143,7 +143,7 @@ def _linearisation_under_transform(
     return value, found
 
 
-def check_differentiable_twice(field: VectorField, t: float, y: torch.Tensor, side: int = 0) -> None:
+def check_differentiable_twice(field: VectorField, t: Any, y: torch.Tensor, side: int = 0) -> None:
     """Refuse a func whose own backward pass has no derivative: a part of the gradient would be missing. To be called
     with gradients off.
 

@@ -132,7 +132,7 @@ class VectorField:
         if self._knows_captured and self._n_recorded % LOOKED_AT_EVERY == 1:
             self.captured.check(evaluation, self._shown(t))
 
-    def linearise(self, t: float, y: Tensor, side: int = 0) -> Linearisation:
+    def linearise(self, t: Any, y: Tensor, side: int = 0) -> Linearisation:
         """f at float t as a `Linearisation`, with a graph that can be differentiated twice."""
         time = self.time(t, side)
         with recording():

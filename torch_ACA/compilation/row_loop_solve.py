@@ -116,6 +116,7 @@ class RowLoopSolve(RowSolve):
 
     def _looped(self, remember: bool) -> Any:
         """As `forward`; None where a row fails, an output inside a step is infinite, or a limit is reached."""
+        stats: Any  # counts of rows are tensors
         problem, loops, rows, times = self.problem, self.loops, self.stepper.rows, self.problem.row_times
         now, field, limits = self._begin(), problem.field, problem.limits
         span, (b, m) = (times.end - times.start).abs(), times.outputs.shape

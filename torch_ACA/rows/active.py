@@ -1,13 +1,21 @@
 """func on those rows alone that are still on their way, where it gets the rows' data as arguments."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..autocast import coarsest_rounding
 from ..kept_func import KeptFunc
 from ..option_checks import check_callable
 from ..private_torch import pytree
+
+if TYPE_CHECKING:
+    from .field import RowField
 
 _FEWER = 7 / 8  # of the rows: leaving out less does not pay
 
@@ -21,37 +29,37 @@ class ActiveRows:
     :raises TypeError: func cannot be called
     """
 
-    def __init__(self, func, args):
+    rows: Tensor | None
+    _kept: KeptFunc | None
+
+    def __init__(self, func: Callable, args: Sequence[Tensor]) -> None:
         check_callable(func, "func(t, y, *args)")
         self.func, self.args, self.rows, self._kept = func, args, None, None
 
-    def __call__(self, t, y):
+    def __call__(self, t: Tensor, y: Any) -> Any:
         func = self._kept() if self.func is None else self.func
         if self.rows is None:
             return func(t, y, *self.args)
 
-        def of(x):
+        def of(x: Tensor) -> Tensor:
             return x.index_select(0, self.rows)
 
         value = func(of(t), pytree.tree_map(of, y), *map(of, self.args))
         count = len(t)
         return pytree.tree_map(lambda x: x.new_zeros(count, *x.shape[1:]).index_copy(0, self.rows, x), value)
 
-    def let_go(self, uses):
+    def let_go(self, uses: Callable[[Tensor], bool]) -> None:
         """Hold func as `KeptFunc` does."""
         self._kept, self.func = KeptFunc(self.func, uses), None
 
 
 class Choice:
-    """Which rows the `ActiveRows` of one solve are called with: all, unless ``args`` were given.
+    """Which rows the `ActiveRows` of one solve are called with: all, unless ``args`` were given."""
 
-    :param functions: `ActiveRows`
-    """
-
-    def __init__(self, functions=()):
+    def __init__(self, functions: Sequence[ActiveRows] = ()) -> None:
         self.functions = functions
 
-    def keep(self, active, *, exactly=False):
+    def keep(self, active: Tensor, *, exactly: bool = False) -> None:
         """Leave out the other rows, where they are enough.
 
         :param active: [b], bool; of any two such sets one holds the other
@@ -65,21 +73,21 @@ class Choice:
             self._set(rows)
 
     @contextlib.contextmanager
-    def all_behind(self):
+    def all_behind(self) -> Iterator[None]:
         """Context behind which func is called with all rows again."""
         try:
             yield
         finally:
             self.keep_all()
 
-    def keep_all(self):
+    def keep_all(self) -> None:
         self._set(None)
 
-    def let_go(self, uses):
+    def let_go(self, uses: Callable[[Tensor], bool]) -> None:
         for function in self.functions:
             function.let_go(uses)
 
-    def check(self, field, t, y, slope, side):
+    def check(self, field: RowField, t: Tensor, y: Tensor, slope: Tensor, side: Any) -> None:
         """Refuse a func that closes over data of rows: it does not go with some of them alone.
 
         :param slope: func of all rows at t [b] and y [size], on that ``side`` of t
@@ -100,12 +108,12 @@ class Choice:
         if bool(((found - expected).abs() > rounding).any()):  # what is NaN says nothing
             raise ValueError(_NEEDS.format("has other values"))
 
-    def _set(self, rows):
+    def _set(self, rows: Tensor | None) -> None:
         for function in self.functions:
             function.rows = rows
 
 
-def checked_args(args, count):
+def checked_args(args: Any, count: int) -> tuple[Tensor, ...]:
     """args as a tuple.
 
     :param count: of rows

@@ -1,6 +1,11 @@
 """The backward pass by rows: the k-th last accepted step of every row that has one, together."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import Tensor
 
 from ..evaluation import GradientSum
 from ..gradients.replay import COMPARED
@@ -11,18 +16,22 @@ from .kept import UnfitGraphsError
 from .stepper import side_of, times_of_rows
 from .times import as_given
 
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+    from .kept import KeptTries
+    from .solve import RowSolve
+
 
 class RowBackwardPass:
     """One walk back over the steps of a `RowSolve`. A row whose first step is behind it waits there with steps of size
     0, whose cotangents are zero.
 
-    :param run: the `RowSolve`
-    :param states: what its `release` gave
+    :param states: what the `release` of the run gave
     :param ys_bar: cotangents of the outputs [m - 1, size]
-    :param kept: `KeptTries`, used up (None: none)
+    :param kept: used up (None: none)
     """
 
-    def __init__(self, run, states, ys_bar, kept=None):
+    def __init__(self, run: RowSolve, states: dict[Any, Tensor], ys_bar: Tensor, kept: KeptTries | None = None) -> None:
         self.run, self.problem, self.stepper, self.packed = run, run.problem, run.stepper, run.packed
         self.rows, self.field = run.stepper.rows, run.problem.field
         self.states, self.kept = RowChain(run).backwards(states), kept
@@ -36,7 +45,7 @@ class RowBackwardPass:
         # another thread may have drawn from the stream in any one step
         self.compared_every = 1 if self.field.side_effects.draws else -(-COMPARED // self.stepper.own)
 
-    def walk(self):
+    def walk(self) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors.
 
         :raises UnfitGraphsError: kept graphs are of no use
@@ -53,7 +62,7 @@ class RowBackwardPass:
         self.problem.stats.n_backward_f_evals = self.field.n_evals - before
         return y_bar, self._times_bar(now), self.gradients.totals
 
-    def _over_packed(self):
+    def _over_packed(self) -> tuple[Tensor, Tensor]:
         """Over the steps without kept graphs. Cotangents of the states [size] and times [b] at their starts."""
         packed, rows, stepper, time_grad = self.packed, self.rows, self.stepper, self.problem.time_grad
         last, n_steps = packed.counts - 1, packed.most
@@ -115,9 +124,10 @@ class RowBackwardPass:
             del record, slopes, found  # before states are made again
         return y_bar, now
 
-    def _over_kept(self, y_bar, now):
+    def _over_kept(self, y_bar: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
         """Over the tries with kept graphs, behind which are the cotangents of states [size] and times [b]; returns
         those at the start of the solve."""
+        stepper: Any  # one that can keep graphs
         kept, rows, stepper, gradients = self.kept, self.rows, self.stepper, self.gradients
         captured, replayed = self.field.captured, self.field.n_evals > self._n_evals
         if replayed and captured.not_reached(gradients.totals):  # func may have changed, which graphs would hide
@@ -158,19 +168,19 @@ class RowBackwardPass:
             raise UnfitGraphsError
         return y_bar, now
 
-    def _through(self, evaluation, bar, y_bar, now):
+    def _through(self, evaluation: Evaluation, bar: Tensor, y_bar: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
         """Pull the cotangent of a slope back: to the cotangents of the state and the times that it was found at."""
         state_bar, time_bar = evaluation.vjp(bar, self.gradients)
         y_bar = y_bar if state_bar is None else y_bar + state_bar
         return y_bar, now if time_bar is None else now + times_of_rows(time_bar)
 
-    def _outputs_in(self, number):
+    def _outputs_in(self, number: Tensor) -> Any:
         """Places of the outputs inside steps with a number in each row [b], whose graphs were not kept."""
         if self.kept is not None:
             number = torch.where(number >= self.kept.counts, number, -1)
         return self.packed.outputs_in(number)
 
-    def _landed(self, y_bar, ends_on):
+    def _landed(self, y_bar: Tensor, ends_on: Tensor | None) -> Tensor:
         """Cotangents of the states at the ends of steps, with those of the outputs that these are."""
         landed = () if ends_on is None else (ends_on > 0).nonzero()[:, 0]
         if not len(landed):
@@ -179,7 +189,7 @@ class RowBackwardPass:
         bars[landed] = self.bars[ends_on[landed] - 1, landed]
         return y_bar + self.rows.flat(bars)
 
-    def _through_size(self, ends_on, now, t_bar, h_bar):
+    def _through_size(self, ends_on: Tensor | None, now: Tensor, t_bar: Tensor, h_bar: Tensor) -> Tensor:
         """Cotangents of the times at the starts of steps. The size of one that ends on a stop is what is left to it."""
         if ends_on is None:
             return now + t_bar
@@ -187,7 +197,7 @@ class RowBackwardPass:
         self.times_bar.scatter_add_(1, ends_on.clamp(min=0)[:, None], at_stop[:, None])
         return torch.where(ends_on >= 0, t_bar - h_bar, now + t_bar)
 
-    def _inside(self, outputs):
+    def _inside(self, outputs: Any) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
         """What outputs inside steps add to the cotangents of the own slopes (list), of the slope at the end and of the
         state at the start; None for nothing."""
         own = self.stepper.own
@@ -199,7 +209,9 @@ class RowBackwardPass:
         made = [self._sum(row, w.to(bars)[:, None] * scaled) for w in weights] + [None] * (own - len(weights))
         return made[:own], made[own] if self.stepper.uses_end else None, self._sum(row, bars)
 
-    def _through_outputs(self, outputs, h, slopes, end_slope, t_bar, h_bar):
+    def _through_outputs(
+        self, outputs: Any, h: Tensor, slopes: list[Tensor], end_slope: Tensor | None, t_bar: Tensor, h_bar: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Cotangents of times and sizes of steps, with what outputs inside add; those of the outputs' times as well."""
         if not len(outputs):
             return t_bar, h_bar
@@ -213,25 +225,25 @@ class RowBackwardPass:
         self.times_bar.index_put_((row, self.packed.outputs["number"][outputs] + 1), rates, accumulate=True)
         return t_bar.index_add(0, row, -rates), h_bar.index_add(0, row, weights - theta * rates)
 
-    def _of(self, outputs):
+    def _of(self, outputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows [p], cotangents [p, n], step sizes and fractions of outputs."""
         found = {name: values[outputs] for name, values in self.packed.outputs.items()}
         row, h = found["row"], self.packed.steps["h"][found["step"]]
         return row, self.bars[found["number"], row], h, found["theta"]
 
-    def _sum(self, row, values):
+    def _sum(self, row: Tensor, values: Tensor) -> Tensor:
         """Values [p, n] added up row by row: [size]."""
         zeros = values.new_zeros(self.rows.count, self.rows.width)
         return self.rows.flat(zeros.index_add_(0, row, values))
 
-    def _times_bar(self, now):
+    def _times_bar(self, now: Tensor) -> Tensor | None:
         if not self.problem.time_grad:
             return None
         self.times_bar[:, 0] += now
         return as_given(self.times_bar, self.problem.times)
 
 
-def _is_finite(bar):
+def _is_finite(bar: Tensor | None) -> bool:
     return bar is None or bool(torch.isfinite(bar).all())
 
 

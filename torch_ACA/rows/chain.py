@@ -5,22 +5,30 @@ a budget has no room for the states of all accepted steps none of them is kept: 
 initial state, with checkpoints of the whole batch where `Storage` puts them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import Tensor
 
 from .march import RowStep
 from .stepper import side_of
 
+if TYPE_CHECKING:
+    from .solve import RowSolve
+
 
 class RowChain:
-    """The steps of all rows of one `RowSolve`, aligned at their ends.
+    """The steps of all rows of one `RowSolve`, aligned at their ends."""
 
-    :param run: the `RowSolve`
-    """
+    storage: Any  # a `Storage`, whose steps are numbers here
 
-    def __init__(self, run):
+    def __init__(self, run: RowSolve) -> None:
         self.problem, self.stepper, self.packed, self.storage = run.problem, run.stepper, run.packed, run.budget
 
-    def backwards(self, states):
+    def backwards(self, states: dict[Any, Tensor]) -> Iterator[Tensor]:
         """Yield the states [size] at the ends of the last steps, and at the starts of the k-th last for every k.
 
         :param states: those that were kept, by the names of `RowSolve.release`
@@ -39,7 +47,7 @@ class RowChain:
         yield torch.where(rows.spread(packed.cut), next(chain), end)
         yield from chain
 
-    def _advance(self, y, first, last):
+    def _advance(self, y: Tensor, first: int, last: int) -> Tensor:
         """The state behind the steps first to last - 1 of the chain, from the one before them, bit for bit."""
         packed, rows, stepper = self.packed, self.stepper.rows, self.stepper
         begins = None

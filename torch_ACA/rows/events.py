@@ -5,10 +5,15 @@ changes its sign, the crossings are located on the dense output of these steps, 
 two simplified Newton steps that give the event times their derivatives are taken row by row.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..autocast import coarsest, coarsest_rounding
 from ..cut import UseWatch
@@ -27,8 +32,12 @@ from .solve import aca_of_rows
 from .ties import Point, RowTies
 from .times import checked_row_times
 
+if TYPE_CHECKING:
+    from .field import RowField
+    from .problem import RowProblem
 
-def to_events(problem, event_fn, options):
+
+def to_events(problem: Any, event_fn: Callable, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Event times [b], float64, and the states [size] there.
 
     :param problem: `RowProblem` of a solve that would go on for ever
@@ -58,10 +67,10 @@ def to_events(problem, event_fn, options):
 class _RowEvent:
     """The event function on flat states: values [b, k] in double precision, 1 and -1 for True and False."""
 
-    def __init__(self, event_fn, field):
+    def __init__(self, event_fn: Callable, field: RowField) -> None:
         self.event_fn, self.field, self.rows = event_fn, field, field.rows
 
-    def __call__(self, t, flat):
+    def __call__(self, t: Tensor, flat: Tensor) -> Tensor:
         """t [b]; the event function may change its arguments in place."""
         time = self.rows.time(t.to(self.field.layout.dtype, copy=True))
         returned = called(self.event_fn, "event_fn(t, y)", time, self.field.layout.unflatten(flat.clone()))
@@ -76,10 +85,10 @@ class _RowEvent:
         values = values.reshape(count, -1)
         return 2.0 * values.double() - 1.0 if values.dtype == torch.bool else values.double()
 
-    def ties(self):
+    def ties(self) -> RowTies:
         """`RowTies` of the event function, which must be of each row alone."""
 
-        def refuse(row, what, t):
+        def refuse(row: int, what: str, t: float) -> None:
             shown = f"that of row {row} sees the {what} of others, at t = {t:.6g}"
             raise ValueError(f"per_sample needs an event_fn of each row alone, but {shown}")
 
@@ -98,13 +107,15 @@ class _Crossings:
     way: torch.Tensor
 
 
-def _search(problem, event):
+def _search(problem: RowProblem, event: _RowEvent) -> _Crossings:
     """The first crossing of each row."""
+    parts: Sequence[Tensor]
+    counts: Any  # tensors of rows among them
     field, rows, start = problem.field, problem.field.rows, problem.row_times.start
     problem = replace(problem, stats=Stats(), failures=RowFailures(start, problem.method))
     stepper = problem.method.row_stepper(field)
 
-    def values_at(t, flat):
+    def values_at(t: Tensor, flat: Tensor) -> Tensor:
         values = event(t, flat)
         unknown = values.isnan().any(1)
         if bool(unknown.any()):
@@ -128,8 +139,7 @@ def _search(problem, event):
         if ties.due(n_steps):
             ties.look(at_start, now)
         if some_wait:
-            by_row = (x[:, None] for x in (step.t, step.h))
-            met = is_met(before, after, *by_row, rows.rows(step.y), slope)
+            met = is_met(before, after, step.t[:, None], step.h[:, None], rows.rows(step.y), slope)
             signs = torch.where(met & (waiting & step.accepted)[:, None], 0.0, signs)
             waiting = waiting & ~step.accepted
             some_wait = bool(waiting.any())
@@ -160,12 +170,15 @@ def _search(problem, event):
     return _located(problem, values_at, *(part[order] for part in parts))
 
 
-def _located(problem, values_at, slopes, t, h, t_end, y, signs, changed, before, after):
+def _located(
+    problem: RowProblem, values_at: Callable[[Tensor, Tensor], Tensor], slopes: Tensor, t: Tensor, h: Tensor,
+    t_end: Tensor, y: Tensor, signs: Tensor, changed: Tensor, before: Tensor, after: Tensor,
+) -> _Crossings:  # fmt: skip
     """The crossings in a step of each row, by bisection: the points behind them, no farther than the precision of the
     state from points before."""
     rows, interpolant = problem.field.rows, problem.method.interpolant
 
-    def values(x):
+    def values(x: Tensor) -> Tensor:
         weights = [w.to(y)[:, None] for w in interpolant.traced_weights(x)]
         state = y + h.to(y)[:, None] * combine(weights, slopes.unbind(1))
         return values_at(t + x * h, rows.flat(state))
@@ -182,7 +195,9 @@ def _located(problem, values_at, slopes, t, h, t_end, y, signs, changed, before,
     return _Crossings(torch.where(high == 1.0, t_end, t + high * h), index, h, way)
 
 
-def _at_events(field, event, crossing, hides, y):
+def _at_events(
+    field: RowField, event: _RowEvent, crossing: _Crossings, hides: bool, y: Tensor
+) -> tuple[Tensor, Tensor]:
     """Event times [b] and states [size] there, from the states that the solve gave at the crossings."""
     t, rows = crossing.t, field.rows
     if torch.is_inference_mode_enabled():  # no derivative of the event function can be had: t is good to the tolerance
@@ -190,7 +205,7 @@ def _at_events(field, event, crossing, hides, y):
     with torch.no_grad():
         slope = field.slope(t, y.detach())
 
-    def entries(t, y):
+    def entries(t: Tensor, y: Tensor) -> Tensor:
         return event(t, y).gather(1, crossing.index[:, None])[:, 0]
 
     values = event(t, y)
@@ -208,7 +223,7 @@ def _at_events(field, event, crossing, hides, y):
     trusted = value.detach().abs() <= (rate * crossing.h).abs()
     rate = torch.where(flat, 1.0, rate)
 
-    def newton(value):
+    def newton(value: Tensor) -> Tensor:
         return torch.where(flat, 0.0, -torch.where(trusted, value, value - value.detach()) / rate)
 
     shift = first = newton(value)
@@ -224,7 +239,9 @@ def _at_events(field, event, crossing, hides, y):
     return t + shift, y + rows.spread(shift.to(y)) * middle
 
 
-def _rates(entries, field, t, y, slope, sizes):
+def _rates(
+    entries: Callable[[Tensor, Tensor], Tensor], field: RowField, t: Tensor, y: Tensor, slope: Tensor, sizes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """d(event)/dt of each row along its solution; which rows' events are flat here or have no graph; and the part of
     the rate that is hidden from autograd: [b] each."""
     rows = field.rows
@@ -248,13 +265,13 @@ class _FlatRows(torch.autograd.Function):
     """Event times of which some depend on something in a way that the event function does not tell."""
 
     @staticmethod
-    def forward(ctx, t, value, flat):
+    def forward(ctx: Any, t: Tensor, value: Tensor, flat: Tensor) -> Tensor:
         ctx.save_for_backward(t, flat)
         return t.view_as(t)
 
     @staticmethod
     @outside_inference_mode
-    def backward(ctx, bar):
+    def backward(ctx: Any, bar: Tensor) -> Any:
         t, flat = ctx.saved_tensors
         asked = flat & (bar != 0.0)
         if bool(asked.any()):

@@ -1,6 +1,12 @@
 """Rows that fail, and the errors that say so."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..errors import SolverError
 from ..problem import explain
@@ -11,20 +17,23 @@ class RowFailures:
 
     ``failed``: [b], bool. ``errors``: a `SolverError` for each row that has, None for the others.
 
-    :param like: tensor [b], on the device where ``failed`` is to be
+    :param like: [b], on the device where ``failed`` is to be
     :param method: of the solve
     """
 
-    def __init__(self, like, method):
+    def __init__(self, like: Tensor, method: Any) -> None:
         self.failed = torch.zeros_like(like, dtype=torch.bool)
-        self.errors = [None] * len(like)
+        self.errors: list[SolverError | None] = [None] * len(like)
         self._stepper = method.row_steps
         self._reasons = {}  # kinds of errors and their texts, each with its rows
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self._reasons)
 
-    def add(self, kind, failed, t, h, n_accepted, n_evals, *, what=None):
+    def add(
+        self, kind: type[SolverError], failed: Tensor, t: Tensor, h: Tensor, n_accepted: Tensor, n_evals: int, *,
+        what: str | None = None,
+    ) -> None:  # fmt: skip
         """Rows (``failed`` [b], bool) have failed.
 
         :param kind: class of the error
@@ -55,12 +64,12 @@ class RowFailures:
         return error
 
 
-def shown_rows(flags):
+def shown_rows(flags: Tensor) -> str:
     """The rows [b] that are flagged, as a message names them: the first ten."""
     return _shown(flags.nonzero()[:, 0].tolist())
 
 
-def _shown(rows):
+def _shown(rows: Collection[int]) -> str:
     """Rows, by their numbers, as a message names them: the first ten."""
     if len(rows) == 1:
         return f"row {min(rows)}"

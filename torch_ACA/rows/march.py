@@ -1,13 +1,23 @@
 """The loop over tries, in which every row stands at its own time."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import NonFiniteError, StepSizeUnderflowError, TooManyEvaluationsError
 from ..march import Limits, lands
 from ..tensor_controller import is_stuck
 from .stepper import side_of
+
+if TYPE_CHECKING:
+    from ..errors import SolverError
+    from .problem import RowProblem
+    from .stepper import RowStepper
 
 
 @dataclass(slots=True)
@@ -34,19 +44,21 @@ class RowStep:
     infinite: torch.Tensor | None = None
 
 
-def march_rows(problem, stepper):
+def march_rows(problem: RowProblem, stepper: RowStepper) -> Iterator[RowStep]:
     """As `_march_rows`; behind it, func is called with all rows again."""
     with problem.field.choice.all_behind():
         yield from _march_rows(problem, stepper)
 
 
-def _march_rows(problem, stepper):
+def _march_rows(problem: RowProblem, stepper: RowStepper) -> Iterator[RowStep]:
     """Yield a `RowStep` for each try in which rows were accepted, from the first time of every row to its last. Rows
     that fail stop where they are, and are noted in the problem's ``failures``.
 
-    :param problem: `RowProblem`; in its ``stats``, ``n_accepted`` and ``n_rejected`` become [b]
-    :param stepper: `RowStepper`
+    :param problem: in its ``stats``, ``n_accepted`` and ``n_rejected`` become [b]
     """
+    t: Any  # [b], as is the stop: `lands` is annotated for floats
+    stop: Any
+    stats: Any  # counts of rows are tensors
     field, rows, controller, times = problem.field, stepper.rows, problem.controller, problem.row_times
     failures, limits, effects = problem.failures, problem.limits, field.side_effects
     t, y, size, ties = times.start, problem.y0.detach(), problem.first_step, problem.ties
@@ -58,7 +70,7 @@ def _march_rows(problem, stepper):
     previous, place = torch.ones_like(t), torch.zeros_like(t, dtype=torch.long)
     n_accepted, n_rejected, h = torch.zeros_like(place), torch.zeros_like(place), size
 
-    def fail(kind, failed, what=None):
+    def fail(kind: type[SolverError], failed: Tensor, what: str | None = None) -> Tensor:
         failures.add(kind, failed, t, h, n_accepted, field.n_evals, what=what)
         return running & ~failed
 
@@ -139,6 +151,6 @@ def _march_rows(problem, stepper):
     stepper.report(stats)
 
 
-def _any(*flags):
+def _any(*flags: Tensor) -> list[bool]:
     """Whether any row has each of the flags: Python's own, for one wait for the device."""
     return torch.stack(flags).any(1).tolist()

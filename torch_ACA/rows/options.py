@@ -1,7 +1,15 @@
 """What ``per_sample=True`` goes together with, and errors for the rest."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..callbacks import Callbacks
 from ..steppers.base import ROWS, SWITCH
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from ..solver_options import SolverOptions
 
 _TAKEN = frozenset({
     "safety", "ifactor", "dfactor", "beta", "min_step", "max_step", "first_step", "max_num_steps", "interp", "step_t",
@@ -10,11 +18,10 @@ _TAKEN = frozenset({
 _OF_THE_WHOLE = {"norm": "it measures the whole state, and each row has an error of its own"}
 
 
-def check_per_sample(asked, settings):
+def check_per_sample(asked: SolverOptions, settings: Settings) -> None:
     """Refuse what rows with steps of their own do not have.
 
-    :param asked: `SolverOptions`
-    :param settings: the checked `Settings` of its method
+    :param settings: the checked ones of its method
     :raises ValueError: an option or a combination that cannot be used
     """
     method = settings.method

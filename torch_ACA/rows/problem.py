@@ -1,9 +1,14 @@
 """Sets up a solve whose rows take their own steps, as `set_up.problem_of` does one of a joint state."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import NonFiniteError
 from ..hidden import hides_time, warn_of_hidden_time
@@ -23,6 +28,10 @@ from .stepper import side_of
 from .ties import Point, RowTies
 from .times import RowTimes, checked_row_times
 
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..solver_options import SolverOptions
+
 
 @dataclass
 class RowProblem(Problem):
@@ -30,11 +39,16 @@ class RowProblem(Problem):
     is [b], ``controller`` a `RowController`; ``failures`` says which rows have failed, ``ties`` (`RowTies`) whether
     func mixes them."""
 
+    field: RowField
+    method: Any  # one with `ROWS`
+    controller: Any
+    first_step: Any
+    stops: Any
     row_times: RowTimes | None = None
     failures: RowFailures | None = None
     ties: RowTies | None = None
 
-    def compiled_run(self):
+    def compiled_run(self) -> Any:
         """A `RowLoopSolve`, where the loop over tries is to be compiled and can be; or None."""
         if self.compile_options is None:
             return None
@@ -43,7 +57,10 @@ class RowProblem(Problem):
         return row_loop_solve(self)
 
 
-def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=False):
+def problem_of_rows(
+    func: Callable, y0: Any, t: Any, asked: SolverOptions, *, autocast: Callable | None = None, stream: Any = None,
+    whole: bool = False,
+) -> tuple[RowProblem, StateLayout]:  # fmt: skip
     """The `RowProblem` of a solve, and the `StateLayout` of y0.
 
     func has been evaluated at the start, which has shown whether it mixes rows, and at a second point where the first
@@ -51,6 +68,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
 
     :param autocast, stream, whole: as for `set_up.problem_of`
     """
+    plan: Any  # whose controller is a `Controller`
     check_no_transform("per_sample")
     y0 = with_rows_outermost(y0)
     layout = StateLayout(y0)
@@ -113,7 +131,7 @@ def problem_of_rows(func, y0, t, asked, *, autocast=None, stream=None, whole=Fal
     return problem, layout
 
 
-def _shown_apart(field, times, y, plan, time_grad):
+def _shown_apart(field: RowField, times: RowTimes, y: Tensor, plan: Plan, time_grad: bool) -> bool:
     """Whether what is compiled shows that rows do not depend on each other; func gets its `Code`."""
     from ..compilation.row_loop_start import are_apart, row_code  # here, since Dynamo takes a second to import
 
@@ -121,12 +139,13 @@ def _shown_apart(field, times, y, plan, time_grad):
     return are_apart(field, times.start, y)
 
 
-def check_time_of(problem, times):
+def check_time_of(problem: RowProblem, times: RowTimes) -> None:
     """Refuse a func that hides its time from autograd if there are gradients in times, else warn of a method that needs
     its derivative by time.
 
-    :param times: `RowTimes` of the solve, whose ends are known
+    :param times: of the solve, whose ends are known
     """
+    ends: list[Any]  # [b] each
     linearises, side = LINEARISE in problem.method.abilities, side_of(times.starts_at_jump, 1.0)
     by_time = torch.is_grad_enabled() and problem.times.requires_grad
     if torch.is_inference_mode_enabled() or not (by_time or linearises):
@@ -144,7 +163,7 @@ def check_time_of(problem, times):
         warn_of_hidden_time(problem.method)
 
 
-def _without_failed(failures, field, t, slope):
+def _without_failed(failures: RowFailures, field: RowField, t: Tensor, slope: Tensor) -> Tensor:
     """The slope at the start, 0 for rows where it is not finite, which have failed."""
     infinite = ~torch.isfinite(field.rows.rows(slope)).all(1)
     if not bool(infinite.any()):
@@ -155,7 +174,7 @@ def _without_failed(failures, field, t, slope):
     return torch.where(field.rows.spread(infinite), 0.0, slope)
 
 
-def _initial_step(controller, field, times, y0, slope):
+def _initial_step(controller: RowController, field: RowField, times: RowTimes, y0: Tensor, slope: Tensor) -> Tensor:
     mark = field.side_effects.mark()
     size = controller.initial_step(field.slope, times.start, times.end, y0, slope)
     field.side_effects.rewind(mark)

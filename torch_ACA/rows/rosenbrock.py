@@ -7,16 +7,25 @@ together, and a row's Jacobian is found once for all tries of its step.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..jacobian import Derivative
 from ..linearisation import traced_linearisation
 from ..steppers.rosenbrock import Rosenbrock, Start
 from .jacobian import block_dot, block_times
 from .stepper import RowStepper, moved, side_of, weighted
+
+if TYPE_CHECKING:
+    from ..evaluation import GradientSum
+    from ..march import Stats
+    from ..rosenbrock_tableaus import RosenbrockTableau
+    from .field import RowField
+    from .march import RowStep
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +41,7 @@ class _Start(Start):
 class _Record:
     """What the VJP of a step needs: its start, the evaluations of the stages after the first, and the factors of W."""
 
-    start: _Start
+    start: Start
     evaluations: list
     factors: tuple
 
@@ -42,7 +51,7 @@ class RowRosenbrock(RowStepper):
 
     hint = Rosenbrock.hint
 
-    def __init__(self, tableau, field, *, time_grad=False):
+    def __init__(self, tableau: RosenbrockTableau, field: RowField, *, time_grad: bool = False) -> None:
         super().__init__(tableau, field, time_grad=time_grad)
         self.own, self.jacobian = tableau.stages, field.jacobian
         self.n_jacobians = self.n_factorizations = 0
@@ -50,17 +59,17 @@ class RowRosenbrock(RowStepper):
         self._eye = torch.eye(self.rows.width, dtype=layout.dtype, device=layout.device) / tableau.gamma
         self._d = torch.tensor(tableau.d, dtype=layout.dtype, device=layout.device)
 
-    def slope_of(self, first):
+    def slope_of(self, first: _Start) -> Tensor | None:
         return first.slope if first.moved is None else None
 
-    def report(self, stats):
+    def report(self, stats: Stats) -> None:
         stats.n_jacobians, stats.n_factorizations = self.n_jacobians, self.n_factorizations
 
-    def begin(self, t, y, side, slope=None):
+    def begin(self, t: Tensor, y: Tensor, side: Any, slope: Tensor | None = None) -> _Start:
         # the slope alone is of no use, for the derivative is needed too
         return _Start(None, None, moved=torch.ones(self.rows.count, dtype=torch.bool, device=y.device), side=side)
 
-    def prepare(self, first, t, y):
+    def prepare(self, first: _Start, t: Tensor, y: Tensor) -> None:
         if first.moved is None:
             return
         # where steps begin anew, func was evaluated before and has had its effects
@@ -75,20 +84,25 @@ class RowRosenbrock(RowStepper):
             found.derivative = Derivative(J, f_t)
         first.slope, first.derivative, first.moved = found.slope, found.derivative, None
 
-    def step(self, t, h, t_end, y, first, *, before_jump=None):
+    def step(
+        self, t: Tensor, h: Tensor, t_end: Tensor, y: Tensor, first: _Start, *, before_jump: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         slopes, _ = self._stages(t, h, t_end, y, first, self.field.slope, before_jump)
         return moved(y, self.sizes(h), self.tableau.b, slopes), slopes
 
-    def error(self, h, slopes):
+    def error(self, h: Tensor, slopes: list[Tensor]) -> Tensor:
         return slopes[-1] * self.sizes(h)
 
-    def follow(self, first, step):
+    def follow(self, first: _Start, step: RowStep) -> _Start:
         return replace(first, moved=step.accepted, side=side_of(step.jumped, 1.0))
 
-    def replay(self, t, h, t_end, y, *, after_jump=None, before_jump=None):
+    def replay(
+        self, t: Tensor, h: Tensor, t_end: Tensor, y: Tensor, *, after_jump: Tensor | None = None,
+        before_jump: Tensor | None = None,
+    ) -> tuple[_Record, list[Tensor], Tensor]:  # fmt: skip
         start, evaluations = self._linearised(t, y, side_of(after_jump, 1.0), with_graphs=True), []
 
-        def evaluate(time, stage, side):
+        def evaluate(time: Tensor, stage: Tensor, side: Any) -> Tensor:
             slope = torch.empty_like(stage)
             evaluations.append(self.field.record(time, stage, slope, time_grad=self.time_grad, side=side))
             return slope
@@ -97,7 +111,12 @@ class RowRosenbrock(RowStepper):
         end = moved(y, self.sizes(h), self.tableau.b, slopes)
         return _Record(start, evaluations, factors), slopes, end
 
-    def vjp(self, h, record, slopes, y_bar, slope_bars, gradients):
+    def vjp(
+        self, h: Tensor, record: _Record, slopes: list[Tensor], y_bar: Tensor, slope_bars: Sequence[Tensor | None],
+        gradients: GradientSum,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        lambdas: list[Any]  # None before it is found
+        stage_bars: list[Any]
         tableau, sizes, stages = self.tableau, self.sizes(h), range(self.own)
         lambdas, stage_bars = [None] * self.own, [None] * self.own
         start_bar = y_bar.clone()
@@ -131,23 +150,28 @@ class RowRosenbrock(RowStepper):
             t_bar = t_bar if time_bar is None else t_bar + time_bar.reshape(-1).double()
         return start_bar, t_bar, h_bar
 
-    def traced_start(self, t, y, side):
+    def traced_start(self, t: Tensor, y: Tensor, side: Any) -> _Start:
         self.n_jacobians += 1
         return _Start(*traced_linearisation(self.field, t, y, side=side))
 
-    def traced(self, t, h, t_end, y, first, *, before_jump=None):
-        def evaluate(time, stage, side):
+    def traced(
+        self, t: Tensor, h: Tensor, t_end: Tensor, y: Tensor, first: _Start, *, before_jump: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        def evaluate(time: Tensor, stage: Tensor, side: Any) -> Tensor:
             return self.field.traced(time, stage, side=side)
 
         slopes, _ = self._stages(t, h, t_end, y, first, evaluate, before_jump)
         return moved(y, self.sizes(h), self.tableau.b, slopes), slopes
 
-    def _linearised(self, t, y, side, *, with_graphs):
+    def _linearised(self, t: Tensor, y: Tensor, side: Any, *, with_graphs: bool) -> Start:
         self.n_jacobians += 1
         small = self.rows.width <= self.own and not self.jacobian.is_users
         return _Start.of(self.field.linearise(t, y, side), with_graphs=with_graphs, small=small)
 
-    def _stages(self, t, h, t_end, y, start, evaluate, before_jump):
+    def _stages(
+        self, t: Tensor, h: Tensor, t_end: Tensor, y: Tensor, start: Start,
+        evaluate: Callable[[Tensor, Tensor, Any], Tensor], before_jump: Tensor | None,
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:  # fmt: skip
         """The slopes of a step, and the factors of W.
 
         :param evaluate: evaluate(t, y, side) -> func
@@ -168,7 +192,9 @@ class RowRosenbrock(RowStepper):
             slopes.append(self._solve(factors, value))
         return slopes, factors
 
-    def _at_start(self, start, h, sizes, lambdas, slopes):
+    def _at_start(
+        self, start: Start, h: Tensor, sizes: Tensor, lambdas: Any, slopes: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:
         """What has a graph of the derivative at the start, its cotangents, and that of the sizes [b] (None without
         time_grad)."""
         lambdas, slopes = torch.stack(lambdas), torch.stack(slopes)
@@ -186,6 +212,6 @@ class RowRosenbrock(RowStepper):
             of_size = self.rows.dot(of_state, slopes).sum(0) + (of_time * self._d[:, None]).sum(0, dtype=torch.float64)
         return (products,), (torch.cat([sizes * slopes, self._d[:, None] * h.to(sizes)], 1),), of_size
 
-    def _solve(self, factors, vector, adjoint=False):
+    def _solve(self, factors: tuple[Tensor, ...], vector: Tensor, adjoint: bool = False) -> Tensor:
         rows = self.rows
         return rows.flat(torch.linalg.lu_solve(*factors, rows.rows(vector)[..., None], adjoint=adjoint)[..., 0])

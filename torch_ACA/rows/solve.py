@@ -7,10 +7,15 @@ one are walked back together (`backward`): without kept graphs, evaluations and 
 stages * max_r N_r.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..autocast import dtype_of
 from ..errors import SecondDerivativeError
@@ -24,8 +29,14 @@ from .march import march_rows
 from .packed import PackedSteps
 from .stepper import side_of
 
+if TYPE_CHECKING:
+    from ..solution import Trajectory
+    from .march import RowStep
+    from .problem import RowProblem
+    from .stepper import RowStepper
 
-def aca_of_rows(problem):
+
+def aca_of_rows(problem: RowProblem) -> tuple[Tensor, Trajectory | None]:
     """As `gradients.discrete.aca`, for a problem of `problem_of_rows`. Outputs that a row does not have, or not for
     its failure, are NaN.
 
@@ -36,8 +47,9 @@ def aca_of_rows(problem):
     return integrate(problem, problem.compiled_run() or RowSolve(problem))
 
 
-def _of_no_rows(problem):
+def _of_no_rows(problem: RowProblem) -> Tensor:
     """The outputs [m - 1, 0], with a graph that leads to all that func uses, as of other rows."""
+    stats: Any  # counts of rows are tensors
     field, times, y = problem.field, problem.times, problem.y0
     stats, none = problem.stats, torch.zeros(0, dtype=torch.int64, device="cpu")
     stats.n_accepted, stats.n_rejected, stats.n_f_evals = none, none, field.n_evals
@@ -50,19 +62,21 @@ def _of_no_rows(problem):
 class RowSolve:
     """One solve by rows with all that its backward pass needs, but for the tensors that autograd looks after."""
 
-    def __init__(self, problem):
+    _states: dict[Any, Tensor] | None
+
+    def __init__(self, problem: RowProblem) -> None:
         self.problem, y0 = problem, problem.y0
-        self.stepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
+        self.stepper: RowStepper = problem.method.row_stepper(problem.field, time_grad=problem.time_grad)
         field = problem.field
         self.budget = Storage(problem.memory, y0.numel() * y0.element_size(), self._graph_bytes)
         self.kept = KeptTries([], None)
         self.packed = PackedSteps(self.budget.max_states * self.stepper.rows.count)
         self.replay = Replay(field.layout, dtype_of(field.autocast))
-        self.solved = None  # [m - 1, b]: which outputs there are
+        self.solved: Tensor | None = None  # [m - 1, b]: which outputs there are
         self._states, self._infinite_at_start = None, problem.failures.failed
         self._end = None  # a sample of the states at the ends of the last steps
 
-    def forward(self, *, remember=True):
+    def forward(self, *, remember: bool = True) -> tuple[Tensor, ...]:
         """March; returns the outputs ([m - 1, size],).
 
         :param remember: keep what the backward pass needs
@@ -98,7 +112,7 @@ class RowSolve:
             self.remember_end(t, y, failures.failed.nonzero()[:, 0].tolist() if failures else ())
         return (rows.flat(ys),)
 
-    def remember_end(self, t, y, failed):
+    def remember_end(self, t: Tensor, y: Tensor, failed: Sequence[int]) -> None:
         """To be called when all steps were taken.
 
         :param t, y: times [b] and states [size] that the rows have reached
@@ -116,21 +130,23 @@ class RowSolve:
         self._end = self.replay.sample(torch.where(self._ends_known, rows.flat(end), 0.0))
 
     @property
-    def _ends_known(self):
+    def _ends_known(self) -> Tensor:
         """Which entries of the state [size] are those of rows whose last states are known."""
         known = self.packed.counts > 0
         return self.stepper.rows.spread(known & ~self.packed.cut if self.packed.states.dropped else known)
 
     @property
-    def storage(self):
+    def storage(self) -> RowSolve:
         return self
 
-    def release(self):
+    def release(self) -> dict[Any, Tensor]:
         """The tensors that autograd is to look after, by name; they are forgotten here."""
         states, self._states = self._states, None
         return states
 
-    def backward(self, states, ys_bar, dense_bars):
+    def backward(
+        self, states: dict[Any, Tensor], ys_bar: Tensor, dense_bars: Any
+    ) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0, of the times and of the captured tensors."""
         kept, self.kept = self.kept, KeptTries([], None)
         try:
@@ -143,12 +159,13 @@ class RowSolve:
         finally:
             self.budget.drop_graphs()
 
-    def traced(self, y0, times):
+    def traced(self, y0: Tensor, times: Tensor) -> tuple[Tensor, ...]:
         """What `forward` returned, again on the accepted steps, as a graph of everything."""
         with self.problem.field.without(self.packed.counts == 0):
             return (self._traced(y0, times),)
 
-    def _traced(self, y0, times):
+    def _traced(self, y0: Tensor, times: Tensor) -> Tensor:
+        at: Any  # places of steps, or a point
         problem, stepper, packed, rows = self.problem, self.stepper, self.packed, self.stepper.rows
         columns = times.double().to(y0.device).expand(rows.count, -1)
         ys = [[y0.new_full((rows.width,), math.nan)] * rows.count for _ in range(columns.shape[1] - 1)]
@@ -191,7 +208,7 @@ class RowSolve:
         self.replay.conclude()
         return rows.flat(torch.stack([torch.stack(row) for row in ys]).to(y0.dtype))
 
-    def _traced_output(self, row, time, t, h, y, slopes):
+    def _traced_output(self, row: int, time: Tensor, t: Tensor, h: Tensor, y: Tensor, slopes: list[Tensor]) -> Tensor:
         """State [n] of one row inside its step, at a time (0-d)."""
         rows = self.stepper.rows
         size = float(h[row].detach())
@@ -202,18 +219,18 @@ class RowSolve:
         change = sum(w * rows.rows(k)[row] for w, k in zip(weights, slopes))
         return rows.rows(y)[row] + h[row] * change
 
-    def tell_compile_time(self):
+    def tell_compile_time(self) -> None:
         self.problem.tell_compile_time()
 
     @property
-    def _graph_bytes(self):
+    def _graph_bytes(self) -> float:
         """What the graphs of a try take; infinite where they are not kept."""
         problem = self.problem
         kept = self.stepper.can_keep_graphs and problem.compile_options is None
         # a number of bytes is for states alone
         return problem.graph_bytes if kept and not problem.memory.bounds_bytes else math.inf
 
-    def _keep(self, step, outputs):
+    def _keep(self, step: RowStep, outputs: range) -> None:
         """Keep the graphs of a try, and find out whether there is room for another.
 
         :param outputs: places of those inside its steps
@@ -226,7 +243,7 @@ class RowSolve:
             self.kept.add(kept)
         stepper.keep_graphs = self.budget.wants_graph
 
-    def _take(self, step, ys, waiting, remember):
+    def _take(self, step: RowStep, ys: Tensor, waiting: Tensor, remember: bool) -> None:
         """The outputs of a try, and what is to be remembered of it.
 
         :param ys: outputs [m - 1, b, n], written to
@@ -255,7 +272,7 @@ class RowSolve:
                 place = before + (torch.cumsum(step.accepted, 0) - 1)[at]
                 packed.add_outputs(row=at, number=number, step=place, theta=theta)
 
-    def _outputs_inside(self, step, waiting):
+    def _outputs_inside(self, step: RowStep, waiting: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """The outputs that dense output gives inside a try: their rows, numbers and fractions [p], and the states there
         [p, n]; None for none. Rows of which one is infinite or NaN, as func may be at the ends of their steps, have
         none, and are noted in the step."""

@@ -1,14 +1,22 @@
 """The times of rows: when each starts and ends, on which times it lands on its way, and which outputs it has."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..notices import shown
 from ..option_checks import times_of
 from ..problem import stops_of
 from ..settings import checked_times, warn_of_coarse_times
+
+if TYPE_CHECKING:
+    from ..state import StateLayout
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,15 @@ class RowTimes:
     direction: torch.Tensor
 
     @property
-    def lands_inside(self):
+    def lands_inside(self) -> bool:
         """Whether a step may end on a given time that is not the last of its row."""
         return self.stops.shape[1] > 1
 
     @property
-    def end(self):
+    def end(self) -> Tensor:
         return self.stops.gather(1, self.n_stops[:, None] - 1)[:, 0]
 
-    def stop(self, place):
+    def stop(self, place: Tensor) -> tuple[Tensor | None, ...]:
         """Of the stops at places [..., b]: their times, their numbers among the times given, whether func jumps there.
         A row that is behind its last one is given that."""
         parts = (self.stops, self.given, self.jumps)
@@ -51,7 +59,7 @@ class RowTimes:
         return tuple(part if part is None else part[row, place] for part in parts)
 
 
-def checked_row_times(t, layout, count, options):
+def checked_row_times(t: Any, layout: StateLayout, count: int, options: Mapping[str, Any]) -> tuple[Tensor, RowTimes]:
     """Times as a tensor [m] or [b, m], and the `RowTimes` that they and the options ask for.
 
     :raises ValueError, TypeError: as `checked_times`; rows of times that cannot be used
@@ -69,7 +77,7 @@ def checked_row_times(t, layout, count, options):
                              for part in parts))  # fmt: skip
 
 
-def _checked(times, layout, count):
+def _checked(times: Tensor, layout: StateLayout, count: int) -> tuple[Tensor, Tensor]:
     """Times [b, m] as a tensor of floating point, and their values."""
     if len(times) != count or times.shape[1] < 2:
         raise ValueError(
@@ -99,8 +107,10 @@ def _checked(times, layout, count):
     return times, values
 
 
-def _stops(values, options):
+def _stops(values: Tensor, options: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
     """What is in `RowTimes` but for the direction, of values [b, m] on the CPU."""
+    stops: Any  # of one row; () for a row of one time
+    jumps: Any  # flags of one row, then of all
     there = ~values.isnan()
     last = there.sum(1) - 1
     step_t, jump_t, lands = (options.get(name, default) for name, default in _OPTIONS)
@@ -131,7 +141,7 @@ def _stops(values, options):
     return values[:, 0], outputs, interpolated, times, given, n_stops, jumps, starts
 
 
-def as_given(bars, times):
+def as_given(bars: Tensor, times: Tensor) -> Tensor:
     """Cotangents [b, m] of the times of all rows as those of the times that were given, [m] or [b, m]."""
     return (bars if times.dim() == 2 else bars.sum(0)).to(times)
 
