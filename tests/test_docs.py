@@ -22,6 +22,7 @@ import code_map  # noqa: E402  scripts, not modules of a package
 import render_docs  # noqa: E402
 import results_page  # noqa: E402
 
+import torch_ACA  # noqa: E402
 from harness import packed  # noqa: E402
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -107,6 +108,11 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_generated_parts_are_up_to_date(page):
     assert render_docs.rendered(page.read_text()) == page.read_text(), "run scripts/render_docs.py"
+
+
+def test_all_that_is_public_is_on_the_reference_page():
+    page = (ROOT / "docs/api.md").read_text()
+    assert not [name for name in torch_ACA.__all__ if not re.search(rf"::: torch_ACA\.{name}$|`{name}`", page, re.M)]
 
 
 def test_a_module_that_the_map_of_the_code_lacks_is_an_error(tmp_path):
