@@ -64,6 +64,7 @@ class Captured:
         self.sources: Any = None
         self.leaves: Any = ()
         self._asked_for: Any = ()
+        self._versions: list[tuple[Tensor, int]] = []
         self._met, self._stored = set(), set()
         self.keep_graph = False  # whether graphs go on into a history that others need too
         for tensor, target in zip(tensors, of_outer_solves(tensors)):
@@ -121,6 +122,12 @@ class Captured:
         self._asked_for = self.leaves
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
+        self._versions = [(x, x._version) for x in self._ignored.values() if not x.is_inference()]
+
+    def constants_have_changed(self) -> bool:
+        """Whether something was written to a tensor without gradients that func can reach, since `seal`; func need not
+        use it."""
+        return any(tensor._version != version for tensor, version in self._versions)
 
     def leave_out_frozen(self) -> None:
         """Leaves that have ceased to require grad since the forward pass get no gradient."""

@@ -135,16 +135,16 @@ class GradientSum:
     def __init__(self, count: int) -> None:
         self.totals: list[Any] = [None] * count
         self._owned = [False] * count
-        self._all_owned = False
+        self._in_place = False  # whether all can be added to together
 
     def replace(self, totals: Sequence[Any]) -> None:
         """Take sums that hold the old ones; None where nothing was added."""
         self.totals = [old if new is None else new for new, old in zip(totals, self.totals)]
         self._owned = [total is not None for total in self.totals]
-        self._all_owned = bool(self.totals) and all(self._owned)
+        self._look_at_totals()
 
     def add(self, gradients: Sequence[Any]) -> None:
-        if self._all_owned and not any(g is None for g in gradients):
+        if self._in_place and self.totals and not any(g is None for g in gradients):
             torch._foreach_add_(self.totals, gradients)
             return
         for i, g in enumerate(gradients):
@@ -152,8 +152,13 @@ class GradientSum:
                 continue
             if self.totals[i] is None:
                 self.totals[i] = g
+            elif self.totals[i].is_sparse and not g.is_sparse:  # PyTorch adds up in one order alone
+                self.totals[i], self._owned[i] = g + self.totals[i], True
             elif self._owned[i]:
                 self.totals[i].add_(g)
             else:  # the first gradient may share memory with something else
                 self.totals[i], self._owned[i] = self.totals[i] + g, True
-        self._all_owned = bool(gradients) and all(self._owned)
+        self._look_at_totals()
+
+    def _look_at_totals(self) -> None:
+        self._in_place = all(self._owned) and not any(total.is_sparse for total in self.totals)

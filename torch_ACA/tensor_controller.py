@@ -72,7 +72,9 @@ class TensorController:
         keeps = accepted & landing & ~rejected  # a step shortened to land says little about the size that is allowed
         proposed = torch.where(keeps, torch.maximum(proposed, size), proposed)
         if not self._has_no_memory:
-            remembered = torch.where(torch.as_tensor(controller.beta) != 0.0, ratio.clamp(max=1.0), 1.0)
+            remembered, has_memory = ratio.clamp(max=1.0), controller.beta != 0.0
+            if isinstance(has_memory, Tensor):
+                remembered = torch.where(has_memory, remembered, 1.0)
             previous = torch.where(accepted, remembered, previous)
         return Verdict(accepted, finite, at_minimum, proposed, previous)
 

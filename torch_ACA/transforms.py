@@ -6,7 +6,9 @@ through.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +17,22 @@ from torch import Tensor
 from . import private_torch
 from .errors import TransformError
 from .private_torch import forward_ad_level, is_transformed, without_tangents
+
+
+def untraced(function: Callable) -> Callable:
+    """Decorator of what autograd calls: Dynamo leaves it alone where `torch.compile` is given a whole training step."""
+    disabled: Any = None
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal disabled
+        if "torch._dynamo" not in sys.modules:  # to import it takes seconds
+            return function(*arguments)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)
+        return disabled(*arguments)
+
+    return call
 
 
 def under_transform() -> bool:

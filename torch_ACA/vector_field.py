@@ -340,6 +340,11 @@ class VectorField:
             self._settled.leave_out_changed()
         self.jacobian.finish(self.captured.uses)
 
+    def may_differ_anywhere(self) -> bool:
+        """Whether func, evaluated again, may be another one in any one step: another thread may have drawn from the
+        stream that it draws from, or something was written to a tensor that it can reach."""
+        return self.side_effects.draws or self.captured.constants_have_changed()
+
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Context in which f is evaluated again, after `finish`."""

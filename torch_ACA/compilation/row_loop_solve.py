@@ -158,7 +158,7 @@ class RowLoopSolve(RowSolve):
         if remember:
             self.remember_end(now.t, now.y, ())
             self._fingerprint = fingerprint(self.code)
-        return (rows.flat(ys),)
+        return (rows.flat(ys).detach(),)  # no view, which nobody may write to
 
     def _behind_jumps(self, now: RowProgress) -> RowProgress:
         """What rows go on with that wait where func jumps, once no others are on their way."""

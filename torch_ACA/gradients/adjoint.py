@@ -23,7 +23,7 @@ from ..inference_mode import outside_inference_mode
 from ..march import Stop, march
 from ..scipy_solver import Scipy, ScipySolve
 from ..steppers.base import Method
-from ..transforms import check_cotangents
+from ..transforms import check_cotangents, untraced
 from .augmented import AugmentedField
 from .discrete import DiscreteSolve
 from .replay import Replay
@@ -83,6 +83,7 @@ class _Function(torch.autograd.Function):
         return results[0]
 
     @staticmethod
+    @untraced
     @outside_inference_mode
     def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("adjoint", ys_bar)

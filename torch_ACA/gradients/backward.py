@@ -43,7 +43,7 @@ class BackwardPass:
         self.times = TimeCotangents(len(problem.ts))
         self.states = run.storage.backwards(states, functools.partial(run.advance, stepper))
         # another thread may have drawn from the stream in any one step, a callback may have changed func
-        each = problem.field.side_effects.draws or problem.callbacks.step is not NO_CALLBACKS.step
+        each = problem.field.may_differ_anywhere() or problem.callbacks.step is not NO_CALLBACKS.step
         self.compared_every = 1 if each else -(-COMPARED // stepper.own_stages)
         self.y_bar, self.times.now = self.inside.of_end(problem.y0)
         self.following: AcceptedStep | None = None  # the step behind

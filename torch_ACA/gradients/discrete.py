@@ -31,7 +31,7 @@ from ..inference_mode import outside_inference_mode
 from ..march import Stop
 from ..private_torch import within_checkpoint
 from ..solution import Trajectory
-from ..transforms import forward_ad_disabled, is_batched
+from ..transforms import forward_ad_disabled, is_batched, untraced
 from .backward import BackwardPass
 from .dense import DenseRecord
 from .replay import Replay
@@ -311,6 +311,7 @@ class _Function(torch.autograd.Function):
         return results
 
     @staticmethod
+    @untraced
     @outside_inference_mode
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors

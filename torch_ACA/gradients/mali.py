@@ -23,7 +23,7 @@ from ..evaluation import GradientSum
 from ..inference_mode import outside_inference_mode
 from ..march import Stop
 from ..steppers.base import Carry
-from ..transforms import check_cotangents
+from ..transforms import check_cotangents, untraced
 from .replay import Replay
 from .second_order import no_second_derivatives
 from .times import TimeCotangents
@@ -159,6 +159,7 @@ class _Function(torch.autograd.Function):
         return results[0]
 
     @staticmethod
+    @untraced
     @outside_inference_mode
     def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("mali", ys_bar)

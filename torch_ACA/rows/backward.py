@@ -42,8 +42,7 @@ class RowBackwardPass:
         self._n_evals = self.field.n_evals
         b, m = self.problem.row_times.outputs.shape
         self.times_bar = torch.zeros(b, m + 1, dtype=torch.float64, device=ys_bar.device)
-        # another thread may have drawn from the stream in any one step
-        self.compared_every = 1 if self.field.side_effects.draws else -(-COMPARED // self.stepper.own)
+        self.compared_every = 1 if self.field.may_differ_anywhere() else -(-COMPARED // self.stepper.own)
 
     def walk(self) -> tuple[Tensor, Tensor | None, list[Any]]:
         """Cotangents of y0 [size], of the times (as they were given; None unless asked) and of the captured tensors.
@@ -244,7 +243,7 @@ class RowBackwardPass:
 
 
 def _is_finite(bar: Tensor | None) -> bool:
-    return bar is None or bool(torch.isfinite(bar).all())
+    return bar is None or bool(torch.isfinite(bar.coalesce().values() if bar.is_sparse else bar).all())
 
 
 _SPOILED = (

@@ -110,7 +110,7 @@ class RowSolve:
                 raise failures.error()
         if remember:
             self.remember_end(t, y, failures.failed.nonzero()[:, 0].tolist() if failures else ())
-        return (rows.flat(ys),)
+        return (rows.flat(ys).detach(),)  # no view, which nobody may write to
 
     def remember_end(self, t: Tensor, y: Tensor, failed: Sequence[int]) -> None:
         """To be called when all steps were taken.
