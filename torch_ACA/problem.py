@@ -1,6 +1,7 @@
 """`Problem`, what a gradient method is given: one solve, checked and in the solver's own terms."""
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from .capture import solvers_backward
 from .controller import Controller, FixedSteps, all_finite
 from .cut import of_outer_solves
 from .default_device import default_device, with_default_device
-from .errors import NonFiniteError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
+from .errors import NonFiniteError, ReplayError, SolverError, StepSizeUnderflowError, TooManyEvaluationsError
 from .evaluation import Evaluation
 from .gradients.storage import STATES_ONLY, Budget
 from .hidden import moved
@@ -83,6 +84,7 @@ class Problem:
         if self.given_times is None:
             self.given_times = self.times
         self._default_device = default_device()
+        self._threads_back: set[int] = set()  # in which there is a backward pass
         landed = {stop.index for stop in self.stops}
         self._to_interpolate = deque(i for i in range(1, len(self.ts)) if i not in landed)
         self.n_inside = len(self._to_interpolate)  # outputs that the interpolant gives
@@ -155,6 +157,21 @@ class Problem:
             with_default_device(self._default_device),
         ):
             yield
+
+    @contextlib.contextmanager
+    def not_within_itself(self) -> Iterator[None]:
+        """Context of a backward pass, which would never end where func, evaluated again, reads what the solve has made.
+
+        :raises ReplayError: it does
+        """
+        thread = threading.get_ident()
+        if thread in self._threads_back:
+            raise ReplayError("it reads what the solve itself has returned")
+        self._threads_back.add(thread)
+        try:
+            yield
+        finally:
+            self._threads_back.discard(thread)
 
     def march(self, stepper: Stepper, carry: Carry) -> Iterator[Step]:
         """The accepted steps, closed where there is dense output; where failures are returned, they end early."""

@@ -3,8 +3,9 @@
 A task's number, a flag or a control is an attribute that a loop sets anew for every solve. Where a backward pass comes
 after several of them, func must be what it was in each; and states alone do not tell, as where a gate is still zero.
 So numbers, flags, texts and tensors without a history that were in modules, objects, dicts, lists and globals from the
-first evaluation to the last are put back for as long as func is evaluated again. What func itself has changed, such as
-a count of its calls, is its own affair.
+first evaluation to the last are put back for as long as func is evaluated again, and what was appended to lists since,
+such as the solution itself, is taken out. What func itself has changed, such as a count of its calls, is its own
+affair.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ class Settled:
     def __init__(self, places: Places) -> None:
         self._held = [(place, _simple_in(place())) for place in _lookups(places)]
         self._names: list[frozenset] = []
+        self._lists, self._lengths = places.lists, []
 
     def leave_out_changed(self) -> None:
         """What func has changed itself is not put back."""
@@ -45,13 +47,17 @@ class Settled:
             if now is not None:
                 held.append((place, {key: v for key, v in before.items() if _is_same(now.get(key, _NOTHING), v)}))
                 self._names.append(frozenset(key for key, _ in now.items()))
-        self._held = held
+        self._held, self._lengths = held, [len(entries) for entries in self._lists]
 
     @contextlib.contextmanager
     def put_back(self) -> Iterator[None]:
         """Context in which everything is where it was, and what has been added since is not there."""
-        changed = []
+        changed, appended = [], []
         try:
+            for entries, length in zip(self._lists, self._lengths):
+                if len(entries) > length:
+                    appended.append((entries, length, entries[length:]))
+                    del entries[length:]
             for now, key, value, found in self._differences():
                 _put(now, key, value)
                 changed.append((now, key, value, found))
@@ -60,13 +66,16 @@ class Settled:
             for now, key, value, found in changed:
                 if now.get(key, _NOTHING) is value:  # else func has put something else there
                     _put(now, key, found)
+            for entries, length, later in appended:
+                entries[length:length] = later  # before what func has appended
 
     def _differences(self) -> Iterator[tuple[Any, Any, Any, Any]]:
         """(place, key, what was there, what is there now) where these differ."""
         for (place, before), names in zip(self._held, self._names):
             now = place()
             if now is not None:
-                added = dict.fromkeys(_simple_in(now).keys() - names, _NOTHING)
+                keys = now if isinstance(now, dict) else _simple_in(now)  # of attributes, others may be PyTorch's own
+                added = dict.fromkeys(keys.keys() - names, _NOTHING)
                 for key, value in (before | added).items():
                     found = now.get(key, _NOTHING)
                     if not _is_same(found, value):
@@ -112,7 +121,7 @@ def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
         except TypeError:
             yield functools.partial(_itself, _Slots(thing))
     for place in (*dicts, *map(_Listed, places.lists)):
-        if len(place) <= _MOST and len(_simple_in(place)) == len(place):  # nothing that may lead to the solution
+        if len(place) <= _MOST:
             yield functools.partial(_itself, place)
     for namespace, names in places.globals:
         yield functools.partial(_itself, _Part(namespace, names))
@@ -218,4 +227,4 @@ class _Listed:
             self._entries[number] = value
 
     def __delitem__(self, number: int) -> None:
-        """Entries that were added stay: the others keep their numbers."""
+        """There are none that were added."""

@@ -223,6 +223,30 @@ def test_a_block_in_a_model_that_is_compiled_as_a_whole(field):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("keywords", [
+    {}, {"memory": "states"}, {"per_sample": True, "memory": "states"}, {"gradient": "adjoint"},
+    {"gradient": "mali", "method": "ALF"},
+], ids=str)  # fmt: skip
+def test_the_backward_pass_is_left_alone_where_a_whole_step_is_compiled(keywords):
+    """Dynamo would compile the code of the solver, and func with it, call by call."""
+    net, traced = nn.Linear(2, 2), []
+
+    def func(t, y):
+        traced.append(torch.compiler.is_dynamo_compiling())
+        return torch.tanh(net(y))
+
+    def step(y0):
+        loss = solve(func, y0, [0.0, 1.0], **keywords).ys[-1].square().sum()
+        loss.backward()
+        return loss
+
+    y0 = torch.ones(3, 2)
+    step(y0)
+    expected, net.weight.grad = net.weight.grad, None
+    torch.compile(step, backend="eager")(y0)
+    assert torch.equal(net.weight.grad, expected) and not any(traced)
+
+
 def test_results_that_the_next_call_would_overwrite_are_copied(field, monkeypatch):
     """As CUDA graphs do it: each compiled function gives its results in the same memory at every call."""
 

@@ -21,6 +21,7 @@ from torch_ACA import (
     solve_endtime,
     solve_event,
 )
+from torch_ACA.private_torch import pytree
 from torch_ACA.rows.problem import problem_of_rows
 from torch_ACA.rows.solve import RowSolve
 from torch_ACA.steppers.dense_output import combine
@@ -351,3 +352,21 @@ def test_no_rows_have_no_events_and_end_where_they_are():
         assert torch.autograd.grad(ys.sum() + t.sum(), weight)[0] == 0.0
         end, _ = solve_endtime(lambda t, y: -y, y0, t0, torch.rand(0), per_sample=True)
         assert end.shape == (0, 2)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_program_may_write_to_the_output(nested):
+    """As nn.ReLU(inplace=True) does behind a block."""
+    y0, w = torch.tensor([[1.0], [-2.0]]), torch.ones((), requires_grad=True)
+
+    def func(t, y):
+        return pytree.tree_map(lambda x: -w * x, y)
+
+    def first(y):
+        return y["a"] if nested else y
+
+    grads = []
+    for in_place in (False, True):
+        end, _ = solve_endtime(func, {"a": y0, "b": y0} if nested else y0, 0.0, 1.0, per_sample=True)
+        grads += torch.autograd.grad(torch.relu_(first(end)).sum() if in_place else torch.relu(first(end)).sum(), w)
+    assert torch.equal(*grads)

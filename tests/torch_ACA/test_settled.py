@@ -1,5 +1,6 @@
 """func is what it was in each of several solves, where one backward pass comes after them."""
 
+import collections
 import gc
 import types
 import weakref
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from torch_ACA import solve
+from torch_ACA import ReplayError, solve
 
 RUNS = [
     {"memory": "states"}, {"memory": 2}, {"gradient": "direct"}, {"gradient": "adjoint"},
     {"gradient": "mali", "method": "ALF"}, {"method": "Rodas5P", "memory": "states"},
 ]  # fmt: skip
+OF_HISTORIES = [{}, *RUNS, {"gradient": "naive"}, {"per_sample": True}, {"per_sample": True, "memory": "states"}]
 T = [0.0, 0.7, 2.0]
 FLAG = 3.0
 
@@ -232,3 +234,69 @@ def test_a_module_that_holds_its_solution_is_freed():
     del func
     gc.collect()
     assert alive() is None
+
+
+def delayed(history, how):
+    """Solves by the method of steps: func reads the last state that was kept. A gradient, and how many were kept."""
+    torch.manual_seed(0)
+    net, y = nn.Linear(2, 2).double(), torch.randn(3, 2, dtype=torch.float64)
+    kept = history([y])
+
+    def func(t, y):
+        return torch.tanh(net(y)) - (kept[max(kept)] if isinstance(kept, dict) else kept[-1])
+
+    for _ in range(2):
+        y = solve(func, y, [0.0, 0.4], rtol=1e-9, atol=1e-9, **how).ys[-1]
+        if isinstance(kept, dict):
+            kept[len(kept)] = y
+        else:
+            kept.append(y)
+    y.square().sum().backward()
+    assert len(kept) == 3 and kept[2] is y
+    return net.weight.grad
+
+
+@pytest.mark.parametrize("how", OF_HISTORIES, ids=str)
+@pytest.mark.parametrize("history", [list, lambda first: dict(enumerate(first))], ids=["list", "dict"])
+def test_a_solution_appended_to_what_func_reads_is_not_there_in_the_backward_pass(history, how):
+    """Else func would read the solution of the solve itself, and its backward pass would never end."""
+    # errors of a thousand steps add up
+    rtol = 1e-3 if "mali" in how.values() else 1e-7
+    assert torch.allclose(delayed(history, how), delayed(history, {"gradient": "direct"}), rtol=rtol, atol=1e-8)
+
+
+@pytest.mark.parametrize("how", [how for how in RUNS if how.get("gradient") != "direct"], ids=str)
+def test_a_backward_pass_that_would_never_end_is_refused(how):
+    """Entries of a deque are not put back, as it may have dropped some."""
+    with pytest.raises(ReplayError, match="func is not what it was"):
+        delayed(collections.deque, how)
+
+
+@pytest.mark.parametrize("how", [{"memory": "states"}, {"memory": 2}, {"per_sample": True}], ids=str)
+def test_a_constant_that_acts_on_early_steps_alone_must_not_be_written_to(how):
+    net, pulse = nn.Linear(2, 2).double(), torch.full((2,), 5.0, dtype=torch.float64)
+    y0 = torch.ones(5, 2, dtype=torch.float64)
+
+    def func(t, y):
+        return torch.tanh(net(y)) + pulse * torch.relu(0.3 - t) ** 2 * y
+
+    for tolerance in (1e-3, 1e-4, 1e-5):  # with other steps
+        end = solve(func, y0, [0.0, 1.0], rtol=tolerance, atol=tolerance, **how).ys[-1]
+        pulse.mul_(5)
+        with pytest.raises(ReplayError, match="ends in another state"):
+            end.sum().backward()
+        pulse.div_(5)
+
+
+def test_what_func_appends_in_the_backward_pass_comes_behind_what_the_program_has_appended():
+    times, w = [], nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def func(t, y):
+        times.append(float(t))
+        return -w * y
+
+    end = solve(func, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
+    before = list(times)
+    times.append("of the program")
+    end.sum().backward()
+    assert times[: len(before) + 1] == [*before, "of the program"] and len(times) > len(before) + 1

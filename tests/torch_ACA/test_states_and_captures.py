@@ -393,3 +393,28 @@ def test_a_traced_module(gradient):
         return torch.autograd.grad(ys[-1].sum(), list(net.parameters()))
 
     assert_close(of(traced), of(net), 1e-12)
+
+
+@pytest.mark.parametrize("keywords", [
+    {"memory": "states"}, {}, {"gradient": "direct"}, {"gradient": "adjoint"}, {"method": "Rodas5P"},
+    {"gradient": "mali", "method": "ALF"}, {"per_sample": True}, {"per_sample": True, "memory": "states"},
+], ids=str)  # fmt: skip
+def test_sparse_gradients_and_sparse_captured_tensors(keywords):
+    """Embeddings with sparse gradients, also beside dense ones of the same tensor; weights of a sparse matrix."""
+    rows, values = torch.arange(4), torch.rand(4, dtype=torch.float64, requires_grad=True)
+    places, weight = torch.stack([rows, rows.roll(1)]), torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
+
+    def gradients(sparse):
+        matrix = torch.sparse_coo_tensor(places, values, (4, 4), check_invariants=True)
+
+        def func(t, y):
+            x = nn.functional.embedding(rows, weight, sparse=sparse) + 0.1 * weight
+            if keywords.get("per_sample"):  # whose rows are apart
+                return torch.tanh(x * y)
+            return torch.tanh((torch.sparse.mm(matrix, y) if sparse else matrix.to_dense() @ y) * x)
+
+        end = solve(func, torch.ones(4, 2, dtype=torch.float64), [0.0, 1.0], **keywords).ys[-1]
+        found = torch.autograd.grad(end.square().sum(), [weight, values], allow_unused=True)
+        return [x.to_dense() for x in found if x is not None]
+
+    assert_close(gradients(True), gradients(False), 1e-12)

@@ -89,7 +89,7 @@ class _Function(torch.autograd.Function):
         check_cotangents("adjoint", ys_bar)
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
-        with torch.no_grad(), problem.backward_pass():
+        with torch.no_grad(), problem.not_within_itself(), problem.backward_pass():
             bars = _backward(problem, y0, ys, ys_bar, ctx.replay, *ctx.slopes)
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 

@@ -316,10 +316,11 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        if torch.is_grad_enabled() or any(map(is_batched, bars)):
-            with run.problem.backward_pass():
-                return None, None, *differentiable_bars(run, inputs, bars)
-        states = dict(zip(ctx.states_at, states))
-        y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
+        with run.problem.not_within_itself():
+            if torch.is_grad_enabled() or any(map(is_batched, bars)):
+                with run.problem.backward_pass():
+                    return None, None, *differentiable_bars(run, inputs, bars)
+            states = dict(zip(ctx.states_at, states))
+            y_bar, times_bar, captured_bars = run.backward(states, bars[0], bars[1:])
         run.tell_compile_time()
         return None, None, y_bar, times_bar, *captured_bars

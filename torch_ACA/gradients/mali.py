@@ -164,7 +164,8 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, ys_bar: Tensor) -> Any:
         check_cotangents("mali", ys_bar)
         z, v, *inputs = ctx.saved_tensors
-        with torch.no_grad(), ctx.run.problem.backward_pass():
+        problem = ctx.run.problem
+        with torch.no_grad(), problem.not_within_itself(), problem.backward_pass():
             y_bar, times_bar, captured_bars = ctx.run.backward(Carry(ctx.t_end, z, v), ys_bar)
         bars = no_second_derivatives("mali", [y_bar, times_bar, *captured_bars], [ys_bar, *inputs])
         return None, None, None, *bars
