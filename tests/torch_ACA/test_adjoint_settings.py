@@ -121,6 +121,15 @@ def test_sparse_gradients():
     assert results[0].abs().max() > 0.1 and torch.equal(results[0], results[1])
 
 
+def test_cotangents_that_are_not_finite_give_gradients_that_are_not():
+    """As where the scale of a loss overflows: `torch.amp.GradScaler` then leaves the step out."""
+    y0, w = torch.ones(2, requires_grad=True), torch.ones((), requires_grad=True)
+    times = T.clone().requires_grad_()
+    ys = solve(lambda t, y: -w * y, y0, times, gradient="adjoint").ys
+    for gradient in torch.autograd.grad((ys[-1] * torch.tensor([1.0, math.inf])).sum(), [y0, w, times]):
+        assert not bool(gradient.isfinite().any())
+
+
 @pytest.mark.parametrize("points", [2, 4])
 def test_a_grid_is_stepped_through_backwards_as_well(points):
     """gradient of y(1) of y' = 3 w y by 30 steps of rk4: the exact one to 1e-5; one step per output is 0.1 off."""

@@ -399,7 +399,8 @@ def test_a_traced_module(gradient):
     {"memory": "states"}, {}, {"gradient": "direct"}, {"gradient": "adjoint"}, {"method": "Rodas5P"},
     {"gradient": "mali", "method": "ALF"}, {"per_sample": True}, {"per_sample": True, "memory": "states"},
 ], ids=str)  # fmt: skip
-def test_sparse_gradients_and_sparse_captured_tensors(keywords):
+@pytest.mark.parametrize("tied", [False, True])
+def test_sparse_gradients_and_sparse_captured_tensors(keywords, tied):
     """Embeddings with sparse gradients, also beside dense ones of the same tensor; weights of a sparse matrix."""
     rows, values = torch.arange(4), torch.rand(4, dtype=torch.float64, requires_grad=True)
     places, weight = torch.stack([rows, rows.roll(1)]), torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
@@ -408,7 +409,7 @@ def test_sparse_gradients_and_sparse_captured_tensors(keywords):
         matrix = torch.sparse_coo_tensor(places, values, (4, 4), check_invariants=True)
 
         def func(t, y):
-            x = nn.functional.embedding(rows, weight, sparse=sparse) + 0.1 * weight
+            x = nn.functional.embedding(rows, weight, sparse=sparse) + (0.1 * weight if tied else 0.1)
             if keywords.get("per_sample"):  # whose rows are apart
                 return torch.tanh(x * y)
             return torch.tanh((torch.sparse.mm(matrix, y) if sparse else matrix.to_dense() @ y) * x)

@@ -8,6 +8,7 @@ outputs and the graph of one f. Cost: like the forward solve, with a VJP at ever
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import NO_CALLBACKS, Callbacks
-from ..controller import Controller, FixedSteps, rms_norm
+from ..controller import Controller, FixedSteps, all_finite, rms_norm
 from ..errors import SolverError
 from ..inference_mode import outside_inference_mode
 from ..march import Stop, march
@@ -90,7 +91,10 @@ class _Function(torch.autograd.Function):
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
         with torch.no_grad(), problem.not_within_itself(), problem.backward_pass():
-            bars = _backward(problem, y0, ys, ys_bar, ctx.replay, *ctx.slopes)
+            if all_finite(ys_bar):
+                bars = _backward(problem, y0, ys, ys_bar, ctx.replay, *ctx.slopes)
+            else:  # as where the scale of a loss overflows, which GradScaler looks for: no steps lead back from there
+                bars = [torch.full_like(x, math.nan) for x in inputs]
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
