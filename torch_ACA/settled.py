@@ -3,8 +3,8 @@
 A task's number, a flag or a control is an attribute that a loop sets anew for every solve. Where a backward pass comes
 after several of them, func must be what it was in each; and states alone do not tell, as where a gate is still zero.
 So numbers, flags, texts and tensors without a history that were in modules, objects, dicts, lists and globals from the
-first evaluation to the last are put back for as long as func is evaluated again, and what was appended to lists since,
-such as the solution itself, is taken out. What func itself has changed, such as a count of its calls, is its own
+first evaluation to the last are put back for as long as func is evaluated again, and what was appended to such lists
+since, as the solution itself, is taken out. What func itself has changed, such as a count of its calls, is its own
 affair.
 """
 
@@ -37,7 +37,7 @@ class Settled:
     def __init__(self, places: Places) -> None:
         self._held = [(place, _simple_in(place())) for place in _lookups(places)]
         self._names: list[frozenset] = []
-        self._lists, self._lengths = places.lists, []
+        self._lists, self._lengths = [entries for entries in places.lists if _leads_nowhere(_Listed(entries))], []
 
     def leave_out_changed(self) -> None:
         """What func has changed itself is not put back."""
@@ -104,6 +104,12 @@ def _simple_in(place: Any) -> dict[Any, Any]:
     }
 
 
+def _leads_nowhere(place: Any) -> bool:
+    """Whether a dict or list holds simple things alone. It is held itself: one with an earlier solution in it would
+    keep that, and what that one holds, alive for as long as the next."""
+    return len(place) <= _MOST and len(_simple_in(place)) == len(place)
+
+
 def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
     """Functions that return a place, as a dict is one, or None where its owner is gone: owners are not held."""
     for module in places.modules:
@@ -121,7 +127,7 @@ def _lookups(places: Places) -> Iterator[Callable[[], Any]]:
         except TypeError:
             yield functools.partial(_itself, _Slots(thing))
     for place in (*dicts, *map(_Listed, places.lists)):
-        if len(place) <= _MOST:
+        if _leads_nowhere(place):
             yield functools.partial(_itself, place)
     for namespace, names in places.globals:
         yield functools.partial(_itself, _Part(namespace, names))

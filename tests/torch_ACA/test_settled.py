@@ -236,8 +236,8 @@ def test_a_module_that_holds_its_solution_is_freed():
     assert alive() is None
 
 
-def delayed(history, how):
-    """Solves by the method of steps: func reads the last state that was kept. A gradient, and how many were kept."""
+def delayed(history, how, n_solves):
+    """Solves by the method of steps: func reads the last state that was kept. The gradient."""
     torch.manual_seed(0)
     net, y = nn.Linear(2, 2).double(), torch.randn(3, 2, dtype=torch.float64)
     kept = history([y])
@@ -245,31 +245,50 @@ def delayed(history, how):
     def func(t, y):
         return torch.tanh(net(y)) - (kept[max(kept)] if isinstance(kept, dict) else kept[-1])
 
-    for _ in range(2):
+    for _ in range(n_solves):
         y = solve(func, y, [0.0, 0.4], rtol=1e-9, atol=1e-9, **how).ys[-1]
         if isinstance(kept, dict):
             kept[len(kept)] = y
         else:
             kept.append(y)
     y.square().sum().backward()
-    assert len(kept) == 3 and kept[2] is y
+    assert len(kept) == n_solves + 1 and kept[n_solves] is y
     return net.weight.grad
 
 
+def numbered(entries):
+    return dict(enumerate(entries))
+
+
 @pytest.mark.parametrize("how", OF_HISTORIES, ids=str)
-@pytest.mark.parametrize("history", [list, lambda first: dict(enumerate(first))], ids=["list", "dict"])
+@pytest.mark.parametrize("history", [list, numbered])
 def test_a_solution_appended_to_what_func_reads_is_not_there_in_the_backward_pass(history, how):
     """Else func would read the solution of the solve itself, and its backward pass would never end."""
     # errors of a thousand steps add up
     rtol = 1e-3 if "mali" in how.values() else 1e-7
-    assert torch.allclose(delayed(history, how), delayed(history, {"gradient": "direct"}), rtol=rtol, atol=1e-8)
+    assert torch.allclose(delayed(history, how, 1), delayed(history, {"gradient": "direct"}, 1), rtol=rtol, atol=1e-8)
 
 
 @pytest.mark.parametrize("how", [how for how in RUNS if how.get("gradient") != "direct"], ids=str)
-def test_a_backward_pass_that_would_never_end_is_refused(how):
-    """Entries of a deque are not put back, as it may have dropped some."""
+@pytest.mark.parametrize(("history", "n_solves"), [(collections.deque, 1), (list, 2), (numbered, 2)])
+def test_a_backward_pass_that_would_never_end_is_refused(history, n_solves, how):
+    """Of a deque, which may have dropped some, and of what held an earlier solution, entries are not put back."""
     with pytest.raises(ReplayError, match="func is not what it was"):
-        delayed(collections.deque, how)
+        delayed(history, how, n_solves)
+
+
+@pytest.mark.parametrize("held", [lambda y: [y], lambda y: {"y": y}], ids=["list", "dict"])
+def test_a_module_that_holds_its_last_solution_does_not_hold_those_before(held):
+    func, solutions = nn.Module(), []
+    func.part, func.forward = nn.Linear(3, 3), lambda t, y: torch.tanh(func.part(y))
+    for _ in range(4):
+        y = solve(func, torch.ones(2, 3), T, memory="states").ys
+        solutions.append(weakref.ref(y))
+        func.part.last = held(y)
+        y.sum().backward()
+    del y
+    gc.collect()
+    assert sum(solution() is not None for solution in solutions) == 1
 
 
 @pytest.mark.parametrize("how", [{"memory": "states"}, {"memory": 2}, {"per_sample": True}], ids=str)
