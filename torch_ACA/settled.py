@@ -37,7 +37,8 @@ class Settled:
     def __init__(self, places: Places) -> None:
         self._held = [(place, _simple_in(place())) for place in _lookups(places)]
         self._names: list[frozenset] = []
-        self._lists, self._lengths = [entries for entries in places.lists if _leads_nowhere(_Listed(entries))], []
+        plain = [entries for entries in places.lists if type(entries) is list]  # others may refuse to let go
+        self._lists, self._lengths = [entries for entries in plain if _leads_nowhere(_Listed(entries))], []
 
     def leave_out_changed(self) -> None:
         """What func has changed itself is not put back."""
@@ -56,8 +57,9 @@ class Settled:
         try:
             for entries, length in zip(self._lists, self._lengths):
                 if len(entries) > length:
-                    appended.append((entries, length, entries[length:]))
+                    later = entries[length:]
                     del entries[length:]
+                    appended.append((entries, length, later))
             for now, key, value, found in self._differences():
                 _put(now, key, value)
                 changed.append((now, key, value, found))
@@ -75,7 +77,7 @@ class Settled:
             now = place()
             if now is not None:
                 keys = now if isinstance(now, dict) else _simple_in(now)  # of attributes, others may be PyTorch's own
-                added = dict.fromkeys(keys.keys() - names, _NOTHING)
+                added = dict.fromkeys((key for key in keys if key not in names), _NOTHING)  # in their order
                 for key, value in (before | added).items():
                     found = now.get(key, _NOTHING)
                     if not _is_same(found, value):

@@ -128,6 +128,9 @@ def test_cotangents_that_are_not_finite_give_gradients_that_are_not():
     ys = solve(lambda t, y: -w * y, y0, times, gradient="adjoint").ys
     for gradient in torch.autograd.grad((ys[-1] * torch.tensor([1.0, math.inf])).sum(), [y0, w, times]):
         assert not bool(gradient.isfinite().any())
+    ys = odeint_adjoint(lambda t, y: -y, y0, T, method="rk4", options={"step_size": 0.1})  # which goes on all the same
+    (gradient,) = torch.autograd.grad((ys[-1] * torch.tensor([1.0, math.inf])).sum(), y0)
+    assert gradient.isfinite().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("points", [2, 4])

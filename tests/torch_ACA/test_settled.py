@@ -319,3 +319,25 @@ def test_what_func_appends_in_the_backward_pass_comes_behind_what_the_program_ha
     times.append("of the program")
     end.sum().backward()
     assert times[: len(before) + 1] == [*before, "of the program"] and len(times) > len(before) + 1
+
+
+def test_what_came_into_a_dict_keeps_its_order():
+    """A set of keys would come back in another one."""
+    gains, w = {"first": 0.5}, nn.Parameter(torch.ones((), dtype=torch.float64))
+    end = solve(lambda t, y: -w * gains["first"] * y, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
+    names = [f"later {i}" for i in range(20)]
+    gains.update(dict.fromkeys(names, 1.0))
+    end.sum().backward()
+    assert list(gains) == ["first", *names]
+
+
+def test_a_list_that_lets_nothing_go_stays_as_it_is():
+    class Log(list):
+        def __delitem__(self, index):
+            raise TypeError("append only")
+
+    log, w = Log([0.5]), nn.Parameter(torch.ones((), dtype=torch.float64))
+    end = solve(lambda t, y: -w * log[0] * y, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
+    log.append(1.0)
+    end.sum().backward()
+    assert log == [0.5, 1.0] and w.grad is not None

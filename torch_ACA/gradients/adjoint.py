@@ -91,10 +91,13 @@ class _Function(torch.autograd.Function):
         ys, *inputs = ctx.saved_tensors
         problem, y0 = ctx.problem, inputs[0].detach()
         with torch.no_grad(), problem.not_within_itself(), problem.backward_pass():
-            if all_finite(ys_bar):
+            try:
                 bars = _backward(problem, y0, ys, ys_bar, ctx.replay, *ctx.slopes)
-            else:  # as where the scale of a loss overflows, which GradScaler looks for: no steps lead back from there
-                bars = [torch.full_like(x, math.nan) for x in inputs]
+            except SolverError:
+                if all_finite(ys_bar):
+                    raise
+                # as where the scale of a loss overflows, which GradScaler looks for: no steps lead back from there
+                bars = [torch.full(x.shape, math.nan, dtype=x.dtype, device=x.device) for x in inputs]
         return None, None, None, None, *no_second_derivatives("adjoint", bars, [ys_bar, *inputs])
 
 
