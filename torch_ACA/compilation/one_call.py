@@ -9,6 +9,7 @@ to be differentiated itself or meets a func that has changed.
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,6 +200,10 @@ class OneCall:
     def tell_compile_time(self) -> None:
         self._code.compiler.stopwatch.tell()
 
+    def not_within_itself(self) -> AbstractContextManager:
+        """func is not evaluated in an ordinary backward pass."""
+        return contextlib.nullcontext()
+
     @property
     def storage(self) -> "OneCall":
         return self
@@ -221,7 +226,8 @@ class OneCall:
         if fingerprint(self._code) == self._fingerprint:
             with contextlib.suppress(NotCompilable):
                 return self._looped_back(states, ys_bar)
-        return self._whole.backward(states, ys_bar, dense_bars)
+        with self.problem.not_within_itself():
+            return self._whole.backward(states, ys_bar, dense_bars)
 
     def _looped_back(self, states: dict[Any, Tensor], ys_bar: Tensor) -> Any:
         loops, code, chunk = self._loops, self._code, self._chunk

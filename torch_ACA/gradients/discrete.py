@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -287,6 +288,9 @@ class DiscreteSolve:
     def tell_compile_time(self) -> None:
         self.problem.tell_compile_time()
 
+    def not_within_itself(self) -> AbstractContextManager:
+        return self.problem.not_within_itself()
+
     def _stepper(self, keep_graphs: bool = False) -> Stepper:
         problem = self.problem
         if problem.compile_options is not None:
@@ -316,7 +320,7 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *bars: Tensor) -> Any:
         run, saved = ctx.run, ctx.saved_tensors
         inputs, states = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
-        with run.problem.not_within_itself():
+        with run.not_within_itself():
             if torch.is_grad_enabled() or any(map(is_batched, bars)):
                 with run.problem.backward_pass():
                     return None, None, *differentiable_bars(run, inputs, bars)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -221,6 +222,9 @@ class RowSolve:
 
     def tell_compile_time(self) -> None:
         self.problem.tell_compile_time()
+
+    def not_within_itself(self) -> AbstractContextManager:
+        return self.problem.not_within_itself()
 
     @property
     def _graph_bytes(self) -> float:
