@@ -27,6 +27,8 @@ PAPER = {
 # what the command line does not name is taken from the file of a profile, and then from the paper
 FILES = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "profiles").glob("*.json")}
 PROFILES = {name: FILES[name] for name in sorted(FILES, key=lambda name: (name != "paper", name))}
+# With fewer channels PyTorch 2.14 writes beyond its memory on some processors (1 x 1 convolutions of stride 2, back).
+LEAST_CHANNELS_LAST = 8
 OF_A_SOLVER = (*SOLVER, "memory", "field_scale", "error_norm")
 # flags whose defaults stand in the parser, or that stay None
 OTHERS = (
@@ -127,6 +129,10 @@ class Cifar(Experiment):
         settings = {name: values[name] for name in (*OTHERS, *PAPER)}
         settings |= joint_or_per_sample({"per_sample": values.get("per_sample")})
         settings["width"] = settings["width"] or NETWORKS[settings["network"]].PAPER_WIDTH
+        if settings["width"] < LEAST_CHANNELS_LAST:
+            if chosen.get("channels_last"):
+                raise UsageError(f"--channels-last needs a width of at least {LEAST_CHANNELS_LAST}")
+            settings["channels_last"] = False  # a profile's is for wider networks
         if settings["model"] == "ode":
             refuse(chosen, ("branch_scale",), "--model ode has vector fields instead of branches: see --field-scale")
             settings["branch_scale"] = None

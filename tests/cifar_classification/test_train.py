@@ -339,6 +339,14 @@ def test_what_does_not_go_with_several_processes_is_said(flags, said):
         CifarTraining(settings, data.load("digits"), torch.device("cpu"), Processes(0, size))
 
 
+def test_few_channels_are_not_laid_out_last():
+    """PyTorch's backward pass may write beyond its memory there."""
+    made = [Cifar().new_settings("--profile", "quick", "--width", width)["channels_last"] for width in ("1", "7", "8")]
+    assert made == [False, False, True]
+    with pytest.raises(UsageError, match="--channels-last needs a width of at least 8"):
+        Cifar().new_settings("--width", "4", "--channels-last")
+
+
 def test_a_started_run_is_not_started_over(finished, capsys):
     message = refused(train.main, [*TINY, "--out", str(finished)], capsys)
     assert "already holds a run" in message
