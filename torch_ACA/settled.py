@@ -235,4 +235,4 @@ class _Listed:
             self._entries[number] = value
 
     def __delitem__(self, number: int) -> None:
-        """There are none that were added."""
+        """Entries that were added to a list of another kind stay: the others keep their numbers."""
