@@ -1,6 +1,7 @@
 """Names of PyTorch that are not public, in one place, and what takes over where one is missing: slower, never wrong."""
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,8 +23,8 @@ except ImportError:
     _clear_transforms = None  # type: ignore[assignment]
 
 __all__ = ["age", "batch_norms", "forward_ad_level", "has_function_modes", "has_saved_tensors_hooks", "is_batched"]
-__all__ += ["is_transformed", "made_types", "outside_transforms", "parametrize_cache", "pulled_back", "pytree"]
-__all__ += ["set_grad_enabled", "within_checkpoint", "without_tangents"]
+__all__ += ["is_dynamo_imported", "is_transformed", "made_types", "outside_transforms", "parametrize_cache"]
+__all__ += ["pulled_back", "pytree", "set_grad_enabled", "within_checkpoint", "without_tangents"]
 
 
 def _found(path: str) -> Any:
@@ -107,6 +108,11 @@ def without_tangents() -> AbstractContextManager:
 def has_function_modes() -> bool:
     """Whether a mode may be active that sees all functions, as a default device is. Not known: yes."""
     return _function_modes is None or _function_modes() > 0
+
+
+def is_dynamo_imported() -> bool:
+    """Whether the front end of `torch.compile` is imported in this process: it traces nothing before."""
+    return "torch._dynamo" in sys.modules
 
 
 def is_transformed() -> bool:

@@ -7,7 +7,6 @@ through.
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from . import private_torch
 from .errors import TransformError
-from .private_torch import forward_ad_level, is_transformed, without_tangents
+from .private_torch import forward_ad_level, is_dynamo_imported, is_transformed, without_tangents
 
 
 def untraced(function: Callable) -> Callable:
@@ -26,7 +25,7 @@ def untraced(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
         nonlocal disabled
-        if "torch._dynamo" not in sys.modules:  # to import it takes seconds
+        if not is_dynamo_imported():  # to import it takes seconds
             return function(*arguments)
         if disabled is None:
             disabled = torch.compiler.disable(function)
