@@ -1,6 +1,5 @@
 """What `pip install .` gives, and what importing it costs."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,28 +10,18 @@ import pytest
 import torch_ACA
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 0.15  # of the processor, on top of importing torch
 MEASURE = """
-import sys, time
-import torch
-start = time.process_time()
+import sys
 import torch_ACA
-print(time.process_time() - start)
 print(*(name for name in {unwanted!r} if name in sys.modules))
 """
 UNWANTED = ("scipy", "matplotlib", "torchvision", "tensorboardX", "torch._dynamo", "torch._inductor")
 
 
-def test_import_is_quick_and_brings_in_little():
-    # the bytecode is kept, as where a package is installed
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    for _ in range(5):  # other work on the machine can only add time
-        command = [sys.executable, "-c", MEASURE.format(unwanted=UNWANTED)]
-        seconds, brought = subprocess.check_output(command, cwd=ROOT, env=environment, text=True).splitlines()
-        assert brought == ""
-        if float(seconds) < SECONDS:
-            return
-    pytest.fail(f"importing torch_ACA takes {seconds} s of processor time")
+def test_import_brings_in_little():
+    """What takes seconds to import is imported where it is needed."""
+    command = [sys.executable, "-c", MEASURE.format(unwanted=UNWANTED)]
+    assert subprocess.check_output(command, cwd=ROOT, text=True).split() == []
 
 
 def test_the_first_solves_leave_the_compiler_alone():
