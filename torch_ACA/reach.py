@@ -300,12 +300,12 @@ class _Search:
         self.is_scripted = True
 
     def add_object(self, thing: Any) -> None:
-        if _package(getattr(type(thing), "__module__", None)) in _OPAQUE:
+        if package_of(getattr(type(thing), "__module__", None)) in _OPAQUE:
             return
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict) and len(attributes) <= MOST:
             self.look(dict.values, attributes)
-            if _package(type(thing).__module__) != "torch_ACA":  # what the solver itself wraps func in
+            if package_of(type(thing).__module__) != "torch_ACA":  # what the solver itself wraps func in
                 self.places.objects.append(thing)
         kind = type(thing)
         if slots_of(kind):
@@ -480,8 +480,9 @@ def _is_foreign(thing: Any) -> bool:
 
 
 def _is_foreign_name(name: Any) -> bool:
-    return _package(name) in _FOREIGN
+    return package_of(name) in _FOREIGN
 
 
-def _package(name: Any) -> str | None:
+def package_of(name: Any) -> str | None:
+    """The package that a module is in, by its name."""
     return name.partition(".")[0] if isinstance(name, str) else None

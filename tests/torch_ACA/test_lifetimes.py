@@ -1,6 +1,10 @@
 """Nothing stays alive after a solve that nobody holds: no reference cycles, seen with the garbage collector off."""
 
+import collections
+import dataclasses
+import functools
 import gc
+import types
 import weakref
 
 import pytest
@@ -89,17 +93,132 @@ def test_func_goes_with_the_solve(kind):
     assert there() is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "naive"])
-def test_the_backward_pass_goes_without_the_module_that_made_it(kind):
+class Plain:
+    """A func that is an object and no module."""
+
+    def __init__(self, net):
+        self.net, self.last = net, None
+
+    def __call__(self, t, y):
+        return self.net(t, y)
+
+
+def closure(net):
+    return lambda t, y: net(t, y)
+
+
+def nested(net):
+    inner = lambda t, y: net(t, y)  # noqa: E731
+    return lambda t, y: inner(t, y)
+
+
+WAYS = {kind: keywords_of(kind) for kind in ("aca", "naive", "adjoint", "mali")} | {"rows": {"per_sample": True}}
+FORMS = {
+    "module": lambda net: net,
+    "closure": closure,
+    "nested": nested,
+    "object": Plain,
+    "method": lambda net: Plain(net).__call__,
+    "around an object": lambda net: closure(Plain(net)),
+    "partial": lambda net: functools.partial(lambda f, t, y, scale: f(t, y) * scale, net, scale=1.0),
+    "partial keyword": lambda net: functools.partial(lambda t, y, f: f(t, y), f=net),
+    "default": lambda net: lambda t, y, f=net: f(t, y),
+    "keyword": lambda net: lambda t, y, *, f=net: f(t, y),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "naive"])
+def test_the_backward_pass_goes_without_the_module_that_made_it(way, form):
     """func was made for one solve, as in a factory; its parameters are held by the graph."""
     torch.manual_seed(0)
     net = Net()
     parameters = list(net.parameters())
-    y = solve(net, torch.ones(2, 3), [0.0, 1.0], **keywords_of(kind)).ys[-1]
+    func = FORMS[form](net)
+    there = weakref.ref(net)
+    y = solve(func, torch.ones(2, 3), [0.0, 1.0], **WAYS[way]).ys[-1]
     expected = torch.autograd.grad(y.sum(), parameters, retain_graph=True)
-    del net
+    del net, func
+    assert there() is None
     found = torch.autograd.grad(y.sum(), parameters)
     for f, e in zip(found, expected):
+        assert torch.allclose(f, e, rtol=1e-12, atol=1e-12)
+
+
+@dataclasses.dataclass
+class Held:
+    it: object
+
+
+PLACES = {
+    "attribute": lambda solution: solution.ys,
+    "list": lambda solution: [solution.ys],
+    "tuple": lambda solution: (solution.ys, 1.0),
+    "dict": lambda solution: {"states": solution.ys},
+    "deque": lambda solution: collections.deque([solution.ys], maxlen=3),
+    "dataclass": lambda solution: Held([solution.ys]),
+    "namespace": lambda solution: types.SimpleNamespace(it=(solution.ys,)),
+    "solution": lambda solution: solution,
+}
+
+
+def given_last(net, last):
+    return lambda t, y: net(t, y) * (1.0 if last is None else 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "place"), [*(("module", place) for place in PLACES), ("object", "list"), ("closure", "list")]
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_solution_does_not_hold_the_one_before(way, form, place):
+    """Where func's module, or what func closes over, holds the last one."""
+    net, last, states = Net(), None, []
+    func = Plain(net) if form == "object" else net
+    for _ in range(4):
+        if form == "closure":
+            func = given_last(net, last)
+        solution = solve(func, torch.ones(2, 3), [0.0, 1.0], **WAYS[way])
+        last = PLACES[place](solution)
+        if form != "closure":
+            func.solution = last
+        states.append(weakref.ref(solution.ys))
+        solution.ys.sum().backward()
+    del solution
+    if form == "closure":
+        func = None  # it holds the last but one
+    assert [there() is not None for there in states] == [False, False, False, True]
+    last, there = None, weakref.ref(net)
+    del net, func
+    assert there() is None and states[-1]() is None
+
+
+class Remembering(Net):
+    """Its slope depends on the end of the solve before."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = [torch.ones(2, 3)]
+
+    def forward(self, t, y):
+        return super().forward(t, y) + self.history[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_earlier_solution_that_func_uses_is_held(kind):
+    """The gradient goes on into it, also where the module is gone."""
+
+    def found(there):
+        torch.manual_seed(0)
+        net = Remembering()
+        parameters = list(net.parameters())
+        net.history.append(solve(net, torch.ones(2, 3), [0.0, 0.5], **keywords_of(kind)).ys[-1])
+        y = solve(net, torch.ones(2, 3), [0.0, 0.5], **keywords_of(kind)).ys[-1]
+        if not there:
+            net.history = [y]
+            net = None
+        return torch.autograd.grad(y.sum(), parameters)
+
+    for f, e in zip(found(there=False), found(there=True)):
         assert torch.allclose(f, e, rtol=1e-12, atol=1e-12)
 
 
