@@ -18,7 +18,9 @@ GROUPS = {
         "set_up", "problem", "state", "trees", "vector_field", "side_effects", "side_outputs", "random_streams",
         "output_memory", "hidden", "autocast", "default_device", "inference_mode",
     ),
-    "What func depends on": ("capture", "reach", "graph", "cut", "evaluation", "kept_func", "settled", "transforms"),
+    "What func depends on": (
+        "capture", "reach", "graph", "cut", "evaluation", "kept_func", "copies", "settled", "transforms",
+    ),
     "Methods": (
         "methods", "tableau", "tableaus", "decimal_tableaus", "interpolants", "adams_weights", "rosenbrock_tableaus",
         "jacobian", "linearisation", "switching", "scipy_solver",

@@ -1,20 +1,15 @@
-"""How a backward pass holds the user's func, without keeping alive what func belongs to, nor earlier solutions.
+"""How a backward pass holds the user's func, without keeping alive what func belongs to.
 
 A module or object that stores its own solution would never be freed if the graph of that solution held it: Python's
 collector does not see through graphs. So what func is, is bound to or closes over is held weakly, with what is needed
 for a shallow copy, which takes over where the module itself is gone by the time of the backward pass (it was made for
 one solve), or has other tensors by then (a weight or a noise that is drawn anew for every solve).
 
-Nor may a solution hold the one before it, and that the one before: where func does not use a tensor with a history, the
-copy has it without.
-
 Names that func closes over, or finds in its module, mean what they meant in the forward pass, also where a loop has
 given them other values since; but for those that func itself assigns to.
 """
 
-import collections
 import contextlib
-import copy
 import dis
 import functools
 import operator
@@ -26,12 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .reach import KEPT_BY_PYTORCH, package_of, slots_of
-
-_DEEPEST = 6  # containers and objects within one another that are looked into for earlier solutions
-_MOST = 1000  # things that are looked at; a container with more in it is data
-_SEQUENCES = list, tuple, collections.deque
-_DICTS = dict, collections.OrderedDict, collections.defaultdict
+from .copies import Copies, has_attributes_alone, identities
+from .reach import KEPT_BY_PYTORCH, package_of
 
 
 class KeptFunc:
@@ -41,30 +32,11 @@ class KeptFunc:
     """
 
     def __init__(self, func: Any, uses: Callable[[Tensor], bool]) -> None:
-        self._get = _kept(func, _Lightened(uses))
+        self._get = _Keeper(uses).keep(func)
 
     def __call__(self) -> Any:
         """The func."""
         return self._get()
-
-
-def _kept(thing: Any, lightened: "_Lightened", around: frozenset[int] | None = frozenset()) -> "_Kept":
-    """The thing, as it is now.
-
-    :param around: identities of the functions around it; None: functions are not looked into
-    """
-    if type(thing) is types.FunctionType:
-        looked_into = around is not None and id(thing) not in around and (thing.__closure__ or not around)
-        return _Names(thing, lightened, around) if looked_into else _Value(thing, thing)
-    if type(thing) is types.MethodType:
-        return _Called(types.MethodType, [_Value(thing.__func__, thing.__func__), _kept(thing.__self__, lightened)])
-    if type(thing) is functools.partial:
-        parts = [_kept(part, lightened) for part in (thing.func, *thing.args)]
-        return _Called(functools.partial, parts, {name: _kept(v, lightened) for name, v in thing.keywords.items()})
-    if _is_module(thing) or _has_attributes_alone(thing) and package_of(type(thing).__module__) != "torch_ACA":
-        with contextlib.suppress(TypeError):  # it cannot be held weakly
-            return _Owner(thing, lightened)
-    return _Value(thing, lightened(thing))
 
 
 class _Kept:
@@ -96,26 +68,58 @@ class _Called(_Kept):
         return self._kind(*(part() for part in self._parts), **{name: part() for name, part in self._keywords.items()})
 
 
+class _Keeper:
+    """What makes the parts of one `KeptFunc`."""
+
+    def __init__(self, uses: Callable[[Tensor], bool]) -> None:
+        self.copies, self._owners = Copies(uses), dict[int, _Owner]()
+
+    def keep(self, thing: Any, around: frozenset[int] | None = frozenset()) -> _Kept:
+        """The thing, as it is now.
+
+        :param around: identities of the functions around it; None: functions are not looked into
+        """
+        if type(thing) is types.FunctionType:
+            looked_into = around is not None and id(thing) not in around and (thing.__closure__ or not around)
+            return _Names(thing, self, around) if looked_into else _Value(thing, thing)
+        if type(thing) is types.MethodType:
+            return _Called(types.MethodType, [_Value(thing.__func__, thing.__func__), self.keep(thing.__self__)])
+        if type(thing) is functools.partial:
+            parts = [self.keep(part) for part in (thing.func, *thing.args)]
+            return _Called(functools.partial, parts, {name: self.keep(v) for name, v in thing.keywords.items()})
+        if _is_module(thing) or has_attributes_alone(thing) and package_of(type(thing).__module__) != "torch_ACA":
+            with contextlib.suppress(TypeError):  # it cannot be held weakly
+                return self._owner_of(thing)
+        return _Value(thing, self.copies(thing))
+
+    def _owner_of(self, thing: Any) -> "_Owner":
+        owner = self._owners.get(id(thing))
+        if owner is None:
+            owner = self._owners[id(thing)] = _Owner(thing)
+            owner.look_into(self)
+        return owner
+
+
 class _Names(_Kept):
     """A function, with the values of its names as they are now; so are those of functions that it closes over."""
 
-    def __init__(self, func: types.FunctionType, lightened: "_Lightened", around: frozenset[int]) -> None:
+    def __init__(self, func: types.FunctionType, keeper: "_Keeper", around: frozenset[int]) -> None:
         around |= {id(func)}
         code, self._globals, self._cells = func.__code__, func.__globals__, func.__closure__ or ()
         assigned = _assigned_names(code)
         # of each cell its contents; None: as they are by then
         self._held = [
-            None if name in assigned else _held(cell, lightened, around)
+            None if name in assigned else _held(cell, keeper, around)
             for name, cell in zip(code.co_freevars, self._cells)
         ]
         self._named = {
-            name: _kept(self._globals[name], lightened, None)
+            name: keeper.keep(self._globals[name], None)
             for name in code.co_names
             if name in self._globals and name not in assigned and type(self._globals[name]) is not types.ModuleType
         }
         self._code, self._name = code, func.__name__
-        self._defaults = [_kept(value, lightened, None) for value in func.__defaults__ or ()]
-        self._keywords = {name: _kept(value, lightened, None) for name, value in (func.__kwdefaults__ or {}).items()}
+        self._defaults = [keeper.keep(value, None) for value in func.__defaults__ or ()]
+        self._keywords = {name: keeper.keep(value, None) for name, value in (func.__kwdefaults__ or {}).items()}
         self._cells = tuple(c if held is None or held.is_itself else None for c, held in zip(self._cells, self._held))
         given = (*self._defaults, *self._keywords.values())
         self.is_itself = None not in self._cells and all(held.is_itself for held in given)
@@ -140,93 +144,47 @@ class _Owner(_Kept):
     :raises TypeError: it cannot be held weakly
     """
 
-    def __init__(self, thing: Any, lightened: "_Lightened") -> None:
+    def __init__(self, thing: Any) -> None:
         self._thing, self._kind = weakref.ref(thing), type(thing)
-        self._attributes, self._parts, self._tensors = {}, {}, {}
-        for name, value in vars(thing).items():
+        self._attributes, self._parts, self._tensors, self._read = {}, {}, {}, {}
+        self._copy: Any = None
+
+    def look_into(self, keeper: "_Keeper") -> None:
+        """Take up its attributes, as they are now."""
+        for name, value in vars(self._thing()).items():
             if _is_module(value):
-                self._parts[name] = _kept(value, lightened)
+                self._parts[name] = keeper.keep(value)
                 continue
-            self._attributes[name] = value if name in KEPT_BY_PYTORCH else lightened(value)
+            self._attributes[name] = value if name in KEPT_BY_PYTORCH else keeper.copies(value)
             if isinstance(value, Tensor) and self._attributes[name] is value:
                 self._tensors[name] = value
-        self._copy: Any = None
+            elif id(value) in keeper.copies.read:
+                self._read[name] = identities(value)
 
     def __call__(self) -> Any:
         thing = self._thing()
-        if thing is not None and all(vars(thing).get(name) is value for name, value in self._tensors.items()):
+        if thing is not None and self._is_as_it_was(vars(thing)):
             return thing
         if self._copy is None:
-            self._copy = object.__new__(self._kind)
+            self._copy = object.__new__(self._kind)  # before its parts, which may lead back to it
             vars(self._copy).update(self._attributes, **{name: part() for name, part in self._parts.items()})
         return self._copy
 
-
-class _Lightened:
-    """Things without the earlier solutions in them: what leads to one is copied, and the copy has it without history.
-
-    :param uses: as of `KeptFunc`
-    """
-
-    def __init__(self, uses: Callable[[Tensor], bool]) -> None:
-        self._uses, self._found = uses, dict[int, Any]()
-
-    def __call__(self, thing: Any, depth: int = 0) -> Any:
-        key = id(thing)
-        if depth > _DEEPEST or len(self._found) > _MOST:
-            return thing
-        if key not in self._found:
-            self._found[key] = thing  # for what leads back to it
-            self._found[key] = self._without(thing, depth + 1)
-        return self._found[key]
-
-    def _without(self, thing: Any, depth: int) -> Any:
-        kind: Any = type(thing)
-        if issubclass(kind, Tensor):
-            return thing if thing.grad_fn is None or self._uses(thing) else thing.detach()
-        if kind in _SEQUENCES and len(thing) <= _MOST:
-            entries = [self(entry, depth) for entry in thing]
-            if all(map(operator.is_, entries, thing)):
-                return thing
-            return kind(entries, thing.maxlen) if kind is collections.deque else kind(entries)
-        if kind in _DICTS and len(thing) <= _MOST:
-            changed = self._changed(thing, depth)
-            if not changed:
-                return thing
-            copied = copy.copy(thing)
-            copied.update(changed)
-            return copied
-        if kind is types.SimpleNamespace or _has_attributes_alone(thing):
-            changed = self._changed(vars(thing), depth)
-            if not changed:
-                return thing
-            copied = types.SimpleNamespace() if kind is types.SimpleNamespace else object.__new__(kind)
-            vars(copied).update(vars(thing), **changed)
-            return copied
-        return thing
-
-    def _changed(self, entries: dict, depth: int) -> dict:
-        lightened = {key: self(value, depth) for key, value in entries.items()}
-        return {key: value for key, value in lightened.items() if value is not entries[key]}
+    def _is_as_it_was(self, attributes: dict[str, Any]) -> bool:
+        same = all(attributes.get(name) is value for name, value in self._tensors.items())
+        return same and all(identities(attributes.get(name)) == entries for name, entries in self._read.items())
 
 
 def _is_module(thing: object) -> bool:
     return isinstance(thing, nn.Module) and not isinstance(thing, torch.jit.ScriptModule)
 
 
-def _has_attributes_alone(thing: object) -> bool:
-    """Whether an object is all in its dict of attributes, so that a shallow copy is easily made."""
-    kind = type(thing)
-    if kind.__new__ is not object.__new__ or hasattr(kind, "__del__") or isinstance(thing, nn.Module):
-        return False
-    return isinstance(getattr(thing, "__dict__", None), dict) and not slots_of(kind)
-
-
-def _held(cell: types.CellType, lightened: "_Lightened", around: frozenset[int]) -> _Kept | None:
+def _held(cell: types.CellType, keeper: "_Keeper", around: frozenset[int]) -> _Kept | None:
     try:
-        return _kept(cell.cell_contents, lightened, around)
+        contents = cell.cell_contents
     except ValueError:  # a cell that is not filled
         return None
+    return keeper.keep(contents, around)
 
 
 def _refilled(cell: types.CellType | None, value: Any) -> types.CellType:

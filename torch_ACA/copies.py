@@ -1,0 +1,104 @@
+"""Copies of what func holds, without the solutions before.
+
+A solution may not hold the one before it, and that the one before: where func does not use a tensor with a history that
+is in a list, or another container or object, a copy has it without. Where func does use one, that is copied as well:
+the program may go on and append the solution itself to it, as by the method of steps.
+"""
+
+import collections
+import copy
+import operator
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .reach import slots_of
+
+_DEEPEST = 6  # containers and objects within one another that are looked into
+_MOST = 1000  # things that are looked at; a container with more in it is data
+_DEQUE = collections.deque
+_SEQUENCES = list, tuple, _DEQUE
+_DICTS = dict, collections.OrderedDict, collections.defaultdict
+
+
+class Copies:
+    """Things without the earlier solutions in them: what leads to one is copied, and the copy has it without history.
+
+    ``read``: the identities of containers of which func uses something with a history; they are copied, too.
+
+    :param uses: as of `KeptFunc`
+    """
+
+    def __init__(self, uses: Callable[[Tensor], bool]) -> None:
+        self._uses, self._found, self.read = uses, dict[int, Any](), set[int]()
+
+    def __call__(self, thing: Any, depth: int = 0) -> Any:
+        key = id(thing)
+        if depth > _DEEPEST or len(self._found) > _MOST:
+            return thing
+        if key not in self._found:
+            self._found[key] = thing  # for what leads back to it
+            self._found[key] = self._without(thing, depth + 1)
+        return self._found[key]
+
+    def _without(self, thing: Any, depth: int) -> Any:
+        kind: Any = type(thing)
+        if issubclass(kind, Tensor):
+            return thing if thing.grad_fn is None or self._uses(thing) else thing.detach()
+        if kind in _SEQUENCES and len(thing) <= _MOST:
+            entries = [self(entry, depth) for entry in thing]
+            if not self._is_read(thing, thing) and all(map(operator.is_, entries, thing)):
+                return thing
+            return kind(entries, thing.maxlen) if kind is _DEQUE else kind(entries)
+        if kind in _DICTS and len(thing) <= _MOST:
+            changed = self._changed(thing, depth)
+            if not self._is_read(thing, thing.values()) and not changed:
+                return thing
+            copied = copy.copy(thing)
+            copied.update(changed)
+            return copied
+        if kind is types.SimpleNamespace or has_attributes_alone(thing):
+            changed = self._changed(vars(thing), depth)
+            if not self._is_read(thing, vars(thing).values()) and not changed:
+                return thing
+            copied = types.SimpleNamespace() if kind is types.SimpleNamespace else object.__new__(kind)
+            vars(copied).update(vars(thing), **changed)
+            return copied
+        return thing
+
+    def _is_read(self, thing: Any, parts: Iterable[Any]) -> bool:
+        """Whether func uses a tensor with a history that is in a thing, or in a part of it."""
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        # nothing else takes out of a deque what comes into it
+        used = type(thing) is _DEQUE and tensors or any(x.grad_fn is not None and self._uses(x) for x in tensors)
+        if used or not self.read.isdisjoint(map(id, parts)):
+            self.read.add(id(thing))
+        return id(thing) in self.read
+
+    def _changed(self, entries: dict, depth: int) -> dict:
+        lightened = {key: self(value, depth) for key, value in entries.items()}
+        return {key: value for key, value in lightened.items() if value is not entries[key]}
+
+
+def identities(thing: Any, depth: int = 0) -> Any:
+    """Of the tensors in a thing that `Copies` has copied."""
+    if depth <= _DEEPEST:
+        if type(thing) in _SEQUENCES:
+            return [identities(entry, depth + 1) for entry in thing]
+        if type(thing) in _DICTS:
+            return {key: identities(entry, depth + 1) for key, entry in thing.items()}
+        if type(thing) is types.SimpleNamespace or has_attributes_alone(thing):
+            return identities(vars(thing), depth + 1)
+    return id(thing) if isinstance(thing, Tensor) else None
+
+
+def has_attributes_alone(thing: object) -> bool:
+    """Whether an object is all in its dict of attributes, so that a shallow copy is easily made."""
+    kind = type(thing)
+    if kind.__new__ is not object.__new__ or hasattr(kind, "__del__") or isinstance(thing, nn.Module):
+        return False
+    return isinstance(getattr(thing, "__dict__", None), dict) and not slots_of(kind)
+
+
