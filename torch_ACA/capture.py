@@ -65,7 +65,7 @@ class Captured:
         self.leaves: Any = ()
         self._asked_for: Any = ()
         self._versions: list[tuple[Tensor, int]] = []
-        self._met, self._stored = set(), set()
+        self._met, self._stored, self._unused = set(), set(), set[int]()
         self.keep_graph = False  # whether graphs go on into a history that others need too
         for tensor, target in zip(tensors, of_outer_solves(tensors)):
             self.add(tensor, target)
@@ -120,6 +120,7 @@ class Captured:
         self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
         self.sources = (*leaves, *(source for _, _, source in used))
         self._asked_for = self.leaves
+        self._unused = self._tracked.keys() - kept.keys()
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
         self._versions = [(x, x._version) for x in self._ignored.values() if not x.is_inference()]
@@ -153,6 +154,10 @@ class Captured:
             tensor for tensor, leaf, gradient in zip(self.sources, self.leaves, gradients)
             if gradient is None and id(leaf) in self._met and id(tensor) not in self._stored
         ]  # fmt: skip
+
+    def has_left_out(self, tensor: Tensor) -> bool:
+        """Whether func could reach this tensor, which has a history, and did not use it: asked at `seal`."""
+        return id(tensor) in self._unused
 
     def uses(self, tensor: Tensor) -> bool:
         """Whether this tensor, which has a history, was handed to an operation by func."""

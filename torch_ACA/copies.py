@@ -28,11 +28,11 @@ class Copies:
 
     ``read``: the identities of containers of which func uses something with a history; they are copied, too.
 
-    :param uses: as of `KeptFunc`
+    :param unused: as of `KeptFunc`
     """
 
-    def __init__(self, uses: Callable[[Tensor], bool]) -> None:
-        self._uses, self._found, self.read = uses, dict[int, Any](), set[int]()
+    def __init__(self, unused: Callable[[Tensor], bool]) -> None:
+        self._unused, self._found, self.read = unused, dict[int, Any](), set[int]()
 
     def __call__(self, thing: Any, depth: int = 0) -> Any:
         key = id(thing)
@@ -46,7 +46,7 @@ class Copies:
     def _without(self, thing: Any, depth: int) -> Any:
         kind: Any = type(thing)
         if issubclass(kind, Tensor):
-            return thing if thing.grad_fn is None or self._uses(thing) else thing.detach()
+            return thing.detach() if thing.grad_fn is not None and self._unused(thing) else thing
         if kind in _SEQUENCES and len(thing) <= _MOST:
             entries = [self(entry, depth) for entry in thing]
             if not self._is_read(thing, thing) and all(map(operator.is_, entries, thing)):
@@ -72,7 +72,7 @@ class Copies:
         """Whether func uses a tensor with a history that is in a thing, or in a part of it."""
         tensors = [part for part in parts if isinstance(part, Tensor)]
         # nothing else takes out of a deque what comes into it
-        used = type(thing) is _DEQUE and tensors or any(x.grad_fn is not None and self._uses(x) for x in tensors)
+        used = type(thing) is _DEQUE and tensors or any(x.grad_fn is not None and not self._unused(x) for x in tensors)
         if used or not self.read.isdisjoint(map(id, parts)):
             self.read.add(id(thing))
         return id(thing) in self.read

@@ -82,10 +82,10 @@ class Jacobian:
     def is_users(self) -> bool:
         return self._function is not None or self._kept is not None
 
-    def finish(self, uses: Callable) -> None:
+    def finish(self, unused: Callable) -> None:
         """To be called when the forward pass is over: as `VectorField.finish`."""
         if self._function is not None:
-            self._kept, self._function = KeptFunc(self._function, uses), None
+            self._kept, self._function = KeptFunc(self._function, unused), None
 
     def of(self, at: Linearisation, *, create_graph: bool = False) -> Derivative:
         """At a `Linearisation`; create_graph: differentiable in what f depends on, which the user's function may not

@@ -28,11 +28,11 @@ from .reach import KEPT_BY_PYTORCH, package_of
 class KeptFunc:
     """A func that can be had again, without holding the modules and objects that it is, is bound to or closes over.
 
-    :param uses: whether a tensor with a history belongs to what func computes with
+    :param unused: whether func does not compute with a tensor that has a history
     """
 
-    def __init__(self, func: Any, uses: Callable[[Tensor], bool]) -> None:
-        self._get = _Keeper(uses).keep(func)
+    def __init__(self, func: Any, unused: Callable[[Tensor], bool]) -> None:
+        self._get = _Keeper(unused).keep(func)
 
     def __call__(self) -> Any:
         """The func."""
@@ -71,8 +71,8 @@ class _Called(_Kept):
 class _Keeper:
     """What makes the parts of one `KeptFunc`."""
 
-    def __init__(self, uses: Callable[[Tensor], bool]) -> None:
-        self.copies, self._owners = Copies(uses), dict[int, _Owner]()
+    def __init__(self, unused: Callable[[Tensor], bool]) -> None:
+        self.copies, self._owners = Copies(unused), dict[int, _Owner]()
 
     def keep(self, thing: Any, around: frozenset[int] | None = frozenset()) -> _Kept:
         """The thing, as it is now.

@@ -8,6 +8,7 @@ since, as the solution itself, is taken out. What func itself has changed, such 
 affair.
 """
 
+import collections
 import contextlib
 import functools
 import weakref
@@ -24,6 +25,7 @@ _OF_NUMPY = np.bool_, np.int32, np.int64, np.float32, np.float64
 _SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, *_OF_NUMPY))
 _PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
 _MOST = 1000  # entries of a dict or list: larger ones are data, and take time to look at in every solve
+_DICTS = dict, collections.OrderedDict, collections.defaultdict
 _NOTHING = object()
 
 
@@ -76,8 +78,7 @@ class Settled:
         for (place, before), names in zip(self._held, self._names):
             now = place()
             if now is not None:
-                keys = now if isinstance(now, dict) else _simple_in(now)  # of attributes, others may be PyTorch's own
-                added = dict.fromkeys((key for key in keys if key not in names), _NOTHING)  # in their order
+                added = dict.fromkeys((key for key in _removable(now) if key not in names), _NOTHING)  # in their order
                 for key, value in (before | added).items():
                     found = now.get(key, _NOTHING)
                     if not _is_same(found, value):
@@ -104,6 +105,13 @@ def _simple_in(place: Any) -> dict[Any, Any]:
         for key, value in (() if place is None else place.items())
         if type(value) in _SIMPLE or isinstance(value, torch.Tensor) and value.grad_fn is None
     }
+
+
+def _removable(place: Any) -> Iterable[Any]:
+    """Keys that may be taken out. A dict of another class may refuse; of attributes, others may be PyTorch's own."""
+    if isinstance(place, dict):
+        return place if type(place) in _DICTS else ()
+    return _simple_in(place)
 
 
 def _leads_nowhere(place: Any) -> bool:

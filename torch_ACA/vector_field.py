@@ -335,10 +335,10 @@ class VectorField:
         self.side_effects.finish()
         self.captured.seal()
         self._side_outputs.finish(self.func)
-        self._kept, self.func = KeptFunc(self.func, self.captured.uses), None
+        self._kept, self.func = KeptFunc(self.func, self.captured.has_left_out), None
         if self._settled is not None:
             self._settled.leave_out_changed()
-        self.jacobian.finish(self.captured.uses)
+        self.jacobian.finish(self.captured.has_left_out)
 
     def may_differ_anywhere(self) -> bool:
         """Whether func, evaluated again, may be another one in any one step: another thread may have drawn from the

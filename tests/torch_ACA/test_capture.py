@@ -713,3 +713,30 @@ def test_hooks_of_a_module_that_two_threads_use(kind):
     in_two_threads(lambda: found.extend(torch.autograd.grad(losses.pop(), w)[0] for _ in range(25)))
     assert len(found) == 50 and all(torch.equal(g, expected) for g in found)
     assert len(w._backward_hooks) == 1
+
+
+@pytest.mark.parametrize("inner", ["aca", "adjoint"])
+@pytest.mark.parametrize("outer", ["aca", "adjoint"])
+def test_a_solve_inside_func_closes_over_the_end_of_the_solve_before(outer, inner):
+    """What stands for that end in the outer solve is a leaf to the inner one."""
+
+    def gradient(outer, inner):
+        torch.manual_seed(0)
+        net, y = nn.Linear(2, 2).double(), torch.ones(3, 2, dtype=torch.float64)
+
+        def slope_after(before):
+            def of_inner(s, x):
+                return torch.tanh(net(x)) - before * 0.5
+
+            def of_outer(t, y):
+                return solve(of_inner, y, [0.0, 0.2], method="RK4", h=0.1, gradient=inner).ys[-1] - y
+
+            return of_outer
+
+        for _ in range(2):
+            y = solve(slope_after(y), y, [0.0, 0.4], method="RK4", h=0.1, gradient=outer).ys[-1]
+        return torch.autograd.grad(y.square().sum(), net.weight)[0]
+
+    # the adjoint's own error, of order h^4
+    tolerance = 1e-6 if "adjoint" in (outer, inner) else 1e-12
+    assert torch.allclose(gradient(outer, inner), gradient("naive", "naive"), rtol=tolerance, atol=tolerance)

@@ -359,13 +359,24 @@ def test_what_came_into_a_dict_keeps_its_order():
     assert list(gains) == ["first", *names]
 
 
-def test_a_list_that_lets_nothing_go_stays_as_it_is():
-    class Log(list):
-        def __delitem__(self, index):
-            raise TypeError("append only")
+class Log(list):
+    """It lets nothing go."""
 
-    log, w = Log([0.5]), nn.Parameter(torch.ones((), dtype=torch.float64))
+    def __delitem__(self, index):
+        raise TypeError("append only")
+
+
+class Register(dict):
+    """It lets nothing go."""
+
+    def __delitem__(self, key):
+        raise TypeError("add only")
+
+
+@pytest.mark.parametrize("kind", [Log, lambda entries: Register(enumerate(entries))], ids=["list", "dict"])
+def test_what_lets_nothing_go_stays_as_it_is(kind):
+    log, w = kind([0.5]), nn.Parameter(torch.ones((), dtype=torch.float64))
     end = solve(lambda t, y: -w * log[0] * y, torch.ones(3, dtype=torch.float64), T, memory="states").ys[-1]
-    log.append(1.0)
+    log.append(1.0) if isinstance(log, list) else log.update({1: 1.0})
     end.sum().backward()
-    assert log == [0.5, 1.0] and w.grad is not None
+    assert log == kind([0.5, 1.0]) and w.grad is not None

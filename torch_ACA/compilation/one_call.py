@@ -195,7 +195,7 @@ class OneCall:
 
     def remember(self, func: Callable) -> None:
         """To be called where there may be a backward pass."""
-        self._func, self._fingerprint = KeptFunc(func, _uses_no_history), fingerprint(self._code)
+        self._func, self._fingerprint = KeptFunc(func, _unused), fingerprint(self._code)
 
     def tell_compile_time(self) -> None:
         self._code.compiler.stopwatch.tell()
@@ -274,5 +274,6 @@ class OneCall:
         return run
 
 
-def _uses_no_history(tensor: Tensor) -> bool:
-    return False
+def _unused(tensor: Tensor) -> bool:
+    """Whether generated code does not use a tensor that has a history: it uses none."""
+    return True

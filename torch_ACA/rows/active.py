@@ -48,9 +48,9 @@ class ActiveRows:
         count = len(t)
         return pytree.tree_map(lambda x: x.new_zeros(count, *x.shape[1:]).index_copy(0, self.rows, x), value)
 
-    def let_go(self, uses: Callable[[Tensor], bool]) -> None:
+    def let_go(self, unused: Callable[[Tensor], bool]) -> None:
         """Hold func as `KeptFunc` does."""
-        self._kept, self.func = KeptFunc(self.func, uses), None
+        self._kept, self.func = KeptFunc(self.func, unused), None
 
 
 class Choice:
@@ -83,9 +83,9 @@ class Choice:
     def keep_all(self) -> None:
         self._set(None)
 
-    def let_go(self, uses: Callable[[Tensor], bool]) -> None:
+    def let_go(self, unused: Callable[[Tensor], bool]) -> None:
         for function in self.functions:
-            function.let_go(uses)
+            function.let_go(unused)
 
     def check(self, field: RowField, t: Tensor, y: Tensor, slope: Tensor, side: Any) -> None:
         """Refuse a func that closes over data of rows: it does not go with some of them alone.

@@ -99,7 +99,7 @@ class RowField(VectorField):
 
     def finish(self) -> None:
         super().finish()
-        self.choice.let_go(self.captured.uses)
+        self.choice.let_go(self.captured.has_left_out)
 
     def beside(self, time: Tensor, side: Tensor) -> Tensor:
         """Times [..., b], or where the side is not 0 the next ones in the direction of integration or against it."""
