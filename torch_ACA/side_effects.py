@@ -56,7 +56,12 @@ class SideEffects:
         """Run the first evaluation and note what it changed; returns what it returned.
 
         :param numbers: look at Python's numbers too
+        :raises ValueError: a lazy module has not been called yet, so that its buffers have no shape
         """
+        for module, _, name, buffer in self._buffers():
+            if isinstance(buffer, nn.UninitializedBuffer):
+                owner = type(module).__name__
+                raise ValueError(f"{name} of {owner} has no shape yet: call that module once before the solve")
         kept = self._numbers() if numbers else None
         self._seen = {(id(buffers), name): _identity(buffer) for _, buffers, name, buffer in self._buffers()}
         # BatchNorm updates its statistics without telling the version counter

@@ -134,3 +134,13 @@ def test_eval_mode_touches_nothing():
     block = ODEBlock(module, rtol=1e-4, atol=1e-4)
     block(torch.randn(16, 4)).sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(module)))
+
+
+def test_a_lazy_module_that_was_never_called_is_refused():
+    """Its statistics have no shape that they could be put back to."""
+    func = nn.Sequential(nn.Linear(3, 3), nn.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match="running_mean of LazyBatchNorm1d has no shape yet: call that module once"):
+        solve(lambda t, y: func(y), torch.ones(4, 3), [0.0, 1.0])
+    func(torch.ones(4, 3))
+    solve(lambda t, y: func(y), torch.ones(4, 3), [0.0, 1.0]).ys.sum().backward()
+    assert func[0].weight.grad is not None
