@@ -7,17 +7,16 @@ the program may go on and append the solution itself to it, as by the method of 
 
 import collections
 import copy
-import operator
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
-from .reach import slots_of
+from .reach import ATOMS, slots_of
 
 _DEEPEST = 6  # containers and objects within one another that are looked into
-_MOST = 1000  # things that are looked at; a container with more in it is data
+_MOST = 1000  # things that are looked at, but for numbers and the like; a container with more in it is data
 _DEQUE = collections.deque
 _SEQUENCES = list, tuple, _DEQUE
 _DICTS = dict, collections.OrderedDict, collections.defaultdict
@@ -35,9 +34,9 @@ class Copies:
         self._unused, self._found, self.read = unused, dict[int, Any](), set[int]()
 
     def __call__(self, thing: Any, depth: int = 0) -> Any:
-        key = id(thing)
-        if depth > _DEEPEST or len(self._found) > _MOST:
+        if type(thing) in ATOMS or depth > _DEEPEST or len(self._found) > _MOST:
             return thing
+        key = id(thing)
         if key not in self._found:
             self._found[key] = thing  # for what leads back to it
             self._found[key] = self._without(thing, depth + 1)
@@ -48,38 +47,42 @@ class Copies:
         if issubclass(kind, Tensor):
             return thing.detach() if thing.grad_fn is not None and self._unused(thing) else thing
         if kind in _SEQUENCES and len(thing) <= _MOST:
-            entries = [self(entry, depth) for entry in thing]
-            if not self._is_read(thing, thing) and all(map(operator.is_, entries, thing)):
+            changed = self._changed(thing, enumerate(thing), depth)
+            if changed is None:
                 return thing
+            entries = [changed.get(place, entry) for place, entry in enumerate(thing)]
             return kind(entries, thing.maxlen) if kind is _DEQUE else kind(entries)
         if kind in _DICTS and len(thing) <= _MOST:
-            changed = self._changed(thing, depth)
-            if not self._is_read(thing, thing.values()) and not changed:
+            changed = self._changed(thing, thing.items(), depth)
+            if changed is None:
                 return thing
             copied = copy.copy(thing)
             copied.update(changed)
             return copied
         if kind is types.SimpleNamespace or has_attributes_alone(thing):
-            changed = self._changed(vars(thing), depth)
-            if not self._is_read(thing, vars(thing).values()) and not changed:
+            changed = self._changed(thing, vars(thing).items(), depth)
+            if changed is None:
                 return thing
             copied = types.SimpleNamespace() if kind is types.SimpleNamespace else object.__new__(kind)
             vars(copied).update(vars(thing), **changed)
             return copied
         return thing
 
-    def _is_read(self, thing: Any, parts: Iterable[Any]) -> bool:
-        """Whether func uses a tensor with a history that is in a thing, or in a part of it."""
-        tensors = [part for part in parts if isinstance(part, Tensor)]
-        # nothing else takes out of a deque what comes into it
-        used = type(thing) is _DEQUE and tensors or any(x.grad_fn is not None and not self._unused(x) for x in tensors)
-        if used or not self.read.isdisjoint(map(id, parts)):
+    def _changed(self, thing: Any, parts: Iterable[tuple[Any, Any]], depth: int) -> dict[Any, Any] | None:
+        """What a copy of a thing has in the place of some of its parts; None if there need be no copy."""
+        looked_at = [(place, part) for place, part in parts if type(part) not in ATOMS]
+        copied = [(place, part, self(part, depth)) for place, part in looked_at]
+        if any(self._is_read(thing, part) for _, part in looked_at):
             self.read.add(id(thing))
-        return id(thing) in self.read
+        changed = {place: copy for place, part, copy in copied if copy is not part}
+        return changed if changed or id(thing) in self.read else None
 
-    def _changed(self, entries: dict, depth: int) -> dict:
-        lightened = {key: self(value, depth) for key, value in entries.items()}
-        return {key: value for key, value in lightened.items() if value is not entries[key]}
+    def _is_read(self, thing: Any, part: Any) -> bool:
+        """Whether func uses a tensor with a history that is a part of a thing, or in one."""
+        if not isinstance(part, Tensor):
+            return id(part) in self.read
+        # nothing else takes out of a deque what comes into it
+        return type(thing) is _DEQUE or part.grad_fn is not None and not self._unused(part)
 
 
 def identities(thing: Any, depth: int = 0) -> Any:

@@ -25,7 +25,7 @@ from torch import nn
 from .private_torch import parametrize_cache
 
 MOST = 20_000
-_ATOMS = frozenset(
+ATOMS = frozenset(
     (bool, int, float, complex, str, bytes, bytearray, range, slice, type(None), type(...), type(NotImplemented))
     + (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.Generator, np.ndarray, np.dtype)
     + (types.MethodDescriptorType, types.WrapperDescriptorType)
@@ -158,7 +158,7 @@ def _holds(member: Any) -> Callable[[Any], bool]:
         reference = weakref.ref(member)
     except TypeError:
         key = id(member)
-        return (lambda now: now is member) if type(member) in _ATOMS else (lambda now: id(now) == key)
+        return (lambda now: now is member) if type(member) in ATOMS else (lambda now: id(now) == key)
     if (code := _code_of(member)) is None:
         return lambda now: now is reference()
     return lambda now: now is reference() and _code_of(now) is code
@@ -184,7 +184,7 @@ class _Search:
 
     def add(self, things: Iterable[Any]) -> None:
         """Look at these when their turn comes, if they were not met before."""
-        seen, queue, atoms = self._seen, self._queue, _ATOMS
+        seen, queue, atoms = self._seen, self._queue, ATOMS
         for thing in things:
             if type(thing) not in atoms:
                 key = id(thing)
@@ -202,7 +202,7 @@ class _Search:
         for how, place, before in self._places:
             found = how(place)
             if tuple(map(id, found)) != before and any(
-                id(thing) not in self._seen and type(thing) not in _ATOMS for thing in found
+                id(thing) not in self._seen and type(thing) not in ATOMS for thing in found
             ):
                 return True
         return False
@@ -213,7 +213,7 @@ class _Search:
         for how, place, before in self._places:
             found, n_before = how(place), sum(key in tensors for key in before)
             now = [thing for thing in found if isinstance(thing, torch.Tensor)]
-            new = [thing for thing in found if id(thing) not in self._seen and type(thing) not in _ATOMS]
+            new = [thing for thing in found if id(thing) not in self._seen and type(thing) not in ATOMS]
             holders += [thing for thing in new if not isinstance(thing, torch.Tensor)]
             if len(now) > n_before:
                 gained += [thing for thing in new if isinstance(thing, torch.Tensor) and not thing.requires_grad]
