@@ -58,6 +58,7 @@ class Captured:
         self._leaves, self._tracked = {}, {}
         self._ignored = {id(tensor): tensor for tensor in constants}  # none of them gets a gradient, whatever comes
         self._used = {}
+        self._knows_used = False  # whether a graph has told what is used
         self._makes_leaves = False  # whether func makes leaves of its own, new ones in every evaluation
         self._passed_on: list[tuple[Tensor, Tensor]] = []  # tensors, and what stands for them in `restriction`
         self.tensors: Any = None
@@ -120,7 +121,8 @@ class Captured:
         self.tensors, self.leaves = (*leaves, *originals), (*leaves, *stand_ins)
         self.sources = (*leaves, *(source for _, _, source in used))
         self._asked_for = self.leaves
-        self._unused = self._tracked.keys() - kept.keys()
+        if self._knows_used and not self.keep_graph:
+            self._unused = self._tracked.keys() - kept.keys()
         self._tracked.clear()  # in place: the cut goes on with what was used, and holds nothing else
         self._tracked.update(kept)
         self._versions = [(x, x._version) for x in self._ignored.values() if not x.is_inference()]
@@ -174,6 +176,7 @@ class Captured:
         :param again: evaluates f once more, and returns those edges
         :returns: whether it used tensors that have a history, and the (node, output number) of those not known
         """
+        self._knows_used = True
         leaves, history = graph_inputs(edges, known, since)
         if fleeting := self._fleeting(leaves):
             used_again = set(map(id, leaves_behind([edge.node for edge in again()])))

@@ -1,29 +1,50 @@
 """Copies of what func holds, without the solutions before.
 
-A solution may not hold the one before it, and that the one before: where func does not use a tensor with a history that
-is in a list, or another container or object, a copy has it without. Where func does use one, that is copied as well:
-the program may go on and append the solution itself to it, as by the method of steps.
+A solution may not hold the one before it, and that the one before: a tensor with a history that func does not use is
+left out, and where it is in a list, or another container or object, that is copied without it. Where func does use one,
+its container is copied as well: the program may go on and append the solution itself to it, as by the method of steps.
 """
 
 import collections
 import copy
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .reach import ATOMS, slots_of
+from .errors import ReplayError
+from .reach import ATOMS, is_foreign, package_of, slots_of
 
 _DEEPEST = 6  # containers and objects within one another that are looked into
 _MOST = 1000  # things that are looked at, but for numbers and the like; a container with more in it is data
+_OF_NO_VALUES = frozenset(("__get__", "size", "dim", "ndimension", "numel", "__len__", "__repr__"))
 _DEQUE = collections.deque
 _SEQUENCES = list, tuple, _DEQUE
 _DICTS = dict, collections.OrderedDict, collections.defaultdict
 
 
+class LeftOut(Tensor):
+    """Stands for a tensor that func did not use. It has the shape, dtype and device, and no values: those are gone."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Tensor:
+        """In the place of a tensor; of one that has no strides the tensor itself."""
+        if tensor.layout != torch.strided or tensor.is_nested:
+            return tensor
+        return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape).as_subclass(cls)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _OF_NO_VALUES:
+            return super().__torch_function__(func, types, args, kwargs)
+        raise ReplayError("it has come to use a tensor that it did not use")
+
+
 class Copies:
-    """Things without the earlier solutions in them: what leads to one is copied, and the copy has it without history.
+    """Things without the earlier solutions in them: what leads to one is copied, and has a `LeftOut` in its place.
 
     ``read``: the identities of containers of which func uses something with a history; they are copied, too.
 
@@ -45,7 +66,7 @@ class Copies:
     def _without(self, thing: Any, depth: int) -> Any:
         kind: Any = type(thing)
         if issubclass(kind, Tensor):
-            return thing.detach() if thing.grad_fn is not None and self._unused(thing) else thing
+            return LeftOut.of(thing) if thing.grad_fn is not None and self._unused(thing) else thing
         if kind in _SEQUENCES and len(thing) <= _MOST:
             changed = self._changed(thing, enumerate(thing), depth)
             if changed is None:
@@ -98,10 +119,13 @@ def identities(thing: Any, depth: int = 0) -> Any:
 
 
 def has_attributes_alone(thing: object) -> bool:
-    """Whether an object is all in its dict of attributes, so that a shallow copy is easily made."""
+    """Whether an object is all in its dict of attributes, so that a shallow copy is easily made. Those of Python's
+    library may be more than that, and those that something is to be done for when they are gone."""
     kind = type(thing)
     if kind.__new__ is not object.__new__ or hasattr(kind, "__del__") or isinstance(thing, nn.Module):
         return False
-    return isinstance(getattr(thing, "__dict__", None), dict) and not slots_of(kind)
-
-
+    if is_foreign(kind) and package_of(kind.__module__) != "torch_ACA" or slots_of(kind):
+        return False
+    if any(reference.__callback__ is not None for reference in weakref.getweakrefs(thing)):
+        return False
+    return isinstance(getattr(thing, "__dict__", None), dict)

@@ -276,7 +276,7 @@ class _Search:
         self.add((reference(),))
 
     def add_type(self, kind: type) -> None:
-        if not _is_foreign(kind):
+        if not is_foreign(kind):
             self.add([v for v in vars(kind).values() if not isinstance(v, types.FunctionType)])
 
     def add_builtin(self, function: Any) -> None:
@@ -310,7 +310,7 @@ class _Search:
         kind = type(thing)
         if slots_of(kind):
             self.look(_in_slots, thing)
-            if not _is_foreign(kind):
+            if not is_foreign(kind):
                 self.places.slotted.append(thing)
         self._add_class(kind)
 
@@ -471,11 +471,11 @@ def _own_classes(kind: type) -> list[type]:
     """A class and its parents, but for those of PyTorch, Python and the like."""
     classes = _OWN_CLASSES.get(kind)
     if classes is None:
-        classes = _OWN_CLASSES[kind] = [weakref.ref(parent) for parent in kind.__mro__ if not _is_foreign(parent)]
+        classes = _OWN_CLASSES[kind] = [weakref.ref(parent) for parent in kind.__mro__ if not is_foreign(parent)]
     return [found for found in (reference() for reference in classes) if found is not None]
 
 
-def _is_foreign(thing: Any) -> bool:
+def is_foreign(thing: Any) -> bool:
     return _is_foreign_name(getattr(thing, "__module__", None))
 
 
