@@ -832,7 +832,7 @@ def total(solved, weight):
 @pytest.mark.parametrize("keywords", [
     {"memory": "states"}, {"memory": 2}, {}, {"gradient": "direct"}, {"gradient": "adjoint"}, {"compile": "step"},
 ], ids=str)  # fmt: skip
-def test_names_that_a_loop_gives_other_values_mean_what_they_meant(how, keywords):
+def test_names_that_a_loop_gives_other_values_mean_what_they_meant(how, keywords, ungenerated):
     """The backward pass of all solves together, behind the loop; torchdiffeq's odeint_adjoint gets this wrong."""
     namespace = {"torch": torch}
     exec(LATE_BOUND[how], namespace)

@@ -41,7 +41,7 @@ def mesh():
     *(("model", keywords) for keywords in (*ALL, {"compile": True})), *(("block", keywords) for keywords in ALL),
     *(("func", keywords) for keywords in OF_FUNC),
 ], ids=str)  # fmt: skip
-def test_gradients_of_sharded_weights(around, keywords, mesh):
+def test_gradients_of_sharded_weights(around, keywords, mesh, ungenerated):
     torch.manual_seed(0)
     block = ODEBlock(Field(), rtol=1e-6, atol=1e-6, **keywords)
     plain = nn.Sequential(nn.Linear(3, 4), block, nn.Linear(4, 1)).double()

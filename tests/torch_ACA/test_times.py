@@ -115,7 +115,7 @@ def test_many_outputs_cost_linear_time():
     {"gradient": "mali", "method": "ALF"}, {"method": "RK4", "h": 0.1}, {"per_sample": True}, {"compile": True},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("rows", [False, True])
-def test_times_may_be_moved_on_in_place(rows, keywords):
+def test_times_may_be_moved_on_in_place(rows, keywords, ungenerated):
     """As in a loop of solves: each keeps its own."""
     if rows and not keywords.get("per_sample"):
         pytest.skip("times of rows")
