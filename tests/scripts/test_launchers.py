@@ -99,9 +99,11 @@ def test_every_cifar_run_is_one_that_the_report_knows(scale):
         ("neural_ode_2018/spirals", "paper", SPIRALS, None),
     ],
 )
-def test_runs_lie_where_their_settings_put_them(name, profile, experiment, labels):
+def test_runs_lie_where_their_settings_put_them(name, profile, experiment, labels, monkeypatch):
+    # whether a system can be solved is looked at for all settings, and takes a second each
+    monkeypatch.setattr("three_body.experiment.simulate", lambda system, times: None)
     listed = [job for job in jobs(name, profile) if job.script is None]
-    for job in listed[:: max(len(listed) // 8, 1)]:  # the truth of a system takes a while
+    for job in listed[:: max(len(listed) // 8, 1)]:
         assert experiment.place(experiment.new_settings(*job.flags)) == job.folder
     if labels:
         assert {job.folder.split("/")[2] for job in listed} == set(labels)

@@ -5,12 +5,28 @@ import torch
 
 from harness.cli import UsageError
 from harness.record import Run
-from three_body import later_gradients
+from three_body import first_gradient, later_gradients
 from three_body.first_gradient import Problem
 
 
+@pytest.fixture(scope="module")
+def _truth_once():
+    """The true trajectory of every problem here is the same, and takes seconds."""
+    simulate, known = first_gradient.simulate, {}
+
+    def remembered(system, times):
+        key = system.name, *times.tolist()
+        if key not in known:
+            known[key] = simulate(system, times)
+        return known[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_gradient, "simulate", remembered)
+        yield
+
+
 @pytest.fixture
-def record(tmp_path, monkeypatch):
+def record(tmp_path, monkeypatch, _truth_once):
     """A run that began at the masses of seed 0, and went on to others."""
     run, first = Run.start(tmp_path / "seed0", {"seed": 0}), Problem(0).model.masses.tolist()
     for epoch, masses in ((1, first), (2, [1.0, 1.0, 1.0])):
