@@ -285,7 +285,7 @@ def test_gradcheck_and_gradgradcheck(gradient, dense):
 
     def outputs(y0, t, w):
         func = lambda t, y: torch.tanh(w @ y) * torch.cos(t) - 5 * (y - torch.sin(t))  # noqa: E731
-        solution = solve(func, y0, t, gradient=gradient, dense=dense, options={"step_size": 0.23}, **METHOD)
+        solution = solve(func, y0, t, gradient=gradient, dense=dense, options={"step_size": 0.37}, **METHOD)
         return solution([0.11, 0.5, 0.9]) if dense else solution.ys
 
     inputs = [torch.randn(2), torch.tensor([0.0, 0.37, 1.0]), torch.randn(2, 2)]
