@@ -1,6 +1,7 @@
 """The report, from records as train.py and test.py write them, with numbers made up."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,8 +72,10 @@ def write_predictions(folder, noise, seed):
     keep.write(folder, epoch=3)
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """What these tests read; one that writes to it takes a copy."""
+    root = tmp_path_factory.mktemp("results")
     for seed in range(3):
         shift = 0.002 * seed
         for label, best, flags, noise in (
@@ -81,17 +84,24 @@ def root(tmp_path):
             ("resnet", 0.8001, ("--model", "discrete"), 3.0),
         ):
             name = f"table/cifar10_{label}_seed{seed}"
-            folder = write_run(tmp_path, name, [0.5, 0.6, best + shift], *flags)
+            folder = write_run(root, name, [0.5, 0.6, best + shift], *flags)
             if noise:
                 write_predictions(folder, noise, f"{label} {seed}")
-    write_run(tmp_path, "table/cifar10_aca-amp_seed1", [0.5, 0.6, 0.797], "--amp")
-    write_run(tmp_path, "table/cifar10_naive_seed0", [0.5, 0.6], "--gradient", "naive", error="the loss is not finite")
-    write_run(tmp_path, "table/cifar10_mali_seed0", [0.5], "--gradient", "mali", "--method", "ALF", finished=False)
-    robust = write_run(tmp_path, "cpu/cifar10_aca_seed0", [0.5, 0.9])
+    write_run(root, "table/cifar10_aca-amp_seed1", [0.5, 0.6, 0.797], "--amp")
+    write_run(root, "table/cifar10_naive_seed0", [0.5, 0.6], "--gradient", "naive", error="the loss is not finite")
+    write_run(root, "table/cifar10_mali_seed0", [0.5], "--gradient", "mali", "--method", "ALF", finished=False)
+    robust = write_run(root, "cpu/cifar10_aca_seed0", [0.5, 0.9])
     write_tests(robust, lambda solver: 0.9 if solver["method"] in ("HeunEuler", "RK23", "RK45") else 0.895)
-    fragile = write_run(tmp_path, "cpu/cifar10_euler_seed0", [0.5, 0.85], "--method", "Euler")
+    fragile = write_run(root, "cpu/cifar10_euler_seed0", [0.5, 0.85], "--method", "Euler")
     write_tests(fragile, lambda solver: 0.85 if solver == {"method": "Euler", "h": 1.0} else 0.8)
-    return tmp_path
+    return root
+
+
+@pytest.fixture(scope="module")
+def tables(root):
+    """What the report writes of them, which takes seconds."""
+    report.main(["--results", str(root)])
+    return (root / "tables.md").read_text()
 
 
 def lines(text, *words):
@@ -99,51 +109,45 @@ def lines(text, *words):
     return [line for line in text.splitlines() if line.startswith("|") and all(word in line for word in words)]
 
 
-def test_what_was_run_is_shown_with_its_spread_and_what_was_not_is_blank(root, capsys):
-    report.main(["--results", str(root)])
-    text = (root / "tables.md").read_text()
-    assert "scaled down: width 16 of 64, 3 of 90 epochs" in text
-    (aca, *_) = lines(text, "| aca |")
+def test_what_was_run_is_shown_with_its_spread_and_what_was_not_is_blank(root, tables):
+    assert "scaled down: width 16 of 64, 3 of 90 epochs" in tables
+    (aca, *_) = lines(tables, "| aca |")
     assert "| RK12 0.01 | 128 | 3 | 80.20 ± 0.20 % | 4.00 ± 0.00 | 2.00 ± 0.00 | 60 ± 0 | 3.0 ± 0.0 | 1024 ± 0 |" in aca
-    assert "Gained by `--amp`, seed by seed: -0.50 points." in text
-    (direct,) = lines(text, "| direct |")
+    assert "Gained by `--amp`, seed by seed: -0.50 points." in tables
+    (direct,) = lines(tables, "| direct |")
     assert direct.split("|")[2:-1] == ["  "] * 10
-    assert lines(text, "cifar10_naive_seed0", "the loss is not finite")
-    assert lines(text, "cifar10_mali_seed0", "1 of 1 epochs")
-    assert not lines(text, "| naive |", "%", "RK12")
+    assert lines(tables, "cifar10_naive_seed0", "the loss is not finite")
+    assert lines(tables, "cifar10_mali_seed0", "1 of 1 epochs")
+    assert not lines(tables, "| naive |", "%", "RK12")
     for name in ("methods.png", "networks.png", "robustness.png"):
-        assert (root / "table" / name).read_bytes().startswith(b"\x89PNG") and f"table/{name}" in text
-    assert "paper/" not in text.replace("In the paper", "")
+        assert (root / "table" / name).read_bytes().startswith(b"\x89PNG") and f"table/{name}" in tables
+    assert "paper/" not in tables.replace("In the paper", "")
 
 
-def test_the_claims_are_judged_by_the_records(root):
-    report.main(["--results", str(root)])
-    text = (root / "tables.md").read_text()
-    (row,) = lines(text, "more accurate than adjoint, like for like")
+def test_the_claims_are_judged_by_the_records(tables):
+    (row,) = lines(tables, "more accurate than adjoint, like for like")
     assert "| +10.00 points" in row and "| undecided: no spread between the seeds |" in row  # each seed differs by 10
-    (row,) = lines(text, "evaluates f less often than adjoint, like for like")
+    (row,) = lines(tables, "evaluates f less often than adjoint, like for like")
     assert "+0.00 per block and batch" in row and "no spread" in row
-    (row,) = lines(text, "less time than adjoint, like for like")
+    (row,) = lines(tables, "less time than adjoint, like for like")
     assert "undecided: the processor was shared" in row
-    (row,) = lines(text, "more accurate than naive, like for like")
+    (row,) = lines(tables, "more accurate than naive, like for like")
     assert "| undecided: not run |" in row
-    (row,) = lines(text, "NODE-18 is more accurate than ResNet-18 on CIFAR-10, unlike at the start |")
+    (row,) = lines(tables, "NODE-18 is more accurate than ResNet-18 on CIFAR-10, unlike at the start |")
     assert "| Welch t |" in row and "| undecided: needs more than 1000 seeds |" in row
-    (row,) = lines(text, "more accurate than ResNet-18 on CIFAR-10, second blocks of both begin at 0.2 |")
+    (row,) = lines(tables, "more accurate than ResNet-18 on CIFAR-10, second blocks of both begin at 0.2 |")
     assert "| undecided: not run; 3 seeds take" in row
-    (row,) = lines(text, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
+    (row,) = lines(tables, "more reliable than ResNet-18 on CIFAR-10:", "ICC(2,1) of true-class probability")
     assert "| decided for |" in row
     for words in ("mean growth", "growth by the worst solver"):
-        (row,) = lines(text, "Other test solvers hurt NODE-18 less", words)
+        (row,) = lines(tables, "Other test solvers hurt NODE-18 less", words)
         assert f"| {'-4.70' if words == 'mean growth' else '-4.50'} points" in row and "needs at least 3 seeds" in row
-    (row,) = lines(text, "NODE-18 has about 5 % error")
+    (row,) = lines(tables, "NODE-18 has about 5 % error")
     assert "undecided: not at this scale" in row
 
 
-def test_every_solver_of_the_supplement_stands_beside_the_papers(root):
-    report.main(["--results", str(root)])
-    text = (root / "tables.md").read_text()
-    first, second = text.split("**Supplement table ")[1:]
+def test_every_solver_of_the_supplement_stands_beside_the_papers(tables):
+    first, second = tables.split("**Supplement table ")[1:]
     assert "error 15.00% (paper: 8.47 %)" in first and "error 10.00% (paper: 4.85 %)" in second
     for part in (first, second):
         assert len(lines(part, "| 2.0 | 1.5 |")) == 21
@@ -205,6 +209,8 @@ def test_runs_at_any_depth_are_shown(tmp_path, below):
 
 
 def test_the_readme_shows_the_results_folder_only(root, tmp_path_factory, monkeypatch):
+    root = shutil.copytree(root, tmp_path_factory.mktemp("copies") / "results")
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: None)  # of which it shows the names alone
     readme = tmp_path_factory.mktemp("readmes") / "README.md"
     start = "<!-- measured: written by cifar_classification/report.py -->\n"
     readme.write_text(f"before\n{start}FORMER\n<!-- end of measured -->\nafter\n")

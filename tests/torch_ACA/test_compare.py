@@ -81,7 +81,7 @@ def test_adjoint_of_a_stiff_solve_is_compared_where_it_is_asked_for():
 
 
 @pytest.mark.parametrize("option", [{"memory": 2}, {"compile": "step"}, {"adjoint": {"rtol": 1e-8}}])
-def test_what_one_method_alone_takes_goes_to_it(option, ungenerated):
+def test_what_one_method_alone_takes_goes_to_it(option):
     arguments = lambda t, y: -y, torch.ones(2, dtype=torch.float64), [0.0, 1.0], lambda ys: ys[-1].sum()
     rows = compare_gradients(*arguments, gradients=["aca", "adjoint"], show=False, **option)
     assert not any(row.failure for row in rows)
