@@ -38,14 +38,14 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 # leapfrog is of second order and would take 1e5 steps for less
 WAYS = {
     "aca": (dict(gradient="aca", **TIGHT), 1e-8),
-    "direct": (dict(gradient="direct", **TIGHT), 1e-8),
-    "naive": (dict(gradient="naive", **TIGHT), 1e-8),
-    "adjoint": (dict(gradient="adjoint", **TIGHT), 1e-8),
+    "direct": (dict(gradient="direct", method="dopri8", **TIGHT), 1e-8),
+    "naive": (dict(gradient="naive", method="dopri8", **TIGHT), 1e-8),
+    "adjoint": (dict(gradient="adjoint", method="dopri8", **TIGHT), 1e-8),
     "mali": (dict(gradient="mali", h=1e-3, rtol=1e-5, atol=1e-7), 1e-4),
-    "aca, RK4": (dict(gradient="aca", method="RK4", h=0.02), 1e-6),
-    "direct, midpoint": (dict(gradient="direct", method="midpoint", h=0.01), 1e-3),
-    "naive, RK4": (dict(gradient="naive", method="RK4", h=0.02), 1e-6),
-    "adjoint, RK4": (dict(gradient="adjoint", method="RK4", h=0.02), 1e-6),
+    "aca, RK4": (dict(gradient="aca", method="RK4", h=0.03), 1e-6),
+    "direct, midpoint": (dict(gradient="direct", method="midpoint", h=0.02), 1e-3),
+    "naive, RK4": (dict(gradient="naive", method="RK4", h=0.03), 1e-6),
+    "adjoint, RK4": (dict(gradient="adjoint", method="RK4", h=0.03), 1e-6),
     "aca, 4 states": (dict(gradient="aca", memory=4, **TIGHT), 1e-8),
 }
 TWICE = [name for name in WAYS if name.split(",")[0] in ("aca", "direct", "naive")]
@@ -593,12 +593,13 @@ def test_nothing_waits_for_the_collector(gradient):
     call(True)
     gc.collect()
     gc.disable()
+    gc.freeze()  # of what is there before, which takes long to look through, nothing is counted
     try:
-        before = alive()
         for backward in (False, True, False):
             call(backward)
-            assert alive() == before
+            assert alive() == 0
     finally:
+        gc.unfreeze()
         gc.enable()
 
 
@@ -840,9 +841,11 @@ def test_a_solve_that_goes_on_from_an_event_does_not_meet_it_again(event, per_sa
     levels = torch.linspace(0.05, 0.95, 3, dtype=torch.float64)
     for c in (levels,) if per_sample else levels.unbind():
         y, t, times = torch.tensor([1.0, 0.3], dtype=torch.float64).expand(*c.shape, 2), torch.zeros_like(c), []
-        for _ in range(8):
+        for _ in range(5):
             with torch.no_grad():
-                t, ys = solve_event(swing, y, t, lambda t, y: event(y[..., 0], c), per_sample=per_sample, **TIGHT)
+                t, ys = solve_event(
+                    swing, y, t, lambda t, y: event(y[..., 0], c), per_sample=per_sample, rtol=1e-8, atol=1e-8
+                )
             y = ys[-1]
             times.append(t)
         assert torch.stack(times).diff(dim=0).min() > 0.1
