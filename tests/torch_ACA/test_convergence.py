@@ -111,8 +111,8 @@ def test_agrees_with_scipy_at_tight_tolerance(ours, theirs):
     def predators_numpy(t, y):
         return [1.5 * y[0] - y[0] * y[1], -3 * y[1] + y[0] * y[1]]
 
-    ts = np.linspace(0, 5, 11)
-    reference = solve_ivp(predators_numpy, (0, 5), [10.0, 5.0], theirs, ts, rtol=1e-10, atol=1e-10).y.T
+    ts = np.linspace(0, 2, 5)
+    reference = solve_ivp(predators_numpy, (0, 2), [10.0, 5.0], theirs, ts, rtol=1e-10, atol=1e-10).y.T
     ys = solve(predators, torch.tensor([10.0, 5.0]), ts, method=ours, rtol=1e-10, atol=1e-10).ys
     assert np.abs(ys.cpu().numpy() - reference).max() < 2e-7
 
