@@ -1,7 +1,8 @@
 """One process of a data-parallel training in float64 on a few synthetic images, with BatchNorm's statistics frozen.
 
 usage: distributed_worker.py FOLDER NAME=OPTIONS ...    runs train.py with OPTIONS in FOLDER/NAME, one after the other
-$SIZES="1 2 4": instead of taking part in one group, become groups of these sizes, which train in FOLDER/SIZE/NAME.
+$SIZES="1 2 4:3": instead of taking part in one group, become groups of these sizes, which train in FOLDER/SIZE/NAME;
+that of 4 the first 3 runs alone.
 $KILL="RANK BATCH": that process kills itself after so many batches, unless torchrun has started it again.
 """
 
@@ -67,13 +68,14 @@ def fork(size):
 
 def main(argv):
     folder, *runs = argv
-    for size in map(int, os.environ.get("SIZES", "").split()):
-        if fork(size):
-            folder = f"{folder}/{size}"
+    groups = [group.partition(":") for group in os.environ.get("SIZES", "").split()]
+    for size, _, first in groups:
+        if fork(int(size)):
+            folder, runs = f"{folder}/{size}", runs[: int(first or len(runs))]
             break
     else:
-        if "SIZES" in os.environ:
-            codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(sum(map(int, os.environ["SIZES"].split())))]
+        if groups:
+            codes = [os.waitstatus_to_exitcode(os.wait()[1]) for size, *_ in groups for _ in range(int(size))]
             return max(codes, key=abs)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
