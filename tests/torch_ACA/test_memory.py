@@ -91,14 +91,14 @@ def test_long_solve_in_the_memory_of_fifty_states():
 
     def held(memory):
         with SavedTensors() as saved:
-            y1 = solve(lambda t, y: -y, y0, [0.0, 1.0], method="Euler", h=1e-4, memory=memory).ys[-1]
+            y1 = solve(lambda t, y: -y, y0, [0.0, 1.0], method="Euler", h=1e-3, memory=memory).ys[-1]
             states = saved.held / 8000
         return torch.autograd.grad(y1.sum(), y0)[0], states
 
     expected, all_states = held(None)
     found, few = held(50)
     assert torch.equal(expected, found)
-    assert few <= 52 < 10_000 <= all_states  # y0 and the final state come on top
+    assert few <= 52 < 1_000 <= all_states  # y0 and the final state come on top
 
 
 def test_graphs_kept_fit_the_budget():

@@ -64,7 +64,7 @@ def test_end_alone_and_single_precision(field, problems):
     assert torch.equal(*(torch.autograd.grad(y.sum(), y0)[0] for y in (end, solution.ys[-1])))
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize("shape", [slow((3,)), (2, 3)])
 def test_states_may_be_written_to(field, shape, problems):
     """What a solve returns is no view, which could not be."""
     y0, found = torch.linspace(0.1, 1.0, math.prod(shape), dtype=torch.float64).view(shape).requires_grad_(), []
@@ -206,7 +206,7 @@ def test_a_backward_loop_without_code_gives_way(field, monkeypatch):
 
 @pytest.mark.parametrize("change", [
     lambda f: f.net[0].weight.data.mul_(1.5), lambda f: setattr(f.net[0], "weight", nn.Parameter(torch.ones(8, 3))),
-    lambda f: f.net[2].requires_grad_(False), lambda f: f.net.append(nn.Tanh()),
+    lambda f: f.net[2].requires_grad_(False), slow(lambda f: f.net.append(nn.Tanh())),
     lambda f: f.net.insert(2, nn.Sigmoid()),
 ], ids=["data", "replaced", "frozen", "appended", "inserted"])  # fmt: skip
 def test_what_changes_between_solves_is_noticed(field, change, problems):

@@ -37,7 +37,7 @@ def test_every_replayed_step_is_the_stored_next_state_bit_for_bit(method, gradie
     def func(t, y):
         return swing(t, y[0]), -y[1]
 
-    solution = solve(func, y0, [0.0, 3.0], method=method, h=0.01, gradient=gradient, record=True)
+    solution = solve(func, y0, [0.0, 3.0], method=method, h=0.05, rtol=1e-3, gradient=gradient, record=True)
     for stored, replayed in zip(solution.record.states, solution.record.replayed()):
         assert torch.equal(stored, replayed)
 

@@ -285,11 +285,11 @@ def with_numpy(t, y):
 def test_func_may_use_numpy_where_nobody_asks_for_a_gradient(keywords):
     """Though gradients are enabled, as they are by default."""
     y0 = torch.rand(3, 2, dtype=torch.float64)
-    ys = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
-    expected = solve(lambda t, y: -y, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
+    ys = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-5, atol=1e-5, **keywords).ys
+    expected = solve(lambda t, y: -y, y0, [0.0, 1.0], rtol=1e-5, atol=1e-5, **keywords).ys
     torch.testing.assert_close(ys, expected, rtol=0, atol=1e-12)
     with torch.no_grad():
-        found = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, **keywords).ys
+        found = solve(with_numpy, y0, [0.0, 1.0], rtol=1e-5, atol=1e-5, **keywords).ys
     torch.testing.assert_close(found, ys, rtol=0, atol=1e-12)
     for event in (lambda t, y: y[:, :1] - y0[:, :1] / 2, lambda t, y: y.numpy()[:, :1] - y0.numpy()[:, :1] / 2):
         t, _ = solve_event(with_numpy, y0, 0.0, event, **keywords)
