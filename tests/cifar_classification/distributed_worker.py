@@ -13,7 +13,7 @@ import socket
 import sys
 
 import torch
-import torch._dynamo  # noqa: F401  every optimizer imports it, which takes seconds: here, once for all processes
+import torch._dynamo  # every optimizer imports it, which takes seconds: here, once for all processes
 from torch import nn
 
 from cifar_classification import data, train, training

@@ -105,7 +105,7 @@ def test_an_added_method_is_known_by_name():
 def test_solution_and_dense_output(method, gradient):
     w, y0, t = tensors()
     found = solve(func_of(w), y0, t, method=method, rtol=1e-5, atol=1e-6, gradient=gradient)
-    exact = solve(func_of(w), y0, t, rtol=1e-11, atol=1e-12)
+    exact = solve(func_of(w), y0, t, rtol=1e-8, atol=1e-9)
     assert float((found.ys - exact.ys).abs().max().detach()) < 1e-4
     if gradient != "naive":
         dense = solve(func_of(w), y0, t, method=method, rtol=1e-5, atol=1e-6, gradient=gradient, dense=True)
