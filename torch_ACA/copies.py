@@ -12,35 +12,57 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .errors import ReplayError
+from .graph import leads_to
+from .private_torch import pytree
 from .reach import ATOMS, is_foreign, package_of, slots_of
 
 _DEEPEST = 6  # containers and objects within one another that are looked into
 _MOST = 1000  # things that are looked at, but for numbers and the like; a container with more in it is data
-_OF_NO_VALUES = frozenset(("__get__", "size", "dim", "ndimension", "numel", "__len__", "__repr__"))
 _DEQUE = collections.deque
 _SEQUENCES = list, tuple, _DEQUE
 _DICTS = dict, collections.OrderedDict, collections.defaultdict
 
 
 class LeftOut(Tensor):
-    """Stands for a tensor that func did not use. It has the shape, dtype and device, and no values: those are gone."""
+    """Stands for a tensor whose history func does not use: it has the values alone. So does what is made of it, until
+    that is detached, or taken as numbers.
+
+    :raises ReplayError: func has come to use it together with what has a gradient
+    """
 
     @classmethod
     def of(cls, tensor: Tensor) -> Tensor:
-        """In the place of a tensor; of one that has no strides the tensor itself."""
-        if tensor.layout != torch.strided or tensor.is_nested:
-            return tensor
-        return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape).as_subclass(cls)
+        values = tensor.detach()
+        return values.as_subclass(cls) if type(values) is Tensor else values  # other kinds have ways of their own
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _OF_NO_VALUES:
-            return super().__torch_function__(func, types, args, kwargs)
-        raise ReplayError("it has come to use a tensor that it did not use")
+        opened, others = [], []
+
+        def open_up(thing: Any) -> Any:
+            if isinstance(thing, cls):
+                thing = Tensor.__torch_function__(Tensor.detach, (Tensor,), (thing,)).requires_grad_()
+                opened.append(thing)
+            elif isinstance(thing, Tensor) and thing.requires_grad:
+                others.append(thing)
+            return thing
+
+        def close(thing: Any) -> Any:
+            if not isinstance(thing, Tensor) or thing.grad_fn is None or not _leads_to_any([thing.grad_fn], opened):
+                return thing
+            if _leads_to_any([thing.grad_fn], others):
+                raise ReplayError("it has come to use a tensor that it did not use")
+            return cls.of(thing)
+
+        args, kwargs = pytree.tree_map(open_up, (args, kwargs or {}))
+        return pytree.tree_map(close, func(*args, **kwargs))
+
+
+def _leads_to_any(nodes: list[Any], tensors: list[Tensor]) -> bool:
+    return any(leads_to(nodes, tensor) for tensor in tensors)
 
 
 class Copies:

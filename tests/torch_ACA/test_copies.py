@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torch_ACA import CaptureError, ReplayError, solve
 from torch_ACA.copies import Copies, LeftOut
@@ -14,16 +14,34 @@ WAYS = [{"memory": "states"}, {"gradient": "adjoint"}, {"gradient": "mali"}, {"p
 
 
 def with_history():
-    return torch.ones(2, 3, requires_grad=True) * 2
+    return torch.ones(2, 3, dtype=torch.float64, requires_grad=True) * 2
 
 
-def test_what_is_left_out_has_a_shape_and_no_values():
-    left_out = LeftOut.of(with_history())
-    assert left_out.shape == (2, 3) and len(left_out) == 2 and left_out.dtype == with_history().dtype
-    assert left_out.grad_fn is None
-    for use in (torch.sin, lambda x: x + 1, lambda x: 1 * x, lambda x: x[0], float, bool, torch.Tensor.numpy):
-        with pytest.raises(ReplayError, match="it has come to use a tensor that it did not use"):
-            use(left_out)
+VALUES = [
+    Tensor.detach, lambda a: a > 1, torch.zeros_like, Tensor.argmax, lambda a: X * float(a[0, 0].detach()),
+    lambda a: (torch.sin(a) + 1).mean().detach(), lambda a: torch.where(a.sum() > 1, X, -X), lambda a: X.expand_as(a),
+]  # fmt: skip
+USES = [lambda a: X * a, lambda a: torch.cat([X, a]), lambda a: X + torch.sin(a)[0], lambda a: torch.dot(X[0], a[0])]
+X = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_what_is_left_out_has_values(values):
+    tensor = with_history()
+    left_out = LeftOut.of(tensor)
+    assert left_out.shape == (2, 3) and len(left_out) == 2 and left_out.dtype == tensor.dtype
+    found = values(left_out)
+    assert type(found) is Tensor
+    torch.testing.assert_close(found, values(tensor), rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_left_out_has_no_gradient(use):
+    tensor = with_history()
+    with pytest.raises(ReplayError, match="it has come to use a tensor that it did not use"):
+        use(LeftOut.of(tensor))
+    with torch.no_grad():
+        torch.testing.assert_close(use(LeftOut.of(tensor)), use(tensor), rtol=0.0, atol=0.0)
 
 
 def test_what_func_uses_is_itself_and_its_list_a_copy():
@@ -61,7 +79,8 @@ def test_a_tensor_that_a_thread_comes_to_use_is_not_lost_in_silence(way):
 
             def slope(t, y):
                 with torch.enable_grad():
-                    return torch.tanh(net(y)) * w * torch.where((t > 0.5).reshape(-1, *[1] * (t.dim() and 1)), late, 1.0)
+                    is_late = (t > 0.5).reshape(-1, *[1] * (t.dim() and 1))
+                    return torch.tanh(net(y)) * w * torch.where(is_late, late, 1.0)
 
             def func(t, y):
                 late_use = bool((t > 0.5).any())
