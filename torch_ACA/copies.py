@@ -24,6 +24,7 @@ _MOST = 1000  # things that are looked at, but for numbers and the like; a conta
 _DEQUE = collections.deque
 _SEQUENCES = list, tuple, _DEQUE
 _DICTS = dict, collections.OrderedDict, collections.defaultdict
+_OF_ITSELF = [getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf")]
 
 
 class LeftOut(Tensor):
@@ -40,6 +41,8 @@ class LeftOut(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _OF_ITSELF:
+            return Tensor.__torch_function__(func, (Tensor,), args, kwargs or {})
         opened, others = [], []
 
         def open_up(thing: Any) -> Any:

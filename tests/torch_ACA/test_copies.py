@@ -30,6 +30,7 @@ def test_what_is_left_out_has_values(values):
     tensor = with_history()
     left_out = LeftOut.of(tensor)
     assert left_out.shape == (2, 3) and len(left_out) == 2 and left_out.dtype == tensor.dtype
+    assert not left_out.requires_grad and left_out.grad_fn is None
     found = values(left_out)
     assert type(found) is Tensor
     torch.testing.assert_close(found, values(tensor), rtol=0.0, atol=0.0)

@@ -192,6 +192,19 @@ def test_a_solution_does_not_hold_the_one_before(way, form, place):
     assert there() is None and states[-1]() is None
 
 
+@pytest.mark.parametrize("asks", [{"record": True}, {"dense": True}, {"on_failure": "return"}], ids=str)
+def test_a_module_keeps_its_last_solution_with_all_that_was_asked_for(asks):
+    net, states, gradients = Net(), [], []
+    for _ in range(4):
+        solution = solve(net, torch.ones(2, 3), [0.0, 1.0], **asks)
+        net.solution = [solution]
+        states.append(weakref.ref(solution.ys))
+        gradients += torch.autograd.grad(solution.ys.sum(), net.linear.weight)
+    del solution
+    assert [there() is not None for there in states] == [False, False, False, True]
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 class Remembering(Net):
     """Its slope depends on the end of the solve before."""
 
