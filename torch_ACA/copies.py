@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import ReplayError
@@ -37,7 +38,8 @@ class LeftOut(Tensor):
     @classmethod
     def of(cls, tensor: Tensor) -> Tensor:
         values = tensor.detach()
-        return values.as_subclass(cls) if type(values) is Tensor else values  # other kinds have ways of their own
+        # other kinds have ways of their own
+        return values.as_subclass(cls) if type(values) is Tensor and values.layout is torch.strided else values
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
