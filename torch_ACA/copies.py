@@ -24,7 +24,7 @@ _DEEPEST = 6  # containers and objects within one another that are looked into
 _MOST = 1000  # things that are looked at, but for numbers and the like; a container with more in it is data
 _DEQUE = collections.deque
 _SEQUENCES = list, tuple, _DEQUE
-_DICTS = dict, collections.OrderedDict, collections.defaultdict
+DICTS = dict, collections.OrderedDict, collections.defaultdict
 _OF_ITSELF = [getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf")]
 
 
@@ -100,7 +100,7 @@ class Copies:
                 return thing
             entries = [changed.get(place, entry) for place, entry in enumerate(thing)]
             return kind(entries, thing.maxlen) if kind is _DEQUE else kind(entries)
-        if kind in _DICTS and len(thing) <= _MOST:
+        if kind in DICTS and len(thing) <= _MOST:
             changed = self._changed(thing, thing.items(), depth)
             if changed is None:
                 return thing
@@ -122,7 +122,7 @@ class Copies:
         copied = [(place, part, self(part, depth)) for place, part in looked_at]
         if any(self._is_read(thing, part) for _, part in looked_at):
             self.read.add(id(thing))
-        changed = {place: copy for place, part, copy in copied if copy is not part}
+        changed = {place: new for place, part, new in copied if new is not part}
         return changed if changed or id(thing) in self.read else None
 
     def _is_read(self, thing: Any, part: Any) -> bool:
@@ -138,7 +138,7 @@ def identities(thing: Any, depth: int = 0) -> Any:
     if depth <= _DEEPEST:
         if type(thing) in _SEQUENCES:
             return [identities(entry, depth + 1) for entry in thing]
-        if type(thing) in _DICTS:
+        if type(thing) in DICTS:
             return {key: identities(entry, depth + 1) for key, entry in thing.items()}
         if type(thing) is types.SimpleNamespace or has_attributes_alone(thing):
             return identities(vars(thing), depth + 1)

@@ -9,6 +9,7 @@ Names that func closes over, or finds in its module, mean what they meant in the
 given them other values since; but for those that func itself assigns to.
 """
 
+import abc
 import contextlib
 import dis
 import functools
@@ -39,13 +40,13 @@ class KeptFunc:
         return self._get()
 
 
-class _Kept:
+class _Kept(abc.ABC):
     """What can be had again, by calling this."""
 
     is_itself = False  # whether the thing itself is held, and nothing in its place
 
-    def __call__(self) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __call__(self) -> Any: ...
 
 
 class _Value(_Kept):

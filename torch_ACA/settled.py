@@ -8,7 +8,6 @@ since, as the solution itself, is taken out. What func itself has changed, such 
 affair.
 """
 
-import collections
 import contextlib
 import functools
 import weakref
@@ -19,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from .copies import DICTS
 from .reach import KEPT_BY_PYTORCH, Places, filled_slots
 
 _OF_NUMPY = np.bool_, np.int32, np.int64, np.float32, np.float64
 _SIMPLE = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, *_OF_NUMPY))
 _PUT_BACK_IN_MODULES = frozenset(("training",))  # of the attributes that every module has
 _MOST = 1000  # entries of a dict or list: larger ones are data, and take time to look at in every solve
-_DICTS = dict, collections.OrderedDict, collections.defaultdict
 _NOTHING = object()
 
 
@@ -110,7 +109,7 @@ def _simple_in(place: Any) -> dict[Any, Any]:
 def _removable(place: Any) -> Iterable[Any]:
     """Keys that may be taken out. A dict of another class may refuse; of attributes, others may be PyTorch's own."""
     if isinstance(place, dict):
-        return place if type(place) in _DICTS else ()
+        return place if type(place) in DICTS else ()
     return _simple_in(place)
 
 
